@@ -1,0 +1,25 @@
+"""Save a fine-tune at exactly the training steps that matter, and find out when a behaviour appeared.
+
+The public names are imported on first use, so that `import emtoolkit` costs no torch and no transformers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emtoolkit.schedule import Schedule
+
+__all__ = ["Schedule"]
+__version__ = "0.1.0"
+
+_HOME_OF = {"Schedule": "emtoolkit.schedule"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'emtoolkit' has no attribute {name!r}")
+    return getattr(import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
