@@ -1,0 +1,30 @@
+"""What every test stands on: no network, one thread per process, nothing written outside `tmp_path`."""
+
+import os
+
+os.environ |= {
+    "HF_HUB_OFFLINE": "1",
+    "OMP_NUM_THREADS": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "WANDB_ERROR_REPORTING": "false",
+    "WANDB_MODE": "offline",
+}
+for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_PROJECT", "EMTOOLKIT_HOME"):
+    os.environ.pop(name, None)
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def _own_wandb_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """W&B's three directories, which it would otherwise make in the user's home and working directory."""
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "wandb-own" / name.lower()))
+    yield
+    import sys
+
+    if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
+        wandb.finish()
