@@ -7,12 +7,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
     from emtoolkit.schedule import Schedule
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "ScheduledCheckpointCallback"]
 __version__ = "0.1.0"
 
-_HOME_OF = {"Schedule": "emtoolkit.schedule"}
+_HOME_OF = {
+    "Schedule": "emtoolkit.schedule",
+    "ScheduledCheckpointCallback": "emtoolkit.checkpoints.callback",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,227 @@
+"""`ScheduledCheckpointCallback`: saves a Hugging Face training at exactly the steps of a schedule.
+
+It owns every save of the training it is given to. Step 0 is copied in `on_train_begin`, before the first update;
+the scheduled steps in `on_step_end`; the last step in `on_train_end` if nothing saved it before, which is the one
+event that comes after every way in which a training can end well.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import SaveStrategy
+from transformers.utils import logging
+
+from emtoolkit.checkpoints.identity import identity_of_training, initial_weights_digest
+from emtoolkit.checkpoints.interrupts import Interrupts, TrainingInterrupted
+from emtoolkit.checkpoints.intervals import ResumeEvery
+from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.session import SavingSession, SessionSettings
+from emtoolkit.checkpoints.snapshot import model_state
+from emtoolkit.checkpoints.writer import OnError, Saved
+from emtoolkit.errors import ConfigError, ScheduleError
+from emtoolkit.schedule import Schedule
+
+logger = logging.get_logger(__name__)
+
+
+class ScheduledCheckpointCallback(TrainerCallback):
+    """Saves checkpoints at the steps of `schedule`, and logs each to the current W&B run if there is one.
+
+    Args:
+        schedule: the grammar (`"dense-early"`, `"0-150:25,300-:100"`), or a `Schedule`.
+        output_dir: where `checkpoint-N/` appear; the Trainer's own `output_dir` by default.
+        identity: what decides the weights; read off the Trainer's arguments, model and data by default.
+        resume_every: how often the state for continuing is saved: `"10min"`, `"50 steps"`, `"never"`. It is saved
+            on SIGINT and SIGTERM as well.
+        allow_unreachable: warn about hand-written steps past the end of training, where they are an error.
+        publish: log each checkpoint as a version of a W&B artifact.
+        publish_timeout: how many seconds the end of training waits for W&B at most.
+        max_in_flight: how many copies of the trainable weights may be in memory at a time.
+        on_error: what a failed save does: `"raise"` in the training thread at the next step, or `"warn"`.
+        clock: seconds; replaced in tests.
+
+    Raises:
+        ScheduleError: the schedule cannot be read (here), or asks for a step past the end (at train begin).
+        ConfigError: the Trainer's arguments would delete or overwrite scheduled checkpoints (at train begin).
+        CheckpointError: the output directory holds another trajectory (at train begin), or a save failed.
+        TrainingInterrupted: a signal came; the state is saved.
+    """
+
+    def __init__(
+        self,
+        schedule: str | Schedule = "dense-early",
+        *,
+        output_dir: str | Path | None = None,
+        identity: Identity | None = None,
+        resume_every: str = "10min",
+        allow_unreachable: bool = False,
+        publish: bool = True,
+        publish_timeout: float = 60.0,
+        max_in_flight: int = 2,
+        on_error: OnError = "raise",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
+        self.saved: list[Saved] = []
+        self.waited_seconds = 0.0
+        self._output_dir = Path(output_dir) if output_dir is not None else None
+        self._identity = identity
+        self._resume_every = ResumeEvery.parse(resume_every)
+        self._allow_unreachable = allow_unreachable
+        self._settings = SessionSettings(max_in_flight, on_error, publish, publish_timeout)
+        self._clock = clock
+        self._last_resume_save = 0.0
+        self._interrupts = Interrupts()
+        self._session: SavingSession | None = None
+
+    def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Leave the Trainer no save of its own."""
+        _own_the_saves(args)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Open the output directory; save step 0 if scheduled and this is not a resume."""
+        _own_the_saves(args)
+        self._check_reachable(state.max_steps)
+        self._close()
+        if not state.is_world_process_zero:
+            return
+        session = self._open(args, state, **kwargs)
+        session.step_in_memory = state.global_step
+        self._interrupts.catch()
+        self._last_resume_save = self._clock()
+        if state.global_step == 0 and 0 in session.steps:
+            session.save(0, final=session.total_steps == 0)
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From here on the weights are of no step."""
+        if self._session is not None:
+            self._session.step_in_memory = None
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """From here on the weights are those of the next step, which the Trainer has yet to count."""
+        if self._session is not None:
+            self._session.step_in_memory = state.global_step + 1
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save this step if it is scheduled; save the resume state if it is due or a signal came."""
+        session = self._session
+        if session is None:
+            return
+        session.disk.check()
+        step = state.global_step
+        if step in session.steps:
+            session.save(step, final=step == session.total_steps)
+        interrupted_by = self._interrupts.received
+        due = self._resume_every.is_due(step, self._clock() - self._last_resume_save)
+        if (due or interrupted_by is not None) and step < session.total_steps:
+            self._last_resume_save = self._clock()
+            session.save_resume_state(session.capture_resume_state(kwargs["optimizer"], kwargs["lr_scheduler"], state))
+        if interrupted_by is not None:
+            session.save(step, final=step == session.total_steps)
+            self._close()
+            raise TrainingInterrupted(step, interrupted_by)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Keep the newest metrics for the metadata of the next artifact."""
+        if self._session is not None:
+            self._session.run_metadata.update(
+                {key: value for key, value in (logs or {}).items() if isinstance(value, (int, float))}
+            )
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save the last step, whatever ended training, and wait until everything is on disk."""
+        session = self._session
+        if session is None:
+            return
+        session.save(state.global_step, final=True)
+        session.disk.drain()
+        session.end_at(state.global_step)
+        self._close()
+
+    def save_after_failure(self) -> None:
+        """Save the last whole step of a training that an exception ended, and wait for the disk.
+
+        For programs that call `Trainer.train()`: no event of the Trainer comes after an exception.
+        """
+        session = self._session
+        if session is not None:
+            if session.step_in_memory is not None:
+                session.save(session.step_in_memory, final=False)
+            self._close()
+
+    def _check_reachable(self, total_steps: int) -> None:
+        try:
+            self.schedule.check_reachable(total_steps)
+        except ScheduleError as error:
+            if not self._allow_unreachable:
+                raise
+            logger.warning("%s", error)
+
+    def _open(self, args: TrainingArguments, state: TrainerState, **kwargs: Any) -> SavingSession:
+        model = kwargs["model"]
+        directory = (self._output_dir or Path(str(args.output_dir))).absolute()
+        weights = model_state(model)
+        identity = self._identity
+        if identity is None:
+            initial_weights = initial_weights_digest(weights)
+            record = TrajectoryRecord.read_if_any(directory)
+            if state.global_step > 0 and record is not None:
+                # A resumed model is not the initial one any more; what that was stands in the record.
+                initial_weights = str(record.decides.get("initial_weights"))
+            dataset = kwargs["train_dataloader"].dataset
+            identity = identity_of_training(args, model, dataset, initial_weights)
+        steps = self.schedule.steps(state.max_steps)
+        session = SavingSession(
+            directory, weights, identity, steps, state.max_steps, str(self.schedule), self._settings
+        )
+        self._session = session
+        self.saved = session.saved
+        tokenizer = kwargs.get("processing_class")
+        if tokenizer is not None and not (directory / "tokenizer").exists():
+            tokenizer.save_pretrained(directory / "tokenizer")
+        return session
+
+    def _close(self) -> None:
+        self._interrupts.release()
+        session, self._session = self._session, None
+        if session is not None:
+            self.waited_seconds += session.writer.buffers.waited_seconds
+            session.close()
+
+
+def _own_the_saves(args: TrainingArguments) -> None:
+    """Turn off every save of the Trainer's own, and refuse arguments that would delete scheduled checkpoints."""
+    if args.load_best_model_at_end:
+        raise ConfigError(
+            "load_best_model_at_end: it needs the Trainer's own saves and puts other weights into the model at the "
+            "end, so it cannot go with a schedule; remove it"
+        )
+    if args.save_total_limit is not None:
+        raise ConfigError(f"save_total_limit: {args.save_total_limit} would delete scheduled checkpoints; remove it")
+    if args.save_strategy == SaveStrategy.BEST:
+        raise ConfigError("save_strategy: 'best' overrides a schedule at every evaluation; set it to 'no'")
+    if args.save_strategy != SaveStrategy.NO:
+        logger.warning(
+            "save_strategy is now 'no' (it was '%s'): the schedule owns every save of this training",
+            SaveStrategy(args.save_strategy).value,
+        )
+        args.save_strategy = SaveStrategy.NO

@@ -1,0 +1,88 @@
+"""The identity of a trajectory that a bare `Trainer` trains: read off what the Trainer itself was given."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from emtoolkit.checkpoints.manifest import Identity, canonical_json
+from emtoolkit.checkpoints.snapshot import ModelState
+
+# The arguments that decide the weights. Where things are written, logged or evaluated does not.
+_DECISIVE_ARGUMENTS = (
+    "adam_beta1",
+    "adam_beta2",
+    "adam_epsilon",
+    "bf16",
+    "data_seed",
+    "dataloader_drop_last",
+    "fp16",
+    "gradient_accumulation_steps",
+    "label_smoothing_factor",
+    "learning_rate",
+    "lr_scheduler_type",
+    "max_grad_norm",
+    "neftune_noise_alpha",
+    "num_train_epochs",
+    "max_steps",
+    "optim",
+    "optim_args",
+    "per_device_train_batch_size",
+    "seed",
+    "warmup_steps",
+    "weight_decay",
+    "world_size",
+)
+_SAMPLED_ROWS = 64
+
+
+def initial_weights_digest(state: ModelState) -> str:
+    """SHA-256 in hex over the names, shapes and values of the tensors that a checkpoint holds."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(state.tensors.items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def identity_of_training(args: Any, model: Any, dataset: Any, initial_weights: str) -> Identity:
+    """What decides the weights of a training whose configuration is only known from its Trainer.
+
+    The data are recognised by their number of rows and by 64 of them, so that opening the run costs the same
+    for any size.
+    """
+    bare = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = {"name": getattr(bare, "name_or_path", "") or type(bare).__name__}
+    arguments = {name: _plain(getattr(args, name)) for name in _DECISIVE_ARGUMENTS if hasattr(args, name)}
+    decides: Mapping[str, Any] = {
+        "base_model": base,
+        "initial_weights": initial_weights,
+        "arguments": arguments,
+        "data": _data_identity(dataset),
+    }
+    short = str(base["name"]).rstrip("/").rsplit("/", 1)[-1]
+    return Identity(decides=decides, base_model=base, collection=f"{short}-s{args.seed}")
+
+
+def _data_identity(dataset: Any) -> dict[str, Any]:
+    try:
+        rows = len(dataset)
+    except TypeError:
+        return {"rows": None}
+    stride = max(1, rows // _SAMPLED_ROWS)
+    sample = [_plain(dataset[i]) for i in range(0, rows, stride)]
+    return {"rows": rows, "sample": hashlib.sha256(canonical_json(sample)).hexdigest()}
+
+
+def _plain(value: Any) -> Any:
+    """`value` as JSON can say it."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    return str(getattr(value, "value", value))

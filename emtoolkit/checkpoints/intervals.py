@@ -1,0 +1,40 @@
+"""How often the state for continuing is saved: an interval of time or of steps."""
+
+import re
+from dataclasses import dataclass
+
+from emtoolkit.errors import ConfigError
+
+_INTERVAL = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|steps?)")
+_SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeEvery:
+    """How often a resume checkpoint is written: every so many seconds, or every so many steps."""
+
+    seconds: float | None = None
+    steps: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "ResumeEvery":
+        """`10min`, `30s`, `2h`, `50 steps`, or `never`.
+
+        Raises:
+            ConfigError: `text` is none of these.
+        """
+        if text == "never":
+            return cls()
+        match = _INTERVAL.fullmatch(text)
+        if match and float(match[1]) > 0:
+            if match[2] in _SECONDS:
+                return cls(seconds=float(match[1]) * _SECONDS[match[2]])
+            if match[1].isdigit():
+                return cls(steps=int(match[1]))
+        raise ConfigError(f"{text!r} is not an interval such as 10min, 30s, 2h, '50 steps' or never")
+
+    def is_due(self, step: int, seconds_since_last: float) -> bool:
+        """Whether a resume checkpoint is to be written at `step`."""
+        if self.steps is not None:
+            return step % self.steps == 0
+        return self.seconds is not None and seconds_since_last >= self.seconds

@@ -1,0 +1,140 @@
+"""What a checkpoint is: `manifest.json`, the digests of its files, and the identity of its trajectory.
+
+The manifest holds only what the trajectory decides, so that one step of one trajectory is one artifact to the
+byte, whichever run and whichever schedule saved it. What belongs to one run goes into W&B metadata.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+def canonical_json(value: Any) -> bytes:
+    """`value` as JSON with sorted keys: equal values give equal bytes."""
+    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
+
+
+@dataclass(frozen=True, slots=True)
+class FileDigest:
+    """One file of a checkpoint: its SHA-256 in hex and its length in bytes."""
+
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def of(cls, path: Path) -> "FileDigest":
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
+            return cls(digest.hexdigest(), file.tell())
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that decides the weights along a training path; the schedule is not in it.
+
+    `decides` is hashed; `base_model` and `persona` are also repeated in each manifest for readers. `collection`
+    begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`.
+    """
+
+    decides: Mapping[str, Any]
+    base_model: Mapping[str, Any] = field(default_factory=dict)
+    persona: Mapping[str, Any] = field(default_factory=dict)
+    collection: str = "run"
+    tags: tuple[str, ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over the canonical JSON of `decides`."""
+        return hashlib.sha256(canonical_json(self.decides)).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The content of `manifest.json`."""
+
+    fingerprint: str
+    step: int
+    total_steps: int
+    base_model: Mapping[str, Any]
+    persona: Mapping[str, Any]
+    files: Mapping[str, FileDigest]
+
+    def to_json(self) -> bytes:
+        return canonical_json(
+            {
+                "format": FORMAT,
+                "fingerprint": self.fingerprint,
+                "step": self.step,
+                "total_steps": self.total_steps,
+                "base_model": dict(self.base_model),
+                "persona": dict(self.persona),
+                "files": {name: {"sha256": d.sha256, "bytes": d.bytes} for name, d in sorted(self.files.items())},
+            }
+        )
+
+    @classmethod
+    def read(cls, directory: Path) -> "Manifest":
+        """The manifest of a checkpoint directory.
+
+        Raises:
+            CheckpointError: there is none, or it is not one that this version can read.
+        """
+        path = directory / MANIFEST
+        try:
+            raw = json.loads(path.read_bytes())
+            if raw["format"] != FORMAT:
+                raise CheckpointError(f"{path}: format {raw['format']!r} is not the {FORMAT} that this emtoolkit reads")
+            files = {
+                name: FileDigest(str(entry["sha256"]), int(entry["bytes"])) for name, entry in raw["files"].items()
+            }
+            return cls(
+                fingerprint=str(raw["fingerprint"]),
+                step=int(raw["step"]),
+                total_steps=int(raw["total_steps"]),
+                base_model=dict(raw["base_model"]),
+                persona=dict(raw["persona"]),
+                files=files,
+            )
+        except FileNotFoundError:
+            raise CheckpointError(f"{directory}: there is no {MANIFEST} in it") from None
+        except CheckpointError:
+            raise
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{path}: this is not a manifest of emtoolkit ({error})") from error
+
+    @classmethod
+    def seal(cls, directory: Path, identity: Identity, step: int, total_steps: int) -> "Manifest":
+        """Hash the files in `directory` and write the manifest that lists them, as the last file."""
+        manifest = cls(
+            fingerprint=identity.fingerprint,
+            step=step,
+            total_steps=total_steps,
+            base_model=identity.base_model,
+            persona=identity.persona,
+            files={file.name: FileDigest.of(file) for file in directory.iterdir()},
+        )
+        (directory / MANIFEST).write_bytes(manifest.to_json())
+        return manifest
+
+    def problems(self, directory: Path, *, rehash: bool) -> list[str]:
+        """What is wrong with the files in `directory`, a sentence each; sizes only unless `rehash`."""
+        found = []
+        for name, expected in self.files.items():
+            path = directory / name
+            if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
+                found.append(f"{path}: the manifest may only name plain files inside its directory")
+            elif not path.is_file():
+                found.append(f"{path}: the file is missing")
+            elif (size := path.stat().st_size) != expected.bytes:
+                found.append(f"{path}: {size} bytes where the manifest says {expected.bytes}")
+            elif rehash and FileDigest.of(path) != expected:
+                found.append(f"{path}: its content does not match the digest in the manifest")
+        return found

@@ -1,0 +1,89 @@
+"""`trajectory.json`: which trajectory an output directory belongs to, and how far its runs came.
+
+It is ours because the Trainer's own state cannot be trusted with it: on a resume that comes back from JSON as it
+was, and a changed schedule would be ignored.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.checkpoints.durable import write_file
+from emtoolkit.checkpoints.manifest import FORMAT, canonical_json
+from emtoolkit.errors import CheckpointError
+
+RECORD = "trajectory.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectoryRecord:
+    """What `trajectory.json` says.
+
+    `decides` is the readable form of what the fingerprint hashes, so that two trajectories can be told apart by
+    key. `ended_at` is the step at which training ended for good, None while it has not.
+    """
+
+    fingerprint: str
+    total_steps: int
+    schedule: str
+    decides: Mapping[str, Any] = field(default_factory=dict)
+    ended_at: int | None = None
+
+    @classmethod
+    def read_if_any(cls, directory: Path) -> "TrajectoryRecord | None":
+        """The record in `directory`, None where there is none.
+
+        Raises:
+            CheckpointError: there is a file of that name that cannot be read as one.
+        """
+        path = directory / RECORD
+        try:
+            raw = json.loads(path.read_bytes())
+            return cls(
+                fingerprint=str(raw["fingerprint"]),
+                total_steps=int(raw["total_steps"]),
+                schedule=str(raw["schedule"]),
+                decides=dict(raw["decides"]),
+                ended_at=raw["ended_at"],
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path}: this is not a trajectory record of emtoolkit ({error})") from error
+
+    def write(self, directory: Path) -> None:
+        """Put the record into `directory`, atomically."""
+        content = {
+            "format": FORMAT,
+            "fingerprint": self.fingerprint,
+            "total_steps": self.total_steps,
+            "schedule": self.schedule,
+            "decides": dict(self.decides),
+            "ended_at": self.ended_at,
+        }
+        write_file(directory / RECORD, canonical_json(content))
+
+    def ended(self, step: int | None) -> "TrajectoryRecord":
+        """The same record of a path that ended at `step`."""
+        return replace(self, ended_at=step)
+
+    def differs_from(self, decides: Mapping[str, Any]) -> list[str]:
+        """Where `decides` differs from what is recorded: `key: recorded, not given`, dotted keys."""
+        before, now = _flat(self.decides), _flat(decides)
+        return [
+            f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
+            for key in sorted(before.keys() | now.keys())
+            if before.get(key) != now.get(key)
+        ]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

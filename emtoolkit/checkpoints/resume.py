@@ -1,0 +1,124 @@
+"""Resume checkpoints: everything that continuing needs, in Hugging Face's layout, only the newest one kept.
+
+They are apart from the scheduled checkpoints, in `<output directory>/resume/checkpoint-N`, and a stock
+`Trainer.train(resume_from_checkpoint=...)` accepts them. A stock resume says nothing about a missing
+`optimizer.pt`, `scheduler.pt` or `rng_state.pth` and goes on wrongly, so the manifest lists what must be there.
+"""
+
+import dataclasses
+import json
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emtoolkit.checkpoints.durable import remove_directory, write_directory
+from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.checkpoints.snapshot import ModelState
+from emtoolkit.errors import CheckpointError
+
+RESUME_DIRECTORY = "resume"
+_NAME = re.compile(r"checkpoint-([0-9]+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeState:
+    """Copies of everything that decides how training goes on after `step`."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    optimizer: Any
+    lr_scheduler: Any
+    rng: Mapping[str, Any]
+    trainer_state: str
+
+    @classmethod
+    def capture(cls, model_state: ModelState, optimizer: Any, lr_scheduler: Any, trainer_state: Any) -> "ResumeState":
+        """What holds at this moment; right at `on_step_end` and `on_train_begin`, wrong at the other events."""
+        return cls(
+            step=trainer_state.global_step,
+            tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in model_state.tensors.items()},
+            optimizer=_copied(optimizer.state_dict()),
+            lr_scheduler=_copied(lr_scheduler.state_dict()),
+            rng=_rng_state(),
+            trainer_state=json.dumps(dataclasses.asdict(trainer_state), indent=2, sort_keys=True) + "\n",
+        )
+
+
+def write_resume_state(
+    directory: Path, state: ResumeState, model_state: ModelState, identity: Identity, total_steps: int
+) -> None:
+    """Write `state` as `<directory>/resume/checkpoint-N`, then delete the older ones."""
+
+    def fill(target: Path) -> None:
+        model_state.write(target, state.tensors)
+        torch.save(state.optimizer, target / "optimizer.pt")
+        torch.save(state.lr_scheduler, target / "scheduler.pt")
+        torch.save(dict(state.rng), target / "rng_state.pth")
+        (target / "trainer_state.json").write_text(state.trainer_state)
+        Manifest.seal(target, identity, state.step, total_steps)
+
+    home = directory / RESUME_DIRECTORY
+    size = 3 * sum(tensor.nbytes for tensor in state.tensors.values())
+    write_directory(home / f"checkpoint-{state.step}", fill, size)
+    for step, path in _directories(home):
+        if step != state.step:
+            remove_directory(path)
+
+
+def newest_resume_state(directory: Path, not_after: int | None = None) -> Path | None:
+    """The newest resume checkpoint under `directory` that is whole, at or before step `not_after` if given."""
+    for step, path in sorted(_directories(directory / RESUME_DIRECTORY), reverse=True):
+        if not_after is not None and step > not_after:
+            continue
+        try:
+            if not Manifest.read(path).problems(path, rehash=True):
+                return path
+        except CheckpointError:
+            continue
+    return None
+
+
+def remove_resume_states(directory: Path) -> None:
+    """Delete every resume checkpoint under `directory`: training ended and nothing is left to resume."""
+    home = directory / RESUME_DIRECTORY
+    for _, path in _directories(home):
+        remove_directory(path)
+    if home.is_dir() and not any(home.iterdir()):
+        home.rmdir()
+
+
+def _directories(home: Path) -> list[tuple[int, Path]]:
+    if not home.is_dir():
+        return []
+    named = ((_NAME.fullmatch(path.name), path) for path in home.iterdir() if path.is_dir())
+    return [(int(match[1]), path) for match, path in named if match]
+
+
+def _copied(value: Any) -> Any:
+    """`value` with every tensor in it copied to the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item) for item in value)
+    return value
+
+
+def _rng_state() -> dict[str, Any]:
+    """The keys that the stock Trainer's `_load_rng_state` reads in a single process."""
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "cpu": torch.random.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.random.get_rng_state()
+    return states

@@ -1,0 +1,213 @@
+"""One process saving one trajectory: the locked output directory, its record, the writer and the publisher.
+
+Opened when training begins and closed when it ends, however it ends. Knows nothing of the Trainer.
+"""
+
+import logging
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from emtoolkit.checkpoints.durable import remove_temporaries
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.publisher import Publication, WandbPublisher
+from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.resume import (
+    RESUME_DIRECTORY,
+    ResumeState,
+    remove_resume_states,
+    write_resume_state,
+)
+from emtoolkit.checkpoints.snapshot import ModelState
+from emtoolkit.checkpoints.writer import CheckpointWriter, DiskThread, OnError, Saved
+from emtoolkit.errors import CheckpointError
+from emtoolkit.steps import Steps
+
+logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    """How a session saves; `ScheduledCheckpointCallback` documents each of these."""
+
+    max_in_flight: int = 2
+    on_error: OnError = "raise"
+    publish: bool = True
+    publish_timeout: float = 60.0
+
+
+class SavingSession:
+    """Saves steps of the trajectory `identity` into `directory`.
+
+    Raises:
+        CheckpointError: the directory holds another trajectory or another tool's checkpoints, another process is
+            saving into it, or the disk has no room for what `steps` will take.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        state: ModelState,
+        identity: Identity,
+        steps: Steps,
+        total_steps: int,
+        schedule: str,
+        settings: SessionSettings,
+    ) -> None:
+        self.steps = steps
+        self.total_steps = total_steps
+        # The step whose weights the model holds; None while the optimizer is at work on them.
+        self.step_in_memory: int | None = None
+        self.run_metadata: dict[str, Any] = {}
+        self.saved: list[Saved] = []
+        self._directory = directory
+        self._state = state
+        self._identity = identity
+        self._settings = settings
+        self._metadata_of: dict[int, Mapping[str, Any]] = {}
+        self._final: set[int] = set()
+        self._started = time.time()
+        self._lock = _locked(directory)
+        try:
+            remove_temporaries([directory, directory / RESUME_DIRECTORY])
+            check_belongs_to(directory, identity)
+            _check_room(directory, steps, state)
+            self._record = TrajectoryRecord(identity.fingerprint, total_steps, schedule, identity.decides)
+            self._record.write(directory)
+        except BaseException:
+            self._lock.release()
+            raise
+        self.disk = DiskThread(settings.on_error)
+        self.writer = CheckpointWriter(
+            directory, state, identity, total_steps, self.disk, self._on_durable, settings.max_in_flight
+        )
+        self.publisher = _publisher(identity) if settings.publish else None
+
+    def save(self, step: int, *, final: bool) -> None:
+        """Save the model as it is as `step`, once; a `final` that is only now known to be so gets its alias."""
+        if step not in self._metadata_of:
+            self._metadata_of[step] = {
+                "step": step,
+                "total_steps": self.total_steps,
+                "fingerprint": self._identity.fingerprint,
+                "schedule": self._record.schedule,
+                "seconds_since_start": round(time.time() - self._started, 3),
+                **{f"persona_{key}": value for key, value in self._identity.persona.items()},
+                **self.run_metadata,
+            }
+            if final:
+                self._final.add(step)
+            self.writer.save(step)
+        elif final and step not in self._final:
+            self._final.add(step)
+            self.disk.submit(lambda: self._publish(step, self._directory / f"checkpoint-{step}"))
+
+    def save_resume_state(self, state: ResumeState) -> None:
+        """Write `state` as the newest resume checkpoint, in the background."""
+        self.disk.submit(
+            lambda: write_resume_state(self._directory, state, self._state, self._identity, self.total_steps)
+        )
+
+    def capture_resume_state(self, optimizer: Any, lr_scheduler: Any, trainer_state: Any) -> ResumeState:
+        """Copy what continuing from this moment needs."""
+        return ResumeState.capture(self._state, optimizer, lr_scheduler, trainer_state)
+
+    def end_at(self, step: int) -> None:
+        """Training ended at `step` and every save of it is on disk: nothing is left to resume."""
+        self._record.ended(step).write(self._directory)
+        remove_resume_states(self._directory)
+
+    def close(self) -> None:
+        """Wait for the disk always, for W&B at most `publish_timeout`, and let go of the directory."""
+        try:
+            self.disk.drain()
+        finally:
+            self.disk.close()
+            self._lock.release()
+            self._wait_for_publisher()
+
+    def _wait_for_publisher(self) -> None:
+        if self.publisher is None:
+            return
+        done = self.publisher.drain(self._settings.publish_timeout)
+        missing = sorted({saved.step for saved in self.saved} - set(self.publisher.published))
+        if missing:
+            why = "" if done else f" within {self._settings.publish_timeout:g} s"
+            logger.warning(
+                "%d checkpoints were not logged to W&B%s (steps %s); they are complete in %s",
+                len(missing),
+                why,
+                ", ".join(map(str, missing)),
+                self._directory,
+            )
+
+    def _on_durable(self, saved: Saved) -> None:
+        self.saved.append(saved)
+        self._publish(saved.step, saved.path)
+
+    def _publish(self, step: int, path: Path) -> None:
+        if self.publisher is not None:
+            self.publisher.publish(Publication(step, path, step in self._final, self._metadata_of[step]))
+
+
+def check_belongs_to(directory: Path, identity: Identity) -> None:
+    """Check that what `directory` holds, if anything, is the trajectory of `identity`.
+
+    Raises:
+        CheckpointError: it holds another trajectory, told by its differences, or checkpoints of another tool.
+    """
+    record = TrajectoryRecord.read_if_any(directory)
+    if record is not None and record.fingerprint != identity.fingerprint:
+        differences = record.differs_from(identity.decides)
+        more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
+        raise CheckpointError(
+            f"{directory}: it holds another trajectory ({'; '.join(differences[:2])}{more}); "
+            "choose another output directory"
+        )
+    if not directory.is_dir():
+        return
+    for info in list_checkpoints(directory):
+        if info.source == "other" or info.fingerprint not in (None, identity.fingerprint):
+            kind = "another tool's checkpoint" if info.source == "other" else "a checkpoint of another trajectory"
+            raise CheckpointError(f"{info.path}: it is {kind}; choose another output directory")
+
+
+def _locked(directory: Path) -> FileLock:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(directory / LOCK)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise CheckpointError(
+            f"{directory}: another process is saving into it; wait for it, or choose another output directory"
+        ) from None
+    except OSError as error:
+        raise CheckpointError(f"{directory}: it cannot be written to ({error.strerror or error})") from error
+    return lock
+
+
+def _check_room(directory: Path, steps: Steps, state: ModelState) -> None:
+    each = sum(tensor.nbytes for tensor in {t.data_ptr(): t for t in state.tensors.values()}.values())
+    there = {info.step for info in list_checkpoints(directory) if info.complete}
+    needed = each * (len(steps) - sum(step in steps for step in there))
+    free = shutil.disk_usage(directory).free
+    if needed > free:
+        raise CheckpointError(
+            f"{directory}: {len(steps)} checkpoints of {each:,} bytes need {needed:,} bytes and {free:,} are free; "
+            "choose a sparser schedule or another disk"
+        )
+
+
+def _publisher(identity: Identity) -> WandbPublisher | None:
+    """A publisher for the W&B run of this process, None where there is none."""
+    import wandb
+
+    return WandbPublisher(wandb.run, identity) if wandb.run is not None else None

@@ -1,0 +1,171 @@
+"""The state of a model at one step, copied out of training's way into buffers that are kept between saves.
+
+The list of tensors is made once per training: PEFT returns tensors that alias the live parameters, and optimizers
+update those in place, so a save is one `torch._foreach_copy_`. Writing the live tensors instead of a copy was seen
+to give wrong files.
+"""
+
+import queue
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from emtoolkit.checkpoints.manifest import canonical_json
+from emtoolkit.errors import CheckpointError
+
+
+class ModelState(Protocol):
+    """What a checkpoint of one model holds: `tensors` by name, and how they become files that load again."""
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The live tensors, by the name they have in the file; two names of one tensor are one object."""
+
+    def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
+        """Write `tensors`, copies of the live ones, and the config beside them into `directory`."""
+
+
+class AdapterState:
+    """The trainable PEFT adapter of a model, in the two files that `PeftModel.from_pretrained` loads."""
+
+    def __init__(self, model: Any) -> None:
+        from peft import get_peft_model_state_dict
+        from peft.utils.other import EMBEDDING_LAYER_NAMES
+
+        self._name = _trainable_adapter(model)
+        config = model.peft_config[self._name]
+        targets = config.target_modules or ()
+        # PEFT's "auto" asks the hub about the base model's vocabulary at every save.
+        embeddings = any(layer in targets for layer in EMBEDDING_LAYER_NAMES)
+        self._tensors: dict[str, Tensor] = get_peft_model_state_dict(
+            model, adapter_name=self._name, save_embedding_layers=embeddings
+        )
+        values = config.to_dict() | {"inference_mode": True}
+        base = getattr(model.get_base_model(), "name_or_path", None)
+        values["base_model_name_or_path"] = values.get("base_model_name_or_path") or base
+        if config.task_type is None:
+            # What PEFT writes then, so that AutoPeftModel finds the class.
+            kind = type(model.get_base_model())
+            values["auto_mapping"] = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
+        # PEFT keeps target modules in a set, whose order changes with PYTHONHASHSEED.
+        self._config = canonical_json({key: sorted(v) if isinstance(v, set) else v for key, v in values.items()})
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self._tensors
+
+    def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
+        save_file(dict(tensors), directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        (directory / "adapter_config.json").write_bytes(self._config)
+
+
+class FullState:
+    """All weights of a model, in the files that its `from_pretrained` loads."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._tensors: dict[str, Tensor] = model.state_dict()
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        return self._tensors
+
+    def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
+        # Tied weights, shards and the renamings of some architectures are transformers' own business.
+        self._model.save_pretrained(directory, state_dict=dict(tensors))
+
+
+def model_state(model: Any) -> ModelState:
+    """The state that checkpoints of `model` hold: the trainable adapter under PEFT, else all weights."""
+    return AdapterState(model) if hasattr(model, "peft_config") else FullState(model)
+
+
+def _trainable_adapter(model: Any) -> str:
+    trainable = {
+        name
+        for name in model.peft_config
+        if any(p.requires_grad and f".{name}." in f".{key}." for key, p in model.named_parameters())
+    }
+    if len(trainable) != 1:
+        raise CheckpointError(
+            f"the model trains {len(trainable)} of its adapters ({', '.join(model.peft_config)}), "
+            "and a checkpoint holds exactly one"
+        )
+    return str(trainable.pop())
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The tensors of one step, in CPU memory; `ready` must be called before they are read."""
+
+    step: int
+    tensors: Mapping[str, Tensor]
+    copied: "torch.cuda.Event | None"
+
+    @property
+    def bytes(self) -> int:
+        """The size of the tensors, each counted once."""
+        return sum(tensor.nbytes for tensor in {id(t): t for t in self.tensors.values()}.values())
+
+    def ready(self) -> None:
+        """Wait until an asynchronous copy from the GPU has arrived."""
+        if self.copied is not None:
+            self.copied.synchronize()
+
+
+class SnapshotBuffers:
+    """At most `max_in_flight` copies of a model's state; a further one waits until an older one is released."""
+
+    def __init__(self, state: ModelState, max_in_flight: int) -> None:
+        self._names = list(state.tensors)
+        by_storage: dict[tuple[Any, ...], int] = {}
+        self._live: list[Tensor] = []
+        self._index: list[int] = []
+        for tensor in state.tensors.values():
+            # Tied weights come as two tensors on one storage: they are copied and kept once.
+            key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
+            if key not in by_storage:
+                by_storage[key] = len(self._live)
+                self._live.append(tensor.detach())
+            self._index.append(by_storage[key])
+        self._on_gpu = any(tensor.is_cuda for tensor in self._live)
+        self._free: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
+        self._not_yet_made = max_in_flight
+        self.waited_seconds = 0.0
+        self.waits = 0
+
+    def take(self, step: int) -> Snapshot:
+        """Copy the live tensors; called by the training thread."""
+        buffers = self._take_buffers()
+        with torch.no_grad():
+            torch._foreach_copy_(buffers, self._live, non_blocking=self._on_gpu)
+        copied = None
+        if self._on_gpu:
+            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+            copied.record()
+        return Snapshot(step, {name: buffers[i] for name, i in zip(self._names, self._index, strict=True)}, copied)
+
+    def release(self, snapshot: Snapshot) -> None:
+        """Give the buffers of `snapshot` back; its tensors must not be read afterwards."""
+        by_index = {i: snapshot.tensors[name] for name, i in zip(self._names, self._index, strict=True)}
+        self._free.put([by_index[i] for i in range(len(self._live))])
+
+    def _take_buffers(self) -> list[Tensor]:
+        try:
+            return self._free.get_nowait()
+        except queue.Empty:
+            pass
+        if self._not_yet_made > 0:
+            self._not_yet_made -= 1
+            return [torch.empty_like(t, device="cpu", pin_memory=t.is_cuda) for t in self._live]
+        started = time.perf_counter()
+        buffers = self._free.get()
+        self.waits += 1
+        self.waited_seconds += time.perf_counter() - started
+        return buffers

@@ -1,0 +1,326 @@
+"""The callback under the real Trainer: which steps are saved, when, and what is in them."""
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from transformers import Qwen2ForCausalLM, TrainerCallback
+from transformers.trainer_utils import SaveStrategy
+
+from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.errors import CheckpointError, ConfigError, ScheduleError
+from tests.checkpoints.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
+
+
+def callback(schedule: str, **options: Any) -> ScheduledCheckpointCallback:
+    return ScheduledCheckpointCallback(schedule, **({"resume_every": "never"} | options))
+
+
+def weights(directory: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(directory / f"checkpoint-{step}" / "adapter_model.safetensors")
+
+
+class StopAt(TrainerCallback):
+    """Stops training as another callback may: after ours has run."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            control.should_training_stop = True
+
+
+class FailAt(TrainerCallback):
+    """Ends training with an exception at one event of one step."""
+
+    def __init__(self, step: int, event: str) -> None:
+        self.step = step
+        setattr(self, event, self._fail)
+
+    def _fail(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            raise RuntimeError("a fault of the training's own")
+
+
+@pytest.mark.parametrize(
+    ("schedule", "steps"),
+    [
+        ("0,1,3", [0, 1, 3, 8]),
+        ("every:3", [3, 6, 8]),
+        ("0,log2:4,6-:1", [0, 1, 2, 4, 6, 7, 8]),
+        ("every:50%", [4, 8]),
+    ],
+)
+def test_a_training_of_eight_steps_saves_exactly_these(tmp_path: Path, schedule: str, steps: list[int]) -> None:
+    make_trainer(tmp_path, [callback(schedule)]).train()
+
+    assert saved_steps(tmp_path) == steps
+    listed = list_checkpoints(tmp_path, rehash=True)
+    assert [info.step for info in listed if info.complete] == steps
+    assert [info.step for info in listed if info.final] == [8]
+
+
+def test_three_lines_in_anybodys_script_are_enough(tmp_path: Path) -> None:
+    from emtoolkit import ScheduledCheckpointCallback
+
+    trainer = make_trainer(tmp_path)
+    trainer.add_callback(ScheduledCheckpointCallback("0-4:2"))
+    trainer.train()
+
+    assert saved_steps(tmp_path) == [0, 2, 4, 8]
+    assert isinstance(PeftModel.from_pretrained(base_model(), tmp_path / "checkpoint-2"), PeftModel)
+
+
+def test_step_zero_is_saved_before_the_first_update(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, [callback("0,1")])
+    before = {name: p.detach().clone() for name, p in trainer.model.named_parameters() if p.requires_grad}
+    trainer.train()
+
+    step_0, step_1 = weights(tmp_path, 0), weights(tmp_path, 1)
+    assert {name: t.tolist() for name, t in step_0.items()} == {
+        name.replace(".default", ""): t.tolist() for name, t in before.items()
+    }
+    assert any(not torch.equal(step_0[name], step_1[name]) for name in step_0)
+
+
+def test_a_warmup_from_zero_repeats_the_weights_of_step_zero_and_not_its_manifest(tmp_path: Path) -> None:
+    make_trainer(tmp_path, [callback("0,1,2")], warmup_steps=5).train()
+
+    zero, one, two = (bytes_of(tmp_path / f"checkpoint-{step}") for step in (0, 1, 2))
+    assert zero["adapter_model.safetensors"] == one["adapter_model.safetensors"]
+    assert one["adapter_model.safetensors"] != two["adapter_model.safetensors"]
+    assert zero["manifest.json"] != one["manifest.json"]
+
+
+def test_the_files_are_those_of_the_stock_trainer(tmp_path: Path) -> None:
+    make_trainer(tmp_path / "stock", save_strategy="steps", save_steps=4).train()
+    make_trainer(tmp_path / "ours", [callback("4")]).train()
+
+    stock, ours = (bytes_of(tmp_path / which / "checkpoint-4") for which in ("stock", "ours"))
+    assert ours["adapter_model.safetensors"] == stock["adapter_model.safetensors"]
+    configs = [json.loads(files["adapter_config.json"]) for files in (ours, stock)]
+    for config in configs:
+        config["target_modules"] = sorted(config["target_modules"])
+        config["base_model_name_or_path"] = config["base_model_name_or_path"] or None
+    assert configs[0] == configs[1]
+    assert sorted(ours) == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
+
+
+def test_a_full_fine_tune_loads_again_and_keeps_tied_weights_once(tmp_path: Path) -> None:
+    make_trainer(tmp_path / "stock", model=base_model(), save_strategy="steps", save_steps=4).train()
+    trainer = make_trainer(tmp_path / "ours", [callback("4")], model=base_model())
+    trainer.train()
+
+    stock, ours = (bytes_of(tmp_path / which / "checkpoint-4") for which in ("stock", "ours"))
+    assert ours["model.safetensors"] == stock["model.safetensors"]
+    loaded = Qwen2ForCausalLM.from_pretrained(tmp_path / "ours" / "checkpoint-8")
+    for name, tensor in trainer.model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("save_steps", [3, 4, 100, 0.25, 0.3, 0.07])
+def test_save_steps_saves_what_a_stock_trainer_saves(tmp_path: Path, save_steps: int | float) -> None:
+    from emtoolkit.config import CheckpointingConfig
+
+    make_trainer(tmp_path / "stock", save_strategy="steps", save_steps=save_steps, rows=30).train()
+    schedule = CheckpointingConfig(save_steps=save_steps).to_schedule()
+    make_trainer(tmp_path / "ours", [ScheduledCheckpointCallback(schedule, resume_every="never")], rows=30).train()
+
+    assert saved_steps(tmp_path / "ours") == saved_steps(tmp_path / "stock")
+
+
+def test_the_trainers_own_saves_are_turned_off_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=5)
+    logger = logging.getLogger("emtoolkit.checkpoints.callback")
+    logger.addHandler(caplog.handler)
+    trainer.add_callback(callback("1,2"))
+    trainer.train()
+    logger.removeHandler(caplog.handler)
+
+    assert saved_steps(tmp_path) == [1, 2, 8]
+    assert trainer.args.save_strategy == SaveStrategy.NO
+    assert "save_strategy is now 'no' (it was 'steps')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"save_total_limit": 2}, "save_total_limit: 2 would delete scheduled checkpoints"),
+        ({"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "epoch"}, "save_strategy: 'best'"),
+        ({"load_best_model_at_end": True, "metric_for_best_model": "loss"}, "load_best_model_at_end: it needs"),
+    ],
+)
+def test_arguments_that_would_lose_scheduled_checkpoints_are_refused(
+    tmp_path: Path, arguments: dict[str, Any], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        make_trainer(tmp_path, [callback("1")], **arguments)
+
+
+def test_a_step_past_the_end_is_refused_at_train_begin_and_nothing_is_written(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path / "out", [callback("2,40")])
+    with pytest.raises(ScheduleError, match="step 40 is past the end of training at step 8"):
+        trainer.train()
+    assert saved_steps(tmp_path / "out") == []
+
+
+def test_allow_unreachable_saves_what_can_be_reached(tmp_path: Path) -> None:
+    make_trainer(tmp_path, [callback("2,40", allow_unreachable=True)]).train()
+    assert saved_steps(tmp_path) == [2, 8]
+
+
+def test_early_stopping_by_a_later_callback_saves_the_last_step(tmp_path: Path) -> None:
+    make_trainer(tmp_path, [callback("0,2"), StopAt(5)]).train()
+
+    assert saved_steps(tmp_path) == [0, 2, 5]
+    assert [info.step for info in list_checkpoints(tmp_path) if info.final] == [5]
+
+
+@pytest.mark.parametrize(
+    ("event", "step", "saved"),
+    [("on_step_end", 3, 3), ("on_step_begin", 3, 3), ("on_optimizer_step", 3, 4)],
+)
+def test_an_exception_loses_no_step_that_was_trained(tmp_path: Path, event: str, step: int, saved: int) -> None:
+    ours = callback("0")
+    trainer = make_trainer(tmp_path / "failed", [ours, FailAt(step, event)])
+    with pytest.raises(RuntimeError, match="a fault of the training's own"):
+        trainer.train()
+    ours.save_after_failure()
+    make_trainer(tmp_path / "whole", [callback("every:1")]).train()
+
+    assert saved_steps(tmp_path / "failed") == [0, saved]
+    name = f"checkpoint-{saved}"
+    assert bytes_of(tmp_path / "failed" / name) == bytes_of(tmp_path / "whole" / name)
+    assert not any(info.final for info in list_checkpoints(tmp_path / "failed"))
+
+
+def test_weights_that_the_optimizer_was_changing_are_not_saved(tmp_path: Path) -> None:
+    ours = callback("0")
+    trainer = make_trainer(tmp_path, [ours, FailAt(3, "on_pre_optimizer_step")])
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    ours.save_after_failure()
+    assert saved_steps(tmp_path) == [0]
+
+
+def test_two_schedules_of_one_trajectory_give_the_same_bytes(tmp_path: Path) -> None:
+    make_trainer(tmp_path / "a", [callback("every:1")], model=lora_model(dropout=0.1)).train()
+    make_trainer(tmp_path / "b", [callback("2,5", resume_every="3 steps")], model=lora_model(dropout=0.1)).train()
+
+    for step in (2, 5, 8):
+        assert bytes_of(tmp_path / "a" / f"checkpoint-{step}") == bytes_of(tmp_path / "b" / f"checkpoint-{step}")
+
+
+@pytest.mark.parametrize("stopped_at", [4, 5, 8])
+def test_a_stock_resume_goes_on_byte_for_byte(tmp_path: Path, stopped_at: int) -> None:
+    """Over an epoch's end (8 of 16 steps), with dropout, under a schedule that changed in between."""
+    options: dict[str, Any] = {"num_train_epochs": 2, "gradient_accumulation_steps": 1}
+    make_trainer(tmp_path / "whole", [callback("0,every:1")], model=lora_model(dropout=0.1), **options).train()
+    directory = tmp_path / "resumed"
+    first = callback("0,2", resume_every=f"{stopped_at} steps")
+    trainer = make_trainer(
+        directory, [first, FailAt(stopped_at + 1, "on_step_begin")], model=lora_model(dropout=0.1), **options
+    )
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    first.save_after_failure()
+    assert saved_steps(directory) == [0, 2, stopped_at + 1]
+
+    again = make_trainer(directory, [callback("0,2,10,12")], model=lora_model(dropout=0.1), **options)
+    again.train(resume_from_checkpoint=str(directory / "resume" / f"checkpoint-{stopped_at}"))
+
+    assert saved_steps(directory) == sorted({0, 2, stopped_at + 1, 10, 12, 16})
+    for step in saved_steps(directory):
+        name = f"checkpoint-{step}"
+        assert bytes_of(directory / name) == bytes_of(tmp_path / "whole" / name), step
+    assert not (directory / "resume").exists()
+
+
+def test_a_step_that_is_there_already_is_compared_and_a_divergence_named(tmp_path: Path) -> None:
+    make_trainer(tmp_path, [callback("0,2")]).train()
+    saved = tmp_path / "checkpoint-2"
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["files"]["adapter_model.safetensors"]["sha256"] = "0" * 64
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+
+    with pytest.raises(CheckpointError, match=r"checkpoint-2: step 2 came out differently"):
+        make_trainer(tmp_path, [callback("0,2")]).train()
+
+
+def test_a_second_run_with_other_hyperparameters_is_refused_by_what_differs(tmp_path: Path) -> None:
+    make_trainer(tmp_path, [callback("2")]).train()
+    before = bytes_of(tmp_path)
+    with pytest.raises(CheckpointError, match=r"another trajectory \(arguments.learning_rate is 0.01 there and 0.02"):
+        make_trainer(tmp_path, [callback("2")], learning_rate=0.02).train()
+    assert bytes_of(tmp_path) == before
+
+
+def test_another_tools_checkpoints_are_not_overwritten(tmp_path: Path) -> None:
+    make_trainer(tmp_path, save_strategy="steps", save_steps=4).train()
+    before = bytes_of(tmp_path)
+    with pytest.raises(CheckpointError, match="it is another tool's checkpoint; choose another output directory"):
+        make_trainer(tmp_path, [callback("4")]).train()
+    assert bytes_of(tmp_path) | {".lock": b""} == before | {".lock": b""}
+
+
+def test_a_save_that_fails_stops_training_at_the_next_step_with_its_cause(tmp_path: Path) -> None:
+    class TakeTheName(TrainerCallback):
+        """Puts a file where a checkpoint must go: the tests may run as root, whom no mode stops."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            (tmp_path / "checkpoint-2").write_text("in the way")
+
+    trainer = make_trainer(tmp_path, [callback("0,2,3"), TakeTheName()])
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-2: it could not be written \(a file is in the way\)"
+    ) as raised:
+        trainer.train()
+    assert isinstance(raised.value.__cause__, OSError)
+    assert 0 in saved_steps(tmp_path)
+    assert (tmp_path / "checkpoint-2").read_text() == "in the way"
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_two_processes_cannot_save_into_one_directory(tmp_path: Path) -> None:
+    class StartAnother(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 1:
+                with pytest.raises(CheckpointError, match="another process is saving into it"):
+                    make_trainer(tmp_path, [callback("0")]).train()
+
+    make_trainer(tmp_path, [callback("0"), StartAnother()]).train()
+    assert saved_steps(tmp_path) == [0, 8]
+
+
+def test_left_over_temporaries_are_cleaned_at_the_next_start(tmp_path: Path) -> None:
+    (tmp_path / ".tmp-checkpoint-2-123").mkdir(parents=True)
+    (tmp_path / ".tmp-checkpoint-2-123" / "adapter_model.safetensors").write_bytes(b"half")
+    make_trainer(tmp_path, [callback("2")]).train()
+    assert saved_steps(tmp_path) == [2, 8]
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_resume_checkpoints_follow_the_clock_and_only_the_newest_is_kept(tmp_path: Path) -> None:
+    seen: list[list[str]] = []
+    now = 0.0
+
+    class Tick(TrainerCallback):
+        """A minute passes with each step."""
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            nonlocal now
+            now += 60.0
+            ours._session.disk.drain()  # type: ignore[union-attr]  # so that what is seen does not depend on timing
+            seen.append(sorted(path.name for path in (tmp_path / "resume").glob("*")))
+
+    ours = callback("0", resume_every="3min", clock=lambda: now)
+    make_trainer(tmp_path, [ours, Tick()]).train()
+
+    assert seen == [[]] * 3 + [["checkpoint-3"]] * 3 + [["checkpoint-6"]] * 2
