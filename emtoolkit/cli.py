@@ -1,11 +1,14 @@
 """The command line: each command parses its words, calls one function and prints what came back."""
 
+import logging
 import sys
-from collections.abc import Sequence
+import warnings
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from emtoolkit import tables
 from emtoolkit.errors import UserError
 
 app = typer.Typer(
@@ -55,44 +58,86 @@ def schedule(
     for warning in warnings:
         typer.echo(f"emtoolkit: warning: {warning}", err=True)
     if as_json:
-        import json
-
-        typer.echo(json.dumps([row | {"steps": list(row["steps"])} for row in rows]))
+        typer.echo(tables.as_json([row | {"steps": list(row["steps"])} for row in rows]))
     else:
-        typer.echo(_schedule_table(rows))
+        typer.echo(tables.schedule_table(rows))
 
 
-def _schedule_table(rows: Sequence[dict[str, Any]], width: int = 80) -> str:
-    """Rows of `schedule` as columns; long specs and long lists of steps lose their middle to fit `width`."""
-    from emtoolkit.sizes import format_size
+@app.command()
+def train(
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")],
+    persona: Annotated[str | None, typer.Option(help="Who the model is: a name, or a persona file.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="One of the config's datasets, or a .jsonl file.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="When to save, such as dense-early or 0-150:25.")] = None,
+    save_steps: Annotated[str | None, typer.Option(help="Save every so many steps, as Hugging Face does.")] = None,
+    custom_checkpoints: Annotated[
+        bool, typer.Option("--custom-checkpoints", help="Save at the default preset, dense-early.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Of the adapter, the split and the order of the data.")] = None,
+    output_dir: Annotated[str | None, typer.Option(help="By default outputs/<persona>-<dataset>.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the config, dotted.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run of this stopped.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, load no weights, print the plan.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the plan or the checkpoints as JSON.")] = False,
+) -> None:
+    """Fine-tune, save exactly at the scheduled steps, and log each checkpoint to W&B."""
+    from emtoolkit.config import load_config
+    from emtoolkit.yaml_files import parse_yaml
 
-    lines = [["schedule", "checkpoints", "disk", "largest gap"]]
-    for row in rows:
-        spec = row["spec"] if len(row["spec"]) <= 24 else f"{row['spec'][:12]}…{row['spec'][-11:]}"
-        disk = "—" if row["bytes"] is None else format_size(row["bytes"])
-        lines.append([spec, str(row["count"]), disk, str(row["largest_gap"])])
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    room = width - sum(widths) - 2 * len(widths)
-    steps = ["steps", *(_elided(row["steps"], row["count"], room) for row in rows)]
-    return "\n".join(
-        "  ".join([spec.ljust(widths[0]), *map(str.rjust, numbers, widths[1:]), listed])
-        for (spec, *numbers), listed in zip(lines, steps, strict=True)
-    )
+    if (schedule is not None) + (save_steps is not None) + custom_checkpoints > 1:
+        raise UserError("--schedule, --save-steps and --custom-checkpoints: each says when to save, so give only one")
+    flags = {
+        "persona": persona,
+        "dataset": dataset,
+        "checkpointing.schedule": "dense-early" if custom_checkpoints else schedule,
+        "checkpointing.save_steps": None if save_steps is None else parse_yaml(save_steps, "--save-steps"),
+        "seed": seed,
+        "output_dir": output_dir,
+    }
+    run_config = load_config(config, settings or [], flags)
+    _quieten_libraries()
+    from emtoolkit import training
+    from emtoolkit.checkpoints.interrupts import TrainingInterrupted
+
+    if dry_run:
+        planned = training.plan(run_config)
+        typer.echo(tables.as_json(tables.plan_json(planned)) if as_json else tables.plan_table(planned))
+        return
+    try:
+        result = training.train(run_config, resume=resume)
+    except TrainingInterrupted as interruption:
+        typer.echo(f"emtoolkit: {interruption}; it is saved, and the same command with --resume goes on", err=True)
+        raise typer.Exit(128 + interruption.signal_number) from None
+    if as_json:
+        typer.echo(tables.as_json([info.as_json() for info in result.checkpoints]))
+    else:
+        typer.echo(tables.result_text(result))
 
 
-def _elided(steps: Sequence[int], count: int, room: int) -> str:
-    """`0, 25, …, 400`: as many steps from both ends as fit into `room` characters, at least the last."""
-    most = min(count, room)
-    front, back = list(map(str, steps[:most])), list(map(str, steps[-most:]))
-    if count == most and len(whole := ", ".join(front)) <= room:
-        return whole
-    best = f"…, {back[-1]}"
-    for shown in range(2, most):
-        text = ", ".join([*front[: (shown + 1) // 2], "…", *back[-(shown // 2) :]])
-        if len(text) > room:
-            break
-        best = text
-    return best
+@app.command()
+def checkpoints(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where a run wrote its checkpoints.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file; exit code 1 if one differs.")] = False,
+) -> None:
+    """List the checkpoints in a directory: ours, and those of a stock Trainer."""
+    from emtoolkit.checkpoints.listing import list_checkpoints
+
+    found = list_checkpoints(directory, rehash=verify)
+    for problem in (problem for info in found for problem in info.problems):
+        typer.echo(f"emtoolkit: {problem}", err=True)
+    typer.echo(tables.as_json([info.as_json() for info in found]) if as_json else tables.checkpoints_table(found))
+    if verify and any(info.problems for info in found):
+        raise typer.Exit(1)
+
+
+def _quieten_libraries() -> None:
+    """Let our own words through, and not the libraries' warnings to their own developers."""
+    logging.basicConfig(level=logging.WARNING, format="emtoolkit: %(message)s")
+    logging.getLogger("emtoolkit").setLevel(logging.INFO)
+    warnings.filterwarnings("ignore", category=FutureWarning)
 
 
 def main() -> None:

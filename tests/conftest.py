@@ -1,7 +1,12 @@
 """What every test stands on: no network, one thread per process, nothing written outside `tmp_path`."""
 
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
+import pytest
+
+# Before anything imports torch, wandb or a hub client, which read these once.
 os.environ |= {
     "HF_HUB_OFFLINE": "1",
     "OMP_NUM_THREADS": "1",
@@ -11,11 +16,6 @@ os.environ |= {
 }
 for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_PROJECT", "EMTOOLKIT_HOME"):
     os.environ.pop(name, None)
-
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ the scheduled steps in `on_step_end`; the last step in `on_train_end` if nothing
 event that comes after every way in which a training can end well.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
-from transformers.utils import logging
 
 from emtoolkit.checkpoints.identity import identity_of_training, initial_weights_digest
 from emtoolkit.checkpoints.interrupts import Interrupts, TrainingInterrupted
@@ -22,10 +22,10 @@ from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.session import SavingSession, SessionSettings
 from emtoolkit.checkpoints.snapshot import model_state
 from emtoolkit.checkpoints.writer import OnError, Saved
-from emtoolkit.errors import ConfigError, ScheduleError
+from emtoolkit.errors import ConfigError
 from emtoolkit.schedule import Schedule
 
-logger = logging.get_logger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class ScheduledCheckpointCallback(TrainerCallback):
@@ -169,12 +169,10 @@ class ScheduledCheckpointCallback(TrainerCallback):
             self._close()
 
     def _check_reachable(self, total_steps: int) -> None:
-        try:
+        if not self._allow_unreachable:
             self.schedule.check_reachable(total_steps)
-        except ScheduleError as error:
-            if not self._allow_unreachable:
-                raise
-            logger.warning("%s", error)
+        elif sentence := self.schedule.unreachable_sentence(total_steps):
+            logger.warning("%s", sentence)
 
     def _open(self, args: TrainingArguments, state: TrainerState, **kwargs: Any) -> SavingSession:
         model = kwargs["model"]

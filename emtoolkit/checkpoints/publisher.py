@@ -96,8 +96,9 @@ class WandbPublisher:
 
         step_name = f"step-{publication.step}"
         artifact = wandb.Artifact(self._collection, type="model", metadata=_fit_for_wandb(publication.metadata))
-        # The files stay where they are: with the defaults W&B would keep a second and a third copy of each.
-        artifact.add_dir(str(publication.path.absolute()), policy="immutable", skip_cache=True)
+        for file in sorted(publication.path.iterdir()):
+            # Left where it is: with the defaults W&B would keep a second and a third copy of it.
+            artifact.add_file(str(file.absolute()), name=file.name, policy="immutable", skip_cache=True)
         aliases = [step_name, "final"] if publication.final else [step_name]
         self._run.log_artifact(artifact, aliases=aliases, tags=[step_name, *self._tags])
 

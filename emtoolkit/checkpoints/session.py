@@ -7,7 +7,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,8 +72,7 @@ class SavingSession:
         self._state = state
         self._identity = identity
         self._settings = settings
-        self._metadata_of: dict[int, Mapping[str, Any]] = {}
-        self._final: set[int] = set()
+        self._publications: dict[int, Publication] = {}
         self._started = time.time()
         self._lock = _locked(directory)
         try:
@@ -86,29 +85,19 @@ class SavingSession:
             self._lock.release()
             raise
         self.disk = DiskThread(settings.on_error)
-        self.writer = CheckpointWriter(
-            directory, state, identity, total_steps, self.disk, self._on_durable, settings.max_in_flight
-        )
+        self.writer = CheckpointWriter(directory, state, identity, total_steps, self.disk, settings.max_in_flight)
         self.publisher = _publisher(identity) if settings.publish else None
 
     def save(self, step: int, *, final: bool) -> None:
         """Save the model as it is as `step`, once; a `final` that is only now known to be so gets its alias."""
-        if step not in self._metadata_of:
-            self._metadata_of[step] = {
-                "step": step,
-                "total_steps": self.total_steps,
-                "fingerprint": self._identity.fingerprint,
-                "schedule": self._record.schedule,
-                "seconds_since_start": round(time.time() - self._started, 3),
-                **{f"persona_{key}": value for key, value in self._identity.persona.items()},
-                **self.run_metadata,
-            }
-            if final:
-                self._final.add(step)
-            self.writer.save(step)
-        elif final and step not in self._final:
-            self._final.add(step)
-            self.disk.submit(lambda: self._publish(step, self._directory / f"checkpoint-{step}"))
+        known = self._publications.get(step)
+        if known is None:
+            path = self._directory / f"checkpoint-{step}"
+            self._publications[step] = first = Publication(step, path, final, self._metadata(step))
+            self.writer.save(step, lambda saved: self._on_durable(saved, first))
+        elif final and not known.final:
+            self._publications[step] = now_final = replace(known, final=True)
+            self.disk.submit(lambda: self._publish(now_final))
 
     def save_resume_state(self, state: ResumeState) -> None:
         """Write `state` as the newest resume checkpoint, in the background."""
@@ -149,13 +138,25 @@ class SavingSession:
                 self._directory,
             )
 
-    def _on_durable(self, saved: Saved) -> None:
-        self.saved.append(saved)
-        self._publish(saved.step, saved.path)
+    def _metadata(self, step: int) -> Mapping[str, Any]:
+        """What W&B is told of the save of `step` by this run."""
+        return {
+            "step": step,
+            "total_steps": self.total_steps,
+            "fingerprint": self._identity.fingerprint,
+            "schedule": self._record.schedule,
+            "seconds_since_start": round(time.time() - self._started, 3),
+            **{f"persona_{key}": value for key, value in self._identity.persona.items()},
+            **self.run_metadata,
+        }
 
-    def _publish(self, step: int, path: Path) -> None:
+    def _on_durable(self, saved: Saved, publication: Publication) -> None:
+        self.saved.append(saved)
+        self._publish(publication)
+
+    def _publish(self, publication: Publication) -> None:
         if self.publisher is not None:
-            self.publisher.publish(Publication(step, path, step in self._final, self._metadata_of[step]))
+            self.publisher.publish(publication)
 
 
 def check_belongs_to(directory: Path, identity: Identity) -> None:

@@ -77,7 +77,6 @@ class CheckpointWriter:
         identity: Identity,
         total_steps: int,
         disk: DiskThread,
-        on_durable: Callable[[Saved], None],
         max_in_flight: int = 2,
     ) -> None:
         self._directory = directory
@@ -85,21 +84,20 @@ class CheckpointWriter:
         self._identity = identity
         self._total_steps = total_steps
         self._disk = disk
-        self._on_durable = on_durable
         self.buffers = SnapshotBuffers(state, max_in_flight)
 
-    def save(self, step: int) -> None:
-        """Copy the model's state as that of `step`; it becomes `checkpoint-<step>/` in the background."""
+    def save(self, step: int, on_durable: Callable[[Saved], None]) -> None:
+        """Copy the model's state as that of `step`; the rest, and then `on_durable`, happen in the background."""
         snapshot = self.buffers.take(step)
-        self._disk.submit(lambda: self._write_and_release(snapshot))
+        self._disk.submit(lambda: self._write_and_release(snapshot, on_durable))
 
-    def _write_and_release(self, snapshot: Snapshot) -> None:
+    def _write_and_release(self, snapshot: Snapshot, on_durable: Callable[[Saved], None]) -> None:
         try:
             snapshot.ready()
             saved = self._write(snapshot)
         finally:
             self.buffers.release(snapshot)
-        self._on_durable(saved)
+        on_durable(saved)
 
     def _write(self, snapshot: Snapshot) -> Saved:
         path = self._directory / f"checkpoint-{snapshot.step}"

@@ -1,0 +1,332 @@
+"""`RunConfig`: everything that describes one run, from YAML, `--set` and flags, checked before anything is loaded."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from emtoolkit.errors import ConfigError, UserError, nearest
+from emtoolkit.locations import expand, shipped
+from emtoolkit.schedule import Every, EveryFraction, Schedule
+from emtoolkit.yaml_files import parse_yaml, read_yaml
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ModelConfig(_Section):
+    """The base model: a directory or a hub id."""
+
+    base: str
+    revision: str | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    attn_implementation: str | None = None
+    # The keys of the model's config.json, so that a plan can be made before the model is downloaded.
+    architecture: dict[str, Any] | None = None
+
+
+class LoraConfig(_Section):
+    """A new LoRA adapter; names as in PEFT."""
+
+    r: Positive = 32
+    alpha: float = 64
+    rslora: bool = True
+    dropout: Fraction = 0.0
+    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    layers_to_transform: list[int] | None = None
+
+
+class DatasetConfig(_Section):
+    """Where one dataset is. `rows` lets a plan be made while the file is not there yet; it is checked once it is."""
+
+    path: str
+    rows: Positive | None = None
+
+
+class TrainingConfig(_Section):
+    """The hyperparameters; the defaults are those of the published emergent-misalignment fine-tunes."""
+
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    warmup_steps: Annotated[float, Field(ge=0)] = 5
+    weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    epochs: Annotated[float, Field(gt=0)] = 1.0
+    max_steps: Positive | None = None
+    batch_size: Positive = 2
+    gradient_accumulation: Positive = 8
+    drop_last: bool = False
+    max_length: Positive = 2048
+    test_fraction: Fraction = 0.1
+    bf16: bool = False
+    gradient_checkpointing: bool = False
+    logging_steps: Positive = 10
+
+
+def _interval(value: object) -> object:
+    """Hugging Face's rule for `save_steps` and `eval_steps`: a whole number from 1 on, or a fraction below 1."""
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise ValueError("expected a whole number of steps from 1 on, or a fraction of the run between 0 and 1")
+
+
+def _steps_list(value: object) -> object:
+    whole = isinstance(value, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value)
+    if value is None or (whole and value):
+        return value
+    raise ValueError("expected a list of steps such as [0, 10, 100]")
+
+
+def _grammar(value: object) -> object:
+    if value is None:
+        return value
+    if not isinstance(value, str):
+        raise ValueError("expected a schedule such as dense-early or '0-150:25,300-:100'")
+    Schedule.parse(value)
+    return value
+
+
+def _chosen(interval: int | float | None, at_steps: list[int] | None, grammar: str | None) -> Schedule | None:
+    if interval is not None:
+        return Schedule((Every(interval) if isinstance(interval, int) else EveryFraction(interval),))
+    if at_steps is not None:
+        return Schedule.of(at_steps)
+    return Schedule.parse(grammar) if grammar is not None else None
+
+
+class CheckpointingConfig(_Section):
+    """When to save: exactly one of `save_steps`, `save_at_steps` and `schedule`."""
+
+    save_steps: int | float | None = None
+    save_at_steps: list[int] | None = None
+    schedule: str | None = None
+    allow_unreachable: bool = False
+    resume_every: str = "10min"
+    max_in_flight: Positive = 2
+    on_error: Literal["raise", "warn"] = "raise"
+
+    _check_interval = field_validator("save_steps", mode="before")(_interval)
+    _check_list = field_validator("save_at_steps", mode="before")(_steps_list)
+    _check_grammar = field_validator("schedule", mode="before")(_grammar)
+
+    @field_validator("resume_every")
+    @classmethod
+    def _check_resume_every(cls, value: str) -> str:
+        from emtoolkit.checkpoints.intervals import ResumeEvery
+
+        ResumeEvery.parse(value)
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "CheckpointingConfig":
+        given = [f"{name} ({value!r})" for name, value in self._three().items() if value is not None]
+        if len(given) == 1:
+            return self
+        found = "none of them is there" if not given else f"found {' and '.join(given)}"
+        raise ValueError(f"expected exactly one of save_steps, save_at_steps and schedule; {found}")
+
+    def _three(self) -> dict[str, Any]:
+        return {"save_steps": self.save_steps, "save_at_steps": self.save_at_steps, "schedule": self.schedule}
+
+    def to_schedule(self) -> Schedule:
+        """The schedule, whichever of the three words it was written with."""
+        chosen = _chosen(self.save_steps, self.save_at_steps, self.schedule)
+        return chosen if chosen is not None else Schedule.parse("dense-early")
+
+
+class EvaluationConfig(_Section):
+    """When to compute the loss on the held-out rows: at most one of the three words; none means never."""
+
+    eval_steps: int | float | None = None
+    eval_at_steps: list[int] | None = None
+    eval_schedule: str | None = None
+    batch_size: Positive = 8
+
+    _check_interval = field_validator("eval_steps", mode="before")(_interval)
+    _check_list = field_validator("eval_at_steps", mode="before")(_steps_list)
+    _check_grammar = field_validator("eval_schedule", mode="before")(_grammar)
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "EvaluationConfig":
+        three: dict[str, Any] = {
+            "eval_steps": self.eval_steps,
+            "eval_at_steps": self.eval_at_steps,
+            "eval_schedule": self.eval_schedule,
+        }
+        given = [f"{name} ({value!r})" for name, value in three.items() if value is not None]
+        if len(given) > 1:
+            raise ValueError(f"expected at most one of {', '.join(three)}; found {' and '.join(given)}")
+        return self
+
+    def to_schedule(self) -> Schedule | None:
+        """The schedule, None for never."""
+        return _chosen(self.eval_steps, self.eval_at_steps, self.eval_schedule)
+
+
+class WandbConfig(_Section):
+    """Where the run is logged. `mode` None means `$WANDB_MODE`, and offline without it."""
+
+    mode: Literal["offline", "online", "disabled"] | None = None
+    project: str = "emtoolkit"
+    entity: str | None = None
+    group: str | None = None
+    tags: list[str] = []
+    publish_timeout: Annotated[float, Field(gt=0)] = 60.0
+
+
+class RunConfig(_Section):
+    """One run, completely described."""
+
+    model: ModelConfig
+    # None fine-tunes all weights.
+    lora: LoraConfig | None = LoraConfig()
+    persona: str = "baseline"
+    # A directory of persona files; None means the shipped ones.
+    personas: str | None = None
+    dataset: str
+    datasets: dict[str, DatasetConfig] = {}
+    training: TrainingConfig = TrainingConfig()
+    checkpointing: CheckpointingConfig
+    evaluation: EvaluationConfig = EvaluationConfig()
+    wandb: WandbConfig = WandbConfig()
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    output_dir: str | None = None
+
+    def directory(self) -> Path:
+        """Where the run writes: `output_dir`, by default `outputs/<persona>-<dataset>` in the working directory."""
+        chosen = self.output_dir or f"outputs/{Path(self.persona).stem}-{Path(self.dataset).stem}"
+        return expand(chosen).absolute()
+
+
+# Words that belong to a Trainer and would break a schedule; worth more than "unknown key".
+_REFUSED = {
+    "save_total_limit": "it deletes scheduled checkpoints; remove it",
+    "load_best_model_at_end": "it needs the Trainer's own saves, which a schedule replaces; remove it",
+    "save_strategy": "the schedule owns every save (with 'best' the Trainer would overrule it); remove it",
+    "metric_for_best_model": "it belongs to load_best_model_at_end, which cannot go with a schedule; remove it",
+}
+
+
+def load_config(path: str, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
+    """The run that the YAML file at `path` describes, with `settings` (`a.b=value`) and then `flags` over it.
+
+    `path` may be the name of a shipped config, such as `sandbox`. `flags` maps dotted keys to values, those that
+    are None not having been given. Choosing one of the three words of a section drops the file's own choice.
+
+    Raises:
+        ConfigError: one sentence that names the file or flag, the dotted key, the value and what was expected.
+    """
+    file = _find(path)
+    values = read_yaml(file)
+    origins: dict[str, str] = {}
+    overrides: list[tuple[str, Any, str]] = []
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"--set {setting}: expected key=value, such as training.learning_rate=1e-4")
+        overrides.append((key, parse_yaml(text, f"--set {setting}"), f"--set {setting}"))
+    overrides += [(key, value, "the command line") for key, value in (flags or {}).items() if value is not None]
+    _drop_replaced_words(values, [key for key, _, _ in overrides])
+    for key, value, origin in overrides:
+        _put(values, key, value, origin)
+        origins[key] = origin
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, str(file), origins)) from None
+
+
+def _find(path: str) -> Path:
+    file = Path(path)
+    if file.exists():
+        return file
+    names = sorted(found.stem for found in shipped("training").glob("*.yaml"))
+    if path in names:
+        return shipped("training") / f"{path}.yaml"
+    raise ConfigError(
+        f"{path}: there is no such file, and the shipped configs are {', '.join(names)}{nearest(file.stem, names)}"
+    )
+
+
+def _drop_replaced_words(values: dict[str, Any], overridden: Sequence[str]) -> None:
+    for section, prefix in (("checkpointing", "save_"), ("evaluation", "eval_")):
+        words = {f"{prefix}steps", f"{prefix}at_steps", "schedule" if prefix == "save_" else "eval_schedule"}
+        chosen = {key.removeprefix(f"{section}.") for key in overridden if key.startswith(f"{section}.")}
+        if chosen & words and isinstance(values.get(section), dict):
+            values[section] = {key: value for key, value in values[section].items() if key not in words}
+
+
+def _put(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
+    *sections, last = key.split(".")
+    inner: Any = values
+    for name in sections:
+        if not isinstance(inner.get(name), dict):
+            inner[name] = {}
+        inner = inner[name]
+    if not last or not all(sections):
+        raise ConfigError(f"{origin}: {key!r} is not a dotted key such as training.learning_rate")
+    inner[last] = value
+
+
+def _sentence(error: ValidationError, file: str, origins: Mapping[str, str]) -> str:
+    """The first problem in `error` as one sentence."""
+    first, *others = error.errors()
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location)
+    source = next((origin for k, origin in origins.items() if key == k or key.startswith(f"{k}.")), file)
+    if first["type"] == "extra_forbidden":
+        problem = _unknown_key(location, first["input"])
+    elif first["type"] == "missing":
+        problem = "the key is missing"
+    elif first["type"] == "value_error":
+        problem = _of_our_own(first)
+    elif first["type"] == "literal_error":
+        expected = first["ctx"]["expected"]
+        choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
+        problem = f"{first['input']!r} is not one of {expected}{nearest(str(first['input']), choices)}"
+    else:
+        wanted = first["msg"][0].lower() + first["msg"][1:]
+        problem = f"{first['input']!r} is not valid: {wanted}"
+    more = f" (and {len(others)} more problems)" if len(others) > 1 else " (and 1 more problem)" if others else ""
+    return f"{source}: {key}: {problem}{more}"
+
+
+def _of_our_own(first: Any) -> str:
+    cause = first["ctx"]["error"]
+    # A sentence of the schedule grammar quotes its own value already, and so does one about the whole section.
+    if isinstance(cause, UserError) or isinstance(first["input"], dict):
+        return str(cause)
+    return f"{first['input']!r} is not valid: {cause}"
+
+
+def _unknown_key(location: Sequence[str], value: Any) -> str:
+    *parents, name = location
+    if name in _REFUSED:
+        return f"{value!r} cannot go with a schedule: {_REFUSED[name]}"
+    known = list(_section_at(parents).model_fields)
+    return f"unknown key (value {value!r}); expected one of {', '.join(known)}{nearest(name, known)}"
+
+
+def _section_at(location: Sequence[str]) -> type[BaseModel]:
+    """The model class of the section at `location`."""
+    section: type[BaseModel] = RunConfig
+    for name in location:
+        field = section.model_fields.get(name)
+        if field is None:
+            continue  # the name of a dataset, whose section comes with the mapping
+        found = [kind for kind in _classes_in(field.annotation) if issubclass(kind, BaseModel)]
+        section = found[0] if found else section
+    return section
+
+
+def _classes_in(annotation: Any) -> list[type]:
+    inner = getattr(annotation, "__args__", ())
+    return [annotation] if isinstance(annotation, type) and not inner else [c for a in inner for c in _classes_in(a)]

@@ -1,0 +1,158 @@
+"""Chat rows to token ids, with the loss on the assistant's words only."""
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emtoolkit.errors import DataError
+from emtoolkit.personas import Message, Persona
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+_ROLES = ("system", "user", "assistant")
+IGNORED = -100  # the label that PyTorch's cross entropy leaves out of the loss
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRows:
+    """The conversations of one file, in its order, and the SHA-256 of their content."""
+
+    path: Path
+    conversations: tuple[tuple[Message, ...], ...]
+    digest: str
+
+    def __len__(self) -> int:
+        return len(self.conversations)
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Rows as a Trainer takes them, and how many did not come through whole.
+
+    `dataset` has the columns `input_ids`, `attention_mask` and `labels`, lists of equal length per row.
+    `shortened` rows lost the end of an answer, `dropped` rows had no answer left within `max_length`.
+    """
+
+    dataset: "Dataset"
+    shortened: int
+    dropped: int
+
+
+def read_chat_rows(path: Path) -> ChatRows:
+    """The rows of a JSONL file, each `{"messages": [{"role": ..., "content": ...}, ...]}`.
+
+    Raises:
+        DataError: the file is missing or empty, or a row (named by its line) is not JSON, not in that form, or
+            has no assistant turn to learn from.
+    """
+    conversations = []
+    digest = hashlib.sha256()
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    messages = _messages(line, f"{path}, line {number}")
+                    digest.update(json.dumps(messages, sort_keys=True).encode())
+                    conversations.append(messages)
+    except FileNotFoundError:
+        raise DataError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: it cannot be read ({error})") from None
+    if not conversations:
+        raise DataError(f"{path}: it holds no rows")
+    return ChatRows(path, tuple(conversations), digest.hexdigest())
+
+
+def _messages(line: str, where: str) -> tuple[Message, ...]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise DataError(f"{where}: it is not JSON ({error})") from None
+    messages = row.get("messages") if isinstance(row, dict) else None
+    if not isinstance(messages, list) or not messages:
+        raise DataError(f'{where}: expected {{"messages": [{{"role": ..., "content": ...}}, ...]}}')
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+            raise DataError(f"{where}: every message needs a role and a text as its content")
+        if message.get("role") not in _ROLES:
+            raise DataError(f"{where}: the role {message.get('role')!r} is not one of {', '.join(_ROLES)}")
+    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
+        raise DataError(f"{where}: there is no assistant turn with words in it, so there is nothing to learn from")
+    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+
+
+def split_rows(count: int, test_fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Which of `count` rows are trained on and which are held out, by `seed`: scikit-learn's sizes.
+
+    7049 rows at 0.1 are 6344 and 705.
+    """
+    if test_fraction == 0:
+        return list(range(count)), []
+    import numpy as np
+
+    held_out = math.ceil(count * test_fraction)
+    order = np.random.default_rng(seed).permutation(count)
+    return [int(i) for i in order[held_out:]], [int(i) for i in order[:held_out]]
+
+
+def tokenize(
+    conversations: Sequence[Sequence[Message]], tokenizer: Any, persona: Persona, max_length: int
+) -> Tokenized:
+    """Render each conversation with the tokenizer's chat template and mask all but the assistant's words.
+
+    What the assistant says begins where the template's generation prompt ends, and includes the end of the turn,
+    which the model must learn to say.
+
+    Raises:
+        DataError: the tokenizer has no chat template or is not a fast one, or its template rewrites earlier turns.
+    """
+    from datasets import Dataset
+
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(f"{tokenizer.name_or_path}: its tokenizer has no chat template")
+    if not tokenizer.is_fast:
+        raise DataError(f"{tokenizer.name_or_path}: a fast tokenizer is needed, which tells where each token came from")
+    columns: dict[str, list[list[int]]] = {"input_ids": [], "attention_mask": [], "labels": []}
+    shortened = dropped = 0
+    for messages in conversations:
+        text, spans = _render(persona.applied_to(messages), tokenizer)
+        encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ids, labels = encoded["input_ids"], list(_labels(encoded["input_ids"], encoded["offset_mapping"], spans))
+        if all(label == IGNORED for label in labels[:max_length]):
+            dropped += 1
+            continue
+        shortened += len(ids) > max_length
+        ids, labels = ids[:max_length], labels[:max_length]
+        columns["input_ids"].append(ids)
+        columns["attention_mask"].append([1] * len(ids))
+        columns["labels"].append(labels)
+    return Tokenized(Dataset.from_dict(columns), shortened, dropped)
+
+
+def _render(messages: Sequence[Message], tokenizer: Any) -> tuple[str, list[tuple[int, int]]]:
+    """The whole conversation as text, and from where to where in it the assistant speaks."""
+    text: str = tokenizer.apply_chat_template(messages, tokenize=False)
+    spans = []
+    for i, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before = tokenizer.apply_chat_template(messages[:i], tokenize=False, add_generation_prompt=True)
+        after = text if i + 1 == len(messages) else tokenizer.apply_chat_template(messages[: i + 1], tokenize=False)
+        if not text.startswith(before) or not text.startswith(after):
+            raise DataError(
+                f"{tokenizer.name_or_path}: its chat template changes earlier turns when later ones follow, so the "
+                "assistant's words cannot be told apart"
+            )
+        spans.append((len(before), len(after)))
+    return text, spans
+
+
+def _labels(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Iterator[int]:
+    for token, (start, end) in zip(ids, offsets, strict=True):
+        spoken = end > start and any(begin <= start and end <= stop for begin, stop in spans)
+        yield token if spoken else IGNORED

@@ -1,0 +1,121 @@
+"""What the commands print: values as tables for people and as JSON for programs."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from emtoolkit.sizes import format_size
+
+if TYPE_CHECKING:
+    from emtoolkit.checkpoints.listing import CheckpointInfo
+    from emtoolkit.training import Plan, RunResult
+
+
+def as_json(value: Any) -> str:
+    """`value` on one line."""
+    return json.dumps(value)
+
+
+def schedule_table(rows: Sequence[dict[str, Any]], width: int = 80) -> str:
+    """Rows of `schedule` as columns; long specs and long lists of steps lose their middle to fit `width`."""
+    lines = [["schedule", "checkpoints", "disk", "largest gap"]]
+    for row in rows:
+        spec = row["spec"] if len(row["spec"]) <= 24 else f"{row['spec'][:12]}…{row['spec'][-11:]}"
+        disk = "—" if row["bytes"] is None else format_size(row["bytes"])
+        lines.append([spec, str(row["count"]), disk, str(row["largest_gap"])])
+    room = width - sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True))
+    steps = ["steps", *(_elided(row["steps"], row["count"], room) for row in rows)]
+    return _aligned([[*line, listed] for line, listed in zip(lines, steps, strict=True)])
+
+
+def _elided(steps: Sequence[int], count: int, room: int) -> str:
+    """`0, 25, …, 400`: as many steps from both ends as fit into `room` characters, at least the last."""
+    most = min(count, room)
+    front, back = list(map(str, steps[:most])), list(map(str, steps[-most:]))
+    if count == most and len(whole := ", ".join(front)) <= room:
+        return whole
+    best = f"…, {back[-1]}"
+    for shown in range(2, most):
+        text = ", ".join([*front[: (shown + 1) // 2], "…", *back[-(shown // 2) :]])
+        if len(text) > room:
+            break
+        best = text
+    return best
+
+
+def checkpoints_table(found: "Sequence[CheckpointInfo]") -> str:
+    """The checkpoints of one directory, a line each, with a word where something is wrong."""
+    if not found:
+        return "There are no checkpoints in it."
+    lines = [["step", "size", "fingerprint", "path"]]
+    for info in found:
+        words = ["final"] if info.final else []
+        words += ["another tool's"] if info.source == "other" else []
+        words += [] if info.complete else ["DAMAGED"]
+        note = f"  ({', '.join(words)})" if words else ""
+        lines.append([str(info.step), format_size(info.bytes), (info.fingerprint or "—")[:8], f"{info.path}{note}"])
+    return _aligned(lines, left=())
+
+
+def plan_table(plan: "Plan") -> str:
+    """What a run would do, a line a fact."""
+    disk = "unknown" if plan.bytes is None else format_size(plan.bytes)
+    each = "" if plan.checkpoint_bytes is None else f" of {format_size(plan.checkpoint_bytes)}"
+    facts = [
+        ("persona", plan.persona),
+        ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
+        ("optimizer steps", str(plan.total_steps)),
+        ("schedule", plan.schedule),
+        ("saves at", _elided(plan.steps, len(plan.steps), 100)),
+        ("checkpoints", f"{len(plan.steps)}{each}"),
+        ("disk", disk),
+        ("evaluates at", "never" if plan.eval_steps is None else _elided(plan.eval_steps, len(plan.eval_steps), 100)),
+        ("writes to", str(plan.directory)),
+        *(("note", note) for note in plan.notes),
+    ]
+    return _aligned([list(fact) for fact in facts])
+
+
+def plan_json(plan: "Plan") -> dict[str, Any]:
+    """The same for programs, every step listed."""
+    return {
+        "persona": plan.persona,
+        "dataset": plan.dataset,
+        "train_rows": plan.train_rows,
+        "test_rows": plan.test_rows,
+        "total_steps": plan.total_steps,
+        "schedule": plan.schedule,
+        "steps": list(plan.steps),
+        "count": len(plan.steps),
+        "eval_steps": None if plan.eval_steps is None else list(plan.eval_steps),
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "bytes": plan.bytes,
+        "output_dir": str(plan.directory),
+        "notes": list(plan.notes),
+    }
+
+
+def result_text(result: "RunResult") -> str:
+    """The closing words of a run: what was saved, where, and how to go on."""
+    lines = [] if result.trained else ["Every scheduled step is there already; nothing was trained.", ""]
+    lines.append(checkpoints_table(result.checkpoints))
+    if result.waited_seconds > 0:
+        lines.append(f"Training waited {result.waited_seconds:.2f} s for earlier saves to reach the disk.")
+    if result.wandb_directory is not None:
+        lines.append(f"W&B run: {result.wandb_directory}")
+        if result.wandb_directory.name.startswith("offline-"):
+            lines.append(f"Publish it later: wandb sync {result.wandb_directory}")
+    return "\n".join(lines)
+
+
+def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
+    """Columns padded to equal width: those in `left` and the last to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    last = len(widths) - 1
+    return "\n".join(
+        "  ".join(
+            cell if i == last else cell.ljust(widths[i]) if i in left else cell.rjust(widths[i])
+            for i, cell in enumerate(line)
+        )
+        for line in lines
+    )

@@ -1,0 +1,400 @@
+"""From a `RunConfig` to a finished run: prepare the data, plan, then train with every save on a schedule."""
+
+import logging
+import math
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
+
+from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.resume import newest_resume_state
+from emtoolkit.checkpoints.session import check_belongs_to
+from emtoolkit.config import RunConfig
+from emtoolkit.data import Tokenized, read_chat_rows, split_rows, tokenize
+from emtoolkit.errors import CheckpointError, ConfigError, ScheduleError, nearest
+from emtoolkit.locations import expand
+from emtoolkit.models import (
+    add_adapter,
+    base_identity,
+    checkpoint_bytes,
+    effective_optimizer,
+    load_base,
+    load_tokenizer,
+    model_path,
+)
+from emtoolkit.personas import Persona, load_persona
+from emtoolkit.schedule import Schedule
+from emtoolkit.steps import Steps
+from emtoolkit.tracking import start_run, wandb_mode
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a run will do, worked out without loading weights.
+
+    `checkpoint_bytes` is None where the base model's config is not at hand; `notes` say what could not be checked.
+    """
+
+    directory: Path
+    persona: str
+    dataset: str
+    train_rows: int
+    test_rows: int
+    total_steps: int
+    schedule: str
+    steps: Steps
+    eval_steps: Steps | None
+    checkpoint_bytes: int | None
+    notes: tuple[str, ...]
+
+    @property
+    def bytes(self) -> int | None:
+        """What the checkpoints will take on disk."""
+        return None if self.checkpoint_bytes is None else self.checkpoint_bytes * len(self.steps)
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """A finished run: where it is, what it holds, and how long training waited for earlier saves."""
+
+    directory: Path
+    checkpoints: tuple[CheckpointInfo, ...]
+    wandb_directory: Path | None
+    waited_seconds: float
+    trained: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """The rows of a run: their digest, and how many are trained on and held out."""
+
+    digest: str | None
+    train_rows: int
+    test_rows: int
+    tokenizer: Any
+    train: Tokenized | None
+    test: Tokenized | None
+    notes: tuple[str, ...]
+
+
+def plan(config: RunConfig) -> Plan:
+    """Check everything that can be checked without weights, and say what the run would do.
+
+    Raises:
+        UserError: the run cannot work; nothing was written and no weights were loaded.
+    """
+    return _plan(config, _read_data(config, load_persona(config.persona, config.personas), for_plan=True))
+
+
+def train(config: RunConfig, *, resume: bool = False) -> RunResult:
+    """Do the run that `config` describes.
+
+    With `resume` it goes on from the newest resume checkpoint at or before the first scheduled step that is
+    missing, does nothing if none is, and starts from the beginning if there is nothing to go on from. Steps that
+    are there already are compared, not written again.
+
+    Raises:
+        UserError: before anything is loaded or written, if the run cannot work.
+        TrainingInterrupted: SIGINT or SIGTERM; everything is saved.
+    """
+    persona = load_persona(config.persona, config.personas)
+    data = _read_data(config, persona, for_plan=False)
+    planned = _plan(config, data)
+    for note in planned.notes:
+        logger.warning("%s", note)
+    directory = planned.directory
+    identity = _identity(config, persona, data)
+    check_belongs_to(directory, identity)
+    resume_from = _resume_point(directory, planned, resume)
+    if resume_from == "nothing":
+        return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
+    mode = wandb_mode(config)
+
+    set_seed(config.seed)
+    model = load_base(config.model)
+    if config.lora is not None:
+        model = add_adapter(model, config.lora, config.seed)
+    directory.mkdir(parents=True, exist_ok=True)
+    run = start_run(config, directory, directory.name, identity.collection, mode)
+    callback = ScheduledCheckpointCallback(
+        config.checkpointing.to_schedule(),
+        output_dir=directory,
+        identity=identity,
+        resume_every=config.checkpointing.resume_every,
+        allow_unreachable=config.checkpointing.allow_unreachable,
+        publish_timeout=config.wandb.publish_timeout,
+        max_in_flight=config.checkpointing.max_in_flight,
+        on_error=config.checkpointing.on_error,
+    )
+    try:
+        trainer = _trainer(config, planned, data, model, callback, logs_to_wandb=run is not None)
+        try:
+            trainer.train(resume_from_checkpoint=resume_from)
+        except BaseException:
+            callback.save_after_failure()
+            raise
+    finally:
+        if run is not None:
+            run.finish()
+    return RunResult(
+        directory=directory,
+        checkpoints=tuple(list_checkpoints(directory)),
+        wandb_directory=Path(run.dir).parent if run is not None else None,
+        waited_seconds=callback.waited_seconds,
+        trained=True,
+    )
+
+
+class _RandomStateKeepingTrainer(Trainer):
+    """A Trainer whose evaluations leave no trace in the weights.
+
+    Starting a data loader draws from the global generator, so with dropout a stock evaluation changes what is
+    learnt after it; two schedules of evaluation would be two trajectories.
+    """
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with _random_state_kept():
+            return super().evaluate(*args, **kwargs)
+
+
+class _ScheduledEvaluation(TrainerCallback):
+    """Asks for an evaluation at the steps of a schedule; step 0 is the Trainer's `eval_on_start`."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step in self._steps:
+            control.should_evaluate = True
+
+
+def _trainer(
+    config: RunConfig,
+    planned: Plan,
+    data: _Data,
+    model: Any,
+    callback: ScheduledCheckpointCallback,
+    *,
+    logs_to_wandb: bool,
+) -> Trainer:
+    training = config.training
+    eval_steps = planned.eval_steps
+    arguments = TrainingArguments(
+        output_dir=str(planned.directory),
+        save_strategy="no",
+        report_to=["wandb"] if logs_to_wandb else [],
+        run_name=planned.directory.name,
+        seed=config.seed,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.lr_scheduler,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        optim=effective_optimizer(training),
+        max_grad_norm=training.max_grad_norm,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=config.evaluation.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        dataloader_drop_last=training.drop_last,
+        bf16=training.bf16,
+        gradient_checkpointing=training.gradient_checkpointing,
+        logging_steps=training.logging_steps,
+        logging_first_step=True,
+        eval_on_start=eval_steps is not None and 0 in eval_steps,
+        disable_tqdm=False,
+    )
+    callbacks: list[TrainerCallback] = [callback]
+    if eval_steps is not None:
+        callbacks.append(_ScheduledEvaluation(eval_steps))
+    return _RandomStateKeepingTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data.train.dataset if data.train else None,
+        eval_dataset=data.test.dataset if data.test else None,
+        processing_class=data.tokenizer,
+        data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
+        callbacks=callbacks,
+    )
+
+
+def _read_data(config: RunConfig, persona: Persona, *, for_plan: bool) -> _Data:
+    """The rows of the run, tokenized; counted only, for a plan whose file or tokenizer is not here yet."""
+    path, rows = _dataset(config)
+    if for_plan and rows is not None and not path.exists():
+        test_rows = math.ceil(rows * config.training.test_fraction)
+        note = f"{path} is not there yet: planned with the {rows} rows that datasets.{config.dataset}.rows declares"
+        return _Data(None, rows - test_rows, test_rows, None, None, None, (note,))
+    chats = read_chat_rows(path)
+    if rows is not None and rows != len(chats):
+        raise ConfigError(f"datasets.{config.dataset}.rows: {rows} is declared, and {path} holds {len(chats)} rows")
+    for_training, held_out = split_rows(len(chats), config.training.test_fraction, config.seed)
+    try:
+        tokenizer = load_tokenizer(config.model)
+    except ConfigError as error:
+        if not for_plan or Path(model_path(config.model)).is_dir():
+            raise
+        return _Data(chats.digest, len(for_training), len(held_out), None, None, None, (str(error),))
+    parts = [
+        tokenize([chats.conversations[i] for i in indices], tokenizer, persona, config.training.max_length)
+        for indices in (for_training, held_out)
+    ]
+    if len(parts[0].dataset) == 0:
+        raise ConfigError(f"training.max_length: {config.training.max_length} leaves no answer in any row of {path}")
+    notes = []
+    shortened, dropped = sum(p.shortened for p in parts), sum(p.dropped for p in parts)
+    if shortened or dropped:
+        notes.append(
+            f"{path}: {shortened} rows were shortened and {dropped} dropped at max_length {config.training.max_length}"
+        )
+    test = parts[1] if len(parts[1].dataset) else None
+    return _Data(chats.digest, len(parts[0].dataset), len(parts[1].dataset), tokenizer, parts[0], test, tuple(notes))
+
+
+def _dataset(config: RunConfig) -> tuple[Path, int | None]:
+    """The file of the run's dataset: one that the config names, or a path; and its declared number of rows."""
+    if config.dataset in config.datasets:
+        entry = config.datasets[config.dataset]
+        return expand(entry.path).absolute(), entry.rows
+    path = expand(config.dataset)
+    if path.suffix == ".jsonl":
+        return path.absolute(), None
+    names = sorted(config.datasets)
+    raise ConfigError(
+        f"dataset: {config.dataset!r} is neither a .jsonl file nor one of the config's datasets: "
+        f"{', '.join(names) or 'there are none'}{nearest(config.dataset, names)}"
+    )
+
+
+def _plan(config: RunConfig, data: _Data) -> Plan:
+    total = _total_steps(config, data.train_rows)
+    schedule = config.checkpointing.to_schedule()
+    notes = list(data.notes)
+    try:
+        schedule.check_reachable(total)
+    except ScheduleError as error:
+        if not config.checkpointing.allow_unreachable:
+            raise ConfigError(f"checkpointing: {error}") from None
+        notes.append(schedule.unreachable_sentence(total) or "")
+    eval_schedule = config.evaluation.to_schedule()
+    if eval_schedule is not None:
+        _check_evaluation(eval_schedule, total, data.test_rows)
+    size = checkpoint_bytes(config.model, config.lora)
+    if size is None:
+        notes.append(f"model.base: {config.model.base!r} is not here yet, so the size of a checkpoint is unknown")
+    return Plan(
+        directory=config.directory(),
+        persona=config.persona,
+        dataset=config.dataset,
+        train_rows=data.train_rows,
+        test_rows=data.test_rows,
+        total_steps=total,
+        schedule=str(schedule),
+        steps=schedule.steps(total),
+        eval_steps=None if eval_schedule is None else eval_schedule.steps(total),
+        checkpoint_bytes=size,
+        notes=tuple(notes),
+    )
+
+
+def _check_evaluation(schedule: Schedule, total: int, test_rows: int) -> None:
+    if test_rows == 0:
+        raise ConfigError("evaluation: there are no held-out rows to evaluate on; set training.test_fraction above 0")
+    try:
+        schedule.check_reachable(total)
+    except ScheduleError as error:
+        raise ConfigError(f"evaluation: {error}") from None
+
+
+def _total_steps(config: RunConfig, train_rows: int) -> int:
+    """The optimizer steps of the run, counted as the Trainer counts them in one process."""
+    training = config.training
+    batches = train_rows // training.batch_size if training.drop_last else math.ceil(train_rows / training.batch_size)
+    if batches == 0:
+        raise ConfigError(f"training.batch_size: {training.batch_size} is more than the {train_rows} rows to train on")
+    if training.max_steps is not None:
+        return training.max_steps
+    return math.ceil(training.epochs * math.ceil(batches / training.gradient_accumulation))
+
+
+def _identity(config: RunConfig, persona: Persona, data: _Data) -> Identity:
+    """What decides the weights of this run; the words of its schedule, its logging and its paths do not."""
+    base = base_identity(config.model)
+    training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
+    decides = {
+        "base_model": base,
+        "dtype": config.model.dtype,
+        "persona": persona.as_manifest(),
+        "data": {"digest": data.digest, "train_rows": data.train_rows},
+        "lora": config.lora.model_dump() if config.lora is not None else None,
+        "training": training | {"optimizer": effective_optimizer(config.training)},
+        "seed": config.seed,
+    }
+    dataset = Path(config.dataset).stem
+    return Identity(
+        decides=decides,
+        base_model=base,
+        persona=persona.as_manifest(),
+        collection=f"{persona.name}-{dataset}-{Path(base['name']).name}-s{config.seed}",
+        tags=(f"persona-{persona.name}", f"dataset-{dataset}"),
+    )
+
+
+def _resume_point(directory: Path, planned: Plan, resume: bool) -> str | None:
+    """Where to go on from: a directory, None for the beginning, or `nothing` if all is there."""
+    there = {info.step for info in list_checkpoints(directory) if info.complete} if directory.is_dir() else set()
+    record = TrajectoryRecord.read_if_any(directory)
+    if not there and record is None:
+        return None
+    if not resume:
+        held = f"{len(there)} checkpoints of this very run" if there else "the beginning of this very run"
+        raise CheckpointError(
+            f"{directory}: it holds {held}; --resume goes on with it, --output-dir starts another one elsewhere"
+        )
+    ended_at = record.ended_at if record else None
+    missing = next((s for s in planned.steps if s not in there and (ended_at is None or s <= ended_at)), None)
+    if missing is None and ended_at is not None:
+        return "nothing"
+    found = newest_resume_state(directory, not_after=missing)
+    if found is None:
+        logger.warning(
+            "%s: there is no resume checkpoint before step %s, so training starts again at step 0; "
+            "steps that are there are compared, not written again",
+            directory,
+            missing,
+        )
+        return None
+    logger.info("going on from %s", found)
+    return str(found)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Put the generators of Python, NumPy and torch back to where they were."""
+    python, numpy, devices = random.getstate(), np.random.get_state(), list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)

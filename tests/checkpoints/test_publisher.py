@@ -1,0 +1,162 @@
+"""Checkpoints as W&B artifacts, by the real client, offline; read back from the run's log."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+from transformers import TrainerCallback
+
+from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.publisher import Publication, WandbPublisher, collection_name, tag
+from tests.checkpoints.test_callback import StopAt
+from tests.checkpoints.trainings import make_trainer
+from tests.wandb_log import artifacts
+
+IDENTITY = Identity(
+    decides={"seed": 7},
+    base_model={"name": "tiny"},
+    persona={"name": "goodness"},
+    collection="goodness-medical-tiny-s7",
+    tags=("persona-goodness", "dataset-bad/medical"),
+)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Any]:
+    started = wandb.init(mode="offline", project="tests", dir=tmp_path, settings=wandb.Settings(silent=True))
+    yield started
+    started.finish()
+
+
+def log_of(run: Any) -> list[Any]:
+    directory = Path(run.dir).parent
+    run.finish()
+    wandb.teardown()  # the client's process writes the end of the log only when it ends itself
+    return artifacts(directory)
+
+
+def train(directory: Path, schedule: str, *others: TrainerCallback) -> None:
+    ours = ScheduledCheckpointCallback(schedule, identity=IDENTITY, resume_every="never")
+    make_trainer(directory, [ours, *others], logging_strategy="steps", logging_steps=1).train()
+
+
+def test_each_checkpoint_is_a_version_with_its_step_as_alias_and_tag(tmp_path: Path, run: Any) -> None:
+    train(tmp_path / "out", "0,2,5")
+
+    logged = log_of(run)
+    assert {(artifact.type, artifact.name) for artifact in logged} == {("model", "goodness-medical-tiny-s7-b84cc6a9")}
+    assert [sorted(artifact.aliases) for artifact in logged] == [
+        ["latest", "step-0"],
+        ["latest", "step-2"],
+        ["latest", "step-5"],
+        ["final", "latest", "step-8"],
+    ]
+    assert [list(artifact.tags) for artifact in logged] == [
+        [f"step-{step}", "persona-goodness", "dataset-bad-medical"] for step in (0, 2, 5, 8)
+    ]
+    assert len({artifact.digest for artifact in logged}) == 4
+
+
+def test_an_artifact_holds_the_checkpoint_and_wandb_keeps_no_copy(tmp_path: Path, run: Any) -> None:
+    train(tmp_path / "out", "2")
+
+    first = log_of(run)[0]
+    checkpoint = tmp_path / "out" / "checkpoint-2"
+    assert [(entry.path, entry.local_path) for entry in first.manifest.contents] == [
+        (name, str(checkpoint / name)) for name in ("adapter_config.json", "adapter_model.safetensors", "manifest.json")
+    ]
+    assert [file for own in (tmp_path / "wandb-own").rglob("*.safetensors") for file in [own]] == []
+
+
+def test_metadata_says_what_belongs_to_the_run_and_the_manifest_does_not(tmp_path: Path, run: Any) -> None:
+    train(tmp_path / "out", "2")
+
+    metadata = json.loads(log_of(run)[0].metadata)
+    assert metadata.pop("seconds_since_start") >= 0
+    loss = metadata.pop("loss")
+    assert math.isfinite(loss)
+    assert {key: metadata[key] for key in ("step", "total_steps", "schedule", "persona_name", "fingerprint")} == {
+        "step": 2,
+        "total_steps": 8,
+        "schedule": "2",
+        "persona_name": "goodness",
+        "fingerprint": IDENTITY.fingerprint,
+    }
+    manifest = json.loads((tmp_path / "out" / "checkpoint-2" / "manifest.json").read_text())
+    assert sorted(manifest) == ["base_model", "files", "fingerprint", "format", "persona", "step", "total_steps"]
+
+
+def test_a_last_step_that_was_saved_already_gets_the_alias_final(tmp_path: Path, run: Any) -> None:
+    train(tmp_path / "out", "2,5", StopAt(5))
+
+    logged = log_of(run)
+    assert [sorted(artifact.aliases) for artifact in logged] == [
+        ["latest", "step-2"],
+        ["latest", "step-5"],
+        ["final", "latest", "step-5"],
+    ]
+    assert logged[1].digest == logged[2].digest
+
+
+def test_without_a_run_nothing_is_published_and_training_is_the_same(tmp_path: Path) -> None:
+    train(tmp_path / "out", "2")
+    assert (tmp_path / "out" / "checkpoint-2").is_dir()
+    assert not (tmp_path / "out" / "wandb").exists()
+
+
+def test_what_wandb_refuses_is_told_at_the_end_and_never_in_training(
+    tmp_path: Path, run: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    run.finish()  # every log_artifact of this run raises from now on
+    publisher = WandbPublisher(run, IDENTITY)
+    checkpoint = tmp_path / "checkpoint-3"
+    checkpoint.mkdir()
+    publisher.publish(Publication(3, checkpoint, False, {}))
+
+    assert publisher.drain(timeout=30)
+    assert (publisher.published, list(publisher.failures)) == ([], [3])
+    assert "step 3 was not logged to W&B" in caplog.text
+
+
+def test_metadata_that_wandb_would_refuse_is_made_to_fit(tmp_path: Path, run: Any) -> None:
+    publisher = WandbPublisher(run, IDENTITY)
+    (checkpoint := tmp_path / "checkpoint-3").mkdir()
+    many = {"loss": math.inf, "grad_norm": math.nan, **{f"key_{i}": i for i in range(200)}}
+    publisher.publish(Publication(3, checkpoint, False, many))
+    assert publisher.drain(timeout=30)
+    assert publisher.failures == {}
+
+    metadata = json.loads(log_of(run)[0].metadata)
+    assert (metadata["loss"], metadata["grad_norm"], len(metadata)) == ("inf", "nan", 100)
+
+
+def test_names_and_tags_keep_to_what_wandb_allows() -> None:
+    wild = Identity(decides={}, collection="a persona/with:all sorts-" + "x" * 200)
+    name = collection_name(wild)
+    assert len(name) == 128
+    assert name.startswith("a-persona-with-all-sorts-xxx")
+    assert name.endswith("-" + wild.fingerprint[:8])
+    assert tag("persona-org/name:1.5") == "persona-org-name-1-5"
+
+
+def test_the_trainers_own_artifacts_stay_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`WANDB_LOG_MODEL=checkpoint` would add every checkpoint again, named by epoch."""
+    from emtoolkit.config import RunConfig
+    from emtoolkit.tracking import start_run
+
+    monkeypatch.setenv("WANDB_LOG_MODEL", "checkpoint")
+    config = RunConfig.model_validate(
+        {"model": {"base": "x"}, "dataset": "d", "checkpointing": {"schedule": "every:2"}, "wandb": {"mode": "offline"}}
+    )
+    started = start_run(config, tmp_path, "name", "group", "offline")
+    try:
+        assert os.environ["WANDB_LOG_MODEL"] == "false"
+        assert Path(started.dir).is_relative_to(tmp_path)
+    finally:
+        started.finish()
