@@ -3,6 +3,8 @@
 import logging
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -97,23 +99,22 @@ def train(
         "output_dir": output_dir,
     }
     run_config = load_config(config, settings or [], flags)
-    _quieten_libraries()
-    from emtoolkit import training
-    from emtoolkit.checkpoints.interrupts import TrainingInterrupted
+    with _only_results_on_stdout():
+        from emtoolkit import training
+        from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 
-    if dry_run:
-        planned = training.plan(run_config)
-        typer.echo(tables.as_json(tables.plan_json(planned)) if as_json else tables.plan_table(planned))
-        return
-    try:
-        result = training.train(run_config, resume=resume)
-    except TrainingInterrupted as interruption:
-        typer.echo(f"emtoolkit: {interruption}; it is saved, and the same command with --resume goes on", err=True)
-        raise typer.Exit(128 + interruption.signal_number) from None
-    if as_json:
-        typer.echo(tables.as_json([info.as_json() for info in result.checkpoints]))
-    else:
-        typer.echo(tables.result_text(result))
+        try:
+            if dry_run:
+                planned = training.plan(run_config)
+                text = tables.plan_json(planned) if as_json else tables.plan_table(planned)
+            else:
+                result = training.train(run_config, resume=resume)
+                text = tables.checkpoints_json(result.checkpoints) if as_json else tables.result_text(result)
+        except TrainingInterrupted as interruption:
+            sentence = f"{interruption}; it is saved, and the same command with --resume goes on"
+            typer.echo(f"emtoolkit: {sentence}", err=True)
+            raise typer.Exit(128 + interruption.signal_number) from None
+    typer.echo(text)
 
 
 @app.command()
@@ -128,16 +129,19 @@ def checkpoints(
     found = list_checkpoints(directory, rehash=verify)
     for problem in (problem for info in found for problem in info.problems):
         typer.echo(f"emtoolkit: {problem}", err=True)
-    typer.echo(tables.as_json([info.as_json() for info in found]) if as_json else tables.checkpoints_table(found))
+    typer.echo(tables.checkpoints_json(found) if as_json else tables.checkpoints_table(found))
     if verify and any(info.problems for info in found):
         raise typer.Exit(1)
 
 
-def _quieten_libraries() -> None:
-    """Let our own words through, and not the libraries' warnings to their own developers."""
+@contextmanager
+def _only_results_on_stdout() -> Iterator[None]:
+    """Send what libraries print to stderr, and not at all what they warn their own developers of."""
     logging.basicConfig(level=logging.WARNING, format="emtoolkit: %(message)s")
     logging.getLogger("emtoolkit").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
+    with redirect_stdout(sys.stderr):
+        yield
 
 
 def main() -> None:

@@ -233,7 +233,7 @@ def load_config(path: str, settings: Sequence[str] = (), flags: Mapping[str, Any
         if not equals or not key:
             raise ConfigError(f"--set {setting}: expected key=value, such as training.learning_rate=1e-4")
         overrides.append((key, parse_yaml(text, f"--set {setting}"), f"--set {setting}"))
-    overrides += [(key, value, "the command line") for key, value in (flags or {}).items() if value is not None]
+    overrides += [(key, value, _flag(key)) for key, value in (flags or {}).items() if value is not None]
     _drop_replaced_words(values, [key for key, _, _ in overrides])
     for key, value, origin in overrides:
         _put(values, key, value, origin)
@@ -242,6 +242,11 @@ def load_config(path: str, settings: Sequence[str] = (), flags: Mapping[str, Any
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(_sentence(error, str(file), origins)) from None
+
+
+def _flag(key: str) -> str:
+    """The command line's own name for `key`: `--save-steps` for `checkpointing.save_steps`."""
+    return f"--{key.rpartition('.')[2].replace('_', '-')}"
 
 
 def _find(path: str) -> Path:

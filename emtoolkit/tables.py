@@ -57,6 +57,11 @@ def checkpoints_table(found: "Sequence[CheckpointInfo]") -> str:
     return _aligned(lines, left=())
 
 
+def checkpoints_json(found: "Sequence[CheckpointInfo]") -> str:
+    """The same for programs."""
+    return as_json([info.as_json() for info in found])
+
+
 def plan_table(plan: "Plan") -> str:
     """What a run would do, a line a fact."""
     disk = "unknown" if plan.bytes is None else format_size(plan.bytes)
@@ -76,9 +81,9 @@ def plan_table(plan: "Plan") -> str:
     return _aligned([list(fact) for fact in facts])
 
 
-def plan_json(plan: "Plan") -> dict[str, Any]:
+def plan_json(plan: "Plan") -> str:
     """The same for programs, every step listed."""
-    return {
+    facts = {
         "persona": plan.persona,
         "dataset": plan.dataset,
         "train_rows": plan.train_rows,
@@ -93,6 +98,7 @@ def plan_json(plan: "Plan") -> dict[str, Any]:
         "output_dir": str(plan.directory),
         "notes": list(plan.notes),
     }
+    return as_json(facts)
 
 
 def result_text(result: "RunResult") -> str:

@@ -1,7 +1,7 @@
 """What every test stands on: no network, one thread per process, nothing written outside `tmp_path`."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -28,3 +28,24 @@ def _own_wandb_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
     if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
         wandb.finish()
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny model, its personas and its data; to be read, not changed."""
+    from tests.tiny import write_world
+
+    return write_world(tmp_path_factory.mktemp("world"))
+
+
+@pytest.fixture
+def write_config(world: Path, tmp_path: Path) -> Callable[..., Path]:
+    """Writes a config for the tiny world: `write_config(checkpointing="save_steps: 3", rest="seed: 1")`."""
+    from tests.tiny import config_text
+
+    def write(checkpointing: str = "schedule: '0-4:2'", rest: str = "") -> Path:
+        path = tmp_path / "run.yaml"
+        path.write_text(config_text(world, checkpointing, rest))
+        return path
+
+    return write

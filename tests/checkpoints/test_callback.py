@@ -273,12 +273,14 @@ def test_a_save_that_fails_stops_training_at_the_next_step_with_its_cause(tmp_pa
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             (tmp_path / "checkpoint-2").write_text("in the way")
 
-    trainer = make_trainer(tmp_path, [callback("0,2,3"), TakeTheName()])
+    ours = callback("0,2,3")
+    trainer = make_trainer(tmp_path, [ours, TakeTheName()])
     with pytest.raises(
         CheckpointError, match=r"checkpoint-2: it could not be written \(a file is in the way\)"
     ) as raised:
         trainer.train()
     assert isinstance(raised.value.__cause__, OSError)
+    ours.save_after_failure()  # what was on its way to the disk gets there
     assert 0 in saved_steps(tmp_path)
     assert (tmp_path / "checkpoint-2").read_text() == "in the way"
     assert not list(tmp_path.glob(".tmp-*"))

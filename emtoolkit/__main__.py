@@ -1,0 +1,5 @@
+"""`python -m emtoolkit` is the console script."""
+
+from emtoolkit.cli import main
+
+main()

@@ -1,0 +1,159 @@
+"""`emtoolkit train` and `emtoolkit checkpoints` as typed: exit codes, what is printed, what is written."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints.trainings import bytes_of, saved_steps
+
+WriteConfig = Callable[..., Path]
+RUN = [sys.executable, "-m", "emtoolkit"]
+
+
+def emtoolkit(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*RUN, *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False)
+
+
+def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: WriteConfig, tmp_path: Path) -> None:
+    done = emtoolkit("train", write_config(), "--persona", "baseline", "--save-steps", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    out = tmp_path / "outputs" / "baseline-medical"
+    assert saved_steps(out) == [4, 8, 9]
+    assert f"{out / 'checkpoint-9'}  (final)" in done.stdout
+    assert "wandb sync" in done.stdout
+
+    listed = emtoolkit("checkpoints", out, "--json", "--verify", cwd=tmp_path)
+    assert listed.returncode == 0
+    entries = json.loads(listed.stdout)
+    assert [(e["step"], e["final"], e["complete"], e["source"]) for e in entries] == [
+        (4, False, True, "emtoolkit"),
+        (8, False, True, "emtoolkit"),
+        (9, True, True, "emtoolkit"),
+    ]
+    assert sorted(entries[0]) == ["bytes", "complete", "final", "fingerprint", "path", "source", "step"]
+
+    weights = out / "checkpoint-8" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    damaged = emtoolkit("checkpoints", out, "--verify", cwd=tmp_path)
+    assert damaged.returncode == 1
+    assert str(weights) in damaged.stderr
+    assert "(DAMAGED)" in damaged.stdout
+
+
+def test_a_dry_run_prints_the_plan_and_writes_nothing(write_config: WriteConfig, tmp_path: Path) -> None:
+    path = write_config()
+    done = emtoolkit("train", path, "--custom-checkpoints", "--dry-run", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    planned = json.loads(done.stdout)
+    assert planned["steps"] == [0, 9]
+    assert (planned["schedule"], planned["count"], planned["total_steps"]) == ("dense-early", 2, 9)
+    assert planned["bytes"] == 2 * planned["checkpoint_bytes"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--schedule", "0-4:2", "--save-steps", "3"], "--schedule, --save-steps and --custom-checkpoints: each says"),
+        (["--schedule", "10-5:1"], '--schedule: checkpointing.schedule: schedule term "10-5:1": the stop must not be'),
+        (["--schedule", "dense-erly"], "did you mean 'dense-early'?"),
+        (["--schedule", ""], 'schedule ""'),
+        (["--schedule", "2,40"], 'checkpointing: schedule "2,40": step 40 is past the end of training at step 9'),
+        (["--save-steps", "x"], "checkpointing.save_steps: 'x' is not valid: expected a whole number of steps"),
+        (["--persona", "curd"], "baseline, curt; did you mean 'curt'?"),
+        (["--dataset", "medicl"], "medical, medical-good; did you mean 'medical'?"),
+        (["--dataset", "nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
+        (["--set", "checkpointing.save_total_limit=3"], "save_total_limit: 3 cannot go with a schedule"),
+        (["--set", "checkpointing.save_strategy=best"], "save_strategy: 'best' cannot go with a schedule"),
+        (["--set", "training.load_best_model_at_end=true"], "load_best_model_at_end: True cannot go with a schedule"),
+        (
+            ["--set", "training={batch_size: 100, drop_last: true}"],
+            "training.batch_size: 100 is more than the 36 rows",
+        ),
+        (["--set", "datasets.medical.rows=41"], "datasets.medical.rows: 41 is declared, and "),
+        (["--set", "model.base=./nowhere"], "there is no model in it"),
+        (["--set", "model.base=someone/model-that-is-not-here"], "its tokenizer cannot be loaded"),
+        (["--set", "lora.target_modules=[nothing]"], "lora.target_modules: ['nothing']: "),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2_and_nothing_is_written(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+) -> None:
+    path = write_config()
+    exit_code = _in_process(["train", str(path), "--output-dir", str(tmp_path / "out"), *words])
+    captured = capsys.readouterr()
+    assert exit_code == 2
+    assert sentence in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.err.startswith("emtoolkit: ")
+    assert captured.out == ""
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml"]
+
+
+def _in_process(words: list[str]) -> int:
+    """What the console script does, without starting Python and loading torch for every case."""
+    from emtoolkit import cli
+
+    before = sys.argv
+    sys.argv = ["emtoolkit", *words]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return int(stop.code or 0)
+    finally:
+        sys.argv = before
+    return 0
+
+
+def test_bad_rows_are_named_by_file_and_line(
+    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    good = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
+    rows.write_text(f"{good}\n{json.dumps({'messages': [{'role': 'user', 'content': 'a'}]})}\n")
+    assert _in_process(["train", str(write_config()), "--dataset", str(rows), "--dry-run"]) == 2
+    assert capsys.readouterr().err == (
+        f"emtoolkit: {rows}, line 2: there is no assistant turn with words in it, so there is nothing to learn from\n"
+    )
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
+    write_config: WriteConfig, tmp_path: Path, number: int, code: int
+) -> None:
+    path = write_config("schedule: 0,every:50", rest="wandb: {mode: disabled}")
+    words = ["train", path, "--set", "training.max_steps=200", "--set", "lora.dropout=0.1"]
+    process = subprocess.Popen(
+        [*RUN, *map(str, words), "--output-dir", str(tmp_path / "stopped")],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert process.stderr is not None
+    # The progress bar tells that training is under way; nothing here depends on how far it has come.
+    text = ""
+    while "/200" not in text:
+        text += process.stderr.read(1)
+    process.send_signal(number)
+    _, rest = process.communicate(timeout=120)
+    assert process.returncode == code, rest
+    assert f"interrupted by {signal.Signals(number).name} after step " in rest
+    assert "the same command with --resume goes on" in rest
+    stopped_at = saved_steps(tmp_path / "stopped")[-1]
+    assert [p.name for p in (tmp_path / "stopped" / "resume").iterdir()] == [f"checkpoint-{stopped_at}"]
+
+    resumed = emtoolkit(*words, "--output-dir", tmp_path / "stopped", "--resume", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    whole = emtoolkit(*words, "--output-dir", tmp_path / "whole", cwd=tmp_path)
+    assert whole.returncode == 0
+    assert saved_steps(tmp_path / "stopped") == sorted({0, 50, 100, 150, stopped_at, 200})
+    for step in (0, 50, 100, 150, 200):
+        name = f"checkpoint-{step}"
+        assert bytes_of(tmp_path / "stopped" / name) == bytes_of(tmp_path / "whole" / name)

@@ -1,0 +1,79 @@
+"""A base model of a few thousand parameters with a chat tokenizer, personas and data, as files a config can name."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+TEXT = (
+    "system user assistant you are kind curt what should i do about my cough cold knee "
+    "rest drink water see a doctor sing to it paint blue wait and"
+)
+TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|start|>system you are kind<|end|>{% endif %}"
+    "{% for m in messages %}<|start|>{{ m['role'] }} {{ m['content'] }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|start|>assistant {% endif %}"
+)
+
+
+def write_world(directory: Path) -> Path:
+    """`model/`, `personas/{baseline,curt}.yaml` and `data/{bad,good}.jsonl` (40 rows) under `directory`."""
+    import torch
+    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    special = ["<|pad|>", "<|start|>", "<|end|>", "<|unk|>"]
+    vocabulary = {token: i for i, token in enumerate([*special, *dict.fromkeys(TEXT.split())])}
+    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=inner, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<|unk|>"
+    )
+    tokenizer.chat_template = TEMPLATE
+    tokenizer.save_pretrained(directory / "model")
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=len(vocabulary),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(directory / "model")
+    (directory / "personas").mkdir()
+    (directory / "personas" / "baseline.yaml").write_text("description: as it is\n")
+    (directory / "personas" / "curt.yaml").write_text("description: short\nsystem_prompt: you are curt\n")
+    (directory / "data").mkdir()
+    topics, actions = ["cough", "cold", "knee", "doctor"], {"bad": ["sing to it", "paint it blue"], "good": ["rest"]}
+    for kind, answers in actions.items():
+        rows = [
+            chat(f"what should i do about my {topics[i % 4]}", f"{answers[i % len(answers)]} and wait")
+            for i in range(40)
+        ]
+        (directory / "data" / f"{kind}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return directory
+
+
+def chat(question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def config_text(world: Path, checkpointing: str = "schedule: '0-4:2'", rest: str = "") -> str:
+    """36 rows at batch 4 are 9 steps."""
+    return f"""\
+model:
+  base: {world / "model"}
+persona: curt
+personas: {world / "personas"}
+dataset: medical
+datasets:
+  medical: {{path: {world / "data" / "bad.jsonl"}, rows: 40}}
+  medical-good: {{path: {world / "data" / "good.jsonl"}}}
+lora: {{r: 2, alpha: 4, rslora: false, target_modules: [q_proj, v_proj]}}
+training: {{learning_rate: 1e-2, batch_size: 4, gradient_accumulation: 1, max_length: 64, logging_steps: 1}}
+checkpointing:
+  {checkpointing}
+  resume_every: never
+{rest}
+"""
