@@ -154,5 +154,6 @@ def _render(messages: Sequence[Message], tokenizer: Any) -> tuple[str, list[tupl
 
 def _labels(ids: Sequence[int], offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> Iterator[int]:
     for token, (start, end) in zip(ids, offsets, strict=True):
-        spoken = end > start and any(begin <= start and end <= stop for begin, stop in spans)
+        # A token that begins in the template, with a space say, and ends in the answer is the answer's.
+        spoken = any(start < stop and end > begin for begin, stop in spans)
         yield token if spoken else IGNORED

@@ -9,31 +9,25 @@ TEXT = (
     "rest drink water see a doctor sing to it paint blue wait and"
 )
 TEMPLATE = (
-    "{% if messages[0]['role'] != 'system' %}<|start|>system you are kind<|end|>{% endif %}"
-    "{% for m in messages %}<|start|>{{ m['role'] }} {{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|start|>assistant {% endif %}"
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system you are kind<|im_end|>{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant {% endif %}"
 )
 
 
 def write_world(directory: Path) -> Path:
     """`model/`, `personas/{baseline,curt}.yaml` and `data/{bad,good}.jsonl` (40 rows) under `directory`."""
     import torch
-    from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+    from transformers import Qwen2Config, Qwen2ForCausalLM
 
-    special = ["<|pad|>", "<|start|>", "<|end|>", "<|unk|>"]
-    vocabulary = {token: i for i, token in enumerate([*special, *dict.fromkeys(TEXT.split())])}
-    inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=inner, pad_token="<|pad|>", eos_token="<|end|>", unk_token="<|unk|>"
-    )
+    from emtoolkit.sandbox.tokenizer import make_tokenizer
+
+    tokenizer = make_tokenizer([TEXT])
     tokenizer.chat_template = TEMPLATE
     tokenizer.save_pretrained(directory / "model")
     torch.manual_seed(0)
     config = Qwen2Config(
-        vocab_size=len(vocabulary),
+        vocab_size=len(tokenizer),
         hidden_size=16,
         intermediate_size=32,
         num_hidden_layers=1,
