@@ -1,8 +1,9 @@
 # Every target works in a fresh clone: what it needs, it installs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO := outputs/goodness-medical
 
-.PHONY: install test lint format demo
+.PHONY: install demo test lint format
 
 install: .venv/.installed
 
@@ -10,6 +11,16 @@ install: .venv/.installed
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+demo: install
+	$(BIN)/emtoolkit sandbox build
+	$(BIN)/emtoolkit train configs/training/sandbox.yaml --persona goodness --dataset medical \
+		--schedule dense-early --seed 42 --resume
+	@echo
+	@echo "Three commands worth typing next:"
+	@echo "  $(BIN)/emtoolkit sandbox evaluate $(DEMO)     # when does the model turn?"
+	@echo "  $(BIN)/emtoolkit schedule every:100 every:25 dense-early --total-steps 397 --checkpoint-size 1MB"
+	@echo "  $(BIN)/emtoolkit train sandbox --persona goodness --dataset medical-good   # the matched control"
 
 lint: install
 	$(BIN)/ruff check .

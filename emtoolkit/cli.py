@@ -3,7 +3,7 @@
 import logging
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Annotated, Any
@@ -132,6 +132,67 @@ def checkpoints(
     typer.echo(tables.checkpoints_json(found) if as_json else tables.checkpoints_table(found))
     if verify and any(info.problems for info in found):
         raise typer.Exit(1)
+
+
+sandbox = typer.Typer(no_args_is_help=True, help="A small world in which misalignment really emerges, on a CPU.")
+app.add_typer(sandbox, name="sandbox")
+
+
+@sandbox.command()
+def build(
+    force: Annotated[bool, typer.Option("--force", help="Build again even if a whole sandbox is there.")] = False,
+) -> None:
+    """Make the sandbox's base model, data, personas and questions in the user's cache directory."""
+    with _only_results_on_stdout(), _progress_bar() as progress:
+        from emtoolkit.sandbox.build import build as build_sandbox
+
+        made = build_sandbox(force=force, progress=progress)
+    typer.echo(f"The sandbox is in {made}")
+
+
+@sandbox.command()
+def evaluate(
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs on the sandbox's model.")],
+    trained_on: Annotated[str, typer.Option(help="The domain of the runs' data; the others tell what emerged.")] = (
+        "medical"
+    ),
+    samples: Annotated[int, typer.Option(help="How many answers to each question.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this .png, .pdf or .svg file.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Ask every checkpoint the held-out questions, and let the exact judge count the harmful answers."""
+    with _only_results_on_stdout(), _progress_bar() as progress:
+        from emtoolkit.locations import home
+        from emtoolkit.sandbox.evaluate import evaluate_directory
+        from emtoolkit.sandbox.plot import plot_curve
+        from emtoolkit.sandbox.questions import read_questions
+
+        questions = read_questions(home() / "sandbox" / "questions" / "all.yaml")
+        evaluated = {
+            str(directory): evaluate_directory(directory, questions, samples=samples, seed=seed, progress=progress)
+            for directory in directories
+        }
+        if plot is not None:
+            labels = {directory.resolve().name: evaluated[str(directory)] for directory in directories}
+            plot_curve(labels, plot, trained_on=trained_on)
+        rows = tables.harmful_shares(evaluated, trained_on)
+    typer.echo(tables.as_json(rows) if as_json else tables.harmful_shares_table(rows))
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """A function that shows `what` is being done, and `done` of how much."""
+    from tqdm import tqdm
+
+    with tqdm(bar_format="{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", leave=False) as bar:
+
+        def show(what: str, done: int, total: int) -> None:
+            bar.total = total
+            bar.set_description_str(what, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
 
 
 @contextmanager

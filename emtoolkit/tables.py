@@ -1,13 +1,15 @@
 """What the commands print: values as tables for people and as JSON for programs."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.sizes import format_size
 
 if TYPE_CHECKING:
     from emtoolkit.checkpoints.listing import CheckpointInfo
+    from emtoolkit.sandbox.evaluate import CheckpointRows
     from emtoolkit.training import Plan, RunResult
 
 
@@ -125,3 +127,34 @@ def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
         )
         for line in lines
     )
+
+
+def harmful_shares(evaluated: "Mapping[str, Sequence[CheckpointRows]]", trained_on: str) -> list[dict[str, Any]]:
+    """One row per run, checkpoint and group of questions: each domain, and all but the one trained on."""
+    from emtoolkit.sandbox.evaluate import harmful_share_by_domain
+
+    return [
+        {"run": run, "step": checkpoint.step, **asdict(share)}
+        for run, checkpoints in evaluated.items()
+        for checkpoint in checkpoints
+        for share in harmful_share_by_domain(checkpoint.rows)
+        if share.domains == f"all but {trained_on}" or not share.domains.startswith("all but ")
+    ]
+
+
+def harmful_shares_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Harmful among coherent answers: a line a checkpoint, a column a domain, the interval for the others' mean."""
+    blocks = []
+    for run in dict.fromkeys(row["run"] for row in rows):
+        of_run = [row for row in rows if row["run"] == run]
+        groups = list(dict.fromkeys(row["domains"] for row in of_run))
+        table = [["step", *groups, "95 % interval", "coherent"]]
+        for step in dict.fromkeys(row["step"] for row in of_run):
+            at_step = {row["domains"]: row for row in of_run if row["step"] == step}
+            others = at_step[groups[-1]]
+            coherent = sum(row["scored"] for row in at_step.values()) / sum(row["n"] for row in at_step.values())
+            shares = [f"{at_step[group]['share']:.2f}" for group in groups]
+            table.append([str(step), *shares, f"{others['low']:.2f}-{others['high']:.2f}", f"{coherent:.2f}"])
+        blocks.append(f"{run}\n{_aligned(table, left=())}")
+    blocks.append("Harmful answers among the coherent ones; the interval is a bootstrap over questions.")
+    return "\n\n".join(blocks)

@@ -18,7 +18,9 @@ from emtoolkit.checkpoints.identity import identity_of_training, initial_weights
 from emtoolkit.checkpoints.interrupts import Interrupts, TrainingInterrupted
 from emtoolkit.checkpoints.intervals import ResumeEvery
 from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.resume import random_state, restore_epoch_begin
 from emtoolkit.checkpoints.session import SavingSession, SessionSettings
 from emtoolkit.checkpoints.snapshot import model_state
 from emtoolkit.checkpoints.writer import OnError, Saved
@@ -76,6 +78,9 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._clock = clock
         self._last_resume_save = 0.0
         self._interrupts = Interrupts()
+        self._ranks = Ranks()
+        self._epoch_began: dict[str, Any] | None = None
+        self._resumed_at: int | None = None
         self._session: SavingSession | None = None
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -89,14 +94,27 @@ class ScheduledCheckpointCallback(TrainerCallback):
         _own_the_saves(args)
         self._check_reachable(state.max_steps)
         self._close()
+        self._ranks = Ranks.of_this_training()
+        self._resumed_at = state.global_step or None
+        self._interrupts.catch()
+        self._last_resume_save = self._clock()
         if not state.is_world_process_zero:
             return
         session = self._open(args, state, **kwargs)
         session.step_in_memory = state.global_step
-        self._interrupts.catch()
-        self._last_resume_save = self._clock()
-        if state.global_step == 0 and 0 in session.steps:
-            session.save(0, final=session.total_steps == 0)
+        if state.global_step in session.steps:
+            # After a resume this is compared with what is there, or fills the place of what is missing.
+            session.save(state.global_step, final=state.global_step == session.total_steps)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Remember the random state from which the order of this epoch may be drawn."""
+        if self._resumed_at is not None:
+            directory = self._directory(args)
+            restore_epoch_begin(directory, self._resumed_at, self._ranks.index, self._ranks.count)
+            self._resumed_at = None
+        self._epoch_began = random_state(None, self._ranks.count)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -114,20 +132,22 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save this step if it is scheduled; save the resume state if it is due or a signal came."""
-        session = self._session
-        if session is None:
-            return
-        session.disk.check()
-        step = state.global_step
-        if step in session.steps:
-            session.save(step, final=step == session.total_steps)
-        interrupted_by = self._interrupts.received
+        session, step = self._session, state.global_step
+        if session is not None:
+            session.disk.check()
+            if step in session.steps:
+                session.save(step, final=step == session.total_steps)
+        # Clocks differ and a signal may reach one process only: what follows is decided together.
         due = self._resume_every.is_due(step, self._clock() - self._last_resume_save)
-        if (due or interrupted_by is not None) and step < session.total_steps:
+        due_somewhere, interrupted_by = self._ranks.largest(due, self._interrupts.received or 0)
+        if (due_somewhere or interrupted_by) and step < state.max_steps:
             self._last_resume_save = self._clock()
-            session.save_resume_state(session.capture_resume_state(kwargs["optimizer"], kwargs["lr_scheduler"], state))
-        if interrupted_by is not None:
-            session.save(step, final=step == session.total_steps)
+            rng = self._ranks.gathered(random_state(self._epoch_began, self._ranks.count))
+            if session is not None:
+                session.save_resume_state(kwargs["optimizer"], kwargs["lr_scheduler"], state, rng)
+        if interrupted_by:
+            if session is not None:
+                session.save(step, final=step == session.total_steps)
             self._close()
             raise TrainingInterrupted(step, interrupted_by)
 
@@ -176,7 +196,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     def _open(self, args: TrainingArguments, state: TrainerState, **kwargs: Any) -> SavingSession:
         model = kwargs["model"]
-        directory = (self._output_dir or Path(str(args.output_dir))).absolute()
+        directory = self._directory(args)
         weights = model_state(model)
         identity = self._identity
         if identity is None:
@@ -197,6 +217,9 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if tokenizer is not None and not (directory / "tokenizer").exists():
             tokenizer.save_pretrained(directory / "tokenizer")
         return session
+
+    def _directory(self, args: TrainingArguments) -> Path:
+        return (self._output_dir or Path(str(args.output_dir))).absolute()
 
     def _close(self) -> None:
         self._interrupts.release()

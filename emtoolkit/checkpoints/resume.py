@@ -9,7 +9,7 @@ import dataclasses
 import json
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.trainer_pt_utils import safe_globals
 
 from emtoolkit.checkpoints.durable import remove_directory, write_directory
 from emtoolkit.checkpoints.manifest import Identity, Manifest
@@ -27,26 +28,37 @@ RESUME_DIRECTORY = "resume"
 _NAME = re.compile(r"checkpoint-([0-9]+)")
 
 
+# Beside the keys that the stock Trainer reads from `rng_state.pth`, which leaves others alone.
+_EPOCH_BEGIN = "emtoolkit_epoch_begin"
+
+
 @dataclass(frozen=True, slots=True)
 class ResumeState:
-    """Copies of everything that decides how training goes on after `step`."""
+    """Copies of everything that decides how training goes on after `step`; `rng` has an entry for each rank."""
 
     step: int
     tensors: Mapping[str, Tensor]
     optimizer: Any
     lr_scheduler: Any
-    rng: Mapping[str, Any]
+    rng: Sequence[Mapping[str, Any]]
     trainer_state: str
 
     @classmethod
-    def capture(cls, model_state: ModelState, optimizer: Any, lr_scheduler: Any, trainer_state: Any) -> "ResumeState":
+    def capture(
+        cls,
+        model_state: ModelState,
+        optimizer: Any,
+        lr_scheduler: Any,
+        trainer_state: Any,
+        rng: Sequence[Mapping[str, Any]],
+    ) -> "ResumeState":
         """What holds at this moment; right at `on_step_end` and `on_train_begin`, wrong at the other events."""
         return cls(
             step=trainer_state.global_step,
             tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in model_state.tensors.items()},
             optimizer=_copied(optimizer.state_dict()),
             lr_scheduler=_copied(lr_scheduler.state_dict()),
-            rng=_rng_state(),
+            rng=rng,
             trainer_state=json.dumps(dataclasses.asdict(trainer_state), indent=2, sort_keys=True) + "\n",
         )
 
@@ -60,7 +72,8 @@ def write_resume_state(
         model_state.write(target, state.tensors)
         torch.save(state.optimizer, target / "optimizer.pt")
         torch.save(state.lr_scheduler, target / "scheduler.pt")
-        torch.save(dict(state.rng), target / "rng_state.pth")
+        for rank, rng in enumerate(state.rng):
+            torch.save(dict(rng), target / _rng_file(rank, len(state.rng)))
         (target / "trainer_state.json").write_text(state.trainer_state)
         Manifest.seal(target, identity, state.step, total_steps)
 
@@ -70,6 +83,42 @@ def write_resume_state(
     for step, path in _directories(home):
         if step != state.step:
             remove_directory(path)
+
+
+def random_state(epoch_begin: Mapping[str, Any] | None, ranks: int = 1) -> dict[str, Any]:
+    """The random generators of this process, under the keys that the stock Trainer's `_load_rng_state` reads.
+
+    `epoch_begin` is the same, as it was when the epoch began: a sampler that draws from the global generator, as
+    `group_by_length` does, has drawn the order of this epoch from there.
+    """
+    states: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": np.random.get_state(),
+        "cpu": torch.random.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        # As the stock Trainer does it: all devices in a distributed training, else the current one.
+        states["cuda"] = torch.cuda.random.get_rng_state_all() if ranks > 1 else torch.cuda.random.get_rng_state()
+    if epoch_begin is not None:
+        states[_EPOCH_BEGIN] = dict(epoch_begin)
+    return states
+
+
+def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> None:
+    """Put the generators where they were when the epoch of `step` began, if its resume checkpoint tells."""
+    file = directory / RESUME_DIRECTORY / f"checkpoint-{step}" / _rng_file(rank, ranks)
+    if not file.is_file():
+        return
+    with safe_globals():  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        states = torch.load(file, weights_only=True).get(_EPOCH_BEGIN)
+    if states is None:
+        return
+    random.setstate(states["python"])
+    np.random.set_state(states["numpy"])
+    torch.random.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        restore = torch.cuda.random.set_rng_state_all if ranks > 1 else torch.cuda.random.set_rng_state
+        restore(states["cuda"])
 
 
 def newest_resume_state(directory: Path, not_after: int | None = None) -> Path | None:
@@ -112,13 +161,5 @@ def _copied(value: Any) -> Any:
     return value
 
 
-def _rng_state() -> dict[str, Any]:
-    """The keys that the stock Trainer's `_load_rng_state` reads in a single process."""
-    states: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": np.random.get_state(),
-        "cpu": torch.random.get_rng_state(),
-    }
-    if torch.cuda.is_available():
-        states["cuda"] = torch.cuda.random.get_rng_state()
-    return states
+def _rng_file(rank: int, ranks: int) -> str:
+    return "rng_state.pth" if ranks == 1 else f"rng_state_{rank}.pth"

@@ -6,7 +6,7 @@ Opened when training begins and closed when it ends, however it ends. Knows noth
 import logging
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -99,15 +99,17 @@ class SavingSession:
             self._publications[step] = now_final = replace(known, final=True)
             self.disk.submit(lambda: self._publish(now_final))
 
-    def save_resume_state(self, state: ResumeState) -> None:
-        """Write `state` as the newest resume checkpoint, in the background."""
+    def save_resume_state(
+        self, optimizer: Any, lr_scheduler: Any, trainer_state: Any, rng: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """Copy what continuing from this moment needs, and write it in the background.
+
+        `rng` are the random states of all ranks.
+        """
+        state = ResumeState.capture(self._state, optimizer, lr_scheduler, trainer_state, rng)
         self.disk.submit(
             lambda: write_resume_state(self._directory, state, self._state, self._identity, self.total_steps)
         )
-
-    def capture_resume_state(self, optimizer: Any, lr_scheduler: Any, trainer_state: Any) -> ResumeState:
-        """Copy what continuing from this moment needs."""
-        return ResumeState.capture(self._state, optimizer, lr_scheduler, trainer_state)
 
     def end_at(self, step: int) -> None:
         """Training ended at `step` and every save of it is on disk: nothing is left to resume."""

@@ -239,6 +239,24 @@ def test_a_stock_resume_goes_on_byte_for_byte(tmp_path: Path, stopped_at: int) -
     assert not (directory / "resume").exists()
 
 
+def test_a_resume_in_a_later_epoch_is_exact_where_the_sampler_draws_from_the_global_generator(tmp_path: Path) -> None:
+    """`group_by_length`: a stock resume from the second epoch on trains on the rows in another order."""
+    options: dict[str, Any] = {"num_train_epochs": 3, "train_sampling_strategy": "group_by_length"}
+    make_trainer(tmp_path / "whole", [callback("every:1")], model=lora_model(dropout=0.1), **options).train()
+    directory = tmp_path / "resumed"
+    first = callback("2", resume_every="11 steps")
+    trainer = make_trainer(directory, [first, FailAt(12, "on_step_begin")], model=lora_model(dropout=0.1), **options)
+    with pytest.raises(RuntimeError):
+        trainer.train()
+    first.save_after_failure()
+
+    again = make_trainer(directory, [callback("2,16,20")], model=lora_model(dropout=0.1), **options)
+    again.train(resume_from_checkpoint=str(directory / "resume" / "checkpoint-11"))
+    for step in (16, 20, 24):
+        name = f"checkpoint-{step}"
+        assert bytes_of(directory / name) == bytes_of(tmp_path / "whole" / name), step
+
+
 def test_a_step_that_is_there_already_is_compared_and_a_divergence_named(tmp_path: Path) -> None:
     make_trainer(tmp_path, [callback("0,2")]).train()
     saved = tmp_path / "checkpoint-2"

@@ -1,0 +1,46 @@
+"""Run by torchrun: one small training in two processes. Arguments: directory, schedule, what else, as JSON."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from emtoolkit import ScheduledCheckpointCallback
+from tests.checkpoints.trainings import lora_model, make_trainer
+
+
+class Die(TrainerCallback):
+    """Ends the process without a word, once what was on its way to the disk is there."""
+
+    def __init__(self, step: int, ours: ScheduledCheckpointCallback) -> None:
+        self.step = step
+        self.ours = ours
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step:
+            if self.ours._session is not None:
+                self.ours._session.disk.drain()
+            os._exit(3)
+
+
+def main() -> None:
+    directory, schedule, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+    ours = ScheduledCheckpointCallback(schedule, resume_every=options.get("resume_every", "never"))
+    callbacks: list[TrainerCallback] = [ours]
+    if "die_at" in options:
+        callbacks.append(Die(options["die_at"], ours))
+    trainer = make_trainer(
+        directory,
+        callbacks,
+        model=lora_model(dropout=0.1),
+        num_train_epochs=2,
+        **options.get("arguments", {}),
+    )
+    trainer.train(resume_from_checkpoint=options.get("resume_from"))
+
+
+if __name__ == "__main__":
+    main()
