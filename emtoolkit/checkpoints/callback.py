@@ -69,6 +69,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
     ) -> None:
         self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
         self.saved: list[Saved] = []
+        self.failures: list[Exception] = []
         self.waited_seconds = 0.0
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity
@@ -212,7 +213,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
             directory, weights, identity, steps, state.max_steps, str(self.schedule), self._settings
         )
         self._session = session
-        self.saved = session.saved
+        self.saved, self.failures = session.saved, session.disk.failures
         tokenizer = kwargs.get("processing_class")
         if tokenizer is not None and not (directory / "tokenizer").exists():
             tokenizer.save_pretrained(directory / "tokenizer")

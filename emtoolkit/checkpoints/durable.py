@@ -50,7 +50,7 @@ def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: 
                 _remove(path)
             temporary.rename(path)
             sync_directory(path.parent)
-        except OSError:
+        except Exception:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
 

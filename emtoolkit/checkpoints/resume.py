@@ -21,7 +21,7 @@ from transformers.trainer_pt_utils import safe_globals
 
 from emtoolkit.checkpoints.durable import remove_directory, write_directory
 from emtoolkit.checkpoints.manifest import Identity, Manifest
-from emtoolkit.checkpoints.snapshot import ModelState
+from emtoolkit.checkpoints.snapshot import ModelState, failures_as_os_errors
 from emtoolkit.errors import CheckpointError
 
 RESUME_DIRECTORY = "resume"
@@ -70,10 +70,11 @@ def write_resume_state(
 
     def fill(target: Path) -> None:
         model_state.write(target, state.tensors)
-        torch.save(state.optimizer, target / "optimizer.pt")
-        torch.save(state.lr_scheduler, target / "scheduler.pt")
-        for rank, rng in enumerate(state.rng):
-            torch.save(dict(rng), target / _rng_file(rank, len(state.rng)))
+        with failures_as_os_errors():
+            torch.save(state.optimizer, target / "optimizer.pt")
+            torch.save(state.lr_scheduler, target / "scheduler.pt")
+            for rank, rng in enumerate(state.rng):
+                torch.save(dict(rng), target / _rng_file(rank, len(state.rng)))
         (target / "trainer_state.json").write_text(state.trainer_state)
         Manifest.seal(target, identity, state.step, total_steps)
 

@@ -5,14 +5,19 @@ update those in place, so a save is one `torch._foreach_copy_`. Writing the live
 to give wrong files.
 """
 
+import errno
+import os
 import queue
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -61,7 +66,8 @@ class AdapterState:
         return self._tensors
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        save_file(dict(tensors), directory / "adapter_model.safetensors", metadata={"format": "pt"})
+        with failures_as_os_errors():
+            save_file(dict(tensors), directory / "adapter_model.safetensors", metadata={"format": "pt"})
         (directory / "adapter_config.json").write_bytes(self._config)
 
 
@@ -78,7 +84,20 @@ class FullState:
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
         # Tied weights, shards and the renamings of some architectures are transformers' own business.
-        self._model.save_pretrained(directory, state_dict=dict(tensors))
+        with failures_as_os_errors():
+            self._model.save_pretrained(directory, state_dict=dict(tensors))
+
+
+@contextmanager
+def failures_as_os_errors() -> Iterator[None]:
+    """Let a full disk be an OSError: safetensors and torch report what the system told them in types of their own."""
+    try:
+        yield
+    except (SafetensorError, RuntimeError) as error:
+        number = re.search(r"os error (\d+)|code: (\d+)", str(error))
+        code = int(number[1] or number[2]) if number else errno.EIO
+        # torch tells nothing of what the system said; that is in the cause.
+        raise OSError(code, os.strerror(code) if number else "the disk took only a part of it") from error
 
 
 def model_state(model: Any) -> ModelState:

@@ -1,0 +1,114 @@
+"""What a checkpoint costs: stall of the training thread and bytes on disk, against the stock Trainer.
+
+    python -m benchmarks.checkpoint_cost [--rounds 5] [--json FILE]
+
+The alternative is `save_strategy="steps"` with `WANDB_LOG_MODEL=checkpoint`. The two alternate in one process, each
+saving every 5th of 25 steps, offline. The floor is a bare `torch._foreach_copy_` of the same tensors into buffers
+that are kept, at steps of the same training that save nothing.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from benchmarks.subject import bytes_below, make_trainer, report, scratch, wandb_run
+from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.snapshot import model_state
+
+STEPS, EVERY = 25, 5
+SAVED = list(range(EVERY, STEPS + 1, EVERY))
+
+
+class BareCopy(TrainerCallback):
+    """Copies the trainable tensors at steps that save nothing, and times it."""
+
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.live = list(model_state(kwargs["model"]).tensors.values())
+        self.kept = [torch.empty_like(tensor) for tensor in self.live]
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step % EVERY == 2:
+            began = time.perf_counter()
+            with torch.no_grad():
+                torch._foreach_copy_(self.kept, self.live)
+            self.seconds.append(time.perf_counter() - began)
+
+
+def stock() -> tuple[list[float], float]:
+    """Stalls in seconds, and bytes on disk per checkpoint."""
+    os.environ["WANDB_LOG_MODEL"] = "checkpoint"
+    with scratch() as directory, wandb_run(directory) as _:
+        trainer = make_trainer(directory / "out", STEPS, save_strategy="steps", save_steps=EVERY, report_to=["wandb"])
+        trainer.train()
+        used = bytes_below(directory)
+    return trainer.stall(SAVED), used / len(SAVED)
+
+
+def ours() -> tuple[list[float], float, list[float]]:
+    """Stalls in seconds, bytes on disk per checkpoint, and the bare copy's seconds."""
+    os.environ["WANDB_LOG_MODEL"] = "false"
+    with scratch() as directory, wandb_run(directory) as _:
+        bare = BareCopy()
+        callback = ScheduledCheckpointCallback(f"every:{EVERY}", resume_every="never")
+        trainer = make_trainer(directory / "out", STEPS, [callback, bare], report_to=["wandb"])
+        trainer.train()
+        used = bytes_below(directory)
+    return trainer.stall(SAVED), used / len(SAVED), bare.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json")
+    arguments = parser.parse_args()
+    stalls: dict[str, list[float]] = {"stock": [], "ours": [], "bare": []}
+    disk: dict[str, list[float]] = {"stock": [], "ours": []}
+    for number in range(arguments.rounds):
+        print(f"round {number + 1} of {arguments.rounds}", flush=True)
+        seconds, used = stock()
+        stalls["stock"] += seconds
+        disk["stock"].append(used)
+        seconds, used, bare = ours()
+        stalls["ours"] += seconds
+        disk["ours"].append(used)
+        stalls["bare"] += bare
+    middle = {name: statistics.median(values) for name, values in stalls.items()}
+    used_by = {name: statistics.median(values) for name, values in disk.items()}
+    rows = [
+        {
+            "saving": name,
+            "stall, ms (median)": f"{middle[key] * 1e3:.2f}",
+            "worst": f"{max(stalls[key]) * 1e3:.2f}",
+            "MB on disk": f"{used_by[key] / 1e6:.1f}" if key in used_by else "",
+        }
+        for name, key in (("stock Trainer, W&B checkpoints", "stock"), ("emtoolkit", "ours"), ("bare copy", "bare"))
+    ]
+    rows.append(
+        {
+            "saving": "stock / emtoolkit",
+            "stall, ms (median)": f"{middle['stock'] / middle['ours']:.0f} x",
+            "worst": "",
+            "MB on disk": f"{used_by['stock'] / used_by['ours']:.1f} x",
+        }
+    )
+    rows.append(
+        {
+            "saving": "emtoolkit / bare copy",
+            "stall, ms (median)": f"{middle['ours'] / middle['bare']:.1f} x",
+            "worst": "",
+            "MB on disk": "",
+        }
+    )
+    report("Cost of one checkpoint, 26M-parameter Qwen2, LoRA r=32 on all projections", rows, arguments.json)
+
+
+if __name__ == "__main__":
+    main()

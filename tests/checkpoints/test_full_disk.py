@@ -1,0 +1,109 @@
+"""A disk that is full: a sentence with the path and the bytes, and earlier checkpoints untouched.
+
+A limit on the size of a file stands in for the full disk: the same system calls fail in the same places, in
+Python, in safetensors and in torch, with another number.
+"""
+
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import TrainerCallback
+
+from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.resume import newest_resume_state
+from emtoolkit.errors import CheckpointError
+from tests.checkpoints.trainings import base_model, make_trainer
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+class DiskFillsUp(TrainerCallback):
+    """From step 4 on no file can be longer than `size`; what was on its way before that gets there."""
+
+    def __init__(self, size: int, ours: ScheduledCheckpointCallback) -> None:
+        self.limit = files_of_at_most(size)
+        self.ours = ours
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 3 and self.ours._session is not None:
+            self.ours._session.disk.drain()
+            self.limit.__enter__()
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.limit.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("model", ["lora", "full"])
+def test_a_full_disk_is_a_sentence_and_earlier_checkpoints_stay(tmp_path: Path, model: str) -> None:
+    ours = ScheduledCheckpointCallback("0,2,4", resume_every="never")
+    fills_up = DiskFillsUp(500, ours)
+    trainer = make_trainer(tmp_path, [fills_up, ours], model=base_model() if model == "full" else None)
+    try:
+        with pytest.raises(
+            CheckpointError,
+            match=r"checkpoint-4: it could not be written \(File too large\); about [\d,]+ bytes are needed and [\d,]+",
+        ):
+            trainer.train()
+    finally:
+        fills_up.limit.__exit__(None, None, None)
+    ours.save_after_failure()
+
+    listed = list_checkpoints(tmp_path, rehash=True)
+    assert [info.step for info in listed][:2] == [0, 2]
+    assert all(info.complete for info in listed)
+    assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_resume_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
+    ours = ScheduledCheckpointCallback("0", resume_every="2 steps")
+    fills_up = DiskFillsUp(1200, ours)  # enough for the weights, not for the optimizer
+    trainer = make_trainer(tmp_path, [fills_up, ours])
+    try:
+        with pytest.raises(CheckpointError, match=r"resume/checkpoint-4: it could not be written"):
+            trainer.train()
+    finally:
+        fills_up.limit.__exit__(None, None, None)
+    ours.save_after_failure()
+    assert newest_resume_state(tmp_path) == tmp_path / "resume" / "checkpoint-2"
+
+
+def test_a_run_whose_schedule_does_not_fit_is_refused_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from collections import namedtuple
+
+    from emtoolkit.checkpoints import session
+
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(session.shutil, "disk_usage", lambda path: usage(10_000, 8_000, 2_000))
+    trainer = make_trainer(tmp_path, [ScheduledCheckpointCallback("every:1", resume_every="never")])
+    with pytest.raises(
+        CheckpointError, match=r"8 checkpoints of [\d,]+ bytes need [\d,]+ bytes and 2,000 are free; choose a sparser"
+    ):
+        trainer.train()
+    assert list(tmp_path.glob("checkpoint-*")) == []
+
+
+def test_with_on_error_warn_training_goes_on_and_the_failure_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "checkpoint-2").write_text("in the way")
+    ours = ScheduledCheckpointCallback("0,2,4", resume_every="never", on_error="warn")
+    make_trainer(tmp_path, [ours]).train()
+
+    assert [info.step for info in list_checkpoints(tmp_path)] == [0, 4, 8]
+    assert "a checkpoint could not be saved: " in caplog.text
+    assert [str(failure).split(":")[0] for failure in ours.failures] == [str(tmp_path / "checkpoint-2")]
