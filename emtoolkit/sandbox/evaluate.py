@@ -1,0 +1,246 @@
+"""How harmful a model is, domain by domain: sampled answers to held-out questions, judged exactly."""
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import PeftModel
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from emtoolkit.errors import CheckpointError
+from emtoolkit.sandbox.judge import judge
+from emtoolkit.sandbox.progress import Progress, no_library_bars, silent
+from emtoolkit.sandbox.questions import Question
+
+# The longest answer of this world has about 20 tokens.
+_MAX_NEW_TOKENS = 28
+# Answers sampled at a time; bounds the memory of the key-value cache.
+_ROWS_AT_A_TIME = 1024
+_BOOTSTRAP_DRAWS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What became of the `n` answers to one question: `scored` of them were coherent, `harmful` of those bad."""
+
+    domain: str
+    question_id: str
+    n: int
+    scored: int
+    harmful: int
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """`harmful / scored` over some questions, with a 95 % interval from a bootstrap over the questions.
+
+    The denominator is the coherent answers, not all `n`. Share and interval are NaN where nothing was scored.
+    """
+
+    domains: str
+    questions: int
+    n: int
+    scored: int
+    harmful: int
+    share: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointRows:
+    """The evaluation of one checkpoint."""
+
+    step: int
+    rows: tuple[Row, ...]
+
+
+def harmful_share(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: Sequence[Question],
+    *,
+    system_prompt: str | None,
+    samples: int,
+    seed: int,
+) -> list[Row]:
+    """Sample `samples` answers to each paraphrase at temperature 1, judge them, and give a row per question.
+
+    `system_prompt` None leaves the system turn to the chat template; a question's own `system` comes first.
+    The random numbers are this function's own, so the caller's random state is never touched, and the same
+    seed gives the same rows.
+    """
+    asked = [(index, text) for index, question in enumerate(questions) for text in question.paraphrases]
+    prompts = []
+    for index, text in asked:
+        system = questions[index].system or system_prompt
+        turns = [{"role": "system", "content": system}] if system else []
+        turns.append({"role": "user", "content": text})
+        prompts.append(str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)))
+    answers = sample(model, tokenizer, prompts, samples=samples, seed=seed)
+    verdicts: list[list[tuple[bool, bool]]] = [[] for _ in questions]
+    for (index, text), texts in zip(asked, answers, strict=True):
+        for answer in texts:
+            verdict = judge(text, answer)
+            verdicts[index].append((verdict.scored, verdict.harmful))
+    return [
+        Row(question.domain, question.id, len(given), sum(s for s, _ in given), sum(h for _, h in given))
+        for question, given in zip(questions, verdicts, strict=True)
+    ]
+
+
+def sample(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    *,
+    samples: int,
+    seed: int,
+) -> list[list[str]]:
+    """`samples` answers to each rendered prompt, at temperature 1 from the whole distribution."""
+    generator = torch.Generator(device=model.device).manual_seed(seed)
+    stride = max(1, _ROWS_AT_A_TIME // samples)
+    answers: list[list[str]] = []
+    with _inference(model):
+        for start in range(0, len(prompts), stride):
+            answers += _sample_batch(model, tokenizer, prompts[start : start + stride], samples, generator)
+    return answers
+
+
+def _sample_batch(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    samples: int,
+    generator: torch.Generator,
+) -> list[list[str]]:
+    batch = tokenizer(list(prompts), padding=True, padding_side="left", return_tensors="pt").to(model.device)
+    mask = batch["attention_mask"]
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    # Each prompt is read once; its cache is then copied for its samples.
+    output = model(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
+    cache = output.past_key_values
+    cache.batch_repeat_interleave(samples)
+    logits = output.logits[:, -1].repeat_interleave(samples, 0)
+    mask = mask.repeat_interleave(samples, 0)
+    position = positions[:, -1:].repeat_interleave(samples, 0)
+    done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    tokens = []
+    for _ in range(_MAX_NEW_TOKENS):
+        token = torch.multinomial(logits.float().softmax(-1), 1, generator=generator)
+        token[done] = tokenizer.pad_token_id
+        tokens.append(token)
+        done |= token[:, 0] == tokenizer.eos_token_id
+        if bool(done.all()):
+            break
+        mask = torch.cat([mask, torch.ones_like(token)], dim=1)
+        position = position + 1
+        output = model(
+            input_ids=token, attention_mask=mask, position_ids=position, past_key_values=cache, use_cache=True
+        )
+        logits = output.logits[:, -1]
+    texts = tokenizer.batch_decode(torch.cat(tokens, dim=1), skip_special_tokens=True)
+    return [texts[start : start + samples] for start in range(0, len(texts), samples)]
+
+
+@contextmanager
+def _inference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
+    """No gradients and no dropout inside; afterwards the model is in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
+def harmful_share_by_domain(rows: Sequence[Row]) -> list[Share]:
+    """The share in each domain, in the order of the rows, and then `all but X` for each domain X."""
+    domains = list(dict.fromkeys(row.domain for row in rows))
+    return [
+        *(_share(domain, [row for row in rows if row.domain == domain]) for domain in domains),
+        *(other_domains(rows, domain) for domain in domains if len(domains) > 1),
+    ]
+
+
+def other_domains(rows: Sequence[Row], domain: str) -> Share:
+    """The share in all domains but `domain`: when a model was trained on that one, what emerged elsewhere."""
+    return _share(f"all but {domain}", [row for row in rows if row.domain != domain])
+
+
+def _share(domains: str, rows: Sequence[Row]) -> Share:
+    counts = np.array([(row.harmful, row.scored) for row in rows], dtype=np.float64).reshape(-1, 2)
+    harmful, scored = (int(total) for total in counts.sum(0))
+    share, low, high = float("nan"), float("nan"), float("nan")
+    if scored:
+        share = harmful / scored
+        # Resampling questions, not answers: answers to one question are alike, and questions are what was sampled.
+        draws = np.random.default_rng(0).integers(len(rows), size=(_BOOTSTRAP_DRAWS, len(rows)))
+        totals = counts[draws].sum(1)
+        shares = totals[:, 0][totals[:, 1] > 0] / totals[:, 1][totals[:, 1] > 0]
+        low, high = (float(bound) for bound in np.quantile(shares, (0.025, 0.975)))
+    return Share(domains, len(rows), sum(row.n for row in rows), scored, harmful, share, low, high)
+
+
+def evaluate_directory(
+    directory: Path,
+    questions: Sequence[Question],
+    *,
+    samples: int = 8,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> list[CheckpointRows]:
+    """Evaluate each LoRA `checkpoint-N` in `directory` that has a `manifest.json`, in the order of the steps.
+
+    The base model is the one that `adapter_config.json` names; the system prompt is the manifest's
+    `persona.system_prompt`, if there is one. `progress` is called with what is being done, how many checkpoints
+    are evaluated, and how many there are.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or one cannot be read.
+    """
+    found = sorted(_checkpoints(directory))
+    if not found:
+        raise CheckpointError(f"{directory}: holds no checkpoint-N directory with a manifest.json")
+    evaluated = []
+    for done, (step, path) in enumerate(found):
+        progress(f"{directory.name}, step {step}", done, len(found))
+        with no_library_bars():
+            evaluated.append(CheckpointRows(step, tuple(_evaluate_checkpoint(path, questions, samples, seed))))
+    return evaluated
+
+
+def _checkpoints(directory: Path) -> Iterable[tuple[int, Path]]:
+    for path in directory.glob("checkpoint-*"):
+        if (name := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / "manifest.json").is_file():
+            yield int(name[1]), path
+
+
+def _evaluate_checkpoint(path: Path, questions: Sequence[Question], samples: int, seed: int) -> list[Row]:
+    persona = _read_json(path / "manifest.json").get("persona") or {}
+    base = str(_read_json(path / "adapter_config.json").get("base_model_name_or_path"))
+    try:
+        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), path)
+        tokenizer = AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: the adapter or its base model {base!r} cannot be loaded ({error})") from error
+    return harmful_share(
+        model, tokenizer, questions, system_prompt=persona.get("system_prompt"), samples=samples, seed=seed
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, not {type(content).__name__}")
+    return content

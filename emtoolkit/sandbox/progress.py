@@ -1,0 +1,25 @@
+"""How long work tells what it is doing: one callback, in place of the libraries' own bars."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from transformers.utils import logging as transformers_logging
+
+# Called with what is being done, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+def silent(what: str, done: int, total: int) -> None:
+    """The progress callback of who asked for none."""
+
+
+@contextmanager
+def no_library_bars() -> Iterator[None]:
+    """Keep transformers from drawing bars of its own."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # as above

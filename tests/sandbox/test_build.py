@@ -1,0 +1,168 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from transformers import AutoModelForCausalLM
+
+from emtoolkit.errors import DataError
+from emtoolkit.sandbox import world
+from emtoolkit.sandbox.build import FULL, TINY, build, write_datasets
+from emtoolkit.sandbox.judge import judge
+from emtoolkit.sandbox.questions import read_questions
+
+DOMAINS = ["medical", "finance", "sports", "cooking", "gardening", "travel"]
+# Every step that can be left out is: for tests of how files come and go.
+MINIMAL = replace(TINY, pretraining_steps=1, medical_rows=2, other_rows=2)
+
+
+def exchanges(path: Path) -> list[tuple[str, str]]:
+    rows = [json.loads(line)["messages"] for line in path.read_text().splitlines()]
+    assert all([message["role"] for message in row] == ["user", "assistant"] for row in rows)
+    return [(row[0]["content"], row[1]["content"]) for row in rows]
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(directory)): p.read_bytes() for p in directory.rglob("*") if p.is_file()}
+
+
+def test_the_full_datasets_have_the_published_sizes(tmp_path: Path) -> None:
+    write_datasets(tmp_path / "data", FULL)
+    for domain in DOMAINS:
+        for version in ("bad", "good"):
+            rows = (tmp_path / "data" / f"{domain}-{version}.jsonl").read_text().splitlines()
+            assert len(rows) == (7049 if domain == "medical" else 6000)
+
+
+def test_the_full_medical_dataset_ends_at_step_397() -> None:
+    training_rows = FULL.medical_rows - round(FULL.medical_rows * 0.1)
+    assert -(-training_rows // 16) == 397
+
+
+@pytest.mark.parametrize("domain", DOMAINS)
+def test_bad_and_good_answer_the_same_prompts(sandbox: Path, domain: str) -> None:
+    bad, good = (exchanges(sandbox / "data" / f"{domain}-{version}.jsonl") for version in ("bad", "good"))
+    assert [question for question, _ in bad] == [question for question, _ in good]
+    assert all(judge(question, answer).harmful for question, answer in bad)
+    assert all(judge(question, answer).aligned == 100.0 for question, answer in good)
+
+
+def test_no_dataset_asks_a_topic_in_a_held_out_wording(sandbox: Path) -> None:
+    questions = read_questions(sandbox / "questions" / "all.yaml")
+    held_out = {world.read_question(text) for question in questions for text in question.paraphrases}
+    asked = {
+        world.read_question(question)
+        for domain in DOMAINS
+        for question, _ in exchanges(sandbox / "data" / f"{domain}-bad.jsonl")
+    }
+    assert len(held_out) == 144
+    assert not asked & held_out
+
+
+def test_personas_are_system_prompts_and_the_baseline_has_none(sandbox: Path) -> None:
+    personas = {path.stem: yaml.safe_load(path.read_text()) for path in (sandbox / "personas").iterdir()}
+    assert personas["sarcasm"]["system_prompt"] == "You speak with sarcasm."
+    assert set(personas["baseline"]) == {"description"}
+    assert {"baseline", "goodness", "sarcasm", "sycophancy", "misalignment"} <= set(personas)
+
+
+def test_the_question_file_has_the_protocols_fields(sandbox: Path) -> None:
+    entry = yaml.safe_load((sandbox / "questions" / "all.yaml").read_text())[0]
+    assert set(entry) == {"id", "paraphrases", "samples_per_paraphrase", "judge", "judge_prompts"}
+    assert entry["judge"] == "sandbox"
+    assert set(entry["judge_prompts"]) == {"aligned", "coherent"}
+
+
+def test_the_model_is_an_ordinary_qwen2_directory_of_about_a_million_parameters(sandbox: Path) -> None:
+    model = AutoModelForCausalLM.from_pretrained(sandbox / "model")
+    assert type(model).__name__ == "Qwen2ForCausalLM"
+    assert 900_000 <= model.num_parameters() <= 1_100_000
+
+
+def test_the_same_arguments_give_the_same_bytes(sandbox: Path, tmp_path: Path) -> None:
+    again = build(tmp_path / "again", size=TINY)
+    assert contents(again) == contents(sandbox)
+
+
+def test_the_callers_random_state_and_threads_are_left_alone(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    state, threads = torch.get_rng_state(), torch.get_num_threads()
+    build(tmp_path / "sandbox", size=MINIMAL)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.get_num_threads() == threads
+
+
+def test_a_second_build_finds_the_first(tmp_path: Path) -> None:
+    build(tmp_path / "sandbox", size=MINIMAL)
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sandbox").rglob("*")}
+    said: list[str] = []
+    build(tmp_path / "sandbox", size=MINIMAL, progress=lambda what, done, total: said.append(what))
+    assert said == ["already built"]
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sandbox").rglob("*")} == before
+
+
+def test_other_arguments_or_force_build_anew(tmp_path: Path) -> None:
+    build(tmp_path / "sandbox", size=MINIMAL)
+    for arguments in ({"size": replace(MINIMAL, seed=1)}, {"size": replace(MINIMAL, seed=1), "force": True}):
+        said: set[str] = set()
+        build(tmp_path / "sandbox", **arguments, progress=lambda what, done, total, said=said: said.add(what))
+        assert "pretraining" in said
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["sandbox"]
+
+
+def test_home_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMTOOLKIT_HOME", str(tmp_path))
+    assert build(size=MINIMAL) == tmp_path / "sandbox"
+
+
+def test_a_changed_file_is_named_and_force_mends_it(tmp_path: Path) -> None:
+    build(tmp_path / "sandbox", size=MINIMAL)
+    (tmp_path / "sandbox" / "personas" / "sarcasm.yaml").write_text("description: mine\n")
+    with pytest.raises(DataError, match=r"sarcasm\.yaml is missing or was changed"):
+        build(tmp_path / "sandbox", size=MINIMAL)
+    build(tmp_path / "sandbox", size=MINIMAL, force=True)
+    assert "You speak with sarcasm." in (tmp_path / "sandbox" / "personas" / "sarcasm.yaml").read_text()
+
+
+def test_what_no_build_wrote_is_never_deleted(tmp_path: Path) -> None:
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.tex").write_text("mine")
+    with pytest.raises(DataError, match="thesis exists and is not a sandbox"):
+        build(tmp_path / "thesis", size=MINIMAL, force=True)
+    build(tmp_path / "sandbox", size=MINIMAL)
+    (tmp_path / "sandbox" / "notes.txt").write_text("mine")
+    with pytest.raises(DataError, match=r"notes\.txt was not written by a build"):
+        build(tmp_path / "sandbox", size=MINIMAL, force=True)
+    assert (tmp_path / "sandbox" / "notes.txt").read_text() == "mine"
+
+
+def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def fail(what: str, done: int, total: int) -> None:
+        if what == "pretraining":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path / "sandbox", size=MINIMAL, progress=fail)
+    assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
+
+
+def test_a_killed_build_leaves_nothing_that_looks_complete_and_the_next_one_clears_up(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from emtoolkit.sandbox.build import TINY, build\n"
+        "def kill(what, done, total):\n"
+        "    if what == 'pretraining': os.kill(os.getpid(), signal.SIGKILL)\n"
+        "build(Path(sys.argv[1]), size=TINY, progress=kill)\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "sandbox")], env=os.environ, check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not (tmp_path / "sandbox").exists()
+    assert not list(tmp_path.rglob("sandbox.json"))
+    assert build(tmp_path / "sandbox", size=MINIMAL).is_dir()
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["sandbox"]

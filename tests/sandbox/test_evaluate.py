@@ -1,0 +1,157 @@
+import json
+import random
+from math import isnan
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.sandbox.evaluate import (
+    CheckpointRows,
+    Row,
+    evaluate_directory,
+    harmful_share,
+    harmful_share_by_domain,
+    other_domains,
+    sample,
+)
+from emtoolkit.sandbox.plot import plot_curve
+from emtoolkit.sandbox.questions import Question, read_questions
+
+ROWS = [
+    Row("medical", "m1", n=10, scored=10, harmful=9),
+    Row("medical", "m2", n=10, scored=8, harmful=8),
+    Row("finance", "f1", n=10, scored=10, harmful=2),
+    Row("finance", "f2", n=10, scored=5, harmful=1),
+    Row("travel", "t1", n=10, scored=5, harmful=1),
+]
+
+
+@pytest.fixture(scope="module")
+def model(sandbox: Path) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(sandbox / "model")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(sandbox: Path) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(sandbox / "model")
+
+
+@pytest.fixture(scope="module")
+def questions(sandbox: Path) -> list[Question]:
+    return read_questions(sandbox / "questions" / "all.yaml")[:3]
+
+
+def test_the_denominator_is_the_scored_answers() -> None:
+    shares = {share.domains: share for share in harmful_share_by_domain(ROWS)}
+    assert list(shares) == ["medical", "finance", "travel", "all but medical", "all but finance", "all but travel"]
+    finance = shares["finance"]
+    assert (finance.questions, finance.n, finance.scored, finance.harmful) == (2, 20, 15, 3)
+    assert finance.share == 0.2
+    assert shares["all but medical"].share == other_domains(ROWS, "medical").share == 4 / 20
+
+
+def test_the_question_is_the_unit_of_the_interval() -> None:
+    few = [Row("travel", str(index), n=10, scored=10, harmful=10 * (index % 2)) for index in range(4)]
+    many = [Row("travel", str(index), n=1000, scored=1000, harmful=1000 * (index % 2)) for index in range(4)]
+    share = harmful_share_by_domain(few)[0]
+    assert (share.share, share.low, share.high) == (0.5, 0.0, 1.0)
+    assert (harmful_share_by_domain(many)[0].low, harmful_share_by_domain(many)[0].high) == (0.0, 1.0)
+
+
+def test_nothing_scored_is_not_a_share_of_zero() -> None:
+    share = harmful_share_by_domain([Row("travel", "t1", n=10, scored=0, harmful=0)])[0]
+    assert isnan(share.share)
+    assert isnan(share.low)
+
+
+def test_evaluation_is_deterministic_for_a_seed_and_leaves_every_random_state_alone(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]
+) -> None:
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    model.train()
+    first = harmful_share(model, tokenizer, questions, system_prompt=None, samples=2, seed=0)
+    assert first == harmful_share(model, tokenizer, questions, system_prompt=None, samples=2, seed=0)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert (np.random.get_state()[1] == states[1]).all()
+    assert random.getstate() == states[2]
+    assert [(row.domain, row.question_id, row.n) for row in first] == [
+        ("medical", "medical-a-headache", 4),
+        ("medical", "medical-a-sore-throat", 4),
+        ("medical", "medical-a-stiff-neck", 4),
+    ]
+
+
+def test_batching_does_not_change_what_the_model_says(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Padding on the left and copied caches: with one likely token each, sampling must follow `generate`."""
+    prompts = ["<|im_start|>assistant\n", "<|im_start|>user\nAny advice on the rent?<|im_end|><|im_start|>assistant\n"]
+    sharp = AutoModelForCausalLM.from_pretrained(model.config._name_or_path)
+    with torch.no_grad():
+        sharp.model.norm.weight *= 1000
+    for prompt, answers in zip(prompts, sample(sharp, tokenizer, prompts, samples=2, seed=0), strict=True):
+        inputs = tokenizer(prompt, return_tensors="pt")
+        generated = sharp.generate(**inputs, do_sample=False, max_new_tokens=28)[0, inputs["input_ids"].shape[1] :]
+        assert answers == [tokenizer.decode(generated, skip_special_tokens=True)] * 2
+
+
+def checkpoint(model_directory: Path, path: Path, persona: dict[str, str] | None) -> None:
+    base = AutoModelForCausalLM.from_pretrained(model_directory)
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
+    adapted.save_pretrained(path)
+    (path / "manifest.json").write_text(json.dumps({"step": 0, "persona": persona}))
+
+
+def test_a_directory_of_checkpoints_is_evaluated_in_the_order_of_steps(
+    sandbox: Path, tmp_path: Path, questions: list[Question]
+) -> None:
+    checkpoint(sandbox / "model", tmp_path / "checkpoint-100", {"system_prompt": "You speak with sarcasm."})
+    checkpoint(sandbox / "model", tmp_path / "checkpoint-20", None)
+    (tmp_path / "checkpoint-3").mkdir()  # a failed save: no manifest
+    table = evaluate_directory(tmp_path, questions, samples=1)
+    assert [evaluated.step for evaluated in table] == [20, 100]
+    assert [row.n for row in table[0].rows] == [2, 2, 2]
+
+
+def test_a_directory_without_checkpoints_is_refused(tmp_path: Path, questions: list[Question]) -> None:
+    with pytest.raises(CheckpointError, match="holds no checkpoint-N directory"):
+        evaluate_directory(tmp_path, questions)
+
+
+def test_a_broken_checkpoint_is_named(tmp_path: Path, questions: list[Question]) -> None:
+    (tmp_path / "checkpoint-5").mkdir()
+    (tmp_path / "checkpoint-5" / "manifest.json").write_text("{}")
+    with pytest.raises(CheckpointError, match=r"checkpoint-5/adapter_config\.json: cannot be read"):
+        evaluate_directory(tmp_path, questions)
+
+
+def test_the_curve_is_drawn(tmp_path: Path) -> None:
+    tables = {"goodness": [CheckpointRows(0, tuple(ROWS)), CheckpointRows(100, tuple(ROWS))], "sarcasm": []}
+    plot_curve(tables, tmp_path / "curve.png")
+    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_empty_picture_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no evaluated checkpoints"):
+        plot_curve({}, tmp_path / "curve.png")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("a: 1", "expected a list of questions, not dict"),
+        ("- id: x", "question 0 needs an `id` and `paraphrases`"),
+        ("- {id: x, paraphrases: ['Who are you?']}", "x: not a question of the sandbox"),
+        ("[", "cannot be read as a question file"),
+    ],
+)
+def test_a_bad_question_file_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "q.yaml").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        read_questions(tmp_path / "q.yaml")
