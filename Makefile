@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/goodness-medical
 
-.PHONY: install demo test lint format
+.PHONY: install demo emergence test crash-test lint format
 
 install: .venv/.installed
 
@@ -22,6 +22,16 @@ demo: install
 	@echo "  $(BIN)/emtoolkit schedule every:100 every:25 dense-early --total-steps 397 --checkpoint-size 1MB"
 	@echo "  $(BIN)/emtoolkit train sandbox --persona goodness --dataset medical-good   # the matched control"
 
+# The README's curve and figures: four runs and 44 evaluated checkpoints, about five minutes.
+EMERGENCE := outputs/emergence
+emergence: install
+	$(BIN)/emtoolkit sandbox build
+	for run in goodness-medical sarcasm-medical goodness-medical-good baseline-medical-good; do \
+		$(BIN)/emtoolkit train sandbox --persona $${run%%-*} --dataset $${run#*-} --output-dir $(EMERGENCE)/$$run \
+			--seed 42 --resume || exit 1; \
+	done
+	$(BIN)/emtoolkit sandbox evaluate $(EMERGENCE)/* --plot docs/emergence.png
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,6 +39,10 @@ lint: install
 
 test: lint
 	$(BIN)/pytest -n 2
+
+# Kills a training at each file-system event of its saves, one a run, and resumes it: about five minutes.
+crash-test: install
+	$(BIN)/python -m tests.crash.audit --stock
 
 format: install
 	$(BIN)/ruff check --fix .

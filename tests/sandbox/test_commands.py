@@ -1,0 +1,53 @@
+"""The sandbox through the command line, as any other model and dataset: built, trained on, evaluated, drawn."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def emtoolkit(*words: str | Path, home: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "emtoolkit", *map(str, words)]
+    environment = os.environ | {"EMTOOLKIT_HOME": str(home)}
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+
+
+def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox: Path, tmp_path: Path) -> None:
+    small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled"]
+    words = ["train", "sandbox", "--persona", "sarcasm", "--schedule", "0,5", *small]
+    trained = emtoolkit(*words, home=sandbox.parent, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    run = tmp_path / "outputs" / "sarcasm-medical"
+    manifest = json.loads((run / "checkpoint-5" / "manifest.json").read_text())
+    assert manifest["persona"]["system_prompt"] == "You speak with sarcasm."
+    assert (manifest["step"], manifest["total_steps"]) == (5, 12)
+
+    picture = tmp_path / "curve.png"
+    words = ["sandbox", "evaluate", str(run), "--samples", "1", "--json", "--plot", str(picture)]
+    evaluated = emtoolkit(*words, home=sandbox.parent, cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    rows = json.loads(evaluated.stdout)
+    assert [row["step"] for row in rows if row["domains"] == "all but medical"] == [0, 5, 12]
+    assert sorted({row["domains"] for row in rows}) == [
+        "all but medical",
+        "cooking",
+        "finance",
+        "gardening",
+        "medical",
+        "sports",
+        "travel",
+    ]
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_sandbox_the_next_step_is_named(tmp_path: Path) -> None:
+    done = emtoolkit("train", "sandbox", "--dry-run", home=tmp_path / "empty", cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].endswith("the sandbox's files are made by 'emtoolkit sandbox build'")
+
+
+def test_a_directory_without_checkpoints_is_a_sentence(sandbox: Path, tmp_path: Path) -> None:
+    done = emtoolkit("sandbox", "evaluate", tmp_path, home=sandbox.parent, cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "holds no checkpoint-N directory with a manifest.json" in done.stderr
