@@ -1,0 +1,42 @@
+"""What the README shows is run, or compared with what is there."""
+
+import re
+from pathlib import Path
+
+import pytest
+from transformers import Trainer
+
+from emtoolkit.schedule import Schedule
+from tests.checkpoints.trainings import make_trainer, saved_steps
+
+README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_callback_in_a_script_of_ones_own(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    ready = make_trainer(tmp_path, num_train_epochs=10, logging_strategy="no")
+    names = {"Trainer": Trainer, "model": ready.model, "args": ready.args, "data": ready.train_dataset}
+    exec(code, names)
+    assert saved_steps(tmp_path) == [0, 25, 50, 75, 80]
+
+
+GRAMMAR = README.split("## When to save")[1].split("```")[0]
+
+
+@pytest.mark.parametrize("term", re.findall(r"^\| `([^`]+)` \|", GRAMMAR, flags=re.MULTILINE))
+def test_every_term_in_the_grammar_table_parses(term: str) -> None:
+    assert str(Schedule.parse(term)) == term
+
+
+def test_the_comparison_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    from emtoolkit import cli
+
+    command, shown = re.findall(r"```\n\$ emtoolkit (schedule [^\n]*)\n(.*?)```", README, flags=re.DOTALL)[0]
+    cli.app(command.split(), standalone_mode=False)
+    assert capsys.readouterr().out == shown
+
+
+def test_the_presets_in_the_table_are_those_that_ship() -> None:
+    for name in ("dense-early", "pythia"):
+        (grammar,) = re.findall(rf"^\| `{name}` \| a preset: `([^`]+)`", README, flags=re.MULTILINE)
+        assert list(Schedule.parse(name).steps(143000)) == list(Schedule.parse(grammar).steps(143000))
