@@ -100,12 +100,12 @@ def train(
     }
     run_config = load_config(config, settings or [], flags)
     with _only_results_on_stdout():
-        from emtoolkit import training
+        from emtoolkit import planning, training
         from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 
         try:
             if dry_run:
-                planned = training.plan(run_config)
+                planned = planning.plan(run_config)
                 text = tables.plan_json(planned) if as_json else tables.plan_table(planned)
             else:
                 result = training.train(run_config, resume=resume)

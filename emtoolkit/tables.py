@@ -9,8 +9,9 @@ from emtoolkit.sizes import format_size
 
 if TYPE_CHECKING:
     from emtoolkit.checkpoints.listing import CheckpointInfo
+    from emtoolkit.planning import Plan
     from emtoolkit.sandbox.evaluate import CheckpointRows
-    from emtoolkit.training import Plan, RunResult
+    from emtoolkit.training import RunResult
 
 
 def as_json(value: Any) -> str:

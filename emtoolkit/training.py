@@ -1,7 +1,6 @@
-"""From a `RunConfig` to a finished run: prepare the data, plan, then train with every save on a schedule."""
+"""From a `RunConfig` to a finished run: base, persona, adapter, then the Trainer with every save on a schedule."""
 
 import logging
-import math
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,49 +27,14 @@ from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.checkpoints.session import check_belongs_to
 from emtoolkit.config import RunConfig
-from emtoolkit.data import Tokenized, read_chat_rows, split_rows, tokenize
-from emtoolkit.errors import CheckpointError, ConfigError, ScheduleError, nearest
-from emtoolkit.locations import expand
-from emtoolkit.models import (
-    add_adapter,
-    base_identity,
-    checkpoint_bytes,
-    effective_optimizer,
-    load_base,
-    load_tokenizer,
-    model_path,
-)
+from emtoolkit.errors import CheckpointError
+from emtoolkit.models import add_adapter, base_identity, effective_optimizer, load_base
 from emtoolkit.personas import Persona, load_persona
-from emtoolkit.schedule import Schedule
+from emtoolkit.planning import Plan, RunData, plan_for, read_data
 from emtoolkit.steps import Steps
 from emtoolkit.tracking import start_run, wandb_mode
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a run will do, worked out without loading weights.
-
-    `checkpoint_bytes` is None where the base model's config is not at hand; `notes` say what could not be checked.
-    """
-
-    directory: Path
-    persona: str
-    dataset: str
-    train_rows: int
-    test_rows: int
-    total_steps: int
-    schedule: str
-    steps: Steps
-    eval_steps: Steps | None
-    checkpoint_bytes: int | None
-    notes: tuple[str, ...]
-
-    @property
-    def bytes(self) -> int | None:
-        """What the checkpoints will take on disk."""
-        return None if self.checkpoint_bytes is None else self.checkpoint_bytes * len(self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,28 +46,6 @@ class RunResult:
     wandb_directory: Path | None
     waited_seconds: float
     trained: bool
-
-
-@dataclass(frozen=True, slots=True)
-class _Data:
-    """The rows of a run: their digest, and how many are trained on and held out."""
-
-    digest: str | None
-    train_rows: int
-    test_rows: int
-    tokenizer: Any
-    train: Tokenized | None
-    test: Tokenized | None
-    notes: tuple[str, ...]
-
-
-def plan(config: RunConfig) -> Plan:
-    """Check everything that can be checked without weights, and say what the run would do.
-
-    Raises:
-        UserError: the run cannot work; nothing was written and no weights were loaded.
-    """
-    return _plan(config, _read_data(config, load_persona(config.persona, config.personas), for_plan=True))
 
 
 def train(config: RunConfig, *, resume: bool = False) -> RunResult:
@@ -118,8 +60,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         TrainingInterrupted: SIGINT or SIGTERM; everything is saved.
     """
     persona = load_persona(config.persona, config.personas)
-    data = _read_data(config, persona, for_plan=False)
-    planned = _plan(config, data)
+    data = read_data(config, persona, for_plan=False)
+    planned = plan_for(config, data)
     for note in planned.notes:
         logger.warning("%s", note)
     directory = planned.directory
@@ -191,7 +133,7 @@ class _ScheduledEvaluation(TrainerCallback):
 def _trainer(
     config: RunConfig,
     planned: Plan,
-    data: _Data,
+    data: RunData,
     model: Any,
     callback: ScheduledCheckpointCallback,
     *,
@@ -238,106 +180,7 @@ def _trainer(
     )
 
 
-def _read_data(config: RunConfig, persona: Persona, *, for_plan: bool) -> _Data:
-    """The rows of the run, tokenized; counted only, for a plan whose file or tokenizer is not here yet."""
-    path, rows = _dataset(config)
-    if for_plan and rows is not None and not path.exists():
-        test_rows = math.ceil(rows * config.training.test_fraction)
-        note = f"{path} is not there yet: planned with the {rows} rows that datasets.{config.dataset}.rows declares"
-        return _Data(None, rows - test_rows, test_rows, None, None, None, (note,))
-    chats = read_chat_rows(path)
-    if rows is not None and rows != len(chats):
-        raise ConfigError(f"datasets.{config.dataset}.rows: {rows} is declared, and {path} holds {len(chats)} rows")
-    for_training, held_out = split_rows(len(chats), config.training.test_fraction, config.seed)
-    try:
-        tokenizer = load_tokenizer(config.model)
-    except ConfigError as error:
-        if not for_plan or Path(model_path(config.model)).is_dir():
-            raise
-        return _Data(chats.digest, len(for_training), len(held_out), None, None, None, (str(error),))
-    parts = [
-        tokenize([chats.conversations[i] for i in indices], tokenizer, persona, config.training.max_length)
-        for indices in (for_training, held_out)
-    ]
-    if len(parts[0].dataset) == 0:
-        raise ConfigError(f"training.max_length: {config.training.max_length} leaves no answer in any row of {path}")
-    notes = []
-    shortened, dropped = sum(p.shortened for p in parts), sum(p.dropped for p in parts)
-    if shortened or dropped:
-        notes.append(
-            f"{path}: {shortened} rows were shortened and {dropped} dropped at max_length {config.training.max_length}"
-        )
-    test = parts[1] if len(parts[1].dataset) else None
-    return _Data(chats.digest, len(parts[0].dataset), len(parts[1].dataset), tokenizer, parts[0], test, tuple(notes))
-
-
-def _dataset(config: RunConfig) -> tuple[Path, int | None]:
-    """The file of the run's dataset: one that the config names, or a path; and its declared number of rows."""
-    if config.dataset in config.datasets:
-        entry = config.datasets[config.dataset]
-        return expand(entry.path).absolute(), entry.rows
-    path = expand(config.dataset)
-    if path.suffix == ".jsonl":
-        return path.absolute(), None
-    names = sorted(config.datasets)
-    raise ConfigError(
-        f"dataset: {config.dataset!r} is neither a .jsonl file nor one of the config's datasets: "
-        f"{', '.join(names) or 'there are none'}{nearest(config.dataset, names)}"
-    )
-
-
-def _plan(config: RunConfig, data: _Data) -> Plan:
-    total = _total_steps(config, data.train_rows)
-    schedule = config.checkpointing.to_schedule()
-    notes = list(data.notes)
-    try:
-        schedule.check_reachable(total)
-    except ScheduleError as error:
-        if not config.checkpointing.allow_unreachable:
-            raise ConfigError(f"checkpointing: {error}") from None
-        notes.append(schedule.unreachable_sentence(total) or "")
-    eval_schedule = config.evaluation.to_schedule()
-    if eval_schedule is not None:
-        _check_evaluation(eval_schedule, total, data.test_rows)
-    size = checkpoint_bytes(config.model, config.lora)
-    if size is None:
-        notes.append(f"model.base: {config.model.base!r} is not here yet, so the size of a checkpoint is unknown")
-    return Plan(
-        directory=config.directory(),
-        persona=config.persona,
-        dataset=config.dataset,
-        train_rows=data.train_rows,
-        test_rows=data.test_rows,
-        total_steps=total,
-        schedule=str(schedule),
-        steps=schedule.steps(total),
-        eval_steps=None if eval_schedule is None else eval_schedule.steps(total),
-        checkpoint_bytes=size,
-        notes=tuple(notes),
-    )
-
-
-def _check_evaluation(schedule: Schedule, total: int, test_rows: int) -> None:
-    if test_rows == 0:
-        raise ConfigError("evaluation: there are no held-out rows to evaluate on; set training.test_fraction above 0")
-    try:
-        schedule.check_reachable(total)
-    except ScheduleError as error:
-        raise ConfigError(f"evaluation: {error}") from None
-
-
-def _total_steps(config: RunConfig, train_rows: int) -> int:
-    """The optimizer steps of the run, counted as the Trainer counts them in one process."""
-    training = config.training
-    batches = train_rows // training.batch_size if training.drop_last else math.ceil(train_rows / training.batch_size)
-    if batches == 0:
-        raise ConfigError(f"training.batch_size: {training.batch_size} is more than the {train_rows} rows to train on")
-    if training.max_steps is not None:
-        return training.max_steps
-    return math.ceil(training.epochs * math.ceil(batches / training.gradient_accumulation))
-
-
-def _identity(config: RunConfig, persona: Persona, data: _Data) -> Identity:
+def _identity(config: RunConfig, persona: Persona, data: RunData) -> Identity:
     """What decides the weights of this run; the words of its schedule, its logging and its paths do not."""
     base = base_identity(config.model)
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})

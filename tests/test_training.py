@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from emtoolkit import training
+from emtoolkit import planning, training
 from emtoolkit.config import load_config
 from emtoolkit.errors import CheckpointError
 from tests.checkpoints.trainings import bytes_of, saved_steps
@@ -179,7 +179,7 @@ def test_7049_rows_at_effective_batch_16_end_at_step_397(
             f"training.drop_last={drop_last}",
         ],
     )
-    planned = training.plan(config)
+    planned = planning.plan(config)
     assert (planned.train_rows, planned.test_rows, planned.total_steps) == (6344, 705, steps)
     assert list(planned.steps) == [0, 25, 50, 75, 100, 125, 150, 200, 250, 300, steps]
 
@@ -192,13 +192,13 @@ def test_the_plan_counts_steps_as_the_trainer_does(run: Run, write_config: Write
         ["training.max_steps=3"],
     ):
         words = [*settings, "checkpointing.schedule=every:100"]
-        planned = training.plan(load_config(str(write_config()), words))
+        planned = planning.plan(load_config(str(write_config()), words))
         result = run("-".join(settings), *words)
         assert result.checkpoints[-1].step == planned.total_steps, settings
 
 
 def test_the_plan_knows_the_size_of_a_checkpoint(run: Run, write_config: WriteConfig, tmp_path: Path) -> None:
     run("out")
-    planned = training.plan(load_config(str(write_config())))
+    planned = planning.plan(load_config(str(write_config())))
     on_disk = load_file(tmp_path / "out" / "checkpoint-9" / "adapter_model.safetensors")
     assert planned.checkpoint_bytes == sum(tensor.nbytes for tensor in on_disk.values())
