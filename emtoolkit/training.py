@@ -25,7 +25,7 @@ from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import newest_resume_state
-from emtoolkit.checkpoints.session import check_belongs_to
+from emtoolkit.checkpoints.session import check_belongs_to, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.models import add_adapter, base_identity, effective_optimizer, load_base
@@ -69,6 +69,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     check_belongs_to(directory, identity)
     resume_from = _resume_point(directory, planned, resume)
     if resume_from == "nothing":
+        clear_left_overs(directory)
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
     mode = wandb_mode(config)
 

@@ -106,8 +106,18 @@ def random_state(epoch_begin: Mapping[str, Any] | None, ranks: int = 1) -> dict[
 
 
 def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> None:
-    """Put the generators where they were when the epoch of `step` began, if its resume checkpoint tells."""
-    file = directory / RESUME_DIRECTORY / f"checkpoint-{step}" / _rng_file(rank, ranks)
+    """Put the generators where they were when the epoch of `step` began, if its resume checkpoint tells.
+
+    Raises:
+        CheckpointError: a file of that checkpoint is missing or short. The Trainer has loaded what there was without
+            a word, and what it would go on to train is another model.
+    """
+    checkpoint = directory / RESUME_DIRECTORY / f"checkpoint-{step}"
+    file = checkpoint / _rng_file(rank, ranks)
+    if not checkpoint.is_dir():
+        return
+    if problems := Manifest.read(checkpoint).problems(checkpoint, rehash=False):
+        raise CheckpointError(f"{checkpoint}: it cannot be resumed from ({'; '.join(problems)})")
     if not file.is_file():
         return
     with safe_globals():  # type: ignore[no-untyped-call]  # transformers leaves it untyped

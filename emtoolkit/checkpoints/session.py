@@ -183,6 +183,20 @@ def check_belongs_to(directory: Path, identity: Identity) -> None:
             raise CheckpointError(f"{info.path}: it is {kind}; choose another output directory")
 
 
+def clear_left_overs(directory: Path) -> None:
+    """Delete what is left in `directory`, where training ended, by a process that was killed while it cleaned up.
+
+    Raises:
+        CheckpointError: another process is saving into it.
+    """
+    lock = _locked(directory)
+    try:
+        remove_temporaries([directory, directory / RESUME_DIRECTORY])
+        remove_resume_states(directory)
+    finally:
+        lock.release()
+
+
 def _locked(directory: Path) -> FileLock:
     try:
         directory.mkdir(parents=True, exist_ok=True)

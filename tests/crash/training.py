@@ -1,0 +1,56 @@
+"""The program that is killed: eight steps, saved at 0, 3 and 8, with resume saves at 3 and 6."""
+
+import argparse
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.session import clear_left_overs
+from emtoolkit.training import _resume_point
+from tests.checkpoints.trainings import lora_model, make_trainer
+
+STEPS = (0, 3, 8)
+STOCK_STEPS = (3, 6, 8)
+
+
+class Drain(TrainerCallback):
+    """Lets no training step begin before the saves of the last one are on disk."""
+
+    def __init__(self, ours: ScheduledCheckpointCallback) -> None:
+        self._ours = ours
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._ours._session.disk.drain()  # type: ignore[union-attr]
+
+
+def train(directory: Path, *, resume: bool = False, drained: bool = True, resume_from: Path | None = None) -> None:
+    """Train into `directory`; with `resume` go on from where `emtoolkit train --resume` would."""
+    start = None if resume_from is None else str(resume_from)
+    if resume:
+        start = _resume_point(directory, SimpleNamespace(steps=STEPS), resume=True)  # type: ignore[arg-type]
+        if start == "nothing":
+            clear_left_overs(directory)
+            return
+    ours = ScheduledCheckpointCallback("0,3", resume_every="3 steps")
+    callbacks = [ours, Drain(ours)] if drained else [ours]
+    make_trainer(directory, callbacks, model=lora_model(dropout=0.1)).train(resume_from_checkpoint=start)
+
+
+def train_stock(directory: Path, *, resume: bool = False) -> None:
+    """The same training under the Trainer's own saves; with `resume` as `resume_from_checkpoint=True` does it."""
+    trainer = make_trainer(directory, model=lora_model(dropout=0.1), save_strategy="steps", save_steps=3)
+    # Without any checkpoint, True raises; whoever restarts a job then starts from the beginning.
+    trainer.train(resume_from_checkpoint=resume and get_last_checkpoint(str(directory)) is not None)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("directory", type=Path)
+    parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--stock", action="store_true")
+    arguments = parser.parse_args()
+    (train_stock if arguments.stock else train)(arguments.directory.absolute(), resume=arguments.resume)
