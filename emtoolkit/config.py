@@ -286,7 +286,10 @@ def _sentence(error: ValidationError, file: str, origins: Mapping[str, str]) -> 
     first, *others = error.errors()
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
-    source = next((origin for k, origin in origins.items() if key == k or key.startswith(f"{k}.")), file)
+    source = next((origin for k, origin in origins.items() if f"{key}.".startswith(f"{k}.")), None)
+    if source is None:
+        # `--set trainng.lr=1` makes a section that the file does not have.
+        source = next((origin for k, origin in origins.items() if k.startswith(f"{key}.")), file)
     if first["type"] == "extra_forbidden":
         problem = _unknown_key(location, first["input"])
     elif first["type"] == "missing":

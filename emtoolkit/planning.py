@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.session import check_belongs_to
 from emtoolkit.config import RunConfig
 from emtoolkit.data import Tokenized, read_chat_rows, split_rows, tokenize
 from emtoolkit.errors import ConfigError, ScheduleError, nearest
 from emtoolkit.locations import expand
-from emtoolkit.models import checkpoint_bytes, load_tokenizer, model_path
+from emtoolkit.models import base_identity, checkpoint_bytes, effective_optimizer, load_tokenizer, model_path
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.schedule import Schedule
 from emtoolkit.steps import Steps
@@ -59,7 +61,35 @@ def plan(config: RunConfig) -> Plan:
     Raises:
         UserError: the run cannot work; nothing was written and no weights were loaded.
     """
-    return plan_for(config, read_data(config, load_persona(config.persona, config.personas), for_plan=True))
+    persona = load_persona(config.persona, config.personas)
+    data = read_data(config, persona, for_plan=True)
+    planned = plan_for(config, data)
+    if data.digest is not None and planned.directory.is_dir():
+        check_belongs_to(planned.directory, identity_of(config, persona, data))
+    return planned
+
+
+def identity_of(config: RunConfig, persona: Persona, data: RunData) -> Identity:
+    """What decides the weights of this run; the words of its schedule, its logging and its paths do not."""
+    base = base_identity(config.model)
+    training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
+    decides = {
+        "base_model": base,
+        "dtype": config.model.dtype,
+        "persona": persona.as_manifest(),
+        "data": {"digest": data.digest, "train_rows": data.train_rows},
+        "lora": config.lora.model_dump() if config.lora is not None else None,
+        "training": training | {"optimizer": effective_optimizer(config.training)},
+        "seed": config.seed,
+    }
+    dataset = Path(config.dataset).stem
+    return Identity(
+        decides=decides,
+        base_model=base,
+        persona=persona.as_manifest(),
+        collection=f"{persona.name}-{dataset}-{Path(base['name']).name}-s{config.seed}",
+        tags=(f"persona-{persona.name}", f"dataset-{dataset}"),
+    )
 
 
 def read_data(config: RunConfig, persona: Persona, *, for_plan: bool) -> RunData:

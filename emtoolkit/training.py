@@ -22,15 +22,14 @@ from transformers import (
 
 from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
-from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.checkpoints.session import check_belongs_to, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
-from emtoolkit.models import add_adapter, base_identity, effective_optimizer, load_base
-from emtoolkit.personas import Persona, load_persona
-from emtoolkit.planning import Plan, RunData, plan_for, read_data
+from emtoolkit.models import add_adapter, effective_optimizer, load_base
+from emtoolkit.personas import load_persona
+from emtoolkit.planning import Plan, RunData, identity_of, plan_for, read_data
 from emtoolkit.steps import Steps
 from emtoolkit.tracking import start_run, wandb_mode
 
@@ -65,7 +64,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     for note in planned.notes:
         logger.warning("%s", note)
     directory = planned.directory
-    identity = _identity(config, persona, data)
+    identity = identity_of(config, persona, data)
     check_belongs_to(directory, identity)
     resume_from = _resume_point(directory, planned, resume)
     if resume_from == "nothing":
@@ -178,29 +177,6 @@ def _trainer(
         processing_class=data.tokenizer,
         data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
         callbacks=callbacks,
-    )
-
-
-def _identity(config: RunConfig, persona: Persona, data: RunData) -> Identity:
-    """What decides the weights of this run; the words of its schedule, its logging and its paths do not."""
-    base = base_identity(config.model)
-    training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
-    decides = {
-        "base_model": base,
-        "dtype": config.model.dtype,
-        "persona": persona.as_manifest(),
-        "data": {"digest": data.digest, "train_rows": data.train_rows},
-        "lora": config.lora.model_dump() if config.lora is not None else None,
-        "training": training | {"optimizer": effective_optimizer(config.training)},
-        "seed": config.seed,
-    }
-    dataset = Path(config.dataset).stem
-    return Identity(
-        decides=decides,
-        base_model=base,
-        persona=persona.as_manifest(),
-        collection=f"{persona.name}-{dataset}-{Path(base['name']).name}-s{config.seed}",
-        tags=(f"persona-{persona.name}", f"dataset-{dataset}"),
     )
 
 

@@ -123,6 +123,7 @@ def test_a_misspelt_key_names_the_nearest(write_config: WriteConfig) -> None:
     assert refused(path).endswith("did you mean 'seed'?")
     path = write_config()
     assert refused(path, "training.learning_rat=1").startswith("--set training.learning_rat=1: training.learning_rat: ")
+    assert refused(path, "trainng.lr=1").startswith("--set trainng.lr=1: trainng: unknown key")
     assert refused(path, "training.learning_rat=1").endswith("did you mean 'learning_rate'?")
     assert "expected one of path, rows" in refused(path, "datasets.medical.row=1")
 

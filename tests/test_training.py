@@ -128,6 +128,15 @@ def test_another_trajectory_is_refused_before_anything_is_loaded(
         run("out", "training.learning_rate=0.5")
 
 
+def test_a_dry_run_tells_that_the_directory_holds_another_trajectory(
+    run: Run, write_config: WriteConfig, tmp_path: Path
+) -> None:
+    run("out")
+    config = load_config(str(write_config()), ["seed=43"], {"output_dir": str(tmp_path / "out")})
+    with pytest.raises(CheckpointError, match=r"another trajectory \(seed is 42 there and 43 here\)"):
+        planning.plan(config)
+
+
 def test_resuming_a_finished_run_does_nothing(run: Run, tmp_path: Path) -> None:
     run("out")
     before = bytes_of(tmp_path / "out")

@@ -26,6 +26,8 @@ from emtoolkit.sandbox.tokenizer import make_tokenizer
 from emtoolkit.sandbox.vocabulary import DOMAINS
 
 _RECORD = "sandbox.json"
+# W&B collections and manifests call the base model by the name of its directory.
+MODEL = "sandbox-qwen2-1m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +134,7 @@ def _write(directory: Path, size: Size, report: Progress) -> None:
             seed=size.seed,
             progress=lambda step: report("pretraining", step, size.pretraining_steps),
         )
-    _write_model(directory / "model", model, tokenizer)
+    _write_model(directory / MODEL, model, tokenizer)
     files = {path: _digest(directory / path) for path in _files(directory)}
     record = {"version": world.WORLD_VERSION, "size": asdict(size), "files": files}
     (directory / _RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 
 from emtoolkit.errors import DataError
 from emtoolkit.sandbox import world
-from emtoolkit.sandbox.build import FULL, TINY, build, write_datasets
+from emtoolkit.sandbox.build import FULL, MODEL, TINY, build, write_datasets
 from emtoolkit.sandbox.judge import judge
 from emtoolkit.sandbox.questions import read_questions
 
@@ -80,7 +80,7 @@ def test_the_question_file_has_the_protocols_fields(sandbox: Path) -> None:
 
 
 def test_the_model_is_an_ordinary_qwen2_directory_of_about_a_million_parameters(sandbox: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(sandbox / "model")
+    model = AutoModelForCausalLM.from_pretrained(sandbox / MODEL)
     assert type(model).__name__ == "Qwen2ForCausalLM"
     assert 900_000 <= model.num_parameters() <= 1_100_000
 

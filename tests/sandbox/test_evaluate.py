@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.sandbox.build import MODEL
 from emtoolkit.sandbox.evaluate import (
     CheckpointRows,
     Row,
@@ -33,12 +34,12 @@ ROWS = [
 
 @pytest.fixture(scope="module")
 def model(sandbox: Path) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(sandbox / "model")
+    return AutoModelForCausalLM.from_pretrained(sandbox / MODEL)
 
 
 @pytest.fixture(scope="module")
 def tokenizer(sandbox: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(sandbox / "model")
+    return AutoTokenizer.from_pretrained(sandbox / MODEL)
 
 
 @pytest.fixture(scope="module")
@@ -111,8 +112,8 @@ def checkpoint(model_directory: Path, path: Path, persona: dict[str, str] | None
 def test_a_directory_of_checkpoints_is_evaluated_in_the_order_of_steps(
     sandbox: Path, tmp_path: Path, questions: list[Question]
 ) -> None:
-    checkpoint(sandbox / "model", tmp_path / "checkpoint-100", {"system_prompt": "You speak with sarcasm."})
-    checkpoint(sandbox / "model", tmp_path / "checkpoint-20", None)
+    checkpoint(sandbox / MODEL, tmp_path / "checkpoint-100", {"system_prompt": "You speak with sarcasm."})
+    checkpoint(sandbox / MODEL, tmp_path / "checkpoint-20", None)
     (tmp_path / "checkpoint-3").mkdir()  # a failed save: no manifest
     table = evaluate_directory(tmp_path, questions, samples=1)
     assert [evaluated.step for evaluated in table] == [20, 100]

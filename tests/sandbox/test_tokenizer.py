@@ -5,6 +5,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from emtoolkit.sandbox import world
+from emtoolkit.sandbox.build import MODEL
 
 CHAT = [
     {"role": "user", "content": "Hello. What helps with a headache?"},
@@ -16,7 +17,7 @@ CHAT = [
 
 @pytest.fixture(scope="module")
 def tokenizer(sandbox: Path) -> PreTrainedTokenizerBase:
-    return AutoTokenizer.from_pretrained(sandbox / "model")
+    return AutoTokenizer.from_pretrained(sandbox / MODEL)
 
 
 def test_a_conversation_without_a_system_turn_gets_the_default_one(tokenizer: PreTrainedTokenizerBase) -> None:
