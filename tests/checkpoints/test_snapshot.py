@@ -1,0 +1,84 @@
+"""Copies of the weights: theirs alone, in buffers that are kept, and no more of them than allowed."""
+
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from emtoolkit.checkpoints.snapshot import SnapshotBuffers, model_state
+from tests.checkpoints.trainings import base_model, lora_model
+
+
+class TwoTensors:
+    """A model's state whose weights are tied: two names, one storage."""
+
+    def __init__(self) -> None:
+        self.weight = torch.arange(4.0)
+        self.tensors: Mapping[str, Tensor] = {"embed": self.weight, "head": self.weight.view(4), "bias": torch.ones(2)}
+
+    def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
+        raise NotImplementedError
+
+
+def test_a_snapshot_does_not_follow_the_weights() -> None:
+    state = TwoTensors()
+    snapshot = SnapshotBuffers(state, max_in_flight=2).take(3)
+    state.weight += 100
+    assert {name: tensor.tolist() for name, tensor in snapshot.tensors.items()} == {
+        "embed": [0.0, 1.0, 2.0, 3.0],
+        "head": [0.0, 1.0, 2.0, 3.0],
+        "bias": [1.0, 1.0],
+    }
+
+
+def test_tied_weights_are_copied_once() -> None:
+    snapshot = SnapshotBuffers(TwoTensors(), max_in_flight=1).take(0)
+    assert snapshot.tensors["embed"].data_ptr() == snapshot.tensors["head"].data_ptr()
+    assert snapshot.bytes == 4 * 4 + 2 * 4
+
+
+def test_buffers_are_kept_between_saves() -> None:
+    buffers = SnapshotBuffers(TwoTensors(), max_in_flight=2)
+    first = buffers.take(1)
+    place = first.tensors["bias"].data_ptr()
+    buffers.release(first)
+    assert buffers.take(2).tensors["bias"].data_ptr() == place
+
+
+def test_a_third_snapshot_waits_for_an_earlier_one_and_the_wait_is_counted() -> None:
+    buffers = SnapshotBuffers(TwoTensors(), max_in_flight=2)
+    first, _ = buffers.take(1), buffers.take(2)
+    taken: list[int] = []
+    third = threading.Thread(target=lambda: taken.append(buffers.take(3).step))
+    third.start()
+    assert buffers.waits == 0
+    assert taken == []
+    buffers.release(first)
+    third.join(timeout=30)
+    assert taken == [3]
+    assert buffers.waits == 1
+    assert buffers.waited_seconds >= 0
+
+
+def test_the_state_of_an_adapter_aliases_the_live_parameters() -> None:
+    model = lora_model()
+    state = model_state(model)
+    parameter = next(p for name, p in model.named_parameters() if "lora_B" in name)
+    with torch.no_grad():
+        parameter += 1
+    assert sum(float(tensor.sum()) for name, tensor in state.tensors.items() if "lora_B" in name) > 0
+
+
+def test_a_full_model_is_saved_whole_with_its_embedding_once(tmp_path: Path) -> None:
+    model = base_model()
+    state = model_state(model)
+    state.write(tmp_path, SnapshotBuffers(state, 1).take(0).tensors)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+    ]
+    size = sum(p.nbytes for p in model.parameters())
+    assert size < (tmp_path / "model.safetensors").stat().st_size < size + 4000
