@@ -24,7 +24,7 @@ from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import newest_resume_state
-from emtoolkit.checkpoints.session import check_belongs_to, clear_left_overs
+from emtoolkit.checkpoints.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.models import add_adapter, effective_optimizer, load_base
@@ -66,6 +66,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     directory = planned.directory
     identity = identity_of(config, persona, data)
     check_belongs_to(directory, identity)
+    check_not_in_use(directory)
     resume_from = _resume_point(directory, planned, resume)
     if resume_from == "nothing":
         clear_left_overs(directory)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import load_file
 
 from emtoolkit import planning, training
@@ -126,6 +127,18 @@ def test_another_trajectory_is_refused_before_anything_is_loaded(
     monkeypatch.setattr(training, "load_base", lambda config: pytest.fail("the model was loaded"))
     with pytest.raises(CheckpointError, match=r"\(training.learning_rate is 0.01 there and 0.5 here\)"):
         run("out", "training.learning_rate=0.5")
+
+
+def test_a_directory_that_another_run_is_saving_into_is_refused_before_anything_is_loaded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run("out")
+    monkeypatch.setattr(training, "load_base", lambda config: pytest.fail("the model was loaded"))
+    with (
+        FileLock(tmp_path / "out" / ".lock"),
+        pytest.raises(CheckpointError, match="another process is saving into it"),
+    ):
+        run("out", "checkpointing.schedule=every:1", resume=True)
 
 
 def test_a_dry_run_tells_that_the_directory_holds_another_trajectory(

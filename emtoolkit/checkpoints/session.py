@@ -183,6 +183,16 @@ def check_belongs_to(directory: Path, identity: Identity) -> None:
             raise CheckpointError(f"{info.path}: it is {kind}; choose another output directory")
 
 
+def check_not_in_use(directory: Path) -> None:
+    """Check, before a model is loaded for it, that no other process is saving into `directory`.
+
+    Raises:
+        CheckpointError: another process is.
+    """
+    if (directory / LOCK).exists():
+        _locked(directory).release()
+
+
 def clear_left_overs(directory: Path) -> None:
     """Delete what is left in `directory`, where training ended, by a process that was killed while it cleaned up.
 
