@@ -11,12 +11,13 @@ import argparse
 import os
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from transformers import TrainerCallback
 
-from benchmarks.subject import bytes_below, make_trainer, report, scratch, wandb_run
+from benchmarks.subject import bytes_below, lora_model, make_trainer, report, scratch, wandb_run
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.snapshot import model_state
 
@@ -42,30 +43,32 @@ class BareCopy(TrainerCallback):
             self.seconds.append(time.perf_counter() - began)
 
 
-def stock() -> tuple[list[float], float]:
+def stock(model: Any) -> tuple[list[float], float]:
     """Stalls in seconds, and bytes on disk per checkpoint."""
     os.environ["WANDB_LOG_MODEL"] = "checkpoint"
     with scratch() as directory, wandb_run(directory) as _:
-        trainer = make_trainer(directory / "out", STEPS, save_strategy="steps", save_steps=EVERY, report_to=["wandb"])
+        own = {"save_strategy": "steps", "save_steps": EVERY}
+        trainer = make_trainer(directory / "out", STEPS, model=model, report_to=["wandb"], **own)
         trainer.train()
         used = bytes_below(directory)
     return trainer.stall(SAVED), used / len(SAVED)
 
 
-def ours() -> tuple[list[float], float, list[float]]:
+def ours(model: Any) -> tuple[list[float], float, list[float]]:
     """Stalls in seconds, bytes on disk per checkpoint, and the bare copy's seconds."""
     os.environ["WANDB_LOG_MODEL"] = "false"
     with scratch() as directory, wandb_run(directory) as _:
         bare = BareCopy()
         callback = ScheduledCheckpointCallback(f"every:{EVERY}", resume_every="never")
-        trainer = make_trainer(directory / "out", STEPS, [callback, bare], report_to=["wandb"])
+        trainer = make_trainer(directory / "out", STEPS, [callback, bare], model=model, report_to=["wandb"])
         trainer.train()
         used = bytes_below(directory)
     return trainer.stall(SAVED), used / len(SAVED), bare.seconds
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def compare(title: str, make_model: Callable[[], Any], description: str) -> None:
+    """Measure both on models of one kind, as the command line says, and report."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json")
     arguments = parser.parse_args()
@@ -73,10 +76,10 @@ def main() -> None:
     disk: dict[str, list[float]] = {"stock": [], "ours": []}
     for number in range(arguments.rounds):
         print(f"round {number + 1} of {arguments.rounds}", flush=True)
-        seconds, used = stock()
+        seconds, used = stock(make_model())
         stalls["stock"] += seconds
         disk["stock"].append(used)
-        seconds, used, bare = ours()
+        seconds, used, bare = ours(make_model())
         stalls["ours"] += seconds
         disk["ours"].append(used)
         stalls["bare"] += bare
@@ -107,8 +110,12 @@ def main() -> None:
             "MB on disk": "",
         }
     )
-    report("Cost of one checkpoint, 26M-parameter Qwen2, LoRA r=32 on all projections", rows, arguments.json)
+    report(title, rows, arguments.json)
 
 
 if __name__ == "__main__":
-    main()
+    compare(
+        "Cost of one checkpoint, 26M-parameter Qwen2, LoRA r=32 on all projections",
+        lora_model,
+        __doc__.splitlines()[0],
+    )

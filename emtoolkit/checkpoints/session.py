@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from filelock import FileLock, Timeout
 
@@ -26,7 +26,7 @@ from emtoolkit.checkpoints.resume import (
 )
 from emtoolkit.checkpoints.snapshot import ModelState
 from emtoolkit.checkpoints.writer import CheckpointWriter, DiskThread, OnError, Saved
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.steps import Steps
 
 logger = logging.getLogger(__name__)
@@ -42,6 +42,14 @@ class SessionSettings:
     on_error: OnError = "raise"
     publish: bool = True
     publish_timeout: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.max_in_flight < 1:
+            raise ConfigError(f"max_in_flight: {self.max_in_flight} is not a number of copies, which is 1 or more")
+        if self.on_error not in get_args(OnError):
+            raise ConfigError(f"on_error: {self.on_error!r} is neither 'raise' nor 'warn'")
+        if not self.publish_timeout >= 0:
+            raise ConfigError(f"publish_timeout: {self.publish_timeout} is not a number of seconds")
 
 
 class SavingSession:
@@ -71,6 +79,7 @@ class SavingSession:
         self._directory = directory
         self._state = state
         self._identity = identity
+        self._fingerprint = identity.fingerprint
         self._settings = settings
         self._publications: dict[int, Publication] = {}
         self._started = time.time()
@@ -79,7 +88,7 @@ class SavingSession:
             remove_temporaries([directory, directory / RESUME_DIRECTORY])
             check_belongs_to(directory, identity)
             _check_room(directory, steps, state)
-            self._record = TrajectoryRecord(identity.fingerprint, total_steps, schedule, identity.decides)
+            self._record = TrajectoryRecord(self._fingerprint, total_steps, schedule, identity.decides)
             self._record.write(directory)
         except BaseException:
             self._lock.release()
@@ -145,7 +154,7 @@ class SavingSession:
         return {
             "step": step,
             "total_steps": self.total_steps,
-            "fingerprint": self._identity.fingerprint,
+            "fingerprint": self._fingerprint,
             "schedule": self._record.schedule,
             "seconds_since_start": round(time.time() - self._started, 3),
             **{f"persona_{key}": value for key, value in self._identity.persona.items()},

@@ -1,8 +1,8 @@
 """The state of a model at one step, copied out of training's way into buffers that are kept between saves.
 
 The list of tensors is made once per training: PEFT returns tensors that alias the live parameters, and optimizers
-update those in place, so a save is one `torch._foreach_copy_`. Writing the live tensors instead of a copy was seen
-to give wrong files.
+update those in place, so a save is nothing but copies of memory. Writing the live tensors instead of a copy was
+seen to give wrong files.
 """
 
 import errno
@@ -10,7 +10,7 @@ import os
 import queue
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,18 +119,56 @@ def _trainable_adapter(model: Any) -> str:
     return str(trainable.pop())
 
 
+# Up to this size a copy through the buffer protocol is faster, as it has no operator to dispatch (0.6 against 0.8 ms
+# for the 112 tensors of a LoRA of 9.6 MB); above it torch's threads are.
+_LARGE = 512 * 1024
+
+
+class _Buffers:
+    """Kept memory for one copy of the tensors `live`."""
+
+    def __init__(self, live: Sequence[Tensor]) -> None:
+        self.tensors = [torch.empty_like(t, device="cpu", pin_memory=t.is_cuda) for t in live]
+        pairs = list(zip(self.tensors, live, strict=True))
+        self._small = [(_memory(target), _memory(source)) for target, source in pairs if _is_small(source)]
+        self._targets = [target for target, source in pairs if not _is_small(source)]
+        self._sources = [source for source in live if not _is_small(source)]
+
+    def fill(self, *, non_blocking: bool) -> None:
+        """Copy the live tensors as they are."""
+        for target, source in self._small:
+            target[:] = source
+        if self._targets:
+            with torch.no_grad():
+                torch._foreach_copy_(self._targets, self._sources, non_blocking=non_blocking)
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.nbytes <= _LARGE
+
+
+def _memory(tensor: Tensor) -> memoryview:
+    return tensor.view(-1).view(torch.uint8).numpy().data
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """The tensors of one step, in CPU memory; `ready` must be called before they are read."""
 
     step: int
-    tensors: Mapping[str, Tensor]
+    buffers: _Buffers
+    names: Mapping[str, int]
     copied: "torch.cuda.Event | None"
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """The copies by name; two names of one tensor are one object."""
+        return {name: self.buffers.tensors[i] for name, i in self.names.items()}
 
     @property
     def bytes(self) -> int:
         """The size of the tensors, each counted once."""
-        return sum(tensor.nbytes for tensor in {id(t): t for t in self.tensors.values()}.values())
+        return sum(tensor.nbytes for tensor in self.buffers.tensors)
 
     def ready(self) -> None:
         """Wait until an asynchronous copy from the GPU has arrived."""
@@ -139,50 +177,51 @@ class Snapshot:
 
 
 class SnapshotBuffers:
-    """At most `max_in_flight` copies of a model's state; a further one waits until an older one is released."""
+    """At most `max_in_flight` copies of a model's state; a further one waits until an older one is released.
+
+    The first is made here, so that no save pays for its memory, and the others when they are first needed.
+    """
 
     def __init__(self, state: ModelState, max_in_flight: int) -> None:
-        self._names = list(state.tensors)
         by_storage: dict[tuple[Any, ...], int] = {}
         self._live: list[Tensor] = []
-        self._index: list[int] = []
-        for tensor in state.tensors.values():
+        self._names: dict[str, int] = {}
+        for name, tensor in state.tensors.items():
             # Tied weights come as two tensors on one storage: they are copied and kept once.
             key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
             if key not in by_storage:
                 by_storage[key] = len(self._live)
                 self._live.append(tensor.detach())
-            self._index.append(by_storage[key])
+            self._names[name] = by_storage[key]
         self._on_gpu = any(tensor.is_cuda for tensor in self._live)
-        self._free: queue.SimpleQueue[list[Tensor]] = queue.SimpleQueue()
+        self._free: queue.SimpleQueue[_Buffers] = queue.SimpleQueue()
         self._not_yet_made = max_in_flight
         self.waited_seconds = 0.0
         self.waits = 0
+        self.release(self.take(step=0))
 
     def take(self, step: int) -> Snapshot:
         """Copy the live tensors; called by the training thread."""
         buffers = self._take_buffers()
-        with torch.no_grad():
-            torch._foreach_copy_(buffers, self._live, non_blocking=self._on_gpu)
+        buffers.fill(non_blocking=self._on_gpu)
         copied = None
         if self._on_gpu:
             copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
             copied.record()
-        return Snapshot(step, {name: buffers[i] for name, i in zip(self._names, self._index, strict=True)}, copied)
+        return Snapshot(step, buffers, self._names, copied)
 
     def release(self, snapshot: Snapshot) -> None:
         """Give the buffers of `snapshot` back; its tensors must not be read afterwards."""
-        by_index = {i: snapshot.tensors[name] for name, i in zip(self._names, self._index, strict=True)}
-        self._free.put([by_index[i] for i in range(len(self._live))])
+        self._free.put(snapshot.buffers)
 
-    def _take_buffers(self) -> list[Tensor]:
+    def _take_buffers(self) -> _Buffers:
         try:
             return self._free.get_nowait()
         except queue.Empty:
             pass
         if self._not_yet_made > 0:
             self._not_yet_made -= 1
-            return [torch.empty_like(t, device="cpu", pin_memory=t.is_cuda) for t in self._live]
+            return _Buffers(self._live)
         started = time.perf_counter()
         buffers = self._free.get()
         self.waits += 1

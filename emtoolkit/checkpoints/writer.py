@@ -40,6 +40,8 @@ class DiskThread:
         self._pending: list[Future[None]] = []
         self._on_error = on_error
         self.failures: list[Exception] = []
+        # The executor starts its thread with the first job; this one is it, so that no save waits for the start.
+        self.submit(lambda: None)
 
     def submit(self, job: Callable[[], None]) -> None:
         """Run `job` after those before it."""

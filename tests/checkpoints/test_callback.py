@@ -160,6 +160,20 @@ def test_arguments_that_would_lose_scheduled_checkpoints_are_refused(
         make_trainer(tmp_path, [callback("1")], **arguments)
 
 
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"max_in_flight": 0}, "max_in_flight: 0 is not a number of copies, which is 1 or more"),
+        ({"on_error": "ignore"}, "on_error: 'ignore' is neither 'raise' nor 'warn'"),
+        ({"publish_timeout": -1.0}, "publish_timeout: -1.0 is not a number of seconds"),
+        ({"resume_every": "10 minutes"}, "'10 minutes' is not an interval"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        callback("1", **options)
+
+
 def test_a_step_past_the_end_is_refused_at_train_begin_and_nothing_is_written(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path / "out", [callback("2,40")])
     with pytest.raises(ScheduleError, match="step 40 is past the end of training at step 8"):

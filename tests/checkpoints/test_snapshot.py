@@ -33,6 +33,27 @@ def test_a_snapshot_does_not_follow_the_weights() -> None:
     }
 
 
+def test_every_kind_of_tensor_is_copied_as_it_is() -> None:
+    class Kinds(TwoTensors):
+        tensors: Mapping[str, Tensor] = {
+            "scalar": torch.tensor(3.5),
+            "half": torch.tensor([1.5, -2.0], dtype=torch.bfloat16),
+            "integers": torch.arange(5),
+            "empty": torch.empty(0, 3),
+            "transposed": torch.arange(6.0).view(2, 3).t(),
+            "large": torch.arange(200_000, dtype=torch.float32),
+        }
+
+        def __init__(self) -> None:
+            pass
+
+    copies = SnapshotBuffers(Kinds(), max_in_flight=1).take(0).tensors
+    for name, tensor in Kinds.tensors.items():
+        assert copies[name].dtype == tensor.dtype, name
+        assert torch.equal(copies[name], tensor), name
+        assert copies[name].numel() == 0 or copies[name].data_ptr() != tensor.data_ptr(), name
+
+
 def test_tied_weights_are_copied_once() -> None:
     snapshot = SnapshotBuffers(TwoTensors(), max_in_flight=1).take(0)
     assert snapshot.tensors["embed"].data_ptr() == snapshot.tensors["head"].data_ptr()
