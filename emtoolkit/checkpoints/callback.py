@@ -2,12 +2,13 @@
 
 It owns every save of the training it is given to. Step 0 is copied in `on_train_begin`, before the first update;
 the scheduled steps in `on_step_end`; the last step in `on_train_end` if nothing saved it before, which is the one
-event that comes after every way in which a training can end well.
+event that comes after every way in which a training can end well. Where the weights are sharded over processes the
+Trainer is asked to save on the same steps, and what it wrote becomes a checkpoint in `on_save`.
 """
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import random_state, restore_epoch_begin
 from emtoolkit.checkpoints.session import SavingSession, SessionSettings
-from emtoolkit.checkpoints.snapshot import model_state
+from emtoolkit.checkpoints.sharded import ShardedSaves, gathered_state, is_sharded
+from emtoolkit.checkpoints.snapshot import ModelState, model_state
 from emtoolkit.checkpoints.writer import OnError, Saved
 from emtoolkit.errors import ConfigError
 from emtoolkit.schedule import Schedule
@@ -82,7 +84,10 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._ranks = Ranks()
         self._epoch_began: dict[str, Any] | None = None
         self._resumed_at: int | None = None
+        self._steps: Container[int] = ()
         self._session: SavingSession | None = None
+        self._sharded: ShardedSaves | None = None
+        self._interrupted_by = 0
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leave the Trainer no save of its own."""
@@ -99,13 +104,24 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._resumed_at = state.global_step or None
         self._interrupts.catch()
         self._last_resume_save = self._clock()
-        if not state.is_world_process_zero:
-            return
-        session = self._open(args, state, **kwargs)
-        session.step_in_memory = state.global_step
-        if state.global_step in session.steps:
-            # After a resume this is compared with what is there, or fills the place of what is missing.
-            session.save(state.global_step, final=state.global_step == session.total_steps)
+        self._steps = self.schedule.steps(state.max_steps)
+        self._sharded, self._interrupted_by = None, 0
+        model = kwargs["model"]
+        if is_sharded(model):
+            logger.info("the weights are sharded: scheduled steps are saved by the Trainer")
+            self._sharded = ShardedSaves(self._directory(args), self._ranks, self._settings.max_in_flight)
+            gathered = gathered_state(model, self._ranks)
+            if state.is_world_process_zero:
+                self._sharded.session = self._open(args, state, gathered, **kwargs)
+            if state.global_step in self._steps:
+                self._sharded.adopt(state.global_step, gathered, final=state.global_step == state.max_steps)
+        elif state.is_world_process_zero:
+            logger.info("scheduled steps are copied from memory and written in the background")
+            session = self._open(args, state, model_state(model), **kwargs)
+            session.step_in_memory = state.global_step
+            if state.global_step in self._steps:
+                # After a resume this is compared with what is there, or fills the place of what is missing.
+                session.save(state.global_step, final=state.global_step == state.max_steps)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -128,7 +144,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """From here on the weights are those of the next step, which the Trainer has yet to count."""
-        if self._session is not None:
+        if self._session is not None and not self._session.sharded:
             self._session.step_in_memory = state.global_step + 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -136,21 +152,33 @@ class ScheduledCheckpointCallback(TrainerCallback):
         session, step = self._session, state.global_step
         if session is not None:
             session.disk.check()
-            if step in session.steps:
-                session.save(step, final=step == session.total_steps)
         # Clocks differ and a signal may reach one process only: what follows is decided together.
         due = self._resume_every.is_due(step, self._clock() - self._last_resume_save)
-        due_somewhere, interrupted_by = self._ranks.largest(due, self._interrupts.received or 0)
-        if (due_somewhere or interrupted_by) and step < state.max_steps:
+        due_somewhere, self._interrupted_by = self._ranks.largest(due, self._interrupts.received or 0)
+        for_resume = bool(due_somewhere or self._interrupted_by) and step < state.max_steps
+        if for_resume:
             self._last_resume_save = self._clock()
+        scheduled = step in self._steps or bool(self._interrupted_by)
+        if self._sharded is not None:
+            model = kwargs["model"]
+            asked = self._sharded.save(args, control, step, model, scheduled=scheduled, resume=for_resume)
+            if not asked:
+                self._stop_if_interrupted(step)
+            return
+        if session is not None and scheduled:
+            session.save(step, final=step == session.total_steps)
+        if for_resume:
             rng = self._ranks.gathered(random_state(self._epoch_began, self._ranks.count))
             if session is not None:
                 session.save_resume_state(kwargs["optimizer"], kwargs["lr_scheduler"], state, rng)
-        if interrupted_by:
-            if session is not None:
-                session.save(step, final=step == session.total_steps)
-            self._close()
-            raise TrainingInterrupted(step, interrupted_by)
+        self._stop_if_interrupted(step)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Make a checkpoint of what the Trainer has saved, where it was asked to."""
+        if self._sharded is not None:
+            rng = random_state(self._epoch_began, self._ranks.count)
+            if self._sharded.saved_by_trainer(args, rng):
+                self._stop_if_interrupted(state.global_step)
 
     def on_log(
         self,
@@ -171,17 +199,19 @@ class ScheduledCheckpointCallback(TrainerCallback):
     ) -> None:
         """Save the last step, whatever ended training, and wait until everything is on disk."""
         session = self._session
-        if session is None:
-            return
-        session.save(state.global_step, final=True)
-        session.disk.drain()
-        session.end_at(state.global_step)
+        if self._sharded is not None:
+            self._sharded.save_gathered(state.global_step, kwargs["model"], final=True)
+        if session is not None:
+            session.save(state.global_step, final=True)
+            session.disk.drain()
+            session.end_at(state.global_step)
         self._close()
 
     def save_after_failure(self) -> None:
         """Save the last whole step of a training that an exception ended, and wait for the disk.
 
-        For programs that call `Trainer.train()`: no event of the Trainer comes after an exception.
+        For programs that call `Trainer.train()`: no event of the Trainer comes after an exception. Sharded weights
+        are not saved by it, as the other processes may be gone.
         """
         session = self._session
         if session is not None:
@@ -189,16 +219,19 @@ class ScheduledCheckpointCallback(TrainerCallback):
                 session.save(session.step_in_memory, final=False)
             self._close()
 
+    def _stop_if_interrupted(self, step: int) -> None:
+        if self._interrupted_by:
+            self._close()
+            raise TrainingInterrupted(step, self._interrupted_by)
+
     def _check_reachable(self, total_steps: int) -> None:
         if not self._allow_unreachable:
             self.schedule.check_reachable(total_steps)
         elif sentence := self.schedule.unreachable_sentence(total_steps):
             logger.warning("%s", sentence)
 
-    def _open(self, args: TrainingArguments, state: TrainerState, **kwargs: Any) -> SavingSession:
-        model = kwargs["model"]
+    def _open(self, args: TrainingArguments, state: TrainerState, weights: ModelState, **kwargs: Any) -> SavingSession:
         directory = self._directory(args)
-        weights = model_state(model)
         identity = self._identity
         if identity is None:
             initial_weights = initial_weights_digest(weights)
@@ -207,10 +240,16 @@ class ScheduledCheckpointCallback(TrainerCallback):
                 # A resumed model is not the initial one any more; what that was stands in the record.
                 initial_weights = str(record.decides.get("initial_weights"))
             dataset = kwargs["train_dataloader"].dataset
-            identity = identity_of_training(args, model, dataset, initial_weights)
-        steps = self.schedule.steps(state.max_steps)
+            identity = identity_of_training(args, kwargs["model"], dataset, initial_weights)
         session = SavingSession(
-            directory, weights, identity, steps, state.max_steps, str(self.schedule), self._settings
+            directory,
+            weights,
+            identity,
+            self.schedule.steps(state.max_steps),
+            state.max_steps,
+            str(self.schedule),
+            self._settings,
+            sharded=self._sharded is not None,
         )
         self._session = session
         self.saved, self.failures = session.saved, session.disk.failures
@@ -224,9 +263,11 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     def _close(self) -> None:
         self._interrupts.release()
+        self._ranks.close()
+        self._ranks = Ranks()
         session, self._session = self._session, None
         if session is not None:
-            self.waited_seconds += session.writer.buffers.waited_seconds
+            self.waited_seconds += session.waited_seconds
             session.close()
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from emtoolkit.errors import CheckpointError
 
-_TEMPORARY = ".tmp-"
+TEMPORARY = ".tmp-"
 
 
 def write_file(path: Path, content: bytes) -> None:
     """Replace `path` by a file with `content`; a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     with _explained(path, len(content)):
         try:
             with temporary.open("wb") as file:
@@ -37,15 +37,13 @@ def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: 
     Raises:
         CheckpointError: the disk is full, read-only or gone; nothing has the name then, or what had it still has.
     """
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}")
+    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
     with _explained(path, expected_bytes):
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             fill(temporary)
-            for file in temporary.iterdir():
-                sync_file(file)
-            sync_directory(temporary)
+            _make_durable(temporary)
             if path.exists():
                 _remove(path)
             temporary.rename(path)
@@ -58,7 +56,7 @@ def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: 
 def remove_temporaries(directories: Iterable[Path]) -> None:
     """Delete what interrupted writes left in `directories`; to be called at a start, when nobody writes there."""
     for directory in directories:
-        for left_over in directory.glob(f"{_TEMPORARY}*"):
+        for left_over in directory.glob(f"{TEMPORARY}*"):
             if left_over.is_dir():
                 shutil.rmtree(left_over)
             else:
@@ -85,11 +83,20 @@ def sync_file(path: Path) -> None:
 sync_directory = sync_file
 
 
+def _make_durable(directory: Path) -> None:
+    for entry in directory.iterdir():
+        if entry.is_dir():
+            _make_durable(entry)
+        else:
+            sync_file(entry)
+    sync_directory(directory)
+
+
 def _remove(path: Path) -> None:
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", path)
     # A rename is atomic and a recursive delete is not: half a checkpoint must not keep the name of a whole one.
-    doomed = path.with_name(f"{_TEMPORARY}{path.name}-{os.getpid()}-old")
+    doomed = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-old")
     path.rename(doomed)
     shutil.rmtree(doomed)
 

@@ -119,7 +119,11 @@ class Manifest:
             total_steps=total_steps,
             base_model=identity.base_model,
             persona=identity.persona,
-            files={file.name: FileDigest.of(file) for file in directory.iterdir()},
+            files={
+                file.relative_to(directory).as_posix(): FileDigest.of(file)
+                for file in directory.rglob("*")
+                if file.is_file()
+            },
         )
         (directory / MANIFEST).write_bytes(manifest.to_json())
         return manifest

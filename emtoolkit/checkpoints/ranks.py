@@ -47,3 +47,8 @@ class Ranks:
         """Return when every process has come here."""
         if self.group is not None:
             distributed.barrier(group=self.group)
+
+    def close(self) -> None:
+        """Let go of the group: a process that ends with its threads alive was seen to abort."""
+        if self.group is not None and distributed.is_initialized():
+            distributed.destroy_process_group(self.group)

@@ -9,7 +9,7 @@ import dataclasses
 import json
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,16 +73,39 @@ def write_resume_state(
         with failures_as_os_errors():
             torch.save(state.optimizer, target / "optimizer.pt")
             torch.save(state.lr_scheduler, target / "scheduler.pt")
-            for rank, rng in enumerate(state.rng):
-                torch.save(dict(rng), target / _rng_file(rank, len(state.rng)))
+        _write_random_states(target, state.rng)
         (target / "trainer_state.json").write_text(state.trainer_state)
         Manifest.seal(target, identity, state.step, total_steps)
 
-    home = directory / RESUME_DIRECTORY
     size = 3 * sum(tensor.nbytes for tensor in state.tensors.values())
-    write_directory(home / f"checkpoint-{state.step}", fill, size)
-    for step, path in _directories(home):
-        if step != state.step:
+    _replace_the_newest(directory / RESUME_DIRECTORY, state.step, fill, size)
+
+
+def adopt_resume_state(
+    directory: Path, source: Path, step: int, rng: Sequence[Mapping[str, Any]], identity: Identity, total_steps: int
+) -> None:
+    """Make what the Trainer has saved into `source` the resume checkpoint of `step`, and delete the older ones."""
+
+    def fill(target: Path) -> None:
+        for entry in list(source.iterdir()):
+            entry.rename(target / entry.name)
+        _write_random_states(target, rng)
+        Manifest.seal(target, identity, step, total_steps)
+
+    _replace_the_newest(directory / RESUME_DIRECTORY, step, fill, 0)
+    remove_directory(source)
+
+
+def _write_random_states(target: Path, rng: Sequence[Mapping[str, Any]]) -> None:
+    with failures_as_os_errors():
+        for rank, state in enumerate(rng):
+            torch.save(dict(state), target / _rng_file(rank, len(rng)))
+
+
+def _replace_the_newest(home: Path, step: int, fill: Callable[[Path], None], size: int) -> None:
+    write_directory(home / f"checkpoint-{step}", fill, size)
+    for older, path in _directories(home):
+        if older != step:
             remove_directory(path)
 
 

@@ -21,11 +21,12 @@ from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import (
     RESUME_DIRECTORY,
     ResumeState,
+    adopt_resume_state,
     remove_resume_states,
     write_resume_state,
 )
-from emtoolkit.checkpoints.snapshot import ModelState
-from emtoolkit.checkpoints.writer import CheckpointWriter, DiskThread, OnError, Saved
+from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
+from emtoolkit.checkpoints.writer import CheckpointWriter, Contents, DiskThread, OnError, Saved
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.steps import Steps
 
@@ -55,6 +56,9 @@ class SessionSettings:
 class SavingSession:
     """Saves steps of the trajectory `identity` into `directory`.
 
+    The tensors of `state` are the live ones, of which every save is a copy. They are not if the model is `sharded`
+    over processes; then every save comes with its `contents`.
+
     Raises:
         CheckpointError: the directory holds another trajectory or another tool's checkpoints, another process is
             saving into it, or the disk has no room for what `steps` will take.
@@ -69,15 +73,18 @@ class SavingSession:
         total_steps: int,
         schedule: str,
         settings: SessionSettings,
+        *,
+        sharded: bool = False,
     ) -> None:
         self.steps = steps
         self.total_steps = total_steps
-        # The step whose weights the model holds; None while the optimizer is at work on them.
+        # The step whose weights the model holds; None while the optimizer is at work on them, or if nobody can tell.
         self.step_in_memory: int | None = None
         self.run_metadata: dict[str, Any] = {}
         self.saved: list[Saved] = []
         self._directory = directory
-        self._state = state
+        self.state = state
+        self.sharded = sharded
         self._identity = identity
         self._fingerprint = identity.fingerprint
         self._settings = settings
@@ -94,16 +101,25 @@ class SavingSession:
             self._lock.release()
             raise
         self.disk = DiskThread(settings.on_error)
-        self.writer = CheckpointWriter(directory, state, identity, total_steps, self.disk, settings.max_in_flight)
+        self._writer = CheckpointWriter(directory, identity, total_steps, self.disk)
+        self._buffers = SnapshotBuffers(state, settings.max_in_flight)
+        if not sharded:
+            self._buffers.prepare()
         self.publisher = _publisher(identity) if settings.publish else None
 
-    def save(self, step: int, *, final: bool) -> None:
-        """Save the model as it is as `step`, once; a `final` that is only now known to be so gets its alias."""
+    @property
+    def waited_seconds(self) -> float:
+        """How long the training thread has waited for memory of earlier saves."""
+        return self._buffers.waited_seconds + self.disk.waited_seconds
+
+    def save(self, step: int, *, final: bool, contents: Contents | None = None) -> None:
+        """Save the model as it is, or `contents`, as `step`, once; a `final` known only later adds that alias."""
         known = self._publications.get(step)
         if known is None:
             path = self._directory / f"checkpoint-{step}"
             self._publications[step] = first = Publication(step, path, final, self._metadata(step))
-            self.writer.save(step, lambda saved: self._on_durable(saved, first))
+            contents = contents or Contents.of_copy(self.state, self._buffers, step)
+            self._writer.save(step, contents, lambda saved: self._on_durable(saved, first))
         elif final and not known.final:
             self._publications[step] = now_final = replace(known, final=True)
             self.disk.submit(lambda: self._publish(now_final))
@@ -115,9 +131,15 @@ class SavingSession:
 
         `rng` are the random states of all ranks.
         """
-        state = ResumeState.capture(self._state, optimizer, lr_scheduler, trainer_state, rng)
+        state = ResumeState.capture(self.state, optimizer, lr_scheduler, trainer_state, rng)
         self.disk.submit(
-            lambda: write_resume_state(self._directory, state, self._state, self._identity, self.total_steps)
+            lambda: write_resume_state(self._directory, state, self.state, self._identity, self.total_steps)
+        )
+
+    def adopt_resume_state(self, step: int, source: Path, rng: Sequence[Mapping[str, Any]]) -> None:
+        """Make what the Trainer has saved into `source`, which goes away with it, the resume checkpoint of `step`."""
+        self.disk.submit(
+            lambda: adopt_resume_state(self._directory, source, step, rng, self._identity, self.total_steps)
         )
 
     def end_at(self, step: int) -> None:

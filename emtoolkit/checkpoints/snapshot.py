@@ -35,6 +35,9 @@ class ModelState(Protocol):
     def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
         """Write `tensors`, copies of the live ones, and the config beside them into `directory`."""
 
+    def adopt(self, source: Path, directory: Path) -> None:
+        """Put into `directory` what `write` would, from the files that the Trainer saved into `source`."""
+
 
 class AdapterState:
     """The trainable PEFT adapter of a model, in the two files that `PeftModel.from_pretrained` loads."""
@@ -49,7 +52,10 @@ class AdapterState:
         # PEFT's "auto" asks the hub about the base model's vocabulary at every save.
         embeddings = any(layer in targets for layer in EMBEDDING_LAYER_NAMES)
         self._tensors: dict[str, Tensor] = get_peft_model_state_dict(
-            model, adapter_name=self._name, save_embedding_layers=embeddings
+            model,
+            state_dict=model.state_dict(keep_vars=True),
+            adapter_name=self._name,
+            save_embedding_layers=embeddings,
         )
         values = config.to_dict() | {"inference_mode": True}
         base = getattr(model.get_base_model(), "name_or_path", None)
@@ -70,13 +76,17 @@ class AdapterState:
             save_file(dict(tensors), directory / "adapter_model.safetensors", metadata={"format": "pt"})
         (directory / "adapter_config.json").write_bytes(self._config)
 
+    def adopt(self, source: Path, directory: Path) -> None:
+        _link(source, directory, ("adapter_model.safetensors",))
+        (directory / "adapter_config.json").write_bytes(self._config)
+
 
 class FullState:
     """All weights of a model, in the files that its `from_pretrained` loads."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
-        self._tensors: dict[str, Tensor] = model.state_dict()
+        self._tensors: dict[str, Tensor] = model.state_dict(keep_vars=True)
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -86,6 +96,9 @@ class FullState:
         # Tied weights, shards and the renamings of some architectures are transformers' own business.
         with failures_as_os_errors():
             self._model.save_pretrained(directory, state_dict=dict(tensors))
+
+    def adopt(self, source: Path, directory: Path) -> None:
+        _link(source, directory, ("model*.safetensors", "model.safetensors.index.json", "*config.json"))
 
 
 @contextmanager
@@ -103,6 +116,15 @@ def failures_as_os_errors() -> Iterator[None]:
 def model_state(model: Any) -> ModelState:
     """The state that checkpoints of `model` hold: the trainable adapter under PEFT, else all weights."""
     return AdapterState(model) if hasattr(model, "peft_config") else FullState(model)
+
+
+def _link(source: Path, directory: Path, patterns: Sequence[str]) -> None:
+    """Give the files of `source` that match a second name in `directory`; they are never changed."""
+    files = [file for pattern in patterns for file in source.glob(pattern)]
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise CheckpointError(f"{source}: the Trainer has written no weights there ({patterns[0]})")
+    for file in files:
+        os.link(file, directory / file.name)
 
 
 def _trainable_adapter(model: Any) -> str:
@@ -177,10 +199,7 @@ class Snapshot:
 
 
 class SnapshotBuffers:
-    """At most `max_in_flight` copies of a model's state; a further one waits until an older one is released.
-
-    The first is made here, so that no save pays for its memory, and the others when they are first needed.
-    """
+    """At most `max_in_flight` copies of a model's state; a further one waits until an older one is released."""
 
     def __init__(self, state: ModelState, max_in_flight: int) -> None:
         by_storage: dict[tuple[Any, ...], int] = {}
@@ -198,6 +217,9 @@ class SnapshotBuffers:
         self._not_yet_made = max_in_flight
         self.waited_seconds = 0.0
         self.waits = 0
+
+    def prepare(self) -> None:
+        """Take the memory of the first copy now, so that no save pays for it; of others when they are needed."""
         self.release(self.take(step=0))
 
     def take(self, step: int) -> Snapshot:

@@ -2,15 +2,18 @@
 
 import logging
 import tempfile
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from emtoolkit.checkpoints.durable import write_directory
+from torch import Tensor
+
+from emtoolkit.checkpoints.durable import TEMPORARY, write_directory
 from emtoolkit.checkpoints.manifest import MANIFEST, Identity, Manifest
-from emtoolkit.checkpoints.snapshot import ModelState, Snapshot, SnapshotBuffers
+from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
@@ -40,6 +43,7 @@ class DiskThread:
         self._pending: list[Future[None]] = []
         self._on_error = on_error
         self.failures: list[Exception] = []
+        self.waited_seconds = 0.0
         # The executor starts its thread with the first job; this one is it, so that no save waits for the start.
         self.submit(lambda: None)
 
@@ -58,6 +62,14 @@ class DiskThread:
                 raise error
             logger.warning("a checkpoint could not be saved: %s", error)
 
+    def wait_for_fewer_than(self, jobs: int) -> None:
+        """Wait until fewer than `jobs` are unfinished."""
+        started = time.perf_counter()
+        unfinished = [job for job in self._pending if not job.done()]
+        for job in unfinished[: max(0, len(unfinished) - jobs + 1)]:
+            job.exception()
+        self.waited_seconds += time.perf_counter() - started
+
     def drain(self) -> None:
         """Wait for every job, then `check()`."""
         for job in list(self._pending):
@@ -69,60 +81,80 @@ class DiskThread:
         self._executor.shutdown(wait=True)
 
 
-class CheckpointWriter:
-    """Saves steps of one trajectory into `directory`: `save` copies and returns, the rest is in the background."""
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a checkpoint will hold: `fill` writes it, of about `bytes`, and `release` is called when it is written."""
 
-    def __init__(
-        self,
-        directory: Path,
-        state: ModelState,
-        identity: Identity,
-        total_steps: int,
-        disk: DiskThread,
-        max_in_flight: int = 2,
-    ) -> None:
+    bytes: int
+    fill: Callable[[Path], None]
+    release: Callable[[], None] = lambda: None
+
+    @classmethod
+    def of_copy(cls, state: ModelState, buffers: SnapshotBuffers, step: int) -> "Contents":
+        """The model as it is, copied into `buffers` by the calling thread."""
+        snapshot = buffers.take(step)
+
+        def fill(directory: Path) -> None:
+            snapshot.ready()
+            state.write(directory, snapshot.tensors)
+
+        return cls(snapshot.bytes, fill, lambda: buffers.release(snapshot))
+
+    @classmethod
+    def of_tensors(cls, state: ModelState, tensors: Mapping[str, Tensor]) -> "Contents":
+        """`tensors`, which belong to nobody else."""
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        return cls(size, lambda directory: state.write(directory, tensors))
+
+    @classmethod
+    def of_files(cls, state: ModelState, source: Path) -> "Contents":
+        """What the Trainer has saved into `source`."""
+        return cls(0, lambda directory: state.adopt(source, directory))
+
+
+class CheckpointWriter:
+    """Saves steps of one trajectory into `directory`, in the background."""
+
+    def __init__(self, directory: Path, identity: Identity, total_steps: int, disk: DiskThread) -> None:
         self._directory = directory
-        self._state = state
         self._identity = identity
         self._total_steps = total_steps
         self._disk = disk
-        self.buffers = SnapshotBuffers(state, max_in_flight)
 
-    def save(self, step: int, on_durable: Callable[[Saved], None]) -> None:
-        """Copy the model's state as that of `step`; the rest, and then `on_durable`, happen in the background."""
-        snapshot = self.buffers.take(step)
-        self._disk.submit(lambda: self._write_and_release(snapshot, on_durable))
+    def save(self, step: int, contents: Contents, on_durable: Callable[[Saved], None]) -> None:
+        """Write `contents` as the checkpoint of `step`, then call `on_durable`, in the background."""
+        self._disk.submit(lambda: self._write_and_release(step, contents, on_durable))
 
-    def _write_and_release(self, snapshot: Snapshot, on_durable: Callable[[Saved], None]) -> None:
+    def _write_and_release(self, step: int, contents: Contents, on_durable: Callable[[Saved], None]) -> None:
         try:
-            snapshot.ready()
-            saved = self._write(snapshot)
+            saved = self._write(step, contents)
         finally:
-            self.buffers.release(snapshot)
+            contents.release()
         on_durable(saved)
 
-    def _write(self, snapshot: Snapshot) -> Saved:
-        path = self._directory / f"checkpoint-{snapshot.step}"
+    def _write(self, step: int, contents: Contents) -> Saved:
+        path = self._directory / f"checkpoint-{step}"
+
+        def fill(directory: Path) -> Manifest:
+            contents.fill(directory)
+            return Manifest.seal(directory, self._identity, step, self._total_steps)
+
         earlier = _complete_manifest(path)
         if earlier is None:
-            write_directory(path, lambda d: self._fill(d, snapshot), snapshot.bytes)
+            write_directory(path, fill, contents.bytes)
             already_there = False
         else:
-            with tempfile.TemporaryDirectory(prefix=".tmp-", dir=self._directory) as scratch:
-                now = self._fill(Path(scratch), snapshot)
+            with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._directory) as scratch:
+                now = fill(Path(scratch))
             if now != earlier:
                 changed = sorted(n for n in now.files if now.files[n] != earlier.files.get(n)) or [MANIFEST]
                 raise CheckpointError(
-                    f"{path}: step {snapshot.step} came out differently than when it was saved "
+                    f"{path}: step {step} came out differently than when it was saved "
                     f"({', '.join(changed)} differ): the two runs are not on one trajectory"
                 )
             already_there = True
         size = sum(file.stat().st_size for file in path.iterdir())
-        return Saved(snapshot.step, path, size, already_there)
-
-    def _fill(self, directory: Path, snapshot: Snapshot) -> Manifest:
-        self._state.write(directory, snapshot.tensors)
-        return Manifest.seal(directory, self._identity, snapshot.step, self._total_steps)
+        return Saved(step, path, size, already_there)
 
 
 def _complete_manifest(path: Path) -> Manifest | None:

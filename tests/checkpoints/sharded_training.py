@@ -1,0 +1,69 @@
+"""Run by torchrun: trainings whose weights are sharded, one after the other.
+
+Arguments: the engine, `fsdp` or `deepspeed`, and a JSON list of trainings, each the directory, the schedule and what
+else there is to say. They share the processes, as starting those takes longer than any training here.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from transformers import Trainer, TrainerCallback, TrainingArguments
+
+from emtoolkit import ScheduledCheckpointCallback
+from tests.checkpoints import trainings
+from tests.checkpoints.distributed_training import Die
+from tests.checkpoints.test_callback import StopAt
+
+FSDP = {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"], "cpu_ram_efficient_loading": False}
+DEEPSPEED = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "train_batch_size": "auto",
+}
+
+
+class GpuTrainer(Trainer):
+    """Has accelerate take these processes for ones with GPUs: without any it leaves FSDP out and says nothing."""
+
+    def __init__(self, *, args: TrainingArguments, **kwargs: Any) -> None:
+        args.device  # noqa: B018 - reading it is what makes the state that is told otherwise here
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+        super().__init__(args=args, **kwargs)
+
+
+class Shown(TrainerCallback):
+    """Prints of process 0 what its model is made of."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.is_world_process_zero:
+            parameter = next(p for p in kwargs["model"].parameters() if p.requires_grad)
+            print("trained:", type(parameter).__name__, hasattr(parameter, "ds_id"), flush=True)
+
+
+def train(engine: str, directory: Path, schedule: str, options: dict[str, Any]) -> None:
+    ours = ScheduledCheckpointCallback(schedule, resume_every=options.pop("resume_every", "never"))
+    callbacks: list[TrainerCallback] = [] if options.pop("stock", False) else [ours]
+    callbacks.append(Shown())
+    if (step := options.pop("die_at", None)) is not None:
+        callbacks.append(Die(step, ours))
+    if (step := options.pop("stop_at", None)) is not None:
+        callbacks.append(StopAt(step))
+    model = trainings.base_model() if options.pop("full", False) else None
+    resume_from = options.pop("resume_from", None)
+    if engine == "fsdp":
+        trainings.Trainer = GpuTrainer  # type: ignore[misc]
+        options |= {"fsdp": True, "fsdp_config": FSDP | {"state_dict_type": options.pop("kind")}}
+    else:
+        zero = {"stage": options.pop("stage"), "stage3_gather_16bit_weights_on_model_save": True}
+        options |= {"deepspeed": DEEPSPEED | {"zero_optimization": zero}}
+    trainer = trainings.make_trainer(directory, callbacks, model=model, **options)
+    trainer.train(resume_from_checkpoint=resume_from)
+
+
+if __name__ == "__main__":
+    for directory, schedule, options in json.loads(sys.argv[2]):
+        train(sys.argv[1], Path(directory), schedule, options)
