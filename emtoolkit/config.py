@@ -110,6 +110,7 @@ class CheckpointingConfig(_Section):
     schedule: str | None = None
     allow_unreachable: bool = False
     resume_every: str = "10min"
+    resume_at_end: bool = False
     max_in_flight: Positive = 2
     on_error: Literal["raise", "warn"] = "raise"
 

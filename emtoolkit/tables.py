@@ -108,8 +108,10 @@ def result_text(result: "RunResult") -> str:
     """The closing words of a run: what was saved, where, and how to go on."""
     lines = [] if result.trained else ["Every scheduled step is there already; nothing was trained.", ""]
     lines.append(checkpoints_table(result.checkpoints))
-    if result.waited_seconds > 0:
+    if result.trained:
         lines.append(f"Training waited {result.waited_seconds:.2f} s for earlier saves to reach the disk.")
+    if result.failures:
+        lines += [f"{len(result.failures)} saves failed:", *(f"  {failure}" for failure in result.failures)]
     if result.wandb_directory is not None:
         lines.append(f"W&B run: {result.wandb_directory}")
         if result.wandb_directory.name.startswith("offline-"):

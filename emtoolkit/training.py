@@ -38,13 +38,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A finished run: where it is, what it holds, and how long training waited for earlier saves."""
+    """A finished run: where it is, what it holds, how long training waited for earlier saves, and which failed."""
 
     directory: Path
     checkpoints: tuple[CheckpointInfo, ...]
     wandb_directory: Path | None
     waited_seconds: float
     trained: bool
+    failures: tuple[str, ...] = ()
 
 
 def train(config: RunConfig, *, resume: bool = False) -> RunResult:
@@ -69,7 +70,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     check_not_in_use(directory)
     resume_from = _resume_point(directory, planned, resume)
     if resume_from == "nothing":
-        clear_left_overs(directory)
+        clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
     mode = wandb_mode(config)
 
@@ -84,6 +85,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         output_dir=directory,
         identity=identity,
         resume_every=config.checkpointing.resume_every,
+        resume_at_end=config.checkpointing.resume_at_end,
         allow_unreachable=config.checkpointing.allow_unreachable,
         publish_timeout=config.wandb.publish_timeout,
         max_in_flight=config.checkpointing.max_in_flight,
@@ -105,6 +107,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         wandb_directory=Path(run.dir).parent if run is not None else None,
         waited_seconds=callback.waited_seconds,
         trained=True,
+        failures=tuple(map(str, callback.failures)),
     )
 
 

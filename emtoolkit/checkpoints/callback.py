@@ -8,7 +8,7 @@ Trainer is asked to save on the same steps, and what it wrote becomes a checkpoi
 
 import logging
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,9 @@ class ScheduledCheckpointCallback(TrainerCallback):
         identity: what decides the weights; read off the Trainer's arguments, model and data by default.
         resume_every: how often the state for continuing is saved: `"10min"`, `"50 steps"`, `"never"`. It is saved
             on SIGINT and SIGTERM as well.
+        resume_at_end: save it at the end of training too, and leave it there.
+        stateful_callbacks: callbacks of this training with a state of their own, such as `EarlyStoppingCallback`;
+            that goes into the state for continuing, for `restore_callback_states_from_checkpoint`.
         allow_unreachable: warn about hand-written steps past the end of training, where they are an error.
         publish: log each checkpoint as a version of a W&B artifact.
         publish_timeout: how many seconds the end of training waits for W&B at most.
@@ -62,6 +65,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         output_dir: str | Path | None = None,
         identity: Identity | None = None,
         resume_every: str = "10min",
+        resume_at_end: bool = False,
+        stateful_callbacks: Sequence[TrainerCallback] = (),
         allow_unreachable: bool = False,
         publish: bool = True,
         publish_timeout: float = 60.0,
@@ -76,6 +81,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity
         self._resume_every = ResumeEvery.parse(resume_every)
+        self._resume_at_end = resume_at_end
+        self._stateful_callbacks = stateful_callbacks
         self._allow_unreachable = allow_unreachable
         self._settings = SessionSettings(max_in_flight, on_error, publish, publish_timeout)
         self._clock = clock
@@ -88,6 +95,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._session: SavingSession | None = None
         self._sharded: ShardedSaves | None = None
         self._interrupted_by = 0
+        self._between_steps_of = 0
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leave the Trainer no save of its own."""
@@ -106,6 +114,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._last_resume_save = self._clock()
         self._steps = self.schedule.steps(state.max_steps)
         self._sharded, self._interrupted_by = None, 0
+        self._between_steps_of = state.global_step
+        self._warn_of_stateful_callbacks(state)
         model = kwargs["model"]
         if is_sharded(model):
             logger.info("the weights are sharded: scheduled steps are saved by the Trainer")
@@ -127,11 +137,18 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Remember the random state from which the order of this epoch may be drawn."""
+        self._between_steps(state, control, **kwargs)
         if self._resumed_at is not None:
             directory = self._directory(args)
             restore_epoch_begin(directory, self._resumed_at, self._ranks.index, self._ranks.count)
             self._resumed_at = None
         self._epoch_began = random_state(None, self._ranks.count)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Save the resume state of the step before, if it is due."""
+        self._between_steps(state, control, **kwargs)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -148,30 +165,14 @@ class ScheduledCheckpointCallback(TrainerCallback):
             self._session.step_in_memory = state.global_step + 1
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save this step if it is scheduled; save the resume state if it is due or a signal came."""
+        """Save this step if it is scheduled."""
         session, step = self._session, state.global_step
         if session is not None:
             session.disk.check()
-        # Clocks differ and a signal may reach one process only: what follows is decided together.
-        due = self._resume_every.is_due(step, self._clock() - self._last_resume_save)
-        due_somewhere, self._interrupted_by = self._ranks.largest(due, self._interrupts.received or 0)
-        for_resume = bool(due_somewhere or self._interrupted_by) and step < state.max_steps
-        if for_resume:
-            self._last_resume_save = self._clock()
-        scheduled = step in self._steps or bool(self._interrupted_by)
         if self._sharded is not None:
-            model = kwargs["model"]
-            asked = self._sharded.save(args, control, step, model, scheduled=scheduled, resume=for_resume)
-            if not asked:
-                self._stop_if_interrupted(step)
-            return
-        if session is not None and scheduled:
+            self._save_sharded(args, state, control, kwargs["model"])
+        elif session is not None and step in self._steps:
             session.save(step, final=step == session.total_steps)
-        if for_resume:
-            rng = self._ranks.gathered(random_state(self._epoch_began, self._ranks.count))
-            if session is not None:
-                session.save_resume_state(kwargs["optimizer"], kwargs["lr_scheduler"], state, rng)
-        self._stop_if_interrupted(step)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Make a checkpoint of what the Trainer has saved, where it was asked to."""
@@ -198,13 +199,19 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save the last step, whatever ended training, and wait until everything is on disk."""
-        session = self._session
+        session, step = self._session, state.global_step
+        keep_resume_state = self._resume_at_end
+        rng = []
         if self._sharded is not None:
-            self._sharded.save_gathered(state.global_step, kwargs["model"], final=True)
+            self._sharded.save_gathered(step, kwargs["model"], final=True)
+        elif keep_resume_state:
+            rng = self._ranks.gathered(random_state(self._epoch_began, self._ranks.count))
         if session is not None:
-            session.save(state.global_step, final=True)
+            session.save(step, final=True)
+            if rng:
+                self._save_resume_state(session, state, control, rng, **kwargs)
             session.disk.drain()
-            session.end_at(state.global_step)
+            session.end_at(step, keep_resume_state=keep_resume_state)
         self._close()
 
     def save_after_failure(self) -> None:
@@ -219,10 +226,65 @@ class ScheduledCheckpointCallback(TrainerCallback):
                 session.save(session.step_in_memory, final=False)
             self._close()
 
+    def _between_steps(self, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Save the resume state if it is due or a signal came; once before each step but the first.
+
+        This is where a resume goes on from: after the evaluation, if there was one, and with the random state from
+        which the next batch is trained, or the next epoch ordered.
+        """
+        step = state.global_step
+        if step == self._between_steps_of or self._sharded is not None:
+            return
+        self._between_steps_of = step
+        if not self._resume_is_due(state):
+            return
+        rng = self._ranks.gathered(random_state(self._epoch_began, self._ranks.count))
+        session = self._session
+        if session is not None:
+            if self._interrupted_by:
+                session.save(step, final=False)
+            self._save_resume_state(session, state, control, rng, **kwargs)
+        self._stop_if_interrupted(step)
+
+    def _resume_is_due(self, state: TrainerState) -> bool:
+        """The same in every process, though clocks differ and a signal may reach one of them only."""
+        due = self._resume_every.is_due(state.global_step, self._clock() - self._last_resume_save)
+        due_somewhere, self._interrupted_by = self._ranks.largest(due, self._interrupts.received or 0)
+        if not (due_somewhere or self._interrupted_by):
+            return False
+        self._last_resume_save = self._clock()
+        return True
+
+    def _save_resume_state(
+        self, session: SavingSession, state: TrainerState, control: TrainerControl, rng: Any, **kwargs: Any
+    ) -> None:
+        callbacks = [*self._stateful_callbacks, control]
+        session.save_resume_state(kwargs["optimizer"], kwargs["lr_scheduler"], state, rng, callbacks)
+
+    def _save_sharded(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        step = state.global_step
+        if self._sharded is None:
+            return
+        at_end = step == state.max_steps
+        resume = self._resume_at_end if at_end else self._resume_is_due(state)
+        scheduled = step in self._steps or bool(self._interrupted_by)
+        if not self._sharded.save(args, control, step, model, scheduled=scheduled, resume=resume):
+            self._stop_if_interrupted(step)
+
     def _stop_if_interrupted(self, step: int) -> None:
         if self._interrupted_by:
             self._close()
             raise TrainingInterrupted(step, self._interrupted_by)
+
+    def _warn_of_stateful_callbacks(self, state: TrainerState) -> None:
+        given = {type(callback).__name__ for callback in self._stateful_callbacks} | {TrainerControl.__name__}
+        names: set[str] = {str(name) for name in state.stateful_callbacks or ()}
+        if missing := sorted(names - given):
+            logger.warning(
+                "%s: a resume would begin with a new one; give it to ScheduledCheckpointCallback as one of "
+                "stateful_callbacks, and set restore_callback_states_from_checkpoint",
+                ", ".join(missing),
+            )
 
     def _check_reachable(self, total_steps: int) -> None:
         if not self._allow_unreachable:

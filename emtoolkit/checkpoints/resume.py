@@ -40,6 +40,7 @@ class ResumeState:
     tensors: Mapping[str, Tensor]
     optimizer: Any
     lr_scheduler: Any
+    scaler: Mapping[str, Any] | None
     rng: Sequence[Mapping[str, Any]]
     trainer_state: str
 
@@ -51,15 +52,19 @@ class ResumeState:
         lr_scheduler: Any,
         trainer_state: Any,
         rng: Sequence[Mapping[str, Any]],
+        callbacks: Sequence[Any] = (),
     ) -> "ResumeState":
-        """What holds at this moment; right at `on_step_end` and `on_train_begin`, wrong at the other events."""
+        """What holds at this moment, which is to be between two steps: after one's evaluation and logging."""
+        # Under float16 accelerate's optimizer has it.
+        scaler = getattr(optimizer, "scaler", None)
         return cls(
             step=trainer_state.global_step,
             tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in model_state.tensors.items()},
             optimizer=_copied(optimizer.state_dict()),
             lr_scheduler=_copied(lr_scheduler.state_dict()),
+            scaler=None if scaler is None else _copied(scaler.state_dict()),
             rng=rng,
-            trainer_state=json.dumps(dataclasses.asdict(trainer_state), indent=2, sort_keys=True) + "\n",
+            trainer_state=_trainer_state_json(trainer_state, callbacks),
         )
 
 
@@ -73,6 +78,8 @@ def write_resume_state(
         with failures_as_os_errors():
             torch.save(state.optimizer, target / "optimizer.pt")
             torch.save(state.lr_scheduler, target / "scheduler.pt")
+            if state.scaler is not None:
+                torch.save(state.scaler, target / "scaler.pt")
         _write_random_states(target, state.rng)
         (target / "trainer_state.json").write_text(state.trainer_state)
         Manifest.seal(target, identity, state.step, total_steps)
@@ -182,6 +189,17 @@ def _directories(home: Path) -> list[tuple[int, Path]]:
         return []
     named = ((_NAME.fullmatch(path.name), path) for path in home.iterdir() if path.is_dir())
     return [(int(match[1]), path) for match, path in named if match]
+
+
+def _trainer_state_json(trainer_state: Any, callbacks: Sequence[Any]) -> str:
+    """As the stock Trainer writes it, with the states of `callbacks` as they are now."""
+    values = dataclasses.asdict(trainer_state)
+    states: dict[str, Any] = dict(values["stateful_callbacks"] or {})
+    for name in {type(callback).__name__ for callback in callbacks}:
+        of_name = [callback.state() for callback in callbacks if type(callback).__name__ == name]
+        states[name] = of_name if len(of_name) > 1 else of_name[0]
+    values["stateful_callbacks"] = states
+    return json.dumps(values, indent=2, sort_keys=True) + "\n"
 
 
 def _copied(value: Any) -> Any:

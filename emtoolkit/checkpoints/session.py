@@ -125,13 +125,18 @@ class SavingSession:
             self.disk.submit(lambda: self._publish(now_final))
 
     def save_resume_state(
-        self, optimizer: Any, lr_scheduler: Any, trainer_state: Any, rng: Sequence[Mapping[str, Any]]
+        self,
+        optimizer: Any,
+        lr_scheduler: Any,
+        trainer_state: Any,
+        rng: Sequence[Mapping[str, Any]],
+        callbacks: Sequence[Any],
     ) -> None:
         """Copy what continuing from this moment needs, and write it in the background.
 
-        `rng` are the random states of all ranks.
+        `rng` are the random states of all ranks, and `callbacks` those whose state is to be kept.
         """
-        state = ResumeState.capture(self.state, optimizer, lr_scheduler, trainer_state, rng)
+        state = ResumeState.capture(self.state, optimizer, lr_scheduler, trainer_state, rng, callbacks)
         self.disk.submit(
             lambda: write_resume_state(self._directory, state, self.state, self._identity, self.total_steps)
         )
@@ -142,10 +147,11 @@ class SavingSession:
             lambda: adopt_resume_state(self._directory, source, step, rng, self._identity, self.total_steps)
         )
 
-    def end_at(self, step: int) -> None:
+    def end_at(self, step: int, *, keep_resume_state: bool) -> None:
         """Training ended at `step` and every save of it is on disk: nothing is left to resume."""
         self._record.ended(step).write(self._directory)
-        remove_resume_states(self._directory)
+        if not keep_resume_state:
+            remove_resume_states(self._directory)
 
     def close(self) -> None:
         """Wait for the disk always, for W&B at most `publish_timeout`, and let go of the directory."""
@@ -224,7 +230,7 @@ def check_not_in_use(directory: Path) -> None:
         _locked(directory).release()
 
 
-def clear_left_overs(directory: Path) -> None:
+def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> None:
     """Delete what is left in `directory`, where training ended, by a process that was killed while it cleaned up.
 
     Raises:
@@ -233,7 +239,8 @@ def clear_left_overs(directory: Path) -> None:
     lock = _locked(directory)
     try:
         remove_temporaries([directory, directory / RESUME_DIRECTORY])
-        remove_resume_states(directory)
+        if not keep_resume_state:
+            remove_resume_states(directory)
     finally:
         lock.release()
 

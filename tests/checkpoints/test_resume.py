@@ -1,0 +1,163 @@
+"""What a resume must not lose: each of these ends with the bytes of a training that nothing stopped."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate.optimizer import AcceleratedOptimizer
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, default_data_collator
+
+from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.resume import ResumeState
+from emtoolkit.checkpoints.snapshot import model_state
+from tests.checkpoints.test_callback import FailAt, callback
+from tests.checkpoints.trainings import bytes_of, lora_model, make_trainer, saved_steps
+
+
+def whole_and_resumed(
+    home: Path,
+    stopped_at: int,
+    make_more: Any = list,
+    *,
+    collator: Any = None,
+    rows: int = 16,
+    **options: Any,
+) -> tuple[Trainer, Trainer]:
+    """Train without a stop, and with one after the resume save of `stopped_at`; the two trainers at their ends.
+
+    `make_more` makes the callbacks beside ours; those with a state are given to ours too.
+    """
+
+    def trainer(directory: Path, schedule: str, *others: TrainerCallback, every: str = "never") -> Trainer:
+        more: Sequence[TrainerCallback] = make_more()
+        ours = callback(schedule, resume_every=every, stateful_callbacks=[c for c in more if hasattr(c, "state")])
+        made = make_trainer(directory, [ours, *more, *others], model=lora_model(dropout=0.1), rows=rows, **options)
+        if collator is not None:
+            made.data_collator = collator
+        return made
+
+    whole = trainer(home / "whole", "0,every:1")
+    whole.train()
+    fail = FailAt(stopped_at, "on_step_begin")
+    stopped = trainer(home / "resumed", "0", fail, every=f"{stopped_at} steps")
+    with pytest.raises(RuntimeError, match="a fault of the training's own"):
+        stopped.train()
+    ours = next(c for c in stopped.callback_handler.callbacks if isinstance(c, ScheduledCheckpointCallback))
+    ours.save_after_failure()
+    resumed = trainer(home / "resumed", "0,every:1")
+    resumed.train(resume_from_checkpoint=str(home / "resumed" / "resume" / f"checkpoint-{stopped_at}"))
+    return whole, resumed
+
+
+def assert_same_bytes(home: Path) -> None:
+    steps = saved_steps(home / "whole")
+    assert saved_steps(home / "resumed")[-1] == steps[-1]
+    for step in saved_steps(home / "resumed"):
+        name = f"checkpoint-{step}"
+        assert bytes_of(home / "resumed" / name) == bytes_of(home / "whole" / name), step
+
+
+@pytest.mark.parametrize("stopped_at", [2, 3, 4])
+def test_gradient_accumulation_with_a_remainder(tmp_path: Path, stopped_at: int) -> None:
+    """8 batches an epoch in threes are 3 steps, the third of two batches; the epoch ends at 3 and 6."""
+    whole, _ = whole_and_resumed(tmp_path, stopped_at, gradient_accumulation_steps=3, num_train_epochs=2)
+    assert whole.state.max_steps == 6
+    assert_same_bytes(tmp_path)
+
+
+@pytest.mark.parametrize("stopped_at", [4, 5, 8])
+def test_evaluations_that_draw_random_numbers(tmp_path: Path, stopped_at: int) -> None:
+    """A stock evaluation changes the dropout after it; the resume save is made when that has happened."""
+    whole_and_resumed(tmp_path, stopped_at, eval_strategy="steps", eval_steps=4, num_train_epochs=2)
+    assert_same_bytes(tmp_path)
+
+
+def _masking(rows: list[dict[str, Any]]) -> Any:
+    """Hides tokens at random, in each batch others."""
+    batch = default_data_collator(rows)
+    batch["labels"] = batch["labels"].masked_fill(torch.rand(batch["labels"].shape) < 0.3, -100)
+    return batch
+
+
+def test_a_collator_that_draws_random_numbers(tmp_path: Path) -> None:
+    """From the end of an epoch. From within one the Trainer draws the batch before it sets the generators."""
+    whole_and_resumed(tmp_path, 8, collator=_masking, num_train_epochs=2)
+    assert_same_bytes(tmp_path)
+
+
+class Improves(TrainerCallback):
+    """Makes the metric one that gets better until step 4 and then no more."""
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
+        metrics["eval_score"] = float(min(state.global_step, 4))
+
+
+def test_early_stopping_goes_on_counting_where_it_was(tmp_path: Path) -> None:
+    """No improvement after step 4 and a patience of 4: it ends at step 8, also when stopped after two of these."""
+    options: dict[str, Any] = {
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "metric_for_best_model": "score",
+        "greater_is_better": True,
+        "num_train_epochs": 2,
+        "restore_callback_states_from_checkpoint": True,
+    }
+    whole, resumed = whole_and_resumed(tmp_path, 6, lambda: [Improves(), EarlyStoppingCallback(4)], **options)
+    assert whole.state.global_step == 8
+    assert resumed.state.global_step == 8
+    assert [info.step for info in list_checkpoints(tmp_path / "resumed") if info.final] == [8]
+    assert_same_bytes(tmp_path)
+
+
+def test_a_callback_whose_state_a_resume_would_lose_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    options = {"eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "loss"}
+    make_trainer(tmp_path, [callback("0"), EarlyStoppingCallback(9)], **options).train()
+    assert "EarlyStoppingCallback: a resume would begin with a new one; give it to ScheduledCheckpoint" in caplog.text
+
+
+def test_a_keyboard_interrupt_that_no_signal_brought_loses_no_step(tmp_path: Path) -> None:
+    class Interrupt(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                raise KeyboardInterrupt
+
+    ours = callback("0,2", resume_every="3 steps")
+    trainer = make_trainer(tmp_path / "stopped", [ours, Interrupt()])
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    ours.save_after_failure()
+    make_trainer(tmp_path / "whole", [callback("every:1")]).train()
+    assert saved_steps(tmp_path / "stopped") == [0, 2, 5]
+    name = "checkpoint-5"
+    assert bytes_of(tmp_path / "stopped" / name) == bytes_of(tmp_path / "whole" / name)
+
+    again = make_trainer(tmp_path / "stopped", [callback("0,2,7")])
+    again.train(resume_from_checkpoint=str(tmp_path / "stopped" / "resume" / "checkpoint-3"))
+    assert saved_steps(tmp_path / "stopped") == [0, 2, 5, 7, 8]
+    for step in (7, 8):
+        name = f"checkpoint-{step}"
+        assert bytes_of(tmp_path / "stopped" / name) == bytes_of(tmp_path / "whole" / name)
+
+
+def test_a_resume_checkpoint_is_left_at_the_end_if_asked_for(tmp_path: Path) -> None:
+    make_trainer(tmp_path, [callback("0", resume_every="3 steps", resume_at_end=True)]).train()
+    assert [path.name for path in (tmp_path / "resume").iterdir()] == ["checkpoint-8"]
+    state = json.loads((tmp_path / "resume" / "checkpoint-8" / "trainer_state.json").read_text())
+    assert state["global_step"] == 8
+
+
+def test_the_scaler_of_float16_is_kept(tmp_path: Path) -> None:
+    """As accelerate's optimizer holds it; training in float16 itself needs a GPU."""
+    model = lora_model()
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    scaler.scale(torch.ones(()))
+    optimizer = AcceleratedOptimizer(torch.optim.AdamW(model.parameters()), scaler=scaler)
+    trainer = make_trainer(tmp_path)
+    scheduler = torch.optim.lr_scheduler.ConstantLR(optimizer.optimizer)
+    state = ResumeState.capture(model_state(model), optimizer, scheduler, trainer.state, [])
+    assert state.scaler is not None
+    assert state.scaler["scale"] == 1024.0
