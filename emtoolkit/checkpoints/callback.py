@@ -22,7 +22,7 @@ from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import random_state, restore_epoch_begin
-from emtoolkit.checkpoints.session import SavingSession, SessionSettings
+from emtoolkit.checkpoints.session import SavingSession, SessionSettings, set_aside
 from emtoolkit.checkpoints.sharded import ShardedSaves, gathered_state, is_sharded
 from emtoolkit.checkpoints.snapshot import ModelState, model_state
 from emtoolkit.checkpoints.writer import OnError, Saved
@@ -96,6 +96,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._sharded: ShardedSaves | None = None
         self._interrupted_by = 0
         self._between_steps_of = 0
+        self._batch_size: int | None = None
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leave the Trainer no save of its own."""
@@ -107,7 +108,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         """Open the output directory; save step 0 if scheduled and this is not a resume."""
         _own_the_saves(args)
         self._check_reachable(state.max_steps)
-        self._close()
+        self._give_up_earlier_attempt(args, state)
         self._ranks = Ranks.of_this_training()
         self._resumed_at = state.global_step or None
         self._interrupts.catch()
@@ -276,6 +277,25 @@ class ScheduledCheckpointCallback(TrainerCallback):
             self._close()
             raise TrainingInterrupted(step, self._interrupted_by)
 
+    def _give_up_earlier_attempt(self, args: TrainingArguments, state: TrainerState) -> None:
+        """End a training that came to no end. After `auto_find_batch_size` this one is another trajectory."""
+        earlier, self._batch_size = self._batch_size, state.train_batch_size
+        was_open = self._session is not None
+        trained = self._session.step_in_memory != 0 if self._session is not None else False
+        self._close()
+        if not (was_open and args.auto_find_batch_size and earlier != state.train_batch_size):
+            return
+        aside = set_aside(self._directory(args))
+        logger.warning(
+            "memory ran out: the batch size is now %d, and %s holds the attempt before", state.train_batch_size, aside
+        )
+        if trained:
+            logger.warning(
+                "memory ran out after a step: the Trainer goes on from the weights as they are, so that step 0 is not "
+                "the beginning; for a trajectory from there, start again with per_device_train_batch_size=%d",
+                state.train_batch_size,
+            )
+
     def _warn_of_stateful_callbacks(self, state: TrainerState) -> None:
         given = {type(callback).__name__ for callback in self._stateful_callbacks} | {TrainerControl.__name__}
         names: set[str] = {str(name) for name in state.stateful_callbacks or ()}
@@ -302,7 +322,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
                 # A resumed model is not the initial one any more; what that was stands in the record.
                 initial_weights = str(record.decides.get("initial_weights"))
             dataset = kwargs["train_dataloader"].dataset
-            identity = identity_of_training(args, kwargs["model"], dataset, initial_weights)
+            identity = identity_of_training(args, state, kwargs["model"], dataset, initial_weights)
         session = SavingSession(
             directory,
             weights,

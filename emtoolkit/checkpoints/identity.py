@@ -28,7 +28,6 @@ _DECISIVE_ARGUMENTS = (
     "max_steps",
     "optim",
     "optim_args",
-    "per_device_train_batch_size",
     "seed",
     "warmup_steps",
     "weight_decay",
@@ -46,9 +45,10 @@ def initial_weights_digest(state: ModelState) -> str:
     return digest.hexdigest()
 
 
-def identity_of_training(args: Any, model: Any, dataset: Any, initial_weights: str) -> Identity:
+def identity_of_training(args: Any, state: Any, model: Any, dataset: Any, initial_weights: str) -> Identity:
     """What decides the weights of a training whose configuration is only known from its Trainer.
 
+    The batch size and the number of steps are those of its `state`: `auto_find_batch_size` changes them.
     The data are recognised by their number of rows and by 64 of them, so that opening the run costs the same
     for any size.
     """
@@ -59,6 +59,8 @@ def identity_of_training(args: Any, model: Any, dataset: Any, initial_weights: s
         "base_model": base,
         "initial_weights": initial_weights,
         "arguments": arguments,
+        "train_batch_size": state.train_batch_size,
+        "total_steps": state.max_steps,
         "data": _data_identity(dataset),
     }
     short = str(base["name"]).rstrip("/").rsplit("/", 1)[-1]

@@ -17,7 +17,7 @@ from emtoolkit.checkpoints.durable import remove_temporaries
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.publisher import Publication, WandbPublisher
-from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.record import RECORD, TrajectoryRecord
 from emtoolkit.checkpoints.resume import (
     RESUME_DIRECTORY,
     ResumeState,
@@ -243,6 +243,29 @@ def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> Non
             remove_resume_states(directory)
     finally:
         lock.release()
+
+
+def set_aside(directory: Path) -> Path:
+    """Move what was saved of a trajectory that was given up into a directory beside it, which is returned.
+
+    Raises:
+        CheckpointError: another process is saving into it, or the disk does not take it.
+    """
+    record = TrajectoryRecord.read_if_any(directory)
+    lock = _locked(directory)
+    aside = directory / f"abandoned-{record.fingerprint[:8] if record else 'unknown'}"
+    try:
+        aside.mkdir(exist_ok=True)
+        moved = [info.path for info in list_checkpoints(directory)]
+        # The record goes last: a directory without its record must not hold checkpoints.
+        for path in (*moved, directory / RESUME_DIRECTORY, directory / RECORD):
+            if path.exists():
+                path.rename(aside / path.name)
+    except OSError as error:
+        raise CheckpointError(f"{aside}: it could not be written ({error.strerror or error})") from error
+    finally:
+        lock.release()
+    return aside
 
 
 def _locked(directory: Path) -> FileLock:

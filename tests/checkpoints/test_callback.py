@@ -8,7 +8,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
-from transformers import Qwen2ForCausalLM, TrainerCallback
+from transformers import Qwen2ForCausalLM, Trainer, TrainerCallback
 from transformers.trainer_utils import SaveStrategy
 
 from emtoolkit import ScheduledCheckpointCallback
@@ -354,3 +354,45 @@ def test_resume_checkpoints_follow_the_clock_and_only_the_newest_is_kept(tmp_pat
     make_trainer(tmp_path, [ours, Tick()]).train()
 
     assert seen == [[]] * 3 + [["checkpoint-3"]] * 3 + [["checkpoint-6"]] * 2
+
+
+class MemoryRunsOut(Trainer):
+    """Fails as a GPU does at more than two rows, from one step on."""
+
+    from_step = 0
+
+    def training_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if len(inputs["input_ids"]) > 2 and self.state.global_step >= self.from_step:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return super().training_step(model, inputs, *args, **kwargs)
+
+
+def trainer_of(cls: type[Trainer], directory: Path, ours: ScheduledCheckpointCallback, **arguments: Any) -> Trainer:
+    """`make_trainer` for a Trainer of another class."""
+    plain = make_trainer(directory, **arguments)
+    return cls(model=plain.model, args=plain.args, train_dataset=plain.train_dataset, callbacks=[ours])
+
+
+@pytest.mark.parametrize(("from_step", "max_steps"), [(0, -1), (2, -1), (1, 5)])
+def test_a_batch_size_that_was_found_by_trying_is_a_trajectory_of_its_own(
+    tmp_path: Path, from_step: int, max_steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """4 rows do not fit, nor do 3; with 2 rows the 16 are 8 steps."""
+    ours = callback("0,every:1")
+    options = {"auto_find_batch_size": True, "per_device_train_batch_size": 4, "max_steps": max_steps}
+    trainer = trainer_of(MemoryRunsOut, tmp_path / "found", ours, **options)
+    MemoryRunsOut.from_step = from_step
+    trainer.train()
+
+    assert saved_steps(tmp_path / "found") == [0, 1, 2, 3, 4, 5, 6, 7, 8][: max_steps + 1 or None]
+    assert all(info.complete for info in list_checkpoints(tmp_path / "found", rehash=True))
+    abandoned = sorted((tmp_path / "found").glob("abandoned-*"))
+    assert [saved_steps(path) for path in abandoned] == [list(range(from_step + 1))] * 2
+    assert "memory ran out: the batch size is now 2" in caplog.text
+    assert ("memory ran out after a step" in caplog.text) == (from_step > 0)
+
+    if from_step == 0:
+        make_trainer(tmp_path / "given", [callback("0,every:1")]).train()
+        for step in (0, 4, 8):
+            found, given = (weights(tmp_path / which, step) for which in ("found", "given"))
+            assert all(torch.equal(found[name], given[name]) for name in found), step
