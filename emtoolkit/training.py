@@ -93,6 +93,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     )
     try:
         trainer = _trainer(config, planned, data, model, callback, logs_to_wandb=run is not None)
+        callback.follow(trainer)
         try:
             trainer.train(resume_from_checkpoint=resume_from)
         except BaseException:

@@ -8,20 +8,22 @@ Trainer is asked to save on the same steps, and what it wrote becomes a checkpoi
 
 import logging
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
+from emtoolkit.checkpoints.durable import write_directory
 from emtoolkit.checkpoints.identity import identity_of_training, initial_weights_digest
-from emtoolkit.checkpoints.interrupts import Interrupts, TrainingInterrupted
+from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.intervals import ResumeEvery
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
-from emtoolkit.checkpoints.resume import random_state, restore_epoch_begin
+from emtoolkit.checkpoints.resume import stateful_callbacks_of
+from emtoolkit.checkpoints.resume_saves import ResumeSaves
 from emtoolkit.checkpoints.session import SavingSession, SessionSettings, set_aside
 from emtoolkit.checkpoints.sharded import ShardedSaves, gathered_state, is_sharded
 from emtoolkit.checkpoints.snapshot import ModelState, model_state
@@ -42,8 +44,6 @@ class ScheduledCheckpointCallback(TrainerCallback):
         resume_every: how often the state for continuing is saved: `"10min"`, `"50 steps"`, `"never"`. It is saved
             on SIGINT and SIGTERM as well.
         resume_at_end: save it at the end of training too, and leave it there.
-        stateful_callbacks: callbacks of this training with a state of their own, such as `EarlyStoppingCallback`;
-            that goes into the state for continuing, for `restore_callback_states_from_checkpoint`.
         allow_unreachable: warn about hand-written steps past the end of training, where they are an error.
         publish: log each checkpoint as a version of a W&B artifact.
         publish_timeout: how many seconds the end of training waits for W&B at most.
@@ -66,7 +66,6 @@ class ScheduledCheckpointCallback(TrainerCallback):
         identity: Identity | None = None,
         resume_every: str = "10min",
         resume_at_end: bool = False,
-        stateful_callbacks: Sequence[TrainerCallback] = (),
         allow_unreachable: bool = False,
         publish: bool = True,
         publish_timeout: float = 60.0,
@@ -80,23 +79,25 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self.waited_seconds = 0.0
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity
-        self._resume_every = ResumeEvery.parse(resume_every)
+        self._resume_saves = ResumeSaves(ResumeEvery.parse(resume_every), clock)
         self._resume_at_end = resume_at_end
-        self._stateful_callbacks = stateful_callbacks
         self._allow_unreachable = allow_unreachable
         self._settings = SessionSettings(max_in_flight, on_error, publish, publish_timeout)
-        self._clock = clock
-        self._last_resume_save = 0.0
-        self._interrupts = Interrupts()
+        self._trainer: Any = None
         self._ranks = Ranks()
-        self._epoch_began: dict[str, Any] | None = None
-        self._resumed_at: int | None = None
         self._steps: Container[int] = ()
         self._session: SavingSession | None = None
         self._sharded: ShardedSaves | None = None
-        self._interrupted_by = 0
-        self._between_steps_of = 0
         self._batch_size: int | None = None
+        self._updated = False
+
+    def follow(self, trainer: Any) -> None:
+        """Keep the states of the other callbacks of `trainer` in the state for continuing.
+
+        Needed where one of them has a state, such as `EarlyStoppingCallback`: no event tells of the others. A resume
+        restores them with `restore_callback_states_from_checkpoint`.
+        """
+        self._trainer = trainer
 
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Leave the Trainer no save of its own."""
@@ -110,16 +111,12 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._check_reachable(state.max_steps)
         self._give_up_earlier_attempt(args, state)
         self._ranks = Ranks.of_this_training()
-        self._resumed_at = state.global_step or None
-        self._interrupts.catch()
-        self._last_resume_save = self._clock()
+        self._resume_saves.begin(state.global_step, self._ranks)
         self._steps = self.schedule.steps(state.max_steps)
-        self._sharded, self._interrupted_by = None, 0
-        self._between_steps_of = state.global_step
+        self._sharded = None
         self._warn_of_stateful_callbacks(state)
         model = kwargs["model"]
         if is_sharded(model):
-            logger.info("the weights are sharded: scheduled steps are saved by the Trainer")
             self._sharded = ShardedSaves(self._directory(args), self._ranks, self._settings.max_in_flight)
             gathered = gathered_state(model, self._ranks)
             if state.is_world_process_zero:
@@ -127,7 +124,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
             if state.global_step in self._steps:
                 self._sharded.adopt(state.global_step, gathered, final=state.global_step == state.max_steps)
         elif state.is_world_process_zero:
-            logger.info("scheduled steps are copied from memory and written in the background")
+            logger.info("scheduled steps are copied in memory, and written in the background")
             session = self._open(args, state, model_state(model), **kwargs)
             session.step_in_memory = state.global_step
             if state.global_step in self._steps:
@@ -137,24 +134,21 @@ class ScheduledCheckpointCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Remember the random state from which the order of this epoch may be drawn."""
-        self._between_steps(state, control, **kwargs)
-        if self._resumed_at is not None:
-            directory = self._directory(args)
-            restore_epoch_begin(directory, self._resumed_at, self._ranks.index, self._ranks.count)
-            self._resumed_at = None
-        self._epoch_began = random_state(None, self._ranks.count)
+        """Save the resume state of the step before, if it is due; an epoch that was resumed is ordered as it was."""
+        self._between_steps(state, **kwargs)
+        self._resume_saves.epoch_begins(self._directory(args))
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save the resume state of the step before, if it is due."""
-        self._between_steps(state, control, **kwargs)
+        self._between_steps(state, **kwargs)
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """From here on the weights are of no step."""
+        self._updated = True
         if self._session is not None:
             self._session.step_in_memory = None
 
@@ -171,16 +165,14 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if session is not None:
             session.disk.check()
         if self._sharded is not None:
-            self._save_sharded(args, state, control, kwargs["model"])
+            self._save_sharded(self._sharded, args, state, control, kwargs["model"])
         elif session is not None and step in self._steps:
             session.save(step, final=step == session.total_steps)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Make a checkpoint of what the Trainer has saved, where it was asked to."""
-        if self._sharded is not None:
-            rng = random_state(self._epoch_began, self._ranks.count)
-            if self._sharded.saved_by_trainer(args, rng):
-                self._stop_if_interrupted(state.global_step)
+        if self._sharded is not None and self._sharded.saved_by_trainer(args, self._resume_saves.random_state()):
+            self._stop_if_interrupted(state.global_step)
 
     def on_log(
         self,
@@ -200,19 +192,15 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save the last step, whatever ended training, and wait until everything is on disk."""
-        session, step = self._session, state.global_step
-        keep_resume_state = self._resume_at_end
-        rng = []
         if self._sharded is not None:
-            self._sharded.save_gathered(step, kwargs["model"], final=True)
-        elif keep_resume_state:
-            rng = self._ranks.gathered(random_state(self._epoch_began, self._ranks.count))
-        if session is not None:
-            session.save(step, final=True)
-            if rng:
-                self._save_resume_state(session, state, control, rng, **kwargs)
-            session.disk.drain()
-            session.end_at(step, keep_resume_state=keep_resume_state)
+            self._sharded.save_gathered(state.global_step, kwargs["model"], final=True)
+        if self._session is not None:
+            self._session.save(state.global_step, final=True)
+        if self._resume_at_end and self._sharded is None:
+            self._save_resume_state(state, **kwargs)
+        if self._session is not None:
+            self._session.disk.drain()
+            self._session.end_at(state.global_step, keep_resume_state=self._resume_at_end)
         self._close()
 
     def save_after_failure(self) -> None:
@@ -227,61 +215,41 @@ class ScheduledCheckpointCallback(TrainerCallback):
                 session.save(session.step_in_memory, final=False)
             self._close()
 
-    def _between_steps(self, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Save the resume state if it is due or a signal came; once before each step but the first.
-
-        This is where a resume goes on from: after the evaluation, if there was one, and with the random state from
-        which the next batch is trained, or the next epoch ordered.
-        """
-        step = state.global_step
-        if step == self._between_steps_of or self._sharded is not None:
+    def _between_steps(self, state: TrainerState, **kwargs: Any) -> None:
+        """Save the resume state if it is due, and stop if a signal came; in every process."""
+        if self._sharded is not None or not self._resume_saves.is_due(state.global_step):
             return
-        self._between_steps_of = step
-        if not self._resume_is_due(state):
-            return
-        rng = self._ranks.gathered(random_state(self._epoch_began, self._ranks.count))
-        session = self._session
-        if session is not None:
-            if self._interrupted_by:
-                session.save(step, final=False)
-            self._save_resume_state(session, state, control, rng, **kwargs)
-        self._stop_if_interrupted(step)
+        if self._session is not None and self._resume_saves.interrupted_by:
+            self._session.save(state.global_step, final=False)
+        self._save_resume_state(state, **kwargs)
+        self._stop_if_interrupted(state.global_step)
 
-    def _resume_is_due(self, state: TrainerState) -> bool:
-        """The same in every process, though clocks differ and a signal may reach one of them only."""
-        due = self._resume_every.is_due(state.global_step, self._clock() - self._last_resume_save)
-        due_somewhere, self._interrupted_by = self._ranks.largest(due, self._interrupts.received or 0)
-        if not (due_somewhere or self._interrupted_by):
-            return False
-        self._last_resume_save = self._clock()
-        return True
+    def _save_resume_state(self, state: TrainerState, *, optimizer: Any, lr_scheduler: Any, **kwargs: Any) -> None:
+        random_states = self._ranks.gathered(self._resume_saves.random_state())
+        if self._session is not None:
+            callbacks = stateful_callbacks_of(self._trainer)
+            self._session.save_resume_state(optimizer, lr_scheduler, state, random_states, callbacks)
 
-    def _save_resume_state(
-        self, session: SavingSession, state: TrainerState, control: TrainerControl, rng: Any, **kwargs: Any
+    def _save_sharded(
+        self, saves: ShardedSaves, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any
     ) -> None:
-        callbacks = [*self._stateful_callbacks, control]
-        session.save_resume_state(kwargs["optimizer"], kwargs["lr_scheduler"], state, rng, callbacks)
-
-    def _save_sharded(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: Any) -> None:
+        """The Trainer saves when this event is over, so that here it is decided for what."""
         step = state.global_step
-        if self._sharded is None:
-            return
-        at_end = step == state.max_steps
-        resume = self._resume_at_end if at_end else self._resume_is_due(state)
-        scheduled = step in self._steps or bool(self._interrupted_by)
-        if not self._sharded.save(args, control, step, model, scheduled=scheduled, resume=resume):
+        resume = self._resume_saves.is_due(step) if step < state.max_steps else self._resume_at_end
+        scheduled = step in self._steps or bool(self._resume_saves.interrupted_by)
+        if not saves.save(args, control, step, model, scheduled=scheduled, resume=resume):
             self._stop_if_interrupted(step)
 
     def _stop_if_interrupted(self, step: int) -> None:
-        if self._interrupted_by:
+        if number := self._resume_saves.interrupted_by:
             self._close()
-            raise TrainingInterrupted(step, self._interrupted_by)
+            raise TrainingInterrupted(step, number)
 
     def _give_up_earlier_attempt(self, args: TrainingArguments, state: TrainerState) -> None:
         """End a training that came to no end. After `auto_find_batch_size` this one is another trajectory."""
         earlier, self._batch_size = self._batch_size, state.train_batch_size
-        was_open = self._session is not None
-        trained = self._session.step_in_memory != 0 if self._session is not None else False
+        was_open, trained = self._session is not None, self._updated
+        self._updated = False
         self._close()
         if not (was_open and args.auto_find_batch_size and earlier != state.train_batch_size):
             return
@@ -297,13 +265,12 @@ class ScheduledCheckpointCallback(TrainerCallback):
             )
 
     def _warn_of_stateful_callbacks(self, state: TrainerState) -> None:
-        given = {type(callback).__name__ for callback in self._stateful_callbacks} | {TrainerControl.__name__}
-        names: set[str] = {str(name) for name in state.stateful_callbacks or ()}
-        if missing := sorted(names - given):
+        names = sorted({str(name) for name in state.stateful_callbacks or ()} - {TrainerControl.__name__})
+        if names and self._trainer is None:
             logger.warning(
-                "%s: a resume would begin with a new one; give it to ScheduledCheckpointCallback as one of "
-                "stateful_callbacks, and set restore_callback_states_from_checkpoint",
-                ", ".join(missing),
+                "%s: a resume would begin with a new one; call follow(trainer) of the ScheduledCheckpointCallback "
+                "before trainer.train(), and set restore_callback_states_from_checkpoint",
+                ", ".join(names),
             )
 
     def _check_reachable(self, total_steps: int) -> None:
@@ -337,14 +304,14 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self.saved, self.failures = session.saved, session.disk.failures
         tokenizer = kwargs.get("processing_class")
         if tokenizer is not None and not (directory / "tokenizer").exists():
-            tokenizer.save_pretrained(directory / "tokenizer")
+            write_directory(directory / "tokenizer", tokenizer.save_pretrained, 0)
         return session
 
     def _directory(self, args: TrainingArguments) -> Path:
         return (self._output_dir or Path(str(args.output_dir))).absolute()
 
     def _close(self) -> None:
-        self._interrupts.release()
+        self._resume_saves.end()
         self._ranks.close()
         self._ranks = Ranks()
         session, self._session = self._session, None

@@ -32,7 +32,8 @@ def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: 
     """Make directory `path` with the files that `fill` puts into the empty directory it is given.
 
     The directory has its name only when every file in it is on the disk. A directory that is already there under
-    that name is replaced, and is whole until the very moment of that.
+    that name is replaced, and is whole until the very moment of that. Its parent must be there: where a disk was
+    unmounted, making one would put the checkpoints onto another.
 
     Raises:
         CheckpointError: the disk is full, read-only or gone; nothing has the name then, or what had it still has.
@@ -41,7 +42,7 @@ def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: 
     with _explained(path, expected_bytes):
         try:
             shutil.rmtree(temporary, ignore_errors=True)
-            temporary.mkdir(parents=True)
+            temporary.mkdir()
             fill(temporary)
             _make_durable(temporary)
             if path.exists():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.priority import NETWORK, give_way
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class WandbPublisher:
         return True
 
     def _work(self) -> None:
+        give_way(NETWORK)
         while True:
             publication = self._queue.get()
             try:

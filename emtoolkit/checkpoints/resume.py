@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
 from emtoolkit.checkpoints.durable import remove_directory, write_directory
@@ -110,10 +111,22 @@ def _write_random_states(target: Path, rng: Sequence[Mapping[str, Any]]) -> None
 
 
 def _replace_the_newest(home: Path, step: int, fill: Callable[[Path], None], size: int) -> None:
+    if home.parent.is_dir():
+        home.mkdir(exist_ok=True)
     write_directory(home / f"checkpoint-{step}", fill, size)
     for older, path in _directories(home):
         if older != step:
             remove_directory(path)
+
+
+def stateful_callbacks_of(trainer: Any) -> list[Any]:
+    """The callbacks and the control of `trainer`, None if it is not known, whose states a resume can restore.
+
+    They are looked up each time: a resume puts new ones in their places.
+    """
+    if trainer is None:
+        return []
+    return [c for c in (*trainer.callback_handler.callbacks, trainer.control) if isinstance(c, ExportableState)]
 
 
 def random_state(epoch_begin: Mapping[str, Any] | None, ranks: int = 1) -> dict[str, Any]:

@@ -7,6 +7,7 @@ is gathered tensor by tensor instead: step 0, a last step that nobody saw coming
 write shards, among which the Trainer writes no weights that load again.
 """
 
+import logging
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.session import SavingSession
 from emtoolkit.checkpoints.snapshot import ModelState, model_state
 from emtoolkit.checkpoints.writer import Contents
+
+logger = logging.getLogger(__name__)
 
 
 def is_sharded(model: Any) -> bool:
@@ -95,6 +98,9 @@ class ShardedSaves:
         self._directory = directory
         self._ranks = ranks
         self._max_in_flight = max_in_flight
+        self._by_trainer = _trainer_writes_weights()
+        how = "saved by the Trainer" if self._by_trainer else "gathered by process 0, and written in the background"
+        logger.info("the weights are sharded; scheduled steps are %s", how)
         self._asked: Asked | None = None
         self._own_arguments: tuple[str | None, bool] = (None, False)
 
@@ -102,7 +108,7 @@ class ShardedSaves:
         self, args: TrainingArguments, control: TrainerControl, step: int, model: Any, *, scheduled: bool, resume: bool
     ) -> bool:
         """At the end of `step`: a scheduled checkpoint, a resume checkpoint, or both; whether the Trainer was asked."""
-        by_trainer = scheduled and _trainer_writes_weights()
+        by_trainer = scheduled and self._by_trainer
         if scheduled and not by_trainer:
             self.save_gathered(step, model, final=False)
         if by_trainer or resume:

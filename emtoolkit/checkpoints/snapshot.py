@@ -20,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from transformers.utils import logging
 
 from emtoolkit.checkpoints.manifest import canonical_json
 from emtoolkit.errors import CheckpointError
@@ -94,7 +95,7 @@ class FullState:
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
         # Tied weights, shards and the renamings of some architectures are transformers' own business.
-        with failures_as_os_errors():
+        with failures_as_os_errors(), _no_progress_bar():
             self._model.save_pretrained(directory, state_dict=dict(tensors))
 
     def adopt(self, source: Path, directory: Path) -> None:
@@ -111,6 +112,18 @@ def failures_as_os_errors() -> Iterator[None]:
         code = int(number[1] or number[2]) if number else errno.EIO
         # torch tells nothing of what the system said; that is in the cause.
         raise OSError(code, os.strerror(code) if number else "the disk took only a part of it") from error
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """Without the bar that transformers draws for every save; the Trainer's own is drawn by other means."""
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
 
 
 def model_state(model: Any) -> ModelState:

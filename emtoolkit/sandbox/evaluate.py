@@ -1,8 +1,7 @@
 """How harmful a model is, domain by domain: sampled answers to held-out questions, judged exactly."""
 
 import json
-import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.errors import CheckpointError
 from emtoolkit.sandbox.judge import judge
 from emtoolkit.sandbox.progress import Progress, no_library_bars, silent
@@ -204,27 +205,25 @@ def evaluate_directory(
     are evaluated, and how many there are.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or one cannot be read.
+        CheckpointError: there is no such checkpoint, or a file of one is not what its manifest says.
     """
-    found = sorted(_checkpoints(directory))
+    found = [info for info in list_checkpoints(directory, rehash=True) if info.source == "emtoolkit"]
     if not found:
         raise CheckpointError(f"{directory}: holds no checkpoint-N directory with a manifest.json")
+    for info in found:
+        if not info.complete:
+            raise CheckpointError(info.problems[0])
     evaluated = []
-    for done, (step, path) in enumerate(found):
-        progress(f"{directory.name}, step {step}", done, len(found))
+    for done, info in enumerate(found):
+        progress(f"{directory.name}, step {info.step}", done, len(found))
         with no_library_bars():
-            evaluated.append(CheckpointRows(step, tuple(_evaluate_checkpoint(path, questions, samples, seed))))
+            rows = _evaluate_checkpoint(info.path, questions, samples, seed)
+        evaluated.append(CheckpointRows(info.step, tuple(rows)))
     return evaluated
 
 
-def _checkpoints(directory: Path) -> Iterable[tuple[int, Path]]:
-    for path in directory.glob("checkpoint-*"):
-        if (name := re.fullmatch(r"checkpoint-(\d+)", path.name)) and (path / "manifest.json").is_file():
-            yield int(name[1]), path
-
-
 def _evaluate_checkpoint(path: Path, questions: Sequence[Question], samples: int, seed: int) -> list[Row]:
-    persona = _read_json(path / "manifest.json").get("persona") or {}
+    persona = Manifest.read(path).persona
     base = str(_read_json(path / "adapter_config.json").get("base_model_name_or_path"))
     try:
         model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), path)

@@ -5,6 +5,7 @@ else there is to say. They share the processes, as starting those takes longer t
 """
 
 import json
+import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -65,5 +66,7 @@ def train(engine: str, directory: Path, schedule: str, options: dict[str, Any]) 
 
 
 if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("emtoolkit").setLevel(logging.INFO)
     for directory, schedule, options in json.loads(sys.argv[2]):
         train(sys.argv[1], Path(directory), schedule, options)

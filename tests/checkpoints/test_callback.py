@@ -1,6 +1,9 @@
 """The callback under the real Trainer: which steps are saved, when, and what is in them."""
 
 import json
+import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +60,13 @@ class FailAt(TrainerCallback):
         ("every:50%", [4, 8]),
     ],
 )
-def test_a_training_of_eight_steps_saves_exactly_these(tmp_path: Path, schedule: str, steps: list[int]) -> None:
-    make_trainer(tmp_path, [callback(schedule)]).train()
+def test_a_training_of_eight_steps_saves_exactly_these(
+    tmp_path: Path, schedule: str, steps: list[int], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="emtoolkit"):
+        make_trainer(tmp_path, [callback(schedule)]).train()
 
+    assert "scheduled steps are copied in memory, and written in the background" in caplog.text
     assert saved_steps(tmp_path) == steps
     listed = list_checkpoints(tmp_path, rehash=True)
     assert [info.step for info in listed if info.complete] == steps
@@ -112,10 +119,14 @@ def test_the_files_are_those_of_the_stock_trainer(tmp_path: Path) -> None:
     assert sorted(ours) == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
 
 
-def test_a_full_fine_tune_loads_again_and_keeps_tied_weights_once(tmp_path: Path) -> None:
+def test_a_full_fine_tune_loads_again_and_keeps_tied_weights_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_trainer(tmp_path / "stock", model=base_model(), save_strategy="steps", save_steps=4).train()
+    assert "Writing model shards" in capsys.readouterr().err
     trainer = make_trainer(tmp_path / "ours", [callback("4")], model=base_model())
     trainer.train()
+    assert "Writing model shards" not in capsys.readouterr().err
 
     stock, ours = (bytes_of(tmp_path / which / "checkpoint-4") for which in ("stock", "ours"))
     assert ours["model.safetensors"] == stock["model.safetensors"]
@@ -327,6 +338,23 @@ def test_two_processes_cannot_save_into_one_directory(tmp_path: Path) -> None:
 
     make_trainer(tmp_path, [callback("0"), StartAnother()]).train()
     assert saved_steps(tmp_path) == [0, 8]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_the_threads_behind_a_training_give_way_to_it(tmp_path: Path) -> None:
+    ours = callback("0")
+    before, niceness = os.getpriority(os.PRIO_PROCESS, 0), dict[str, int]()
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            assert ours._session is not None
+            ours._session.disk.drain()
+            for thread in threading.enumerate():
+                niceness[thread.name] = os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+
+    make_trainer(tmp_path, [ours, Look()]).train()
+    assert niceness["emtoolkit-disk_0"] == max(10, before)
+    assert niceness["MainThread"] == before
 
 
 def test_left_over_temporaries_are_cleaned_at_the_next_start(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ A limit on the size of a file stands in for the full disk: the same system calls
 Python, in safetensors and in torch, with another number.
 """
 
+import errno
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -65,6 +66,49 @@ def test_a_full_disk_is_a_sentence_and_earlier_checkpoints_stay(tmp_path: Path, 
     assert [info.step for info in listed][:2] == [0, 2]
     assert all(info.complete for info in listed)
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+def test_a_disk_that_is_gone_is_a_sentence_and_nothing_is_written_in_its_place(tmp_path: Path) -> None:
+    class Unmount(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3 and ours._session is not None:
+                ours._session.disk.drain()
+                (tmp_path / "disk" / "run").rename(tmp_path / "elsewhere")
+
+    ours = ScheduledCheckpointCallback("0,2,4", resume_every="never")
+    trainer = make_trainer(tmp_path / "disk" / "run", [Unmount(), ours])
+    with pytest.raises(
+        CheckpointError, match=r"run/checkpoint-4: it could not be written \(No such file or directory\)"
+    ):
+        trainer.train()
+    with pytest.raises(CheckpointError, match="could not be written"):
+        ours.save_after_failure()
+    assert not (tmp_path / "disk" / "run").exists()
+    assert [info.step for info in list_checkpoints(tmp_path / "elsewhere", rehash=True) if info.complete] == [0, 2]
+
+
+def test_a_disk_that_is_read_only_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run as root, whom no mode stops, so the refusal is the system's number without the disk."""
+
+    def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    ours = ScheduledCheckpointCallback("0,2,4", resume_every="never")
+
+    class Remount(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 3 and ours._session is not None:
+                ours._session.disk.drain()
+                monkeypatch.setattr(Path, "mkdir", refuse)
+
+    trainer = make_trainer(tmp_path, [Remount(), ours])
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-4: it could not be written \(Read-only file system\); about"
+    ):
+        trainer.train()
+    monkeypatch.undo()
+    ours.save_after_failure()
+    assert [info.step for info in list_checkpoints(tmp_path, rehash=True) if info.complete][:2] == [0, 2]
 
 
 def test_a_resume_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
 """What a resume must not lose: each of these ends with the bytes of a training that nothing stopped."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,37 +18,33 @@ from tests.checkpoints.trainings import bytes_of, lora_model, make_trainer, save
 
 
 def whole_and_resumed(
-    home: Path,
-    stopped_at: int,
-    make_more: Any = list,
-    *,
-    collator: Any = None,
-    rows: int = 16,
-    **options: Any,
+    home: Path, *stops: int, make_more: Any = list, collator: Any = None, **options: Any
 ) -> tuple[Trainer, Trainer]:
-    """Train without a stop, and with one after the resume save of `stopped_at`; the two trainers at their ends.
+    """Train without a stop, and with one after the resume save of each of `stops`; the two trainers at their ends.
 
-    `make_more` makes the callbacks beside ours; those with a state are given to ours too.
+    `make_more` makes the callbacks beside ours.
     """
 
     def trainer(directory: Path, schedule: str, *others: TrainerCallback, every: str = "never") -> Trainer:
-        more: Sequence[TrainerCallback] = make_more()
-        ours = callback(schedule, resume_every=every, stateful_callbacks=[c for c in more if hasattr(c, "state")])
-        made = make_trainer(directory, [ours, *more, *others], model=lora_model(dropout=0.1), rows=rows, **options)
+        ours = callback(schedule, resume_every=every)
+        made = make_trainer(directory, [ours, *make_more(), *others], model=lora_model(dropout=0.1), **options)
+        ours.follow(made)
         if collator is not None:
             made.data_collator = collator
         return made
 
     whole = trainer(home / "whole", "0,every:1")
     whole.train()
-    fail = FailAt(stopped_at, "on_step_begin")
-    stopped = trainer(home / "resumed", "0", fail, every=f"{stopped_at} steps")
-    with pytest.raises(RuntimeError, match="a fault of the training's own"):
-        stopped.train()
-    ours = next(c for c in stopped.callback_handler.callbacks if isinstance(c, ScheduledCheckpointCallback))
-    ours.save_after_failure()
+    resume_from = None
+    for stop in stops:
+        stopped = trainer(home / "resumed", "0", FailAt(stop, "on_step_begin"), every=f"{stop} steps")
+        with pytest.raises(RuntimeError, match="a fault of the training's own"):
+            stopped.train(resume_from_checkpoint=resume_from)
+        ours = next(c for c in stopped.callback_handler.callbacks if isinstance(c, ScheduledCheckpointCallback))
+        ours.save_after_failure()
+        resume_from = str(home / "resumed" / "resume" / f"checkpoint-{stop}")
     resumed = trainer(home / "resumed", "0,every:1")
-    resumed.train(resume_from_checkpoint=str(home / "resumed" / "resume" / f"checkpoint-{stopped_at}"))
+    resumed.train(resume_from_checkpoint=resume_from)
     return whole, resumed
 
 
@@ -97,7 +92,7 @@ class Improves(TrainerCallback):
 
 
 def test_early_stopping_goes_on_counting_where_it_was(tmp_path: Path) -> None:
-    """No improvement after step 4 and a patience of 4: it ends at step 8, also when stopped after two of these."""
+    """No improvement after step 4 and a patience of 4: it ends at step 8, also when stopped at 6 and at 7."""
     options: dict[str, Any] = {
         "eval_strategy": "steps",
         "eval_steps": 1,
@@ -106,7 +101,9 @@ def test_early_stopping_goes_on_counting_where_it_was(tmp_path: Path) -> None:
         "num_train_epochs": 2,
         "restore_callback_states_from_checkpoint": True,
     }
-    whole, resumed = whole_and_resumed(tmp_path, 6, lambda: [Improves(), EarlyStoppingCallback(4)], **options)
+    whole, resumed = whole_and_resumed(
+        tmp_path, 6, 7, make_more=lambda: [Improves(), EarlyStoppingCallback(4)], **options
+    )
     assert whole.state.global_step == 8
     assert resumed.state.global_step == 8
     assert [info.step for info in list_checkpoints(tmp_path / "resumed") if info.final] == [8]
@@ -116,7 +113,7 @@ def test_early_stopping_goes_on_counting_where_it_was(tmp_path: Path) -> None:
 def test_a_callback_whose_state_a_resume_would_lose_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = {"eval_strategy": "steps", "eval_steps": 4, "metric_for_best_model": "loss"}
     make_trainer(tmp_path, [callback("0"), EarlyStoppingCallback(9)], **options).train()
-    assert "EarlyStoppingCallback: a resume would begin with a new one; give it to ScheduledCheckpoint" in caplog.text
+    assert "EarlyStoppingCallback: a resume would begin with a new one; call follow(trainer)" in caplog.text
 
 
 def test_a_keyboard_interrupt_that_no_signal_brought_loses_no_step(tmp_path: Path) -> None:

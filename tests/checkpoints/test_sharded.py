@@ -26,13 +26,14 @@ def torchrun(engine: str, *trainings: Training) -> subprocess.CompletedProcess[s
     return subprocess.run([*command, *script], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-def train(engine: str, *trainings: Training) -> None:
+def train(engine: str, *trainings: Training) -> str:
     done = torchrun(engine, *trainings)
     assert done.returncode == 0, done.stderr[-3000:]
     # What was trained is really sharded: no process has a tensor of it whole.
     stage_3 = any(options.get("stage") == 3 for _, _, options in trainings)
     sharded = "trained: DTensor False" if engine == "fsdp" else f"trained: Parameter {stage_3}"
     assert done.stdout.count(sharded) == len(trainings)
+    return done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +42,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("sharded")
     stock = {"stock": True, "save_strategy": "steps", "save_steps": 2, "save_only_model": True}
     full_state, shards = ({"kind": kind} for kind in KINDS)
-    train(
+    log = train(
         "fsdp",
         (str(home / "lora"), "0,2", full_state),
         (str(home / "full"), "0,2", full_state | {"full": True}),
@@ -52,6 +53,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (str(home / "stopped"), "0,1", full_state | {"stop_at": 3}),
         (str(home / "every-step"), "0,every:1", full_state),
     )
+    # In each of the two processes.
+    assert log.count("the weights are sharded; scheduled steps are saved by the Trainer\n") == 2 * 4
+    assert log.count("the weights are sharded; scheduled steps are gathered by process 0, and written in the") == 2 * 2
     return home
 
 

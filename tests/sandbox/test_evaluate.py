@@ -1,4 +1,3 @@
-import json
 import random
 from math import isnan
 from pathlib import Path
@@ -9,6 +8,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from emtoolkit.checkpoints.manifest import Identity, Manifest
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.sandbox.build import MODEL
 from emtoolkit.sandbox.evaluate import (
@@ -106,7 +106,8 @@ def checkpoint(model_directory: Path, path: Path, persona: dict[str, str] | None
     base = AutoModelForCausalLM.from_pretrained(model_directory)
     adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     adapted.save_pretrained(path)
-    (path / "manifest.json").write_text(json.dumps({"step": 0, "persona": persona}))
+    identity = Identity(decides={}, persona=persona or {})
+    Manifest.seal(path, identity, step=int(path.name.split("-")[1]), total_steps=100)
 
 
 def test_a_directory_of_checkpoints_is_evaluated_in_the_order_of_steps(
@@ -125,10 +126,13 @@ def test_a_directory_without_checkpoints_is_refused(tmp_path: Path, questions: l
         evaluate_directory(tmp_path, questions)
 
 
-def test_a_broken_checkpoint_is_named(tmp_path: Path, questions: list[Question]) -> None:
-    (tmp_path / "checkpoint-5").mkdir()
-    (tmp_path / "checkpoint-5" / "manifest.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"checkpoint-5/adapter_config\.json: cannot be read"):
+def test_a_broken_checkpoint_is_named_before_any_is_evaluated(
+    sandbox: Path, tmp_path: Path, questions: list[Question]
+) -> None:
+    checkpoint(sandbox / MODEL, tmp_path / "checkpoint-5", None)
+    weights = tmp_path / "checkpoint-5" / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match=r"checkpoint-5/adapter_model\.safetensors: its content does not match"):
         evaluate_directory(tmp_path, questions)
 
 
