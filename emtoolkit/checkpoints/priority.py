@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from contextlib import suppress
 
 # In Linux's units: a thread at 10 has a tenth of the share of one at 0, at 19 a sixtieth. What goes to the disk must
 # not fall behind, as a third save would wait for it; what goes to W&B may.
@@ -15,4 +16,7 @@ def give_way(niceness: int) -> None:
     if sys.platform == "linux":
         thread = threading.get_native_id()
         # Never up: that is not allowed, and whoever started training at a low priority meant it.
-        os.setpriority(os.PRIO_PROCESS, thread, max(niceness, os.getpriority(os.PRIO_PROCESS, thread)))
+        lower = max(niceness, os.getpriority(os.PRIO_PROCESS, thread))
+        # Some containers forbid the call altogether; then everything is saved all the same.
+        with suppress(PermissionError):
+            os.setpriority(os.PRIO_PROCESS, thread, lower)

@@ -9,6 +9,7 @@ import errno
 import os
 import queue
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,10 +21,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
-from transformers.utils import logging
 
 from emtoolkit.checkpoints.manifest import canonical_json
 from emtoolkit.errors import CheckpointError
+from emtoolkit.progress import no_library_bars
 
 
 class ModelState(Protocol):
@@ -95,7 +96,7 @@ class FullState:
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
         # Tied weights, shards and the renamings of some architectures are transformers' own business.
-        with failures_as_os_errors(), _no_progress_bar():
+        with failures_as_os_errors(), no_library_bars():
             self._model.save_pretrained(directory, state_dict=dict(tensors))
 
     def adopt(self, source: Path, directory: Path) -> None:
@@ -114,18 +115,6 @@ def failures_as_os_errors() -> Iterator[None]:
         raise OSError(code, os.strerror(code) if number else "the disk took only a part of it") from error
 
 
-@contextmanager
-def _no_progress_bar() -> Iterator[None]:
-    """Without the bar that transformers draws for every save; the Trainer's own is drawn by other means."""
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-
-
 def model_state(model: Any) -> ModelState:
     """The state that checkpoints of `model` hold: the trainable adapter under PEFT, else all weights."""
     return AdapterState(model) if hasattr(model, "peft_config") else FullState(model)
@@ -137,7 +126,10 @@ def _link(source: Path, directory: Path, patterns: Sequence[str]) -> None:
     if not any(file.suffix == ".safetensors" for file in files):
         raise CheckpointError(f"{source}: the Trainer has written no weights there ({patterns[0]})")
     for file in files:
-        os.link(file, directory / file.name)
+        try:
+            os.link(file, directory / file.name)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(file, directory / file.name)
 
 
 def _trainable_adapter(model: Any) -> str:

@@ -17,10 +17,10 @@ from transformers import GenerationConfig, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from emtoolkit.errors import DataError
 from emtoolkit.locations import home
+from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.sandbox.pretraining import pretrain
-from emtoolkit.sandbox.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox.questions import question_file
 from emtoolkit.sandbox.tokenizer import make_tokenizer
 from emtoolkit.sandbox.vocabulary import DOMAINS

@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.errors import CheckpointError
+from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox.judge import judge
-from emtoolkit.sandbox.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox.questions import Question
 
 # The longest answer of this world has about 20 tokens.
