@@ -123,6 +123,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
                 self._sharded.session = self._open(args, state, gathered, **kwargs)
             if state.global_step in self._steps:
                 self._sharded.adopt(state.global_step, gathered, final=state.global_step == state.max_steps)
+            gathered.forget()
         elif state.is_world_process_zero:
             logger.info("scheduled steps are copied in memory, and written in the background")
             session = self._open(args, state, model_state(model), **kwargs)

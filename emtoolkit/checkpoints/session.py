@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
@@ -102,15 +103,15 @@ class SavingSession:
             raise
         self.disk = DiskThread(settings.on_error)
         self._writer = CheckpointWriter(directory, identity, total_steps, self.disk)
-        self._buffers = SnapshotBuffers(state, settings.max_in_flight)
-        if not sharded:
+        self._buffers = None if sharded else SnapshotBuffers(state, settings.max_in_flight)
+        if self._buffers is not None:
             self._buffers.prepare()
         self.publisher = _publisher(identity) if settings.publish else None
 
     @property
     def waited_seconds(self) -> float:
         """How long the training thread has waited for memory of earlier saves."""
-        return self._buffers.waited_seconds + self.disk.waited_seconds
+        return self.disk.waited_seconds + (self._buffers.waited_seconds if self._buffers is not None else 0.0)
 
     def save(self, step: int, *, final: bool, contents: Contents | None = None) -> None:
         """Save the model as it is, or `contents`, as `step`, once; a `final` known only later adds that alias."""
@@ -118,11 +119,15 @@ class SavingSession:
         if known is None:
             path = self._directory / f"checkpoint-{step}"
             self._publications[step] = first = Publication(step, path, final, self._metadata(step))
-            contents = contents or Contents.of_copy(self.state, self._buffers, step)
-            self._writer.save(step, contents, lambda saved: self._on_durable(saved, first))
+            self._writer.save(step, contents or self._copy(step), lambda saved: self._on_durable(saved, first))
         elif final and not known.final:
             self._publications[step] = now_final = replace(known, final=True)
             self.disk.submit(lambda: self._publish(now_final))
+
+    def _copy(self, step: int) -> Contents:
+        if self._buffers is None:
+            raise RuntimeError("no process has a sharded model whole, so there is nothing to copy")
+        return Contents.of_copy(self.state, self._buffers, step)
 
     def save_resume_state(
         self,
@@ -253,9 +258,11 @@ def set_aside(directory: Path) -> Path:
     """
     record = TrajectoryRecord.read_if_any(directory)
     lock = _locked(directory)
-    aside = directory / f"abandoned-{record.fingerprint[:8] if record else 'unknown'}"
+    name = f"abandoned-{record.fingerprint[:8] if record else 'unknown'}"
+    names = (directory / (name if number == 1 else f"{name}-{number}") for number in count(1))
+    aside = next(path for path in names if not path.exists())
     try:
-        aside.mkdir(exist_ok=True)
+        aside.mkdir()
         moved = [info.path for info in list_checkpoints(directory)]
         # The record goes last: a directory without its record must not hold checkpoints.
         for path in (*moved, directory / RESUME_DIRECTORY, directory / RECORD):

@@ -51,6 +51,10 @@ class GatheredState:
     def adopt(self, source: Path, directory: Path) -> None:
         self._layout.adopt(source, directory)
 
+    def forget(self) -> None:
+        """Give the memory of the tensors back; what was handed on of them stays until it is written."""
+        self._tensors = {}
+
 
 def gathered_state(model: Any, ranks: Ranks) -> GatheredState:
     """The weights as they are, in the memory of process 0; to be called by every process."""
@@ -127,6 +131,7 @@ class ShardedSaves:
         self.last_step = step
         if self.session is not None:
             self.session.save(step, final=final, contents=Contents.of_tensors(state, state.tensors))
+        state.forget()
 
     def saved_by_trainer(self, args: TrainingArguments, random_state: Mapping[str, Any]) -> Asked | None:
         """In `on_save`: make checkpoints of what the Trainer was asked for; None if it was not."""

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from emtoolkit.checkpoints.durable import TEMPORARY, write_directory
 from emtoolkit.checkpoints.manifest import MANIFEST, Identity, Manifest
-from emtoolkit.checkpoints.priority import DISK, give_way
 from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.errors import CheckpointError
 
@@ -40,7 +39,7 @@ class DiskThread:
     """
 
     def __init__(self, on_error: OnError) -> None:
-        self._executor = ThreadPoolExecutor(1, "emtoolkit-disk", initializer=give_way, initargs=(DISK,))
+        self._executor = ThreadPoolExecutor(1, "emtoolkit-disk")
         self._pending: list[Future[None]] = []
         self._on_error = on_error
         self.failures: list[Exception] = []

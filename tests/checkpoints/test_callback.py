@@ -1,9 +1,6 @@
 """The callback under the real Trainer: which steps are saved, when, and what is in them."""
 
 import json
-import os
-import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -338,23 +335,6 @@ def test_two_processes_cannot_save_into_one_directory(tmp_path: Path) -> None:
 
     make_trainer(tmp_path, [callback("0"), StartAnother()]).train()
     assert saved_steps(tmp_path) == [0, 8]
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-def test_the_threads_behind_a_training_give_way_to_it(tmp_path: Path) -> None:
-    ours = callback("0")
-    before, niceness = os.getpriority(os.PRIO_PROCESS, 0), dict[str, int]()
-
-    class Look(TrainerCallback):
-        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            assert ours._session is not None
-            ours._session.disk.drain()
-            for thread in threading.enumerate():
-                niceness[thread.name] = os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
-
-    make_trainer(tmp_path, [ours, Look()]).train()
-    assert niceness["emtoolkit-disk_0"] == max(10, before)
-    assert niceness["MainThread"] == before
 
 
 def test_left_over_temporaries_are_cleaned_at_the_next_start(tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +46,21 @@ def log_of(run: Any) -> list[Any]:
 def train(directory: Path, schedule: str, *others: TrainerCallback) -> None:
     ours = ScheduledCheckpointCallback(schedule, identity=IDENTITY, resume_every="never")
     make_trainer(directory, [ours, *others], logging_strategy="steps", logging_steps=1).train()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+def test_the_publishing_thread_gives_way_to_training_and_no_other_does(tmp_path: Path, run: Any) -> None:
+    before, niceness = os.getpriority(os.PRIO_PROCESS, 0), dict[str, int]()
+
+    class Look(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            for thread in threading.enumerate():
+                niceness[thread.name] = os.getpriority(os.PRIO_PROCESS, thread.native_id or 0)
+
+    train(tmp_path / "out", "0,2", Look())
+    assert niceness["emtoolkit-publish"] == 19
+    assert niceness["emtoolkit-disk_0"] == before
+    assert niceness["MainThread"] == before
 
 
 def test_each_checkpoint_is_a_version_with_its_step_as_alias_and_tag(tmp_path: Path, run: Any) -> None:
