@@ -6,19 +6,17 @@ on disk.
 
 import logging
 import math
-import os
 import queue
 import re
-import sys
 import threading
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.priority import NETWORK, give_way
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +80,7 @@ class WandbPublisher:
         return True
 
     def _work(self) -> None:
-        _give_way()
+        give_way(NETWORK)
         while True:
             publication = self._queue.get()
             try:
@@ -105,17 +103,6 @@ class WandbPublisher:
             artifact.add_file(str(file.absolute()), name=file.name, policy="immutable", skip_cache=True)
         aliases = [step_name, "final"] if publication.final else [step_name]
         self._run.log_artifact(artifact, aliases=aliases, tags=[step_name, *self._tags])
-
-
-def _give_way() -> None:
-    """Give the calling thread the lowest priority; only Linux has one for each thread.
-
-    Hashing for W&B takes half the time of a save, and may fall behind. The disk's thread may not: the third save
-    would wait for it, while a core stands idle.
-    """
-    if sys.platform == "linux":
-        with suppress(PermissionError):  # some containers forbid the call altogether
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
 
 
 def _fit_for_wandb(metadata: Mapping[str, Any]) -> dict[str, Any]:

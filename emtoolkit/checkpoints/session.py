@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from emtoolkit.checkpoints.durable import remove_temporaries
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.priority import DISK
 from emtoolkit.checkpoints.publisher import Publication, WandbPublisher
 from emtoolkit.checkpoints.record import RECORD, TrajectoryRecord
 from emtoolkit.checkpoints.resume import (
@@ -34,6 +35,10 @@ from emtoolkit.steps import Steps
 logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
+
+# A save of up to so many bytes is written in the time that training leaves. Of larger ones at every other step the
+# disk's thread was seen to fall behind at a low priority, and the third save waits for it while a core stands idle.
+_SMALL = 32_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ class SavingSession:
         except BaseException:
             self._lock.release()
             raise
-        self.disk = DiskThread(settings.on_error)
+        self.disk = DiskThread(settings.on_error, DISK if _bytes_of_copy(state) <= _SMALL else 0)
         self._writer = CheckpointWriter(directory, identity, total_steps, self.disk)
         self._buffers = None if sharded else SnapshotBuffers(state, settings.max_in_flight)
         if self._buffers is not None:
@@ -289,8 +294,12 @@ def _locked(directory: Path) -> FileLock:
     return lock
 
 
+def _bytes_of_copy(state: ModelState) -> int:
+    return sum(tensor.nbytes for tensor in {t.data_ptr(): t for t in state.tensors.values()}.values())
+
+
 def _check_room(directory: Path, steps: Steps, state: ModelState) -> None:
-    each = sum(tensor.nbytes for tensor in {t.data_ptr(): t for t in state.tensors.values()}.values())
+    each = _bytes_of_copy(state)
     there = {info.step for info in list_checkpoints(directory) if info.complete}
     needed = each * (len(steps) - sum(step in steps for step in there))
     free = shutil.disk_usage(directory).free

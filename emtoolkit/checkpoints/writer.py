@@ -13,6 +13,7 @@ from torch import Tensor
 
 from emtoolkit.checkpoints.durable import TEMPORARY, write_directory
 from emtoolkit.checkpoints.manifest import MANIFEST, Identity, Manifest
+from emtoolkit.checkpoints.priority import give_way
 from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.errors import CheckpointError
 
@@ -38,8 +39,8 @@ class DiskThread:
     library does, and why a script that dies of something else keeps its last checkpoint.
     """
 
-    def __init__(self, on_error: OnError) -> None:
-        self._executor = ThreadPoolExecutor(1, "emtoolkit-disk")
+    def __init__(self, on_error: OnError, niceness: int = 0) -> None:
+        self._executor = ThreadPoolExecutor(1, "emtoolkit-disk", initializer=give_way, initargs=(niceness,))
         self._pending: list[Future[None]] = []
         self._on_error = on_error
         self.failures: list[Exception] = []

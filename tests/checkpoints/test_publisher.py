@@ -14,6 +14,7 @@ import wandb
 from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints import session
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.publisher import Publication, WandbPublisher, collection_name, tag
 from tests.checkpoints.test_callback import StopAt
@@ -49,7 +50,11 @@ def train(directory: Path, schedule: str, *others: TrainerCallback) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-def test_the_publishing_thread_gives_way_to_training_and_no_other_does(tmp_path: Path, run: Any) -> None:
+@pytest.mark.parametrize(("small", "disk"), [(32_000_000, 10), (100, 0)])
+def test_the_threads_behind_a_training_give_way_unless_a_save_would_wait(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, small: int, disk: int
+) -> None:
+    monkeypatch.setattr(session, "_SMALL", small)
     before, niceness = os.getpriority(os.PRIO_PROCESS, 0), dict[str, int]()
 
     class Look(TrainerCallback):
@@ -59,7 +64,7 @@ def test_the_publishing_thread_gives_way_to_training_and_no_other_does(tmp_path:
 
     train(tmp_path / "out", "0,2", Look())
     assert niceness["emtoolkit-publish"] == 19
-    assert niceness["emtoolkit-disk_0"] == before
+    assert niceness["emtoolkit-disk_0"] == max(disk, before)
     assert niceness["MainThread"] == before
 
 
