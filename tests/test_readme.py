@@ -4,20 +4,32 @@ import re
 from pathlib import Path
 
 import pytest
+from peft import PeftModel
 from transformers import Trainer
 
+from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.schedule import Schedule
-from tests.checkpoints.trainings import make_trainer, saved_steps
+from tests.checkpoints.trainings import base_model, make_trainer, saved_steps
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
 
 
 def test_the_callback_in_a_script_of_ones_own(tmp_path: Path) -> None:
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    (code,) = (block for block in PYTHON if "Trainer(" in block)
     ready = make_trainer(tmp_path, num_train_epochs=10, logging_strategy="no")
     names = {"Trainer": Trainer, "model": ready.model, "args": ready.args, "data": ready.train_dataset}
     exec(code, names)
     assert saved_steps(tmp_path) == [0, 25, 50, 75, 80]
+
+
+def test_the_checkpoints_of_a_run_are_read_in_a_script(tmp_path: Path) -> None:
+    (code,) = (block for block in PYTHON if "Trajectory.open" in block)
+    ours = ScheduledCheckpointCallback("0,2", resume_every="never")
+    make_trainer(tmp_path, [ours], logging_strategy="no").train()
+    names = {"base": base_model()}
+    exec(code.replace("outputs/goodness-medical", str(tmp_path)), names)
+    assert isinstance(names["model"], PeftModel)
 
 
 GRAMMAR = README.split("## When to save")[1].split("```")[0]

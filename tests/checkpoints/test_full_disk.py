@@ -114,7 +114,7 @@ def test_a_disk_that_is_read_only_is_a_sentence(tmp_path: Path, monkeypatch: pyt
 def test_a_resume_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
     ours = ScheduledCheckpointCallback("0", resume_every="2 steps")
     fills_up = DiskFillsUp(1200, ours)  # enough for the weights, not for the optimizer
-    trainer = make_trainer(tmp_path, [fills_up, ours])
+    trainer = make_trainer(tmp_path, [fills_up, ours], rows=10)  # 5 steps, so that 4 is the only one that fails
     try:
         with pytest.raises(CheckpointError, match=r"resume/checkpoint-4: it could not be written"):
             trainer.train()
