@@ -44,6 +44,8 @@ class DiskFillsUp(TrainerCallback):
             self.limit.__enter__()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.ours._session is not None:
+            self.ours._session.disk.wait_for_fewer_than(1)
         self.limit.__exit__(None, None, None)
 
 
