@@ -31,21 +31,28 @@ def files_of_at_most(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-class DiskFillsUp(TrainerCallback):
+class WaitsForTheDisk(TrainerCallback):
+    """Has a failure of one step's save seen at the end of the next step."""
+
+    def __init__(self, ours: ScheduledCheckpointCallback) -> None:
+        self.ours = ours
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.ours._session is not None:
+            self.ours._session.disk.wait_for_fewer_than(1)
+
+
+class DiskFillsUp(WaitsForTheDisk):
     """From step 4 on no file can be longer than `size`; what was on its way before that gets there."""
 
     def __init__(self, size: int, ours: ScheduledCheckpointCallback) -> None:
+        super().__init__(ours)
         self.limit = files_of_at_most(size)
-        self.ours = ours
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step == 3 and self.ours._session is not None:
             self.ours._session.disk.drain()
             self.limit.__enter__()
-
-    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.ours._session is not None:
-            self.ours._session.disk.wait_for_fewer_than(1)  # so that a failure is seen at the end of this step
 
 
 @pytest.mark.parametrize("model", ["lora", "full"])
@@ -70,14 +77,14 @@ def test_a_full_disk_is_a_sentence_and_earlier_checkpoints_stay(tmp_path: Path, 
 
 
 def test_a_disk_that_is_gone_is_a_sentence_and_nothing_is_written_in_its_place(tmp_path: Path) -> None:
-    class Unmount(TrainerCallback):
+    class Unmount(WaitsForTheDisk):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 3 and ours._session is not None:
                 ours._session.disk.drain()
                 (tmp_path / "disk" / "run").rename(tmp_path / "elsewhere")
 
     ours = ScheduledCheckpointCallback("0,2,4", resume_every="never")
-    trainer = make_trainer(tmp_path / "disk" / "run", [Unmount(), ours])
+    trainer = make_trainer(tmp_path / "disk" / "run", [Unmount(ours), ours])
     with pytest.raises(
         CheckpointError, match=r"run/checkpoint-4: it could not be written \(No such file or directory\)"
     ):
@@ -96,13 +103,13 @@ def test_a_disk_that_is_read_only_is_a_sentence(tmp_path: Path, monkeypatch: pyt
 
     ours = ScheduledCheckpointCallback("0,2,4", resume_every="never")
 
-    class Remount(TrainerCallback):
+    class Remount(WaitsForTheDisk):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 3 and ours._session is not None:
                 ours._session.disk.drain()
                 monkeypatch.setattr(Path, "mkdir", refuse)
 
-    trainer = make_trainer(tmp_path, [Remount(), ours])
+    trainer = make_trainer(tmp_path, [Remount(ours), ours])
     with pytest.raises(
         CheckpointError, match=r"checkpoint-4: it could not be written \(Read-only file system\); about"
     ):
