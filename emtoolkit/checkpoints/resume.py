@@ -101,7 +101,6 @@ def adopt_resume_state(
         Manifest.seal(target, identity, step, total_steps)
 
     _replace_the_newest(directory / RESUME_DIRECTORY, step, fill, 0)
-    remove_directory(source)
 
 
 def _write_random_states(target: Path, rng: Sequence[Mapping[str, Any]]) -> None:

@@ -152,7 +152,7 @@ class SavingSession:
         )
 
     def adopt_resume_state(self, step: int, source: Path, rng: Sequence[Mapping[str, Any]]) -> None:
-        """Make what the Trainer has saved into `source`, which goes away with it, the resume checkpoint of `step`."""
+        """Make what the Trainer has saved into `source` the resume checkpoint of `step`; nothing stays in `source`."""
         self.disk.submit(
             lambda: adopt_resume_state(self._directory, source, step, rng, self._identity, self.total_steps)
         )
