@@ -97,7 +97,7 @@ class SavingSession:
         self._settings = settings
         self._publications: dict[int, Publication] = {}
         self._started = time.time()
-        self._lock = _locked(directory)
+        self._lock = locked(directory)
         try:
             remove_temporaries([directory, directory / RESUME_DIRECTORY])
             check_belongs_to(directory, identity)
@@ -271,7 +271,7 @@ def check_not_in_use(directory: Path) -> None:
         CheckpointError: another process is.
     """
     if (directory / LOCK).exists():
-        _locked(directory).release()
+        locked(directory).release()
 
 
 def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> None:
@@ -280,7 +280,7 @@ def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> Non
     Raises:
         CheckpointError: another process is saving into it.
     """
-    lock = _locked(directory)
+    lock = locked(directory)
     try:
         remove_temporaries([directory, directory / RESUME_DIRECTORY])
         if not keep_resume_state:
@@ -296,7 +296,7 @@ def set_aside(directory: Path) -> Path:
         CheckpointError: another process is saving into it, or the disk does not take it.
     """
     record = TrajectoryRecord.read_if_any(directory)
-    lock = _locked(directory)
+    lock = locked(directory)
     name = f"abandoned-{record.fingerprint[:8] if record else 'unknown'}"
     names = (directory / (name if number == 1 else f"{name}-{number}") for number in count(1))
     aside = next(path for path in names if not path.exists())
@@ -314,14 +314,20 @@ def set_aside(directory: Path) -> Path:
     return aside
 
 
-def _locked(directory: Path) -> FileLock:
+def locked(directory: Path) -> FileLock:
+    """Keep other processes from saving into `directory`, or publishing from it, until the lock is released.
+
+    Raises:
+        CheckpointError: another process is, or the directory cannot be written to.
+    """
     try:
         directory.mkdir(parents=True, exist_ok=True)
         lock = FileLock(directory / LOCK)
         lock.acquire(timeout=0)
     except Timeout:
         raise CheckpointError(
-            f"{directory}: another process is saving into it; wait for it, or choose another output directory"
+            f"{directory}: another process is saving into it or publishing from it; wait for it, or choose another "
+            "output directory"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{directory}: it cannot be written to ({error.strerror or error})") from error
