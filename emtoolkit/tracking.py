@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emtoolkit.checkpoints.ledger import WandbRun
+from emtoolkit.checkpoints.publisher import first_line
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import ConfigError, nearest
 
@@ -85,8 +86,6 @@ def start_run(config: RunConfig, directory: Path, name: str, group: str, mode: M
     """
     import wandb
 
-    # The Trainer's own W&B callback would upload checkpoints a second time, named by epoch.
-    os.environ["WANDB_LOG_MODEL"] = "false"
     if mode == "disabled":
         return None
     chosen = {
@@ -113,8 +112,10 @@ def start_run(config: RunConfig, directory: Path, name: str, group: str, mode: M
     except (wandb.errors.Error, TimeoutError) as error:
         if mode != "online":
             raise
-        _offline_instead(config, f"W&B did not begin the run ({error})")
+        _offline_instead(config, f"W&B did not begin the run ({first_line(error)})")
         run = wandb.init(mode="offline", settings=wandb.Settings(quiet=True), **arguments)
+    # The Trainer's own W&B callback would upload checkpoints a second time, named by epoch.
+    os.environ["WANDB_LOG_MODEL"] = "false"
     run.define_metric("train/global_step")
     run.define_metric("*", step_metric="train/global_step", step_sync=True)
     return run
@@ -126,7 +127,7 @@ def finish_run(run: Any, timeout: float, *, failed: bool) -> str | None:
     The client ends well also where the log was refused, so the server is asked for the run's state.
     """
     log = WandbRun.of(run)
-    offline, path = run.offline, "/".join(map(str, run.path))
+    offline, path = run.offline, str(run.path)
     try:
         run.finish(exit_code=int(failed))
     except TimeoutError:
@@ -164,7 +165,7 @@ def _not_on_server(path: str, timeout: float) -> str | None:
     try:
         state = wandb.Api(timeout=max(1, int(timeout / 2))).run(path).state
     except (wandb.errors.Error, TimeoutError, ValueError) as error:
-        return f"W&B could not be asked for the run ({error})"
+        return f"W&B could not be asked for the run ({first_line(error)})"
     return f"W&B lacks the end of the run's log (to W&B the run is {state})" if state == "running" else None
 
 
