@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -203,10 +204,10 @@ def _md5_in_hex(digest: str | None) -> str | None:
 
 def _check_logged_in() -> None:
     """W&B's client would ask at the terminal for a key and wait for the answer."""
+    import wandb
     from wandb.sdk.lib import wbauth
-    from wandb.sdk.wandb_setup import singleton
 
-    base_url = singleton().settings.base_url
+    base_url = os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
     if wbauth.authenticate_session(host=base_url, source="emtoolkit", prompt=False, update_session=False) is None:
         raise _NotLoggedInError("nobody is logged in")
 
