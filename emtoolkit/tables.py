@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from emtoolkit.sizes import format_size
 
 if TYPE_CHECKING:
+    from emtoolkit.artifacts.download import Downloaded
     from emtoolkit.checkpoints.listing import CheckpointInfo
     from emtoolkit.planning import Plan
     from emtoolkit.sandbox.evaluate import CheckpointRows
@@ -66,6 +67,18 @@ def checkpoints_table(found: "Sequence[CheckpointInfo]") -> str:
 def checkpoints_json(found: "Sequence[CheckpointInfo]") -> str:
     """The same for programs."""
     return as_json([info.as_json() for info in found])
+
+
+def download_text(done: "Downloaded", found: "Sequence[CheckpointInfo]") -> str:
+    """What a download did, below the checkpoints that are there for it."""
+    counts = f"{len(done.fetched)} downloaded ({format_size(done.bytes)}), {len(done.present)} were there already."
+    return f"{checkpoints_table(found)}\n{counts}"
+
+
+def download_json(done: "Downloaded", found: "Sequence[CheckpointInfo]") -> str:
+    """The same for programs."""
+    facts = {"directory": str(done.directory), "fetched": done.fetched, "present": done.present, "bytes": done.bytes}
+    return as_json(facts | {"checkpoints": [info.as_json() for info in found]})
 
 
 def plan_table(plan: "Plan") -> str:

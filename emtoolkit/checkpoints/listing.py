@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.names import why_unsafe
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 
@@ -108,10 +109,10 @@ def _of_another_tool(path: Path, step: int) -> CheckpointInfo | None:
 def _weights_are_whole(path: Path) -> bool:
     if (index := path / _INDEX).is_file():
         try:
-            shards = set(json.loads(index.read_bytes())["weight_map"].values())
+            shards = {str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()}
         except (ValueError, KeyError, AttributeError):
             return False
-        return all(_safetensors_is_whole(path / shard) for shard in shards)
+        return all(why_unsafe(shard) is None and _safetensors_is_whole(path / shard) for shard in shards)
     return any(_safetensors_is_whole(path / name) for name in _WEIGHTS)
 
 

@@ -12,11 +12,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
-from filelock import FileLock, Timeout
-
 from emtoolkit.checkpoints.durable import remove_temporaries
 from emtoolkit.checkpoints.ledger import LEDGER, WandbRun, add_collection, add_run, add_saved
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.lock import LOCK, lock_directory
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.priority import DISK
 from emtoolkit.checkpoints.publisher import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
@@ -34,8 +33,6 @@ from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.steps import Steps
 
 logger = logging.getLogger(__name__)
-
-LOCK = ".lock"
 
 # A save of up to so many bytes is written in the time that training leaves. Of larger ones at every other step the
 # disk's thread was seen to fall behind at a low priority, and the third save waits for it while a core stands idle.
@@ -97,7 +94,7 @@ class SavingSession:
         self._settings = settings
         self._publications: dict[int, Publication] = {}
         self._started = time.time()
-        self._lock = locked(directory)
+        self._lock = lock_directory(directory)
         try:
             remove_temporaries([directory, directory / RESUME_DIRECTORY])
             check_belongs_to(directory, identity)
@@ -271,7 +268,7 @@ def check_not_in_use(directory: Path) -> None:
         CheckpointError: another process is.
     """
     if (directory / LOCK).exists():
-        locked(directory).release()
+        lock_directory(directory).release()
 
 
 def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> None:
@@ -280,7 +277,7 @@ def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> Non
     Raises:
         CheckpointError: another process is saving into it.
     """
-    lock = locked(directory)
+    lock = lock_directory(directory)
     try:
         remove_temporaries([directory, directory / RESUME_DIRECTORY])
         if not keep_resume_state:
@@ -296,7 +293,7 @@ def set_aside(directory: Path) -> Path:
         CheckpointError: another process is saving into it, or the disk does not take it.
     """
     record = TrajectoryRecord.read_if_any(directory)
-    lock = locked(directory)
+    lock = lock_directory(directory)
     name = f"abandoned-{record.fingerprint[:8] if record else 'unknown'}"
     names = (directory / (name if number == 1 else f"{name}-{number}") for number in count(1))
     aside = next(path for path in names if not path.exists())
@@ -312,26 +309,6 @@ def set_aside(directory: Path) -> Path:
     finally:
         lock.release()
     return aside
-
-
-def locked(directory: Path) -> FileLock:
-    """Keep other processes from saving into `directory`, or publishing from it, until the lock is released.
-
-    Raises:
-        CheckpointError: another process is, or the directory cannot be written to.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CheckpointError(
-            f"{directory}: another process is saving into it or publishing from it; wait for it, or choose another "
-            "output directory"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"{directory}: it cannot be written to ({error.strerror or error})") from error
-    return lock
 
 
 def _bytes_of_copy(state: ModelState) -> int:

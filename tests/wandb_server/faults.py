@@ -34,7 +34,8 @@ class Fault:
     """A GraphQL operation, `PUT` (file uploads), `GET` (file downloads), `file_stream`, `graphql` or `*`."""
     kind: str | int
     """`hang`: no answer until the faults are cleared. A number: that HTTP status. `drop`: the connection closes
-    unanswered. `cut`: only half of the body is read, then it closes. `lose_answer`: the work is done, then it closes.
+    unanswered. `cut`: only half of the body is read, or of a file sent, then it closes. `lose_answer`: the work is
+    done, then it closes.
     """
     times: int | None = None
     after: int = 0

@@ -50,6 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         self._length = int(self.headers.get("Content-Length") or 0)
         self._body: bytes | None = None
         self._loses_answer = False
+        self._cuts_answer = False
         try:
             self._note_operation()
             self.wandb.requests.append(self._request)
@@ -83,6 +84,9 @@ class Handler(BaseHTTPRequestHandler):
                     pass
                 if self.wandb.stopping.is_set() or self._client_is_gone():
                     raise HangUp
+                return False
+            case "cut" if self._request.method == "GET":
+                self._cuts_answer = True
                 return False
             case "cut":
                 self._skip_body(self._length // 2)
@@ -184,12 +188,16 @@ class Handler(BaseHTTPRequestHandler):
         self._start_answer(206 if asked else 200, stop - start, headers)
         if self._request.method == "HEAD":
             return
+        if self._cuts_answer:
+            stop = start + (stop - start) // 2
         with blob.path.open("rb") as file:
             file.seek(start)
             while start < stop:
                 piece = file.read(min(CHUNK, stop - start))
                 self.wfile.write(piece)
                 start += len(piece)
+        if self._cuts_answer:
+            raise HangUp
 
     # ---- bodies and answers
 
