@@ -202,27 +202,27 @@ def files_of_membership(
 ) -> Answer:
     contents = member.artifact.contents
     wanted = [name for name in sorted(contents) if not names or name in names]
-    stored = [name for name in wanted if "ref" not in contents[name]]
-    return page([_file(info, member.artifact, name) for name in stored], after, first, MOST_FILES_PER_PAGE)
+    return page([_file(info, member.artifact, name) for name in wanted], after, first, MOST_FILES_PER_PAGE)
 
 
 def _file(info: Info, artifact: Artifact, name: str) -> Answer:
+    """A file of the artifact; a reference is only named, with what it refers to."""
     entry = artifact.contents[name]
-    blob = transfers_of(info).blobs.get(hex_of(entry["digest"]))
-    url = transfers_of(info).download_url(blob, name) if blob else None
-    return {
+    file: Answer = {
         "id": f"{artifact.id}:{name}",
         "name": name,
         "displayName": name,
-        "url": url,
-        "directUrl": url,
-        "sizeBytes": entry["size"],
-        "storagePath": f"wandb_artifacts/{hex_of(entry['digest'])}",
+        "sizeBytes": entry.get("size") or 0,
         "mimetype": mime_type(name),
         "updatedAt": artifact.updated_at,
         "digest": entry["digest"],
-        "md5": entry["digest"],
     }
+    if "ref" in entry:
+        return file | {"url": entry["ref"], "directUrl": entry["ref"]}
+    blob = transfers_of(info).blobs.get(hex_of(entry["digest"]))
+    url = transfers_of(info).download_url(blob, name) if blob else None
+    path = f"wandb_artifacts/{hex_of(entry['digest'])}"
+    return file | {"url": url, "directUrl": url, "storagePath": path, "md5": entry["digest"]}
 
 
 # ---- one version
