@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,11 +43,29 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[W
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
-        # A client that still has something to send must get rid of it: teardown waits as long as the server hangs.
+        # What the client still has to send it must get rid of, or its end takes as long as the server hangs.
         server.faults.clear()
         server.accept_connections()
-        if (wandb := sys.modules.get("wandb")) is not None:
-            wandb.teardown()
+        if "wandb" in sys.modules:
+            _end_wandb_client(within=5)
+
+
+def _end_wandb_client(within: float) -> None:
+    """`wandb.teardown()` has no bound of its own: the client may be a minute away from its next attempt."""
+    import psutil
+    import wandb
+
+    def kill_service() -> None:
+        for child in psutil.Process().children():
+            if child.name() == "wandb-core":
+                child.kill()
+
+    timer = threading.Timer(within, kill_service)
+    timer.start()
+    try:
+        wandb.teardown()
+    finally:
+        timer.cancel()
 
 
 @pytest.fixture(scope="session")

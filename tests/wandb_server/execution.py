@@ -59,6 +59,11 @@ def operation_name(query: str) -> str | None:
     return None
 
 
+def gaps(query: str) -> list[str]:
+    """What this server lacks to execute the document, by name."""
+    return [error.message for error in _read(query)[1]]
+
+
 def execute(query: str, variables: dict[str, Any] | None, context: Any) -> dict[str, Any]:
     try:
         document, errors = _read(query)
