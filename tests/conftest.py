@@ -39,6 +39,9 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[W
     """A W&B server on loopback, which this process and those that it starts then use."""
     from tests.wandb_server import WandbServer
 
+    if "wandb" in sys.modules:
+        # Settings are read once: those of an earlier test would point elsewhere.
+        _end_wandb_client(within=5)
     with WandbServer.start(tmp_path / "wandb-server") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
@@ -51,21 +54,29 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[W
 
 
 def _end_wandb_client(within: float) -> None:
-    """`wandb.teardown()` has no bound of its own: the client may be a minute away from its next attempt."""
-    import psutil
+    """The client's end has no bound of its own: it may be a minute away from its next attempt."""
+    import psutil  # type: ignore[import-untyped]
     import wandb
+    from wandb.sdk.lib.module import unset_globals
+
+    killed = threading.Event()
 
     def kill_service() -> None:
+        killed.set()
         for child in psutil.Process().children():
             if child.name() == "wandb-core":
                 child.kill()
 
     timer = threading.Timer(within, kill_service)
     timer.start()
-    try:
-        wandb.teardown()
-    finally:
-        timer.cancel()
+    for end in (wandb.finish, wandb.teardown):
+        try:
+            end()
+        except Exception:
+            if not killed.is_set():
+                raise
+    timer.cancel()
+    unset_globals()
 
 
 @pytest.fixture(scope="session")

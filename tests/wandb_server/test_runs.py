@@ -1,6 +1,7 @@
 """What the real client logs in a run is on the server, and the public API reads it back."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import wandb
@@ -49,7 +50,7 @@ def test_a_run_is_read_back_as_it_was_logged(wandb_server: WandbServer, tmp_path
     stored = wandb_server.store.project("tester", "proj").runs
     assert (stored["one"].exit_code, stored["three"].exit_code, stored["three"].state) == (0, 3, "failed")
 
-    def names(**query: object) -> list[str]:
+    def names(**query: Any) -> list[str]:
         return [found.id for found in wandb.Api().runs("tester/proj", **query)]
 
     assert names() == ["one", "two", "three"]

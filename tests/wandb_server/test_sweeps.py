@@ -45,7 +45,7 @@ def test_an_agent_runs_every_combination_of_the_grid(wandb_server: WandbServer, 
         ({"lr": 0.5, "rank": 8}, 4.0),
         ({"lr": 0.25, "rank": 8}, 2.0),
     ]
-    public = wandb.Api().sweep(f"tester/swept/{name}")
+    public = wandb.Api().sweep(f"tester/swept/{name}")  # type: ignore[no-untyped-call]
     assert (public.state, public.expected_run_count, len(public.runs)) == ("FINISHED", 2, 2)
     assert public.best_run().summary["loss"] == 2.0
 
