@@ -76,7 +76,7 @@ def _end_wandb_client(within: float) -> None:
             if not killed.is_set():
                 raise
     timer.cancel()
-    unset_globals()
+    unset_globals()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="session")

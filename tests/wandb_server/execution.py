@@ -83,8 +83,8 @@ def execute(query: str, variables: dict[str, Any] | None, context: Any) -> dict[
     )
     # The client takes an answer with both for a success, so an error leaves no data.
     if result.errors:
-        for error in result.errors:
-            _show_bug(error)
+        for failure in result.errors:
+            _show_bug(failure)
         return {"data": None, "errors": [error.formatted for error in result.errors]}
     return {"data": result.data}
 

@@ -1,9 +1,12 @@
 """Each fault does what its name says, to the requests that it is for and to no others."""
 
+import select
+import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import requests
@@ -95,6 +98,17 @@ def test_of_a_cut_upload_nothing_is_stored(wandb_server: WandbServer, tmp_path: 
     assert list((tmp_path / "wandb-server").iterdir()) == []
     assert requests.put(url, data=content, timeout=10).status_code == 200
     assert len(arrived) == 1
+
+
+def test_a_cut_upload_ends_after_half_of_its_body(wandb_server: WandbServer) -> None:
+    url = urlsplit(wandb_server.context.transfers.upload_url("weights.bin", lambda _blob: None))
+    wandb_server.faults.add(Fault(on="PUT", kind="cut"))
+
+    with socket.create_connection((url.hostname, url.port), timeout=5) as connection:
+        connection.sendall(f"PUT {url.path} HTTP/1.1\r\nContent-Length: 10\r\n\r\n1234".encode())
+        still_open = not select.select([connection], [], [], 0.2)[0]
+        connection.sendall(b"5")
+        assert (still_open, connection.recv(1)) == (True, b"")
 
 
 def test_a_commit_whose_answer_is_lost_was_made(wandb_server: WandbServer) -> None:
