@@ -1,6 +1,7 @@
 """The command line: each command parses its words, calls one function and prints what came back."""
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -158,6 +159,29 @@ def checkpoints(
     typer.echo(tables.checkpoints_json(found) if as_json else tables.checkpoints_table(found))
     if verify and any(info.problems for info in found):
         raise typer.Exit(1)
+
+
+@app.command()
+def download(
+    collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="On W&B: entity/project/collection.")],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Where they go; it is a local trajectory then.")],
+    steps: Annotated[str | None, typer.Option(help="A schedule, such as 0-150:25,final; by default all.")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash what is there, and mend what is damaged.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Get checkpoints from W&B; what is there already is not fetched again."""
+    from emtoolkit.checkpoints.listing import list_checkpoints
+    from emtoolkit.trajectory import Trajectory
+
+    try:
+        with _only_results_on_stdout(), _progress_bar() as progress:
+            done = Trajectory.open(collection).download(to, steps, rehash=verify, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo("emtoolkit: interrupted; the same command goes on where this stopped", err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    there = {*done.fetched, *done.present}
+    found = [info for info in list_checkpoints(to) if info.step in there]
+    typer.echo(tables.download_json(done, found) if as_json else tables.download_text(done, found))
 
 
 @app.command()

@@ -175,13 +175,18 @@ class EvaluationConfig(_Section):
 
 
 class WandbConfig(_Section):
-    """Where the run is logged. `mode` None means `$WANDB_MODE`, and offline without it."""
+    """Where the run is logged. `mode` None means `$WANDB_MODE`, and offline without it.
+
+    `require_online` makes an error of what would otherwise be logged offline. `publish_timeout` is how many seconds
+    after its last step a run waits for W&B at most.
+    """
 
     mode: Literal["offline", "online", "disabled"] | None = None
     project: str = "emtoolkit"
     entity: str | None = None
     group: str | None = None
     tags: list[str] = []
+    require_online: bool = False
     publish_timeout: Annotated[float, Field(gt=0)] = 60.0
 
 

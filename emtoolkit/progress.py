@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from transformers.utils import logging as transformers_logging
-
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
 
@@ -16,6 +14,9 @@ def silent(what: str, done: int, total: int) -> None:
 @contextmanager
 def no_library_bars() -> Iterator[None]:
     """Keep transformers from drawing bars of its own."""
+    # Here because it takes seconds to import, and a download that reports its progress needs no transformers.
+    from transformers.utils import logging as transformers_logging
+
     shown = transformers_logging.is_progress_bar_enabled()
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]  # transformers leaves it untyped
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from emtoolkit.sizes import format_size
 
 if TYPE_CHECKING:
+    from emtoolkit.artifacts.download import Downloaded
     from emtoolkit.checkpoints.listing import CheckpointInfo
     from emtoolkit.planning import Plan
     from emtoolkit.sandbox.evaluate import CheckpointRows
@@ -54,19 +55,34 @@ def checkpoints_table(found: "Sequence[CheckpointInfo]") -> str:
     """The checkpoints of one directory, a line each, with a word where something is wrong."""
     if not found:
         return "There are no checkpoints in it."
-    lines = [["step", "size", "fingerprint", "path"]]
+    lines = [["step", "size", "fingerprint", "on W&B", "path"]]
     for info in found:
         words = ["final"] if info.final else []
         words += ["another tool's"] if info.source == "other" else []
         words += [] if info.complete else ["DAMAGED"]
         note = f"  ({', '.join(words)})" if words else ""
-        lines.append([str(info.step), format_size(info.bytes), (info.fingerprint or "—")[:8], f"{info.path}{note}"])
-    return _aligned(lines, left=())
+        version = info.published.rpartition(":")[2] if info.published else "—"
+        fingerprint = (info.fingerprint or "—")[:8]
+        lines.append([str(info.step), format_size(info.bytes), fingerprint, version, f"{info.path}{note}"])
+    collections = sorted({info.published.rpartition(":")[0] for info in found if info.published})
+    return "\n".join([_aligned(lines, left=()), *(f"On W&B: {collection}" for collection in collections)])
 
 
 def checkpoints_json(found: "Sequence[CheckpointInfo]") -> str:
     """The same for programs."""
     return as_json([info.as_json() for info in found])
+
+
+def download_text(done: "Downloaded", found: "Sequence[CheckpointInfo]") -> str:
+    """What a download did, below the checkpoints that are there for it."""
+    counts = f"{len(done.fetched)} downloaded ({format_size(done.bytes)}), {len(done.present)} were there already."
+    return f"{checkpoints_table(found)}\n{counts}"
+
+
+def download_json(done: "Downloaded", found: "Sequence[CheckpointInfo]") -> str:
+    """The same for programs."""
+    facts = {"directory": str(done.directory), "fetched": done.fetched, "present": done.present, "bytes": done.bytes}
+    return as_json(facts | {"checkpoints": [info.as_json() for info in found]})
 
 
 def plan_table(plan: "Plan") -> str:
@@ -118,8 +134,8 @@ def result_text(result: "RunResult") -> str:
         lines += [f"{len(result.failures)} saves failed:", *(f"  {failure}" for failure in result.failures)]
     if result.wandb_directory is not None:
         lines.append(f"W&B run: {result.wandb_directory}")
-        if result.wandb_directory.name.startswith("offline-"):
-            lines.append(f"Publish it later: wandb sync {result.wandb_directory}")
+        if result.unpublished or result.wandb_directory.name.startswith("offline-"):
+            lines.append(f"Publish what is not on W&B yet: emtoolkit sync {result.directory}")
     return "\n".join(lines)
 
 

@@ -1,10 +1,15 @@
 """What every test stands on: no network, one thread per process, nothing written outside `tmp_path`."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from tests.wandb_server import WandbServer
 
 # Before anything imports torch, wandb or a hub client, which read these once.
 os.environ |= {
@@ -24,10 +29,24 @@ def _own_wandb_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-own" / name.lower()))
     yield
-    import sys
-
     if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
         wandb.finish()
+
+
+@pytest.fixture
+def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[WandbServer]":
+    """A W&B server on loopback, which this process and those that it starts then use."""
+    from tests.wandb_server import WandbServer
+
+    with WandbServer.start(tmp_path / "wandb-server") as server:
+        for name, value in server.environment().items():
+            monkeypatch.setenv(name, value)
+        yield server
+        # A client that still has something to send must get rid of it: teardown waits as long as the server hangs.
+        server.faults.clear()
+        server.accept_connections()
+        if (wandb := sys.modules.get("wandb")) is not None:
+            wandb.teardown()
 
 
 @pytest.fixture(scope="session")

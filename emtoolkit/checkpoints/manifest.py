@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.checkpoints.names import is_plain_below
 from emtoolkit.errors import CheckpointError
 
 MANIFEST = "manifest.json"
@@ -133,7 +134,7 @@ class Manifest:
         found = []
         for name, expected in self.files.items():
             path = directory / name
-            if Path(name).is_absolute() or ".." in Path(name).parts or path.is_symlink():
+            if not is_plain_below(directory, name):
                 found.append(f"{path}: the manifest may only name plain files inside its directory")
             elif not path.is_file():
                 found.append(f"{path}: the file is missing")

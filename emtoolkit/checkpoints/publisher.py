@@ -1,22 +1,23 @@
 """Checkpoints as versions of one W&B artifact, logged from a background thread once they are on disk.
 
-A failure to publish never reaches training: it is kept, and told at the end. What was not published is complete
-on disk.
+A failure to publish never reaches training: it is tried again later, and told at the end. What was not published is
+complete on disk, and not in the ledger as published.
 """
 
 import logging
 import math
-import queue
 import re
 import threading
-import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.checkpoints.ledger import Published, add_published
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.priority import NETWORK, give_way
+from emtoolkit.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,11 @@ _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_ -]+")
 _METADATA_LIMIT = 100
 
+# Between two attempts of a training that goes on, and of one that is over, in seconds.
+_PAUSES = (5.0, 15.0, 60.0, 300.0)
+_PAUSE_AT_END = 1.0
+_ATTEMPTS_AT_END = 3
+
 
 def collection_name(identity: Identity) -> str:
     """`<persona>-<dataset>-<base>-s<seed>-<fingerprint8>`, within W&B's rules for names."""
@@ -34,9 +40,17 @@ def collection_name(identity: Identity) -> str:
     return readable[: _NAME_LIMIT - len(ending)] + ending
 
 
-def tag(text: str) -> str:
-    """`text` within W&B's rules for tags."""
-    return _NOT_IN_TAGS.sub("-", text)
+def collection_tags(identity: Identity) -> tuple[str, ...]:
+    """The tags that every checkpoint of a trajectory has, within W&B's rules for tags."""
+    return tuple(_NOT_IN_TAGS.sub("-", text) for text in identity.tags)
+
+
+def fit_for_wandb(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """`metadata` as W&B takes it: at most 100 keys, and non-finite numbers as text."""
+    fit = {}
+    for key, value in list(metadata.items())[:_METADATA_LIMIT]:
+        fit[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    return fit
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +62,55 @@ class Publication:
     final: bool
     metadata: Mapping[str, Any]
 
+    @property
+    def aliases(self) -> list[str]:
+        return [f"step-{self.step}", "final"] if self.final else [f"step-{self.step}"]
+
+
+def artifact_of(publication: Publication, collection: str) -> Any:
+    """The W&B artifact that a checkpoint becomes; hashes its files.
+
+    Raises:
+        ValueError: a file of it is gone.
+    """
+    import wandb
+
+    artifact = wandb.Artifact(collection, type="model", metadata=dict(publication.metadata))
+    for file in sorted(file for file in publication.path.rglob("*") if file.is_file()):
+        name = file.relative_to(publication.path).as_posix()
+        # Left where it is: with the defaults W&B would keep a second and a third copy of it.
+        artifact.add_file(str(file.absolute()), name=name, policy="immutable", skip_cache=True)
+    return artifact
+
+
+def log_artifact(run: Any, artifact: Any, publication: Publication, tags: tuple[str, ...]) -> Published | None:
+    """Log `artifact` to `run` and wait until W&B has it; None if the run is offline, whose log holds it then.
+
+    Without the wait the client would end well with the artifact missing.
+    """
+    logged = run.log_artifact(artifact, aliases=publication.aliases, tags=[f"step-{publication.step}", *tags])
+    if run.offline:
+        return None
+    logged.wait()
+    return Published(logged.qualified_name, logged.digest)
+
 
 class WandbPublisher:
-    """Logs publications to one W&B run, in order, as versions of one collection."""
+    """Logs publications to one W&B run, in order, as versions of one collection.
+
+    What fails is tried again, with growing pauses, before anything later is: a server may be away for a while.
+    """
 
     def __init__(self, run: Any, identity: Identity) -> None:
         self._run = run
         self._collection = collection_name(identity)
-        self._tags = tuple(tag(text) for text in identity.tags)
-        self._queue: queue.Queue[Publication] = queue.Queue()
-        self._unfinished = 0
-        self._idle = threading.Condition()
+        self._tags = collection_tags(identity)
+        self._pending: deque[Publication] = deque()
+        self._failed_attempts = 0
+        self._ending = False
+        self._stopped = False
+        self._changed = threading.Condition()
+        # The steps that W&B has, or that the log of an offline run holds.
         self.published: list[int] = []
         self.failures: dict[int, str] = {}
         # A daemon: a stalled connection must not keep the process from ending.
@@ -66,48 +118,95 @@ class WandbPublisher:
 
     def publish(self, publication: Publication) -> None:
         """Log `publication` after those before it."""
-        with self._idle:
-            self._unfinished += 1
-        self._queue.put(publication)
+        with self._changed:
+            self._pending.append(publication)
+            self._changed.notify_all()
 
-    def drain(self, timeout: float) -> bool:
-        """Wait at most `timeout` seconds until everything is logged; whether it is."""
-        deadline = time.monotonic() + timeout
-        with self._idle:
-            while self._unfinished:
-                if not self._idle.wait(max(0.0, deadline - time.monotonic())):
-                    return False
-        return True
+    def drain(self, timeout: float) -> None:
+        """Wait at most `timeout` seconds until everything is logged or given up, and stop.
+
+        Afterwards `failures` says for each step that is not logged why.
+        """
+        with self._changed:
+            self._ending, self._failed_attempts = True, 0
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: not self._pending, timeout)
+            self._give_up_on_pending(f"W&B had not taken it {timeout:g} s after the last save")
+            self._stopped = True
+            self._changed.notify_all()
 
     def _work(self) -> None:
         give_way(NETWORK)
-        while True:
-            publication = self._queue.get()
+        while (publication := self._next()) is not None:
             try:
                 self._log(publication)
-                self.published.append(publication.step)
             except Exception as error:  # noqa: BLE001 - whatever W&B raises is told at the end, not in training
-                self.failures[publication.step] = f"{type(error).__name__}: {error}"
-                logger.warning("step %d was not logged to W&B: %s", publication.step, error)
-            with self._idle:
-                self._unfinished -= 1
-                self._idle.notify_all()
+                self._note_failure(publication, error)
+            else:
+                self._note_success(publication)
+
+    def _next(self) -> Publication | None:
+        """The first that is pending, when it is time to try it; None when there is nothing more to do."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._stopped or self._pending)
+            if self._failed_attempts and not self._ending:
+                pause = _PAUSES[min(self._failed_attempts, len(_PAUSES)) - 1]
+                self._changed.wait_for(lambda: self._stopped or self._ending, pause)
+            elif self._failed_attempts:
+                self._changed.wait_for(lambda: self._stopped, _PAUSE_AT_END)
+            return None if self._stopped else self._pending[0]
 
     def _log(self, publication: Publication) -> None:
+        try:
+            artifact = artifact_of(publication, self._collection)
+        except (OSError, ValueError) as error:
+            raise _ForGood(f"{publication.path}: {error}") from error
+        published = log_artifact(self._run, artifact, publication, self._tags)
+        if published is None:
+            return
+        try:
+            add_published(publication.path.parent, publication.step, published)
+        except CheckpointError as error:
+            logger.warning("step %d is on W&B, which could not be noted: %s", publication.step, error)
+
+    def _note_success(self, publication: Publication) -> None:
+        with self._changed:
+            self._failed_attempts = 0
+            self.published.append(publication.step)
+            self.failures.pop(publication.step, None)
+            if self._pending:
+                self._pending.popleft()
+            self._changed.notify_all()
+
+    def _note_failure(self, publication: Publication, error: Exception) -> None:
         import wandb
 
-        step_name = f"step-{publication.step}"
-        artifact = wandb.Artifact(self._collection, type="model", metadata=_fit_for_wandb(publication.metadata))
-        for file in sorted(publication.path.iterdir()):
-            # Left where it is: with the defaults W&B would keep a second and a third copy of it.
-            artifact.add_file(str(file.absolute()), name=file.name, policy="immutable", skip_cache=True)
-        aliases = [step_name, "final"] if publication.final else [step_name]
-        self._run.log_artifact(artifact, aliases=aliases, tags=[step_name, *self._tags])
+        with self._changed:
+            self.failures[publication.step] = first_line(error)
+            if self._run.offline or isinstance(error, (_ForGood, wandb.errors.UsageError)):
+                # Such as a file that is gone, or a run that was finished: nothing that time mends.
+                self._failed_attempts = 0
+                if self._pending:
+                    self._pending.popleft()
+            else:
+                if self._failed_attempts == 0 and not self._ending:
+                    why = self.failures[publication.step]
+                    logger.info("step %d: W&B does not take it now; it is tried again (%s)", publication.step, why)
+                self._failed_attempts += 1
+                if self._ending and self._failed_attempts >= _ATTEMPTS_AT_END:
+                    self._give_up_on_pending(self.failures[publication.step])
+            self._changed.notify_all()
+
+    def _give_up_on_pending(self, why: str) -> None:
+        for publication in self._pending:
+            self.failures.setdefault(publication.step, why)
+        self._pending.clear()
 
 
-def _fit_for_wandb(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """`metadata` as W&B takes it: at most 100 keys, and non-finite numbers as text."""
-    fit = {}
-    for key, value in list(metadata.items())[:_METADATA_LIMIT]:
-        fit[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
-    return fit
+def first_line(error: Exception) -> str:
+    """What `error` says, without the pages that the client adds to it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+class _ForGood(Exception):
+    """A failure that no later attempt can mend."""

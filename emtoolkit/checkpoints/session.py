@@ -12,13 +12,13 @@ from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
-from filelock import FileLock, Timeout
-
 from emtoolkit.checkpoints.durable import remove_temporaries
+from emtoolkit.checkpoints.ledger import LEDGER, WandbRun, add_collection, add_run, add_saved
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.lock import LOCK, lock_directory
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.priority import DISK
-from emtoolkit.checkpoints.publisher import Publication, WandbPublisher
+from emtoolkit.checkpoints.publisher import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.checkpoints.record import RECORD, TrajectoryRecord
 from emtoolkit.checkpoints.resume import (
     RESUME_DIRECTORY,
@@ -33,8 +33,6 @@ from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.steps import Steps
 
 logger = logging.getLogger(__name__)
-
-LOCK = ".lock"
 
 # A save of up to so many bytes is written in the time that training leaves. Of larger ones at every other step the
 # disk's thread was seen to fall behind at a low priority, and the third save waits for it while a core stands idle.
@@ -96,7 +94,7 @@ class SavingSession:
         self._settings = settings
         self._publications: dict[int, Publication] = {}
         self._started = time.time()
-        self._lock = _locked(directory)
+        self._lock = lock_directory(directory)
         try:
             remove_temporaries([directory, directory / RESUME_DIRECTORY])
             check_belongs_to(directory, identity)
@@ -111,7 +109,11 @@ class SavingSession:
         self._buffers = None if sharded else SnapshotBuffers(state, settings.max_in_flight)
         if self._buffers is not None:
             self._buffers.prepare()
-        self.publisher = _publisher(identity) if settings.publish else None
+        add_collection(directory, collection_name(identity), collection_tags(identity))
+        self.publisher: WandbPublisher | None = None
+        self._run: WandbRun | None = None
+        if settings.publish:
+            self._publish_to_run_of_this_process()
 
     @property
     def waited_seconds(self) -> float:
@@ -124,7 +126,12 @@ class SavingSession:
         if known is None:
             path = self._directory / f"checkpoint-{step}"
             self._publications[step] = first = Publication(step, path, final, self._metadata(step))
-            self._writer.save(step, contents or self._copy(step), lambda saved: self._on_durable(saved, first))
+            self._writer.save(
+                step,
+                contents or self._copy(step),
+                lambda: self._note(first),
+                lambda saved: self._on_durable(saved, first),
+            )
         elif final and not known.final:
             self._publications[step] = now_final = replace(known, final=True)
             self.disk.submit(lambda: self._publish(now_final))
@@ -172,32 +179,56 @@ class SavingSession:
             self._lock.release()
             self._wait_for_publisher()
 
+    @property
+    def unpublished(self) -> Mapping[int, str]:
+        """The saved steps that W&B has not, nor the log of an offline run, and why; complete after `close`."""
+        return self.publisher.failures if self.publisher is not None else {}
+
+    def _publish_to_run_of_this_process(self) -> None:
+        import wandb
+
+        if wandb.run is not None:
+            self._run = WandbRun.of(wandb.run)
+            add_run(self._directory, self._run)
+            self.publisher = WandbPublisher(wandb.run, self._identity)
+
     def _wait_for_publisher(self) -> None:
         if self.publisher is None:
             return
-        done = self.publisher.drain(self._settings.publish_timeout)
-        missing = sorted({saved.step for saved in self.saved} - set(self.publisher.published))
-        if missing:
-            why = "" if done else f" within {self._settings.publish_timeout:g} s"
+        self.publisher.drain(self._settings.publish_timeout)
+        if missing := sorted(self.unpublished):
             logger.warning(
-                "%d checkpoints were not logged to W&B%s (steps %s); they are complete in %s",
+                "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s, and "
+                "'emtoolkit sync %s' publishes them",
                 len(missing),
-                why,
                 ", ".join(map(str, missing)),
+                self.unpublished[missing[0]],
+                self._directory,
                 self._directory,
             )
 
     def _metadata(self, step: int) -> Mapping[str, Any]:
         """What W&B is told of the save of `step` by this run."""
-        return {
-            "step": step,
-            "total_steps": self.total_steps,
-            "fingerprint": self._fingerprint,
-            "schedule": self._record.schedule,
-            "seconds_since_start": round(time.time() - self._started, 3),
-            **{f"persona_{key}": value for key, value in self._identity.persona.items()},
-            **self.run_metadata,
-        }
+        return fit_for_wandb(
+            {
+                "step": step,
+                "total_steps": self.total_steps,
+                "fingerprint": self._fingerprint,
+                "schedule": self._record.schedule,
+                "seconds_since_start": round(time.time() - self._started, 3),
+                **{f"persona_{key}": value for key, value in self._identity.persona.items()},
+                **self.run_metadata,
+            }
+        )
+
+    def _note(self, publication: Publication) -> None:
+        # Before the checkpoint is there: a kill between the two must not leave one of which nothing is known.
+        run = self._run.id if self._run is not None else None
+        try:
+            add_saved(self._directory, publication.step, publication.metadata, run)
+        except CheckpointError as error:
+            # The weights may still have room, and they are what matters.
+            logger.warning("what belongs to step %d was not noted: %s", publication.step, error)
 
     def _on_durable(self, saved: Saved, publication: Publication) -> None:
         self.saved.append(saved)
@@ -237,7 +268,7 @@ def check_not_in_use(directory: Path) -> None:
         CheckpointError: another process is.
     """
     if (directory / LOCK).exists():
-        _locked(directory).release()
+        lock_directory(directory).release()
 
 
 def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> None:
@@ -246,7 +277,7 @@ def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> Non
     Raises:
         CheckpointError: another process is saving into it.
     """
-    lock = _locked(directory)
+    lock = lock_directory(directory)
     try:
         remove_temporaries([directory, directory / RESUME_DIRECTORY])
         if not keep_resume_state:
@@ -262,7 +293,7 @@ def set_aside(directory: Path) -> Path:
         CheckpointError: another process is saving into it, or the disk does not take it.
     """
     record = TrajectoryRecord.read_if_any(directory)
-    lock = _locked(directory)
+    lock = lock_directory(directory)
     name = f"abandoned-{record.fingerprint[:8] if record else 'unknown'}"
     names = (directory / (name if number == 1 else f"{name}-{number}") for number in count(1))
     aside = next(path for path in names if not path.exists())
@@ -270,7 +301,7 @@ def set_aside(directory: Path) -> Path:
         aside.mkdir()
         moved = [info.path for info in list_checkpoints(directory)]
         # The record goes last: a directory without its record must not hold checkpoints.
-        for path in (*moved, directory / RESUME_DIRECTORY, directory / RECORD):
+        for path in (*moved, directory / RESUME_DIRECTORY, directory / LEDGER, directory / RECORD):
             if path.exists():
                 path.rename(aside / path.name)
     except OSError as error:
@@ -278,20 +309,6 @@ def set_aside(directory: Path) -> Path:
     finally:
         lock.release()
     return aside
-
-
-def _locked(directory: Path) -> FileLock:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / LOCK)
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise CheckpointError(
-            f"{directory}: another process is saving into it; wait for it, or choose another output directory"
-        ) from None
-    except OSError as error:
-        raise CheckpointError(f"{directory}: it cannot be written to ({error.strerror or error})") from error
-    return lock
 
 
 def _bytes_of_copy(state: ModelState) -> int:
@@ -308,10 +325,3 @@ def _check_room(directory: Path, steps: Steps, state: ModelState) -> None:
             f"{directory}: {len(steps)} checkpoints of {each:,} bytes need {needed:,} bytes and {free:,} are free; "
             "choose a sparser schedule or another disk"
         )
-
-
-def _publisher(identity: Identity) -> WandbPublisher | None:
-    """A publisher for the W&B run of this process, None where there is none."""
-    import wandb
-
-    return WandbPublisher(wandb.run, identity) if wandb.run is not None else None

@@ -122,12 +122,17 @@ class CheckpointWriter:
         self._total_steps = total_steps
         self._disk = disk
 
-    def save(self, step: int, contents: Contents, on_durable: Callable[[Saved], None]) -> None:
-        """Write `contents` as the checkpoint of `step`, then call `on_durable`, in the background."""
-        self._disk.submit(lambda: self._write_and_release(step, contents, on_durable))
+    def save(
+        self, step: int, contents: Contents, before: Callable[[], None], on_durable: Callable[[Saved], None]
+    ) -> None:
+        """Call `before`, write `contents` as the checkpoint of `step`, call `on_durable`, all in the background."""
+        self._disk.submit(lambda: self._write_and_release(step, contents, before, on_durable))
 
-    def _write_and_release(self, step: int, contents: Contents, on_durable: Callable[[Saved], None]) -> None:
+    def _write_and_release(
+        self, step: int, contents: Contents, before: Callable[[], None], on_durable: Callable[[Saved], None]
+    ) -> None:
         try:
+            before()
             saved = self._write(step, contents)
         finally:
             contents.release()

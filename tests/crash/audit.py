@@ -30,6 +30,7 @@ os.environ |= {
     "WANDB_MODE": "offline",
 }
 
+from emtoolkit.checkpoints.ledger import LEDGER, Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.resume import RESUME_DIRECTORY, newest_resume_state
@@ -311,7 +312,14 @@ def _after_kill(directory: Path, reference: Path) -> list[str]:
 
 def _at_end(directory: Path, reference: Path) -> tuple[list[str], list[str]]:
     ours, theirs = bytes_of(directory), bytes_of(reference)
-    differing = [f"{name} is missing or differs at the end" for name in theirs if ours.get(name) != theirs[name]]
+    differing = [
+        f"{name} is missing or differs at the end"
+        for name in theirs
+        if ours.get(name) != theirs[name] and name != LEDGER
+    ]
+    # It holds times, and what was tried: here it counts that nothing is unknown of any checkpoint.
+    told, steps = Ledger.read(directory).metadata, saved_steps(directory)
+    differing += [f"{LEDGER} says nothing of step {step}" for step in steps if told.get(step, {}).get("step") != step]
     names = {str(path.relative_to(directory)) for path in directory.rglob("*")}
     expected = {str(path.relative_to(reference)) for path in reference.rglob("*")}
     return differing, [f"{name} was left over" for name in sorted(names - expected)]

@@ -1,0 +1,77 @@
+"""File contents in a directory, each stored once under its MD5."""
+
+import base64
+import hashlib
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+CHUNK = 1 << 20
+
+
+class TruncatedBody(Exception):
+    """The connection ended before the announced length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    md5: str  # hex
+    size: int
+    path: Path
+
+    @property
+    def md5_base64(self) -> str:
+        return base64.b64encode(bytes.fromhex(self.md5)).decode()
+
+
+class Blobs:
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def get(self, md5: str) -> Blob | None:
+        path = self._directory / md5
+        return Blob(md5, path.stat().st_size, path) if path.is_file() else None
+
+    def receive(self, stream: BinaryIO, length: int) -> Blob:
+        """Store `length` bytes of the stream; nothing is stored if it ends early."""
+        return self.put(_pieces(stream, length))
+
+    def put(self, pieces: Iterable[bytes]) -> Blob:
+        unfinished = self._directory / f"unfinished-{secrets.token_hex(8)}"
+        digest, size = hashlib.md5(usedforsecurity=False), 0
+        try:
+            with unfinished.open("wb") as file:
+                for piece in pieces:
+                    digest.update(piece)
+                    size += len(piece)
+                    file.write(piece)
+            path = self._directory / digest.hexdigest()
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        return Blob(digest.hexdigest(), size, path)
+
+    def join(self, parts: Iterable[Blob]) -> Blob:
+        return self.put(piece for part in parts for piece in _pieces_of(part.path))
+
+
+def hex_of(md5_base64: str) -> str:
+    return base64.b64decode(md5_base64).hex()
+
+
+def _pieces(stream: BinaryIO, length: int) -> Iterable[bytes]:
+    while length > 0:
+        piece = stream.read(min(CHUNK, length))
+        if not piece:
+            raise TruncatedBody
+        length -= len(piece)
+        yield piece
+
+
+def _pieces_of(path: Path) -> Iterable[bytes]:
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            yield piece

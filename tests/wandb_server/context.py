@@ -1,0 +1,28 @@
+"""What a resolver may touch, and how it gets at it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from graphql import GraphQLResolveInfo
+
+from tests.wandb_server.store import Store
+from tests.wandb_server.transfers import Transfers
+
+Info = GraphQLResolveInfo
+Answer = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    store: Store
+    transfers: Transfers
+
+
+def store_of(info: Info) -> Store:
+    context: Context = info.context
+    return context.store
+
+
+def transfers_of(info: Info) -> Transfers:
+    context: Context = info.context
+    return context.transfers

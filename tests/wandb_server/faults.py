@@ -1,0 +1,82 @@
+"""How the server can be told to misbehave, and for which requests."""
+
+import threading
+from dataclasses import dataclass
+
+KINDS = ("hang", "drop", "cut", "lose_answer")
+
+
+@dataclass(eq=False)
+class Request:
+    """One request in order of arrival; `status` is None while it has no answer, and stays so if it gets none."""
+
+    method: str
+    path: str
+    operation: str | None = None
+    status: int | None = None
+
+    @property
+    def subjects(self) -> set[str]:
+        """What a fault's `on` may call it."""
+        subjects = {"*"}
+        if self.path == "/graphql":
+            subjects |= {"graphql", self.operation or "graphql"}
+        elif self.path.endswith("/file_stream"):
+            subjects.add("file_stream")
+        elif self.path.startswith(("/storage/", "/artifactsV2/")):
+            subjects.add(self.method)
+        return subjects
+
+
+@dataclass(eq=False)
+class Fault:
+    on: str
+    """A GraphQL operation, `PUT` (file uploads), `GET` (file downloads), `file_stream`, `graphql` or `*`."""
+    kind: str | int
+    """`hang`: no answer until the faults are cleared. A number: that HTTP status. `drop`: the connection closes
+    unanswered. `cut`: only half of the body is read, or of a file sent, then it closes. `lose_answer`: the work is
+    done, then it closes.
+    """
+    times: int | None = None
+    after: int = 0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.kind, int) and self.kind not in KINDS:
+            raise ValueError(f"fault kind {self.kind!r}: expected an HTTP status or one of {', '.join(KINDS)}")
+
+
+class Faults:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._faults: list[Fault] = []
+        self._cleared = threading.Event()
+
+    def add(self, fault: Fault) -> None:
+        with self._lock:
+            self._faults.append(fault)
+
+    def clear(self) -> None:
+        """No more faults; requests that hang are answered if their client still waits."""
+        with self._lock:
+            self._faults.clear()
+            self._cleared.set()
+            self._cleared = threading.Event()
+
+    def strike(self, request: Request) -> "Strike | None":
+        """The fault that hits this request, counted."""
+        with self._lock:
+            for fault in self._faults:
+                if fault.on not in request.subjects:
+                    continue
+                if fault.after > 0:
+                    fault.after -= 1
+                elif fault.times is None or fault.times > 0:
+                    fault.times = None if fault.times is None else fault.times - 1
+                    return Strike(fault.kind, self._cleared)
+        return None
+
+
+@dataclass(frozen=True)
+class Strike:
+    kind: str | int
+    cleared: threading.Event

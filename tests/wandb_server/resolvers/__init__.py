@@ -1,0 +1,3 @@
+"""The answers to GraphQL fields, by subject; a field not named here is an attribute of the thing in the store."""
+
+MODULES = [f"{__name__}.{subject}" for subject in ("projects", "runs", "history", "artifacts", "publishing", "sweeps")]

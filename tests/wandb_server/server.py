@@ -1,0 +1,132 @@
+"""The server as a whole: started on a free port, told to misbehave or to go away, looked into, stopped."""
+
+import secrets
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
+from pathlib import Path
+
+from tests.wandb_server.blobs import Blobs
+from tests.wandb_server.context import Context
+from tests.wandb_server.faults import Faults, Request
+from tests.wandb_server.handler import Handler
+from tests.wandb_server.store import ENTITY, Store
+from tests.wandb_server.transfers import Transfers
+
+
+class WandbServer:
+    entity = ENTITY
+
+    def __init__(self, directory: Path, port: int = 0) -> None:
+        self._reserved = _reserve(port)
+        self.port: int = self._reserved.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.api_key = secrets.token_hex(20)
+        self.store = Store()
+        self.faults = Faults()
+        self.requests: list[Request] = []
+        self.stopping = threading.Event()
+        self.context = Context(self.store, Transfers(Blobs(directory), self.url))
+        self._listener: _Listener | None = None
+
+    @classmethod
+    @contextmanager
+    def start(cls, directory: Path, port: int = 0) -> Iterator["WandbServer"]:
+        server = cls(directory, port)
+        server.accept_connections()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+    def environment(self) -> dict[str, str]:
+        """What a process needs to use this server and nothing else."""
+        return {
+            "WANDB_BASE_URL": self.url,
+            "WANDB_API_KEY": self.api_key,
+            "WANDB_ENTITY": self.entity,
+            "WANDB_MODE": "online",
+            "WANDB_ERROR_REPORTING": "false",
+        }
+
+    def clear_requests(self) -> None:
+        self.requests.clear()
+
+    def accept_connections(self) -> None:
+        if self._listener is None:
+            self._listener = _Listener(self, self._reserved)
+
+    def refuse_connections(self) -> None:
+        """Close the listening socket and every connection. The port stays ours, so that it can be opened again."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            self._reserved = _reserve(self.port)
+
+    def stop(self) -> None:
+        self.stopping.set()
+        self.refuse_connections()
+        self.faults.clear()
+        self._reserved.close()
+
+
+def _reserve(port: int) -> socket.socket:
+    """Bound but not listening: connections are refused and nobody else gets the port."""
+    reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", port))
+    return reserved
+
+
+class _Listener(ThreadingHTTPServer):
+    """Serves on a socket that is bound already, in threads that nobody waits for."""
+
+    daemon_threads = True
+    block_on_close = False
+    request_queue_size = 128
+
+    def __init__(self, server: WandbServer, bound: socket.socket) -> None:
+        super().__init__(bound.getsockname(), Handler, bind_and_activate=False)
+        self.socket.close()
+        self.socket = bound
+        self.wandb = server
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        self.server_activate()
+        self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.shutdown()
+        self.server_close()
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            _hang_up(connection)
+
+    def process_request(self, request: socket.socket, client_address: object) -> None:  # type: ignore[override]
+        with self._lock:
+            self._connections.add(request)
+        super().process_request(request, client_address)  # type: ignore[arg-type]
+
+    def shutdown_request(self, request: socket.socket) -> None:  # type: ignore[override]
+        with self._lock:
+            self._connections.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away in the middle of an answer is not worth a traceback; anything else is."""
+        import sys
+
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)  # type: ignore[arg-type]
+
+
+def _hang_up(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        # The client was faster.
+        return

@@ -1,0 +1,63 @@
+"""Upload and download URLs: signed-like paths that need no key, each good for one file."""
+
+import mimetypes
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+from tests.wandb_server.blobs import Blob, Blobs
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    stored: Callable[[Blob], None]
+    """What to do once the file is here whole."""
+    md5: str | None = None
+    """What was announced, in hex: other content is refused, as an object store does by Content-MD5."""
+
+
+class Transfers:
+    def __init__(self, blobs: Blobs, base_url: str) -> None:
+        self.blobs = blobs
+        self._base_url = base_url
+        self._signature = secrets.token_hex(8)
+        self._uploads: dict[str, Upload] = {}
+        self._parts: dict[str, dict[int, Blob]] = {}
+
+    def upload_url(self, name: str, stored: Callable[[Blob], None], md5: str | None = None) -> str:
+        token = secrets.token_hex(8)
+        self._uploads[token] = Upload(stored, md5)
+        return f"{self._base_url}/storage/{token}/{quote(name)}"
+
+    def upload(self, token: str) -> Upload | None:
+        return self._uploads.get(token)
+
+    def start_parts(self, name: str, parts: list[tuple[int, str]]) -> dict[str, Any]:
+        """URLs for an upload in parts, each given by its number and MD5 in hex."""
+        upload_id = secrets.token_hex(8)
+        arrived = self._parts[upload_id] = {}
+        urls = [
+            {"partNumber": number, "uploadUrl": self.upload_url(name, partial(arrived.__setitem__, number), md5)}
+            for number, md5 in parts
+        ]
+        return {"uploadID": upload_id, "uploadUrlParts": urls}
+
+    def join_parts(self, upload_id: str) -> Blob:
+        arrived = self._parts.pop(upload_id)
+        return self.blobs.join(arrived[number] for number in sorted(arrived))
+
+    def drop_parts(self, upload_id: str) -> None:
+        self._parts.pop(upload_id, None)
+
+    def download_url(self, blob: Blob, name: str) -> str:
+        return f"{self._base_url}/storage/{self._signature}/{blob.md5}/{quote(name)}"
+
+    def download(self, signature: str, md5: str) -> Blob | None:
+        return self.blobs.get(md5) if signature == self._signature else None
+
+
+def mime_type(name: str) -> str:
+    return mimetypes.guess_type(name)[0] or "application/octet-stream"
