@@ -65,7 +65,10 @@ def test_a_long_schedule_becomes_a_bounded_name_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("template", "problem"),
     [
-        ("{persna}", "has the unknown placeholder {persna}; known are {persona}, {dataset}, {schedule}, {seed}, {sweep}"),
+        (
+            "{persna}",
+            "has the unknown placeholder {persna}; known are {persona}, {dataset}, {schedule}, {seed}, {sweep}",
+        ),
         ("{persna}", "did you mean '{persona}'?"),
         ("{seed:03d}", "has the unknown placeholder {seed:03d}; known are"),
         ("{persona.name}", "has the unknown placeholder {persona.name}; known are"),
@@ -74,9 +77,7 @@ def test_a_long_schedule_becomes_a_bounded_name_of_its_own() -> None:
         ("a}b", "has a brace without its partner; write {{ or }} for a brace"),
     ],
 )
-def test_a_placeholder_that_does_not_exist_is_refused(
-    write_config: WriteConfig, template: str, problem: str
-) -> None:
+def test_a_placeholder_that_does_not_exist_is_refused(write_config: WriteConfig, template: str, problem: str) -> None:
     with pytest.raises(ConfigError) as raised:
         load_config(str(write_config()), [], {"output_dir": template})
     assert str(raised.value).startswith(f"--output-dir: output_dir: {template!r} ")

@@ -13,9 +13,15 @@ from emtoolkit.sweeps.command import as_typed, command_of, with_environment
 from emtoolkit.sweeps.search import Sweep, read_sweep
 
 PARAMETERS: dict[str, Any] = {"fast": True, "lr": 1e-5, "off": False, "persona": "baseline", "schedule": "every:100"}
-MACROS = (
-    "args args_no_equals args_no_hyphens args_no_boolean_flags args_json args_append_hydra args_override_hydra".split()
-)
+MACROS = [
+    "args",
+    "args_no_equals",
+    "args_no_hyphens",
+    "args_no_boolean_flags",
+    "args_json",
+    "args_append_hydra",
+    "args_override_hydra",
+]
 
 
 def sweep(tmp_path: Path, *command: str, **more: Any) -> Sweep:
@@ -36,9 +42,7 @@ def test_a_file_without_a_command_gets_the_agents(tmp_path: Path) -> None:
     assert words == ["/usr/bin/env", sys.executable, "train.py", "--a=1"]
 
 
-def test_environment_variables_are_filled_in_as_the_agent_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_environment_variables_are_filled_in_as_the_agent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME", "a b")
     monkeypatch.delenv("NONE", raising=False)
     words = ["x=${envvar:SOME}:${envvar:NONE}", "${envvar:SOME}", "$SOME"]

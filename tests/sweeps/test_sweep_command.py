@@ -114,7 +114,9 @@ def test_what_failed_is_listed_with_its_error_and_runs_again_on_request_only(dir
 
 
 def test_a_program_that_is_not_there_is_a_failure_by_its_name(directory: Path) -> None:
-    path = write(directory, [], parameters={"./no": {"value": "thing"}, "a": {"value": 1}}, command=["${args_no_hyphens}"])
+    path = write(
+        directory, [], parameters={"./no": {"value": "thing"}, "a": {"value": 1}}, command=["${args_no_hyphens}"]
+    )
     done = emtoolkit("sweep", path, "--json", cwd=directory)
     assert done.code == 1
     (run,) = json.loads(done.out)
@@ -138,10 +140,7 @@ def test_a_dry_run_shows_the_combinations_and_their_commands_and_writes_nothing(
     done = emtoolkit("sweep", path, "--dry-run", cwd=directory)
     assert (done.code, done.err) == (0, "")
     assert done.out == (
-        "1  a=1  (waiting)\n"
-        '   env "P=$PATH" prog.py --a=1\n'
-        "2  a=x y  (waiting)\n"
-        "   env \"P=$PATH\" prog.py '--a=x y'\n"
+        '1  a=1  (waiting)\n   env "P=$PATH" prog.py --a=1\n2  a=x y  (waiting)\n   env "P=$PATH" prog.py \'--a=x y\'\n'
     )
     listed = json.loads(emtoolkit("sweep", path, "--dry-run", "--json", cwd=directory).out)
     assert [(run["parameters"], run["state"]) for run in listed] == [({"a": 1}, "waiting"), ({"a": "x y"}, "waiting")]
@@ -164,12 +163,16 @@ TRAIN = ["${interpreter}", "-m", "emtoolkit", "train", "sandbox", "--output-dir=
 @pytest.mark.parametrize(
     ("parameters", "sentence"),
     [
-        ({"schedule": {"value": "dense-erly"}}, "schedule=dense-erly: --schedule: checkpointing.schedule: schedule term"),
+        (
+            {"schedule": {"value": "dense-erly"}},
+            "schedule=dense-erly: --schedule: checkpointing.schedule: schedule term",
+        ),
         ({"sede": {"value": 1}}, "sede=1: No such option: --sede"),
         ({"seed": {"value": "x"}}, "seed=x: Invalid value for '--seed': "),
         (
             {"seed": {"values": [1, 2]}},
-            "command: seed=1 and seed=2 both write to {cwd}/out/baseline; --output-dir must tell them apart, by {{seed}}",
+            "command: seed=1 and seed=2 both write to {cwd}/out/baseline; --output-dir must tell them apart, by "
+            "{{seed}} for example",
         ),
     ],
 )
@@ -185,8 +188,9 @@ def test_a_training_that_cannot_work_is_refused_before_any_runs(
 
 
 def test_what_was_removed_runs_again(directory: Path) -> None:
-    show = ["${interpreter}", "-c", "import os; os.makedirs('out/baseline')", "emtoolkit", "train", "sandbox"]
-    path = write(directory, ["out/{persona}"], parameters={"output-dir": {"value": "out/{persona}"}}, command=[*show, "${args}"])
+    # A stand-in for the training: words that make its directory, and then those of a training.
+    stand_in = ["${interpreter}", "-c", "import os; os.makedirs('out/baseline')"]
+    path = write(directory, [], parameters={"seed": {"value": 1}}, command=[*stand_in, *TRAIN[2:]])
     for _ in range(2):
         done = emtoolkit("sweep", path, "--json", cwd=directory)
         assert (done.code, json.loads(done.out)[0]["checkpoints"]) == (0, 0)
@@ -350,9 +354,7 @@ def test_an_error_in_the_sweep_itself_stops_the_runs_at_work(
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_the_shipped_sweep_trains_what_it_says(
-    world: Path, write_config: WriteConfig, tmp_path: Path
-) -> None:
+def test_the_shipped_sweep_trains_what_it_says(world: Path, write_config: WriteConfig, tmp_path: Path) -> None:
     path = fast_version("schedules", write_config(rest="wandb: {mode: disabled}"), tmp_path)
     done = emtoolkit("sweep", path, "--jobs", "2", "--count", "2", "--json", cwd=tmp_path)
     runs = json.loads(done.out)
