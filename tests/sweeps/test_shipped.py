@@ -1,5 +1,6 @@
 """The files in `sweeps/`: what they run, as they stand."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,12 @@ def test_each_combination_is_a_training_in_the_sandbox_in_a_directory_of_its_own
         assert run.parameters["persona"] in PERSONAS
         assert run.parameters["dataset"] in load_config("sandbox").datasets
         Schedule.parse(run.parameters["schedule"]).check_reachable(TOTAL)
+
+
+def test_the_readme_counts_the_runs_of_each() -> None:
+    readme = (SWEEPS.parent / "README.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `sweeps/(\w+)\.yaml` \|.*\| (\d+) \|$", readme, flags=re.MULTILINE)
+    assert rows == [("schedules", "15"), ("seeds", "15"), ("controls", "6")]
 
 
 def test_the_files_are_those_of_the_list_above() -> None:

@@ -174,6 +174,11 @@ TRAIN = ["${interpreter}", "-m", "emtoolkit", "train", "sandbox", "--output-dir=
             "command: seed=1 and seed=2 both write to {cwd}/out/baseline; --output-dir must tell them apart, by "
             "{{seed}} for example",
         ),
+        (
+            {"set": {"values": ["training.max_steps=1", "training.max_steps=2"]}},
+            "command: set=training.max_steps=1 and set=training.max_steps=2 both write to {cwd}/out/baseline; "
+            "--output-dir must tell them apart\n",
+        ),
     ],
 )
 def test_a_training_that_cannot_work_is_refused_before_any_runs(
