@@ -304,7 +304,9 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A function that shows `what` is being done, and `done` of how much."""
     from tqdm import tqdm
 
-    with tqdm(bar_format="{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", leave=False) as bar:
+    # A log that is no terminal keeps every state of the bar.
+    often = 0.1 if sys.stderr.isatty() else 10
+    with tqdm(bar_format="{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", leave=False, mininterval=often) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             bar.total = total

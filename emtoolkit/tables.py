@@ -157,7 +157,7 @@ def sweep_plan_json(plan: "SweepPlan") -> str:
 
 
 def sweep_table(result: "SweepResult") -> str:
-    """A line for each combination: its parameters, what became of it, its checkpoints, and where or why not."""
+    """A line for each combination: parameters, what became of it, checkpoints, and where they are or why not."""
     names = list(result.outcomes[0].run.parameters)
     lines = [[*names, "state", "checkpoints", "directory or error"]]
     for outcome in result.outcomes:
