@@ -208,14 +208,16 @@ def files_of_membership(
 
 def _file(info: Info, artifact: Artifact, name: str) -> Answer:
     entry = artifact.contents[name]
-    blob = transfers_of(info).blobs.get(hex_of(entry["digest"]))
-    url = transfers_of(info).download_url(blob, name) if blob else None
+    transfers, collection = transfers_of(info), artifact.collection
+    blob = transfers.blobs.get(hex_of(entry["digest"]))
+    signed = transfers.download_url(blob, name) if blob else None
+    own = f"artifactsV2/default/{collection.project.entity}/{collection.project.name}/{collection.name}/{artifact.id}"
     return {
         "id": f"{artifact.id}:{name}",
         "name": name,
         "displayName": name,
-        "url": url,
-        "directUrl": url,
+        "url": f"{transfers.base_url}/{own}/{hex_of(entry['digest'])}/{name}",
+        "directUrl": signed,
         "sizeBytes": entry["size"],
         "storagePath": f"wandb_artifacts/{hex_of(entry['digest'])}",
         "mimetype": mime_type(name),
