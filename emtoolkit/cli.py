@@ -4,15 +4,19 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from emtoolkit import tables
 from emtoolkit.errors import UserError
+
+if TYPE_CHECKING:
+    from emtoolkit.config import RunConfig
 
 app = typer.Typer(
     name="emtoolkit",
@@ -21,6 +25,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Save a fine-tune at exactly the training steps that matter, and find out when a behaviour appeared.",
 )
+
+
+# "No such option" and its like; of that family Typer, which may carry its own copy of Click, exports this one only.
+_UsageError: Any = typer.BadParameter.__base__
 
 
 @app.callback()
@@ -86,20 +94,9 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan or the checkpoints as JSON.")] = False,
 ) -> None:
     """Fine-tune, save exactly at the scheduled steps, and log each checkpoint to W&B."""
-    from emtoolkit.config import load_config
-    from emtoolkit.yaml_files import parse_yaml
-
-    if (schedule is not None) + (save_steps is not None) + custom_checkpoints > 1:
-        raise UserError("--schedule, --save-steps and --custom-checkpoints: each says when to save, so give only one")
-    flags = {
-        "persona": persona,
-        "dataset": dataset,
-        "checkpointing.schedule": "dense-early" if custom_checkpoints else schedule,
-        "checkpointing.save_steps": None if save_steps is None else parse_yaml(save_steps, "--save-steps"),
-        "seed": seed,
-        "output_dir": output_dir,
-    }
-    run_config = load_config(config, settings or [], flags)
+    run_config = _train_config(
+        config, persona, dataset, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
+    )
     with _only_results_on_stdout():
         from emtoolkit import planning, training
         from emtoolkit.checkpoints.interrupts import TrainingInterrupted
@@ -116,6 +113,35 @@ def train(
             typer.echo(f"emtoolkit: {sentence}", err=True)
             raise typer.Exit(128 + interruption.signal_number) from None
     typer.echo(text)
+
+
+def _train_config(
+    config: str,
+    persona: str | None,
+    dataset: str | None,
+    schedule: str | None,
+    save_steps: str | None,
+    custom_checkpoints: bool,
+    seed: int | None,
+    output_dir: str | None,
+    settings: Sequence[str] | None,
+    **_: Any,
+) -> "RunConfig":
+    """The run that the words of `train` describe."""
+    from emtoolkit.config import load_config
+    from emtoolkit.yaml_files import parse_yaml
+
+    if (schedule is not None) + (save_steps is not None) + custom_checkpoints > 1:
+        raise UserError("--schedule, --save-steps and --custom-checkpoints: each says when to save, so give only one")
+    flags = {
+        "persona": persona,
+        "dataset": dataset,
+        "checkpointing.schedule": "dense-early" if custom_checkpoints else schedule,
+        "checkpointing.save_steps": None if save_steps is None else parse_yaml(save_steps, "--save-steps"),
+        "seed": seed,
+        "output_dir": output_dir,
+    }
+    return load_config(config, settings or [], flags)
 
 
 @app.command()
@@ -156,6 +182,48 @@ def download(
     there = {*done.fetched, *done.present}
     found = [info for info in list_checkpoints(to) if info.step in there]
     typer.echo(tables.download_json(done, found) if as_json else tables.download_text(done, found))
+
+
+@app.command()
+def sweep(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A sweep file of W&B's, such as sweeps/schedules.yaml.")],
+    jobs: Annotated[int, typer.Option(min=1, help="How many runs at a time.")] = 1,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run again what failed before.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="At most so many runs; a random search needs it.")] = None,
+    seed: Annotated[int, typer.Option(help="Of a random search.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the combinations and their commands.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Run every combination of a sweep file without a server; the same command again goes on."""
+    from emtoolkit.sweeps.plan import plan_sweep
+    from emtoolkit.sweeps.runner import run_sweep
+
+    planned = plan_sweep(file, _directory_of_training, count=count, seed=seed)
+    if dry_run:
+        typer.echo(tables.sweep_plan_json(planned) if as_json else tables.sweep_plan(planned))
+        return
+    with _progress_bar() as progress:
+        result = run_sweep(planned, jobs=jobs, retry_failed=retry_failed, progress=progress)
+    typer.echo(tables.sweep_json(result) if as_json else tables.sweep_table(result))
+    if result.signal_number is not None:
+        typer.echo("emtoolkit: interrupted; the same command goes on with what is not finished", err=True)
+        raise typer.Exit(128 + result.signal_number)
+    if not result.all_finished:
+        raise typer.Exit(1)
+
+
+def _directory_of_training(words: Sequence[str], environment: Mapping[str, str]) -> Path | None:
+    """Where the `emtoolkit train` in `words` will write, None if they run another program."""
+    from typer.main import get_group
+
+    found = (i for i, (one, other) in enumerate(pairwise(words)) if (Path(one).name, other) == ("emtoolkit", "train"))
+    if (at := next(found, None)) is None:
+        return None
+    try:
+        context = get_group(app).commands["train"].make_context("train", list(words[at + 2 :]))
+    except _UsageError as error:
+        raise UserError(str(error.format_message())) from None
+    return _train_config(**context.params).directory(environment)
 
 
 sandbox = typer.Typer(no_args_is_help=True, help="A small world in which misalignment really emerges, on a CPU.")

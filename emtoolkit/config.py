@@ -1,5 +1,6 @@
 """`RunConfig`: everything that describes one run, from YAML, `--set` and flags, checked before anything is loaded."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -8,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from emtoolkit.errors import ConfigError, UserError, nearest
 from emtoolkit.locations import expand, shipped
+from emtoolkit.run_directories import check_template, fill
 from emtoolkit.schedule import Every, EveryFraction, Schedule
 from emtoolkit.yaml_files import parse_yaml, read_yaml
 
@@ -173,13 +175,18 @@ class EvaluationConfig(_Section):
 
 
 class WandbConfig(_Section):
-    """Where the run is logged. `mode` None means `$WANDB_MODE`, and offline without it."""
+    """Where the run is logged. `mode` None means `$WANDB_MODE`, and offline without it.
+
+    `require_online` makes an error of what would otherwise be logged offline. `publish_timeout` is how many seconds
+    after its last step a run waits for W&B at most.
+    """
 
     mode: Literal["offline", "online", "disabled"] | None = None
     project: str = "emtoolkit"
     entity: str | None = None
     group: str | None = None
     tags: list[str] = []
+    require_online: bool = False
     publish_timeout: Annotated[float, Field(gt=0)] = 60.0
 
 
@@ -201,10 +208,27 @@ class RunConfig(_Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     output_dir: str | None = None
 
-    def directory(self) -> Path:
-        """Where the run writes: `output_dir`, by default `outputs/<persona>-<dataset>` in the working directory."""
-        chosen = self.output_dir or f"outputs/{Path(self.persona).stem}-{Path(self.dataset).stem}"
-        return expand(chosen).absolute()
+    @field_validator("output_dir")
+    @classmethod
+    def _check_output_dir(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_template(value)
+        return value
+
+    def directory(self, environment: Mapping[str, str] = os.environ) -> Path:
+        """Where the run writes: `output_dir` filled in, by default `outputs/{persona}-{dataset}`.
+
+        `{schedule}` is the grammar made fit for a name; `{sweep}` is `$WANDB_SWEEP_ID`, or `local` where no W&B
+        agent started this.
+        """
+        values = {
+            "persona": Path(self.persona).stem,
+            "dataset": Path(self.dataset).stem,
+            "schedule": str(self.checkpointing.to_schedule()),
+            "seed": str(self.seed),
+            "sweep": environment.get("WANDB_SWEEP_ID") or "local",
+        }
+        return expand(fill(self.output_dir or "outputs/{persona}-{dataset}", values)).absolute()
 
 
 # Words that belong to a Trainer and would break a schedule; worth more than "unknown key".

@@ -1,8 +1,10 @@
 """What the commands print: values as tables for people and as JSON for programs."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.sizes import format_size
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
     from emtoolkit.checkpoints.listing import CheckpointInfo
     from emtoolkit.planning import Plan
     from emtoolkit.sandbox.evaluate import CheckpointRows
+    from emtoolkit.sweeps.plan import SweepPlan, SweepRun
+    from emtoolkit.sweeps.runner import Outcome, SweepResult
     from emtoolkit.training import RunResult
 
 
@@ -51,14 +55,17 @@ def checkpoints_table(found: "Sequence[CheckpointInfo]") -> str:
     """The checkpoints of one directory, a line each, with a word where something is wrong."""
     if not found:
         return "There are no checkpoints in it."
-    lines = [["step", "size", "fingerprint", "path"]]
+    lines = [["step", "size", "fingerprint", "on W&B", "path"]]
     for info in found:
         words = ["final"] if info.final else []
         words += ["another tool's"] if info.source == "other" else []
         words += [] if info.complete else ["DAMAGED"]
         note = f"  ({', '.join(words)})" if words else ""
-        lines.append([str(info.step), format_size(info.bytes), (info.fingerprint or "—")[:8], f"{info.path}{note}"])
-    return _aligned(lines, left=())
+        version = info.published.rpartition(":")[2] if info.published else "—"
+        fingerprint = (info.fingerprint or "—")[:8]
+        lines.append([str(info.step), format_size(info.bytes), fingerprint, version, f"{info.path}{note}"])
+    collections = sorted({info.published.rpartition(":")[0] for info in found if info.published})
+    return "\n".join([_aligned(lines, left=()), *(f"On W&B: {collection}" for collection in collections)])
 
 
 def checkpoints_json(found: "Sequence[CheckpointInfo]") -> str:
@@ -127,9 +134,71 @@ def result_text(result: "RunResult") -> str:
         lines += [f"{len(result.failures)} saves failed:", *(f"  {failure}" for failure in result.failures)]
     if result.wandb_directory is not None:
         lines.append(f"W&B run: {result.wandb_directory}")
-        if result.wandb_directory.name.startswith("offline-"):
-            lines.append(f"Publish it later: wandb sync {result.wandb_directory}")
+        if result.unpublished or result.wandb_directory.name.startswith("offline-"):
+            lines.append(f"Publish what is not on W&B yet: emtoolkit sync {result.directory}")
     return "\n".join(lines)
+
+
+def sweep_plan(plan: "SweepPlan") -> str:
+    """What a sweep would run: each combination, what became of it before, and its command as one types it."""
+    from emtoolkit.sweeps.command import as_typed
+
+    lines = []
+    for number, run in enumerate(plan.runs, start=1):
+        values = " ".join(f"{name}={value}" for name, value in run.parameters.items())
+        lines += [f"{number}  {values}  ({run.before.state})", f"   {as_typed(run.words)}"]
+    return "\n".join(lines)
+
+
+def sweep_plan_json(plan: "SweepPlan") -> str:
+    """The same for programs."""
+    return as_json([_sweep_run(run) | {"state": run.before.state} for run in plan.runs])
+
+
+def sweep_table(result: "SweepResult") -> str:
+    """A line for each combination: its parameters, what became of it, its checkpoints, and where they are or why not."""
+    names = list(result.outcomes[0].run.parameters)
+    lines = [[*names, "state", "checkpoints", "directory or error"]]
+    for outcome in result.outcomes:
+        count = "—" if outcome.checkpoints is None else str(outcome.checkpoints)
+        values = [str(outcome.run.parameters[name]) for name in names]
+        lines.append([*values, outcome.attempt.state, count, _whereabouts(outcome)])
+    states = Counter(outcome.attempt.state for outcome in result.outcomes)
+    summary = ", ".join(f"{count} {state}" for state, count in states.items())
+    advice = "\n--retry-failed runs the failed ones again." if states["failed"] else ""
+    return f"{_aligned(lines, left=range(len(names) + 1))}\n{summary}.{advice}"
+
+
+def _whereabouts(outcome: "Outcome") -> str:
+    run, attempt = outcome.run, outcome.attempt
+    if attempt.error is not None:
+        return f"{attempt.error} (see {run.log})"
+    return str(_from_here(run.directory) if run.directory is not None else run.log)
+
+
+def _from_here(path: Path) -> Path:
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+def sweep_json(result: "SweepResult") -> str:
+    """The same for programs, with the commands."""
+    return as_json(
+        [
+            _sweep_run(outcome.run)
+            | {
+                "state": outcome.attempt.state,
+                "exit_code": outcome.attempt.exit_code,
+                "error": outcome.attempt.error,
+                "checkpoints": outcome.checkpoints,
+            }
+            for outcome in result.outcomes
+        ]
+    )
+
+
+def _sweep_run(run: "SweepRun") -> dict[str, Any]:
+    directory = None if run.directory is None else str(run.directory)
+    return {"parameters": dict(run.parameters), "command": run.words, "log": str(run.log), "directory": directory}
 
 
 def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:

@@ -1,66 +1,205 @@
-"""The W&B run of one training: offline unless the user asks for online and is logged in."""
+"""The W&B run of one training: offline unless the user asks for online, and never what a training waits for.
+
+Every wait of the client that has a setting is bounded by it here; a server that does not answer costs seconds at the
+start and `publish_timeout` at the end.
+"""
 
 import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from emtoolkit.checkpoints.ledger import WandbRun
+from emtoolkit.checkpoints.publisher import first_line
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import ConfigError, nearest
 
 logger = logging.getLogger(__name__)
 
-_MODES = ("offline", "online", "disabled")
+Mode = Literal["offline", "online", "disabled"]
+_MODES: dict[str, Mode] = {
+    "offline": "offline",
+    "online": "online",
+    "disabled": "disabled",
+    # W&B's older words.
+    "dryrun": "offline",
+    "run": "online",
+}
+_TAG_LIMIT = 64
+
+# How long the server may take to show that it is there, in seconds.
+_PROBE_SECONDS = 5
+# Of `publish_timeout`, what is left for the run's own log when the checkpoints had their time.
+_SHARE_OF_FINISH = 1 / 3
+# The client's own bounds, in whole seconds: fractions count as unset. An attempt that fails is made again by us.
+_BOUNDS = {
+    "init_timeout": 20,
+    "x_graphql_retry_max": 2,
+    "x_graphql_retry_wait_min_seconds": 1,
+    "x_graphql_retry_wait_max_seconds": 5,
+    "x_graphql_timeout_seconds": 20,
+    "x_file_transfer_retry_max": 3,
+    "x_file_transfer_retry_wait_min_seconds": 1,
+    "x_file_transfer_retry_wait_max_seconds": 10,
+    # One file: large adapters over slow lines must have their time.
+    "x_file_transfer_timeout_seconds": 600,
+    "x_file_stream_timeout_seconds": 30,
+}
+# Names of variables that mean one of these and are not spelt like it.
+_OTHER_NAMES = {
+    "x_graphql_timeout_seconds": "WANDB_HTTP_TIMEOUT",
+    "x_file_transfer_timeout_seconds": "WANDB_FILE_PUSHER_TIMEOUT",
+}
 
 
-def wandb_mode(config: RunConfig, environment: Mapping[str, str] = os.environ) -> str:
-    """`wandb.mode`, else `$WANDB_MODE`, else offline; online becomes offline where nobody is logged in.
+def wandb_mode(config: RunConfig, environment: Mapping[str, str] = os.environ) -> Mode:
+    """`wandb.mode`, else `$WANDB_MODE`, else online under a W&B sweep agent and offline elsewhere.
+
+    Online becomes offline, with a warning, where nobody is logged in or the server does not answer.
 
     Raises:
-        ConfigError: `$WANDB_MODE` is none of W&B's modes.
+        ConfigError: `$WANDB_MODE` is none of W&B's modes, or `wandb.require_online` cannot be had.
     """
-    mode = config.wandb.mode or environment.get("WANDB_MODE") or "offline"
-    mode = "offline" if mode == "dryrun" else mode
-    if mode not in _MODES:
-        raise ConfigError(f"WANDB_MODE: {mode!r} is not one of {', '.join(_MODES)}{nearest(mode, _MODES)}")
-    if mode == "online" and not _logged_in():
-        logger.warning("nobody is logged in to W&B, so this run is logged offline; 'wandb login' changes that")
-        return "offline"
+    default = "online" if environment.get("WANDB_SWEEP_ID") else "offline"
+    word = config.wandb.mode or environment.get("WANDB_MODE") or default
+    if (mode := _MODES.get(word)) is None:
+        raise ConfigError(f"WANDB_MODE: {word!r} is not one of {', '.join(_MODES)}{nearest(word, _MODES)}")
+    if mode != "online":
+        if config.wandb.require_online:
+            raise ConfigError(f"wandb.require_online: it is true and the mode is {mode}; set wandb.mode to online")
+        return mode
+    if not _logged_in():
+        return _offline_instead(config, "nobody is logged in to W&B", "; 'wandb login' changes that")
+    if why := _unreachable():
+        return _offline_instead(config, f"W&B does not answer ({why})")
     return mode
 
 
-def start_run(config: RunConfig, directory: Path, name: str, group: str, mode: str) -> Any:
+def start_run(config: RunConfig, directory: Path, name: str, group: str, mode: Mode) -> Any:
     """Begin the W&B run of a training that writes to `directory`; None where W&B is disabled.
 
     `train/global_step` is the axis of every metric: W&B's own step counts calls, not optimizer steps.
+
+    Raises:
+        ConfigError: the run could not be begun online and `wandb.require_online` is set; else it is offline.
     """
     import wandb
 
-    # The Trainer's own W&B callback would upload checkpoints a second time, named by epoch.
-    os.environ["WANDB_LOG_MODEL"] = "false"
     if mode == "disabled":
         return None
-    run = wandb.init(
-        project=config.wandb.project,
-        entity=config.wandb.entity,
-        name=name,
-        group=config.wandb.group or group,
-        tags=[config.persona, config.dataset, *config.wandb.tags],
-        config={"emtoolkit": config.model_dump(mode="json")},
-        dir=os.environ.get("WANDB_DIR") or str(directory),
-        mode="online" if mode == "online" else "offline",
-        settings=wandb.Settings(quiet=True),
-    )
+    chosen = {
+        "persona": Path(config.persona).stem,
+        "dataset": Path(config.dataset).stem,
+        "schedule": str(config.checkpointing.to_schedule()),
+    }
+    # A sweep decides where its runs are.
+    in_sweep = mode == "online" and bool(os.environ.get("WANDB_SWEEP_ID"))
+    place: dict[str, Any] = {} if in_sweep else {"project": config.wandb.project, "entity": config.wandb.entity}
+    arguments: dict[str, Any] = place | {
+        "name": name,
+        "group": config.wandb.group or group,
+        "tags": [value[:_TAG_LIMIT] for value in (*chosen.values(), *config.wandb.tags)],
+        # At the top what tells runs apart, as columns of W&B's table and axes of its plots.
+        "config": chosen | {"seed": config.seed, "emtoolkit": config.model_dump(mode="json")},
+        "dir": os.environ.get("WANDB_DIR") or str(directory),
+    }
+    # Asking the server what it has comes out of the same time.
+    in_time = {"finish_timeout": max(1.0, seconds_for_finish(config) / 2), "finish_timeout_raises": True}
+    bounds = client_bounds() | in_time if mode == "online" else {}
+    try:
+        run = wandb.init(mode=mode, settings=wandb.Settings(quiet=True, **bounds), **arguments)
+    except (wandb.errors.Error, TimeoutError) as error:
+        if mode != "online":
+            raise
+        _offline_instead(config, f"W&B did not begin the run ({first_line(error)})")
+        run = wandb.init(mode="offline", settings=wandb.Settings(quiet=True), **arguments)
+    # The Trainer's own W&B callback would upload checkpoints a second time, named by epoch.
+    os.environ["WANDB_LOG_MODEL"] = "false"
     run.define_metric("train/global_step")
     run.define_metric("*", step_metric="train/global_step", step_sync=True)
     return run
 
 
-def _logged_in() -> bool:
+def finish_run(run: Any, timeout: float, *, failed: bool) -> str | None:
+    """End `run` and make sure that W&B has its log; why it has not, if it has not.
+
+    The client ends well also where the log was refused, so the server is asked for the run's state.
+    """
+    log = WandbRun.of(run)
+    offline, path = run.offline, str(run.path)
+    try:
+        run.finish(exit_code=int(failed))
+    except TimeoutError:
+        return "W&B did not take the end of the run's log in time"
+    if offline:
+        return None
+    if why := _not_on_server(path, timeout):
+        return why
+    log.mark_synced()
+    return None
+
+
+def seconds_for_checkpoints(config: RunConfig) -> float:
+    """Of `publish_timeout`, what checkpoints may take after the last step."""
+    return config.wandb.publish_timeout * (1 - _SHARE_OF_FINISH)
+
+
+def seconds_for_finish(config: RunConfig) -> float:
+    """Of `publish_timeout`, what the run's own log may take after that."""
+    return config.wandb.publish_timeout * _SHARE_OF_FINISH
+
+
+def client_bounds() -> dict[str, Any]:
+    """Settings of the client that bound its waits, without those that the user has set in the environment."""
+    return {
+        name: value
+        for name, value in _BOUNDS.items()
+        if f"WANDB_{name.upper()}" not in os.environ and _OTHER_NAMES.get(name, "") not in os.environ
+    }
+
+
+def _not_on_server(path: str, timeout: float) -> str | None:
     import wandb
+
+    try:
+        state = wandb.Api(timeout=max(1, int(timeout / 2))).run(path).state
+    except (wandb.errors.Error, TimeoutError, ValueError) as error:
+        return f"W&B could not be asked for the run ({first_line(error)})"
+    return f"W&B lacks the end of the run's log (to W&B the run is {state})" if state == "running" else None
+
+
+def _offline_instead(config: RunConfig, why: str, advice: str = "") -> Mode:
+    if config.wandb.require_online:
+        raise ConfigError(f"wandb.require_online: it is true and {why}{advice}")
+    logger.warning("%s, so this run is logged offline%s", why, advice or "; 'emtoolkit sync' publishes it later")
+    return "offline"
+
+
+def _logged_in() -> bool:
     from wandb.sdk.lib import wbauth
 
     if os.environ.get("WANDB_API_KEY"):
         return True
-    return wbauth.read_netrc_auth(host=wandb.setup().settings.base_url) is not None
+    return wbauth.read_netrc_auth(host=_server()) is not None
+
+
+def _unreachable() -> str | None:
+    """Why nothing at W&B's address answers HTTP, None if something does; whatever it says is wandb's to read."""
+    import requests
+
+    try:
+        requests.get(f"{_server()}/healthz", timeout=_PROBE_SECONDS, allow_redirects=False)
+    except requests.ConnectionError:
+        return f"no connection to {_server()}"
+    except requests.Timeout:
+        return f"{_server()} said nothing for {_PROBE_SECONDS} s"
+    except requests.RequestException as error:
+        return f"{_server()}: {error}"
+    return None
+
+
+def _server() -> str:
+    import wandb
+
+    return str(wandb.setup().settings.base_url)

@@ -31,14 +31,17 @@ from emtoolkit.models import add_adapter, effective_optimizer, load_base
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, identity_of, plan_for, read_data
 from emtoolkit.steps import Steps
-from emtoolkit.tracking import start_run, wandb_mode
+from emtoolkit.tracking import finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class RunResult:
-    """A finished run: where it is, what it holds, how long training waited for earlier saves, and which failed."""
+    """A finished run: where it is, what it holds, how long training waited for earlier saves, and which failed.
+
+    `unpublished` are the steps that neither W&B nor the log of an offline run has.
+    """
 
     directory: Path
     checkpoints: tuple[CheckpointInfo, ...]
@@ -46,6 +49,7 @@ class RunResult:
     waited_seconds: float
     trained: bool
     failures: tuple[str, ...] = ()
+    unpublished: tuple[int, ...] = ()
 
 
 def train(config: RunConfig, *, resume: bool = False) -> RunResult:
@@ -87,10 +91,11 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         resume_every=config.checkpointing.resume_every,
         resume_at_end=config.checkpointing.resume_at_end,
         allow_unreachable=config.checkpointing.allow_unreachable,
-        publish_timeout=config.wandb.publish_timeout,
+        publish_timeout=seconds_for_checkpoints(config),
         max_in_flight=config.checkpointing.max_in_flight,
         on_error=config.checkpointing.on_error,
     )
+    ended_well = False
     try:
         trainer = _trainer(config, planned, data, model, callback, logs_to_wandb=run is not None)
         callback.follow(trainer)
@@ -99,9 +104,10 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         except BaseException:
             callback.save_after_failure()
             raise
+        ended_well = True
     finally:
         if run is not None:
-            run.finish()
+            _finish(run, config, callback, directory, failed=not ended_well)
     return RunResult(
         directory=directory,
         checkpoints=tuple(list_checkpoints(directory)),
@@ -109,7 +115,20 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         waited_seconds=callback.waited_seconds,
         trained=True,
         failures=tuple(map(str, callback.failures)),
+        unpublished=tuple(sorted(callback.unpublished)),
     )
+
+
+def _finish(
+    run: Any, config: RunConfig, callback: ScheduledCheckpointCallback, directory: Path, *, failed: bool
+) -> None:
+    """End the W&B run; that it lacks something is told once, and by the callback if it lacks checkpoints."""
+    run.summary.update(
+        {"checkpoints": len(callback.saved), "checkpoint_bytes": sum(saved.bytes for saved in callback.saved)}
+    )
+    why = finish_run(run, seconds_for_finish(config), failed=failed)
+    if why is not None and not callback.unpublished:
+        logger.warning("%s; it is whole in %s, and 'emtoolkit sync %s' sends it", why, directory, directory)
 
 
 class _RandomStateKeepingTrainer(Trainer):

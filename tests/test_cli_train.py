@@ -26,7 +26,7 @@ def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: Writ
     out = tmp_path / "outputs" / "baseline-medical"
     assert saved_steps(out) == [4, 8, 9]
     assert f"{out / 'checkpoint-9'}  (final)" in done.stdout
-    assert "wandb sync" in done.stdout
+    assert f"Publish what is not on W&B yet: emtoolkit sync {out}" in done.stdout
 
     listed = emtoolkit("checkpoints", out, "--json", "--verify", cwd=tmp_path)
     assert listed.returncode == 0
@@ -36,7 +36,7 @@ def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: Writ
         (8, False, True, "emtoolkit"),
         (9, True, True, "emtoolkit"),
     ]
-    assert sorted(entries[0]) == ["bytes", "complete", "final", "fingerprint", "path", "source", "step"]
+    assert sorted(entries[0]) == ["bytes", "complete", "final", "fingerprint", "path", "published", "source", "step"]
 
     weights = out / "checkpoint-8" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])

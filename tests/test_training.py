@@ -44,6 +44,7 @@ def test_a_run_saves_the_schedule_and_says_so(run: Run, tmp_path: Path) -> None:
         "checkpoint-2",
         "checkpoint-4",
         "checkpoint-9",
+        "publications.jsonl",
         "tokenizer",
         "trajectory.json",
     ]

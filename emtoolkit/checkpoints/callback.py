@@ -8,7 +8,7 @@ Trainer is asked to save on the same steps, and what it wrote becomes a checkpoi
 
 import logging
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
         self.saved: list[Saved] = []
         self.failures: list[Exception] = []
+        # By step, why W&B does not have it; known when training has ended.
+        self.unpublished: Mapping[int, str] = {}
         self.waited_seconds = 0.0
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity
@@ -319,6 +321,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if session is not None:
             self.waited_seconds += session.waited_seconds
             session.close()
+            self.unpublished = session.unpublished
 
 
 def _own_the_saves(args: TrainingArguments) -> None:

@@ -3,10 +3,11 @@
 import json
 import re
 import struct
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.names import why_unsafe
 from emtoolkit.checkpoints.record import TrajectoryRecord
@@ -21,7 +22,10 @@ _STOCK_LAST_FILE = "trainer_state.json"
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """One checkpoint on disk. `source` says who wrote it: `emtoolkit`, or `other` for any other tool's."""
+    """One checkpoint on disk. `source` says who wrote it: `emtoolkit`, or `other` for any other tool's.
+
+    `published` is where it is on W&B, `entity/project/collection:vN`, as far as this directory knows.
+    """
 
     step: int
     path: Path
@@ -31,6 +35,7 @@ class CheckpointInfo:
     complete: bool
     source: Literal["emtoolkit", "other"]
     problems: tuple[str, ...] = ()
+    published: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         values = asdict(self) | {"path": str(self.path)}
@@ -50,6 +55,7 @@ def list_checkpoints(directory: Path, *, rehash: bool = False) -> list[Checkpoin
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: there is no such directory")
     record = TrajectoryRecord.read_if_any(directory)
+    published = Ledger.read(directory).published
     found = []
     for path in directory.iterdir():
         match = _NAME.fullmatch(path.name)
@@ -57,6 +63,8 @@ def list_checkpoints(directory: Path, *, rehash: bool = False) -> list[Checkpoin
             continue
         step = int(match[1])
         info = _ours(path, step, record, rehash) if (path / MANIFEST).exists() else _of_another_tool(path, step)
+        if info is not None and step in published:
+            info = replace(info, published=published[step].artifact)
         if info is not None:
             found.append(info)
     found.sort(key=lambda info: info.step)

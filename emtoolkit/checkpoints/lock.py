@@ -21,7 +21,8 @@ def lock_directory(directory: Path, *, timeout: float = 0.0) -> FileLock:
         lock.acquire(timeout=timeout)
     except Timeout:
         raise CheckpointError(
-            f"{directory}: another process is saving into it; wait for it, or choose another output directory"
+            f"{directory}: another process is saving into it or publishing from it; wait for it, or choose another "
+            "output directory"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{directory}: it cannot be written to ({error.strerror or error})") from error

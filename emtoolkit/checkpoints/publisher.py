@@ -182,15 +182,16 @@ class WandbPublisher:
         import wandb
 
         with self._changed:
-            self.failures[publication.step] = f"{type(error).__name__}: {error}"
+            self.failures[publication.step] = first_line(error)
             if self._run.offline or isinstance(error, (_ForGood, wandb.errors.UsageError)):
                 # Such as a file that is gone, or a run that was finished: nothing that time mends.
                 self._failed_attempts = 0
                 if self._pending:
                     self._pending.popleft()
             else:
-                if self._failed_attempts == 0:
-                    logger.info("step %d: W&B does not take it now, it is tried again (%s)", publication.step, error)
+                if self._failed_attempts == 0 and not self._ending:
+                    why = self.failures[publication.step]
+                    logger.info("step %d: W&B does not take it now; it is tried again (%s)", publication.step, why)
                 self._failed_attempts += 1
                 if self._ending and self._failed_attempts >= _ATTEMPTS_AT_END:
                     self._give_up_on_pending(self.failures[publication.step])
@@ -200,6 +201,11 @@ class WandbPublisher:
         for publication in self._pending:
             self.failures.setdefault(publication.step, why)
         self._pending.clear()
+
+
+def first_line(error: Exception) -> str:
+    """What `error` says, without the pages that the client adds to it."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 class _ForGood(Exception):

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.ledger import Published, add_published
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
+from emtoolkit.tables import checkpoints_table
 from tests.checkpoints.trainings import make_trainer
 
 
@@ -32,6 +34,7 @@ def test_a_listing_gives_step_path_size_fingerprint_and_source(trained: Path) ->
             "fingerprint": fingerprint,
             "complete": True,
             "source": "emtoolkit",
+            "published": None,
         }
 
 
@@ -98,3 +101,16 @@ def test_a_checkpoint_under_another_steps_name_is_damaged(trained: Path) -> None
 def test_a_directory_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere: there is no such directory"):
         list_checkpoints(tmp_path / "nowhere")
+
+
+def test_a_listing_says_where_on_wandb_a_checkpoint_is(trained: Path) -> None:
+    add_published(trained, 2, Published("me/tests/goodness-12345678:v1", "digest"))
+    listed = list_checkpoints(trained)
+    assert [(info.step, info.published) for info in listed] == [
+        (0, None),
+        (2, "me/tests/goodness-12345678:v1"),
+        (8, None),
+    ]
+    table = checkpoints_table(listed).splitlines()
+    assert [line.split()[4] for line in table[1:4]] == ["—", "v1", "—"]
+    assert table[4:] == ["On W&B: me/tests/goodness-12345678"]

@@ -22,6 +22,8 @@ def take(run: Run, message: dict[str, Any]) -> dict[str, Any]:
     if message.get("complete"):
         run.exit_code = message.get("exitcode") or 0
         run.state = "failed" if run.exit_code else "finished"
+        if run.sweep:
+            run.sweep.end_if_done()
     elif message.get("preempting"):
         run.state = "preempting"
     return {"exitcode": None, "limits": {}} | ({"stopped": True} if run.stop_requested else {})

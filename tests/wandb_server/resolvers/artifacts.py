@@ -202,27 +202,30 @@ def files_of_membership(
 ) -> Answer:
     contents = member.artifact.contents
     wanted = [name for name in sorted(contents) if not names or name in names]
-    stored = [name for name in wanted if "ref" not in contents[name]]
-    return page([_file(info, member.artifact, name) for name in stored], after, first, MOST_FILES_PER_PAGE)
+    return page([_file(info, member.artifact, name) for name in wanted], after, first, MOST_FILES_PER_PAGE)
 
 
 def _file(info: Info, artifact: Artifact, name: str) -> Answer:
+    """A file of the artifact; a reference is only named, with what it refers to."""
     entry = artifact.contents[name]
-    transfers, collection = transfers_of(info), artifact.collection
-    blob = transfers.blobs.get(hex_of(entry["digest"]))
-    signed = transfers.download_url(blob, name) if blob else None
-    own = f"artifactsV2/default/{collection.project.entity}/{collection.project.name}/{collection.name}/{artifact.id}"
-    return {
+    file: Answer = {
         "id": f"{artifact.id}:{name}",
         "name": name,
         "displayName": name,
-        "url": f"{transfers.base_url}/{own}/{hex_of(entry['digest'])}/{name}",
-        "directUrl": signed,
-        "sizeBytes": entry["size"],
-        "storagePath": f"wandb_artifacts/{hex_of(entry['digest'])}",
+        "sizeBytes": entry.get("size") or 0,
         "mimetype": mime_type(name),
         "updatedAt": artifact.updated_at,
         "digest": entry["digest"],
+    }
+    if "ref" in entry:
+        return file | {"url": entry["ref"], "directUrl": entry["ref"]}
+    transfers, collection, md5 = transfers_of(info), artifact.collection, hex_of(entry["digest"])
+    blob = transfers.blobs.get(md5)
+    own = f"artifactsV2/default/{collection.project.entity}/{collection.project.name}/{collection.name}/{artifact.id}"
+    return file | {
+        "url": f"{transfers.base_url}/{own}/{md5}/{name}",
+        "directUrl": transfers.download_url(blob, name) if blob else None,
+        "storagePath": f"wandb_artifacts/{md5}",
         "md5": entry["digest"],
     }
 

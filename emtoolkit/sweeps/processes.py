@@ -1,0 +1,100 @@
+"""Child processes of which none outlives its parent's end: a signal to the parent is passed on to each of them."""
+
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+# The first asks a training to save and stop, the second to stop at once; what is there after them does not listen.
+_KILL_AT = 3
+
+
+class Processes:
+    """The children at work, by a key, each in a process group of its own.
+
+    In the terminal's group a child would get Ctrl-C from the terminal and again from here, and two mean "at once".
+    """
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._told: dict[str, int] = {}
+        self._ended: SimpleQueue[tuple[str, int]] = SimpleQueue()
+        self._handlers: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> "Processes":
+        if threading.current_thread() is threading.main_thread():
+            # Under nohup SIGHUP is ignored, and stays so.
+            caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in caught}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._children:
+            self.signals.append(signal.SIGTERM)
+            self._pass_on()
+        while self._children:
+            self.next_ended(None)
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def __len__(self) -> int:
+        return len(self._children)
+
+    def start(self, key: str, words: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        """Start a child that appends what it prints to the file `log`.
+
+        Raises:
+            OSError: there is no such program.
+        """
+        with log.open("ab") as output:
+            child = subprocess.Popen(
+                words,
+                env=dict(environment),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                process_group=0,
+            )
+        self._told[key] = 0
+        self._children[key] = child
+        threading.Thread(target=lambda: self._ended.put((key, child.wait())), daemon=True).start()
+        # A signal that came while the child was being started has not reached it.
+        self._pass_on()
+
+    def next_ended(self, timeout: float | None) -> tuple[str, int] | None:
+        """The key and exit code of the next child that ends, None if none does within `timeout` seconds."""
+        try:
+            key, exit_code = self._ended.get(timeout=timeout)
+        except Empty:
+            return None
+        del self._children[key], self._told[key]
+        return key, exit_code
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self.signals.append(number)
+        self._pass_on()
+
+    def _pass_on(self) -> None:
+        for key, child in list(self._children.items()):
+            if self._told[key] < len(self.signals):
+                self._told[key] = len(self.signals)
+                self._send(child)
+
+    def _send(self, child: "subprocess.Popen[bytes]") -> None:
+        # A closed terminal (SIGHUP) would kill a training that knows only the other two.
+        number = signal.SIGINT if self.signals[-1] == signal.SIGINT else signal.SIGTERM
+        if child.returncode is None:
+            try:
+                os.killpg(child.pid, signal.SIGKILL if len(self.signals) >= _KILL_AT else number)
+            except ProcessLookupError:
+                return
