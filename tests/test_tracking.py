@@ -53,7 +53,9 @@ def test_online_with_a_login_on_disk_is_online(
     wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("WANDB_API_KEY")
-    (tmp_path / "netrc").write_text(f"machine 127.0.0.1\n  login user\n  password {wandb_server.api_key}\n")
+    (tmp_path / "netrc").write_text(
+        f"machine 127.0.0.1:{wandb_server.port}\n  login user\n  password {wandb_server.api_key}\n"
+    )
     (tmp_path / "netrc").chmod(0o600)
     assert wandb_mode(config("online"), {}) == "online"
 
