@@ -1,11 +1,15 @@
 """A row of checkpoints, by step: ours on this machine and on W&B, with one behaviour, and a stock Trainer's."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
 import wandb
+from peft import PeftModel
 from wandb.sdk.lib import wbauth
 
 from emtoolkit import Trajectory
@@ -124,6 +128,30 @@ def test_a_trajectory_on_wandb_downloads_only_the_checkpoint_that_is_used(
     cache = tmp_path / "home" / "downloads" / ON_WANDB
     assert trajectory.at(3).path == cache / "checkpoint-3"
     assert Trajectory.open(cache).steps == (3,)
+
+
+def test_a_download_is_the_same_trajectory_on_this_machine(
+    ours: Path, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in server.environment().items():
+        monkeypatch.setenv(name, value)
+    there = Trajectory.open(ON_WANDB)
+    assert there.download(tmp_path / "here", "0-3:3,final").fetched == (0, 3, 5)
+    here = Trajectory.open(tmp_path / "here")
+    assert (here.steps, here.final.step) == ((0, 3, 5), 5)
+    for checkpoint in here:
+        assert bytes_of(checkpoint.path) == bytes_of(ours / checkpoint.path.name)
+        assert checkpoint.metadata == there.at(checkpoint.step).metadata
+    with pytest.raises(CheckpointError, match="here: it is on this machine already; a download takes a collection"):
+        here.download(tmp_path / "again")
+
+
+def test_plain_wandb_gets_a_directory_that_peft_loads(ours: Path, server: WandbServer, tmp_path: Path) -> None:
+    root = tmp_path / "plain"
+    command = [sys.executable, "-m", "wandb", "artifact", "get", f"{ON_WANDB}:step-3", "--root", str(root)]
+    subprocess.run(command, env=os.environ | server.environment(), cwd=tmp_path, check=True, capture_output=True)
+    assert bytes_of(root) == bytes_of(ours / "checkpoint-3")
+    PeftModel.from_pretrained(base_model(), root)
 
 
 def test_a_stock_trainers_checkpoints_are_a_trajectory_too(tmp_path: Path) -> None:

@@ -136,23 +136,27 @@ class Receiver:
             _fetch_file(files[name], arriving, place, transfer)
         if problems := manifest.problems(arriving, rehash=True):
             raise RefusedError(problems[0].replace(str(arriving), checkpoint.artifact, 1))
+        self._admit(checkpoint, manifest)
         return [MANIFEST, *manifest.files]
 
     def _check_trajectory(self, checkpoint: RemoteCheckpoint, manifest: Manifest) -> None:
-        """The first checkpoint decides whether the directory fits, and all others have to fit the first."""
-        with self._lock:
-            if self._fingerprint is None:
-                _check_belongs_to(self._directory, manifest.fingerprint)
-                if TrajectoryRecord.read_if_any(self._directory) is None:
-                    schedule = str(checkpoint.metadata.get("schedule", ""))
-                    record = TrajectoryRecord(manifest.fingerprint, manifest.total_steps, schedule)
-                    record.ended(self._collection.final_step).write(self._directory)
-                self._fingerprint = manifest.fingerprint
-        if manifest.fingerprint != self._fingerprint:
+        if self._fingerprint is None:
+            _check_belongs_to(self._directory, manifest.fingerprint)
+        elif manifest.fingerprint != self._fingerprint:
             raise RefusedError(
                 f"{checkpoint.artifact}: it is of the trajectory {manifest.fingerprint[:8]}, and others of its "
                 f"collection are of {self._fingerprint[:8]}"
             )
+
+    def _admit(self, checkpoint: RemoteCheckpoint, manifest: Manifest) -> None:
+        """The first checkpoint that is whole says which trajectory the directory holds, and the others follow it."""
+        with self._lock:
+            self._check_trajectory(checkpoint, manifest)
+            self._fingerprint = manifest.fingerprint
+            if TrajectoryRecord.read_if_any(self._directory) is None:
+                schedule = str(checkpoint.metadata.get("schedule", ""))
+                record = TrajectoryRecord(manifest.fingerprint, manifest.total_steps, schedule)
+                record.ended(self._collection.final_step).write(self._directory)
 
     def _note(self, checkpoint: RemoteCheckpoint) -> None:
         with self._lock:

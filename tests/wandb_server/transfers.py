@@ -22,7 +22,7 @@ class Upload:
 class Transfers:
     def __init__(self, blobs: Blobs, base_url: str) -> None:
         self.blobs = blobs
-        self._base_url = base_url
+        self.base_url = base_url
         self._signature = secrets.token_hex(8)
         self._uploads: dict[str, Upload] = {}
         self._parts: dict[str, dict[int, Blob]] = {}
@@ -30,7 +30,7 @@ class Transfers:
     def upload_url(self, name: str, stored: Callable[[Blob], None], md5: str | None = None) -> str:
         token = secrets.token_hex(8)
         self._uploads[token] = Upload(stored, md5)
-        return f"{self._base_url}/storage/{token}/{quote(name)}"
+        return f"{self.base_url}/storage/{token}/{quote(name)}"
 
     def upload(self, token: str) -> Upload | None:
         return self._uploads.get(token)
@@ -53,7 +53,7 @@ class Transfers:
         self._parts.pop(upload_id, None)
 
     def download_url(self, blob: Blob, name: str) -> str:
-        return f"{self._base_url}/storage/{self._signature}/{blob.md5}/{quote(name)}"
+        return f"{self.base_url}/storage/{self._signature}/{blob.md5}/{quote(name)}"
 
     def download(self, signature: str, md5: str) -> Blob | None:
         return self.blobs.get(md5) if signature == self._signature else None

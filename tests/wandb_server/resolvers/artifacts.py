@@ -219,10 +219,15 @@ def _file(info: Info, artifact: Artifact, name: str) -> Answer:
     }
     if "ref" in entry:
         return file | {"url": entry["ref"], "directUrl": entry["ref"]}
-    blob = transfers_of(info).blobs.get(hex_of(entry["digest"]))
-    url = transfers_of(info).download_url(blob, name) if blob else None
-    path = f"wandb_artifacts/{hex_of(entry['digest'])}"
-    return file | {"url": url, "directUrl": url, "storagePath": path, "md5": entry["digest"]}
+    transfers, collection, md5 = transfers_of(info), artifact.collection, hex_of(entry["digest"])
+    blob = transfers.blobs.get(md5)
+    own = f"artifactsV2/default/{collection.project.entity}/{collection.project.name}/{collection.name}/{artifact.id}"
+    return file | {
+        "url": f"{transfers.base_url}/{own}/{md5}/{name}",
+        "directUrl": transfers.download_url(blob, name) if blob else None,
+        "storagePath": f"wandb_artifacts/{md5}",
+        "md5": entry["digest"],
+    }
 
 
 # ---- one version

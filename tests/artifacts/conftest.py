@@ -1,0 +1,28 @@
+"""One loopback server for a module: a client that finds its service running is ready in a fifth of the time."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.wandb_server import WandbServer
+
+
+@pytest.fixture(scope="module")
+def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
+    import wandb
+
+    with WandbServer.start(tmp_path_factory.mktemp("wandb-server")) as server:
+        yield server
+        server.faults.clear()
+        wandb.teardown()
+
+
+@pytest.fixture
+def server(_running: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """The server, empty and well-behaved, which this process and those that it starts use."""
+    for name, value in _running.environment().items():
+        monkeypatch.setenv(name, value)
+    _running.store.projects.clear()
+    _running.clear_requests()
+    yield _running
+    _running.faults.clear()

@@ -1,0 +1,249 @@
+"""Collections on a loopback W&B server become local trajectories: bounded, continued, and fetched once."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emtoolkit import Trajectory
+from emtoolkit.artifacts.collection import Collection, Reference
+from emtoolkit.artifacts.download import Downloaded, download
+from emtoolkit.artifacts.transfer import Patience, TransferError
+from emtoolkit.checkpoints.ledger import Ledger
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.lock import lock_directory
+from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.errors import CheckpointError
+from tests.artifacts.stored import COLLECTION, IDENTITY, REFERENCE, checkpoint_files, gets, store_steps, store_version
+from tests.checkpoints.trainings import bytes_of
+from tests.wandb_server import WandbServer
+from tests.wandb_server.faults import Fault
+
+HASTY = Patience(connect=1, read=0.3, attempts=2, pause=0.01)
+FILES = ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
+
+
+def get(to: Path, **options: Any) -> Downloaded:
+    """All of the collection."""
+    collection = Collection.read(Reference.parse(REFERENCE))
+    return download(collection, collection.checkpoints, to, **({"patience": HASTY} | options))
+
+
+def test_300_checkpoints_are_listed_and_found_present_in_at_most_ten_requests(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    store_steps(server, tmp_path / "files", range(1, 301))
+    listed = Trajectory.open(REFERENCE)
+    assert (len(listed), listed.final.step) == (300, 300)
+    assert len(server.requests) <= 10
+    assert len(listed.download(tmp_path / "out").fetched) == 300
+
+    server.clear_requests()
+    began = time.monotonic()
+    again = Trajectory.open(REFERENCE).download(tmp_path / "out")
+    assert (len(again.fetched), len(again.present), again.bytes) == (0, 300, 0)
+    assert len(server.requests) <= 10
+    assert time.monotonic() - began < 2
+
+
+def test_what_was_downloaded_knows_its_end_its_metadata_and_where_it_is_published(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    store_steps(server, tmp_path / "files", [0, 40, 300])
+    done = get(tmp_path / "out")
+    assert done == Downloaded(tmp_path / "out", (0, 40, 300), (), done.bytes)
+    assert done.bytes == sum(info.bytes for info in list_checkpoints(tmp_path / "out"))
+    local = Trajectory.open(tmp_path / "out")
+    assert (local.steps, local.final.step, local.at(40).metadata["step"]) == ((0, 40, 300), 300, 40)
+    assert [bytes_of(one.path) for one in local] == [bytes_of(tmp_path / "files" / str(s)) for s in (0, 40, 300)]
+    assert Ledger.read(tmp_path / "out").published[40].artifact == f"{REFERENCE}:v1"
+    assert [path.name for path in (tmp_path / "out").glob(".tmp-*")] == []
+
+
+def test_an_end_that_is_reached_later_is_noted_later(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0, 40])
+    get(tmp_path / "out")
+    store_version(server, checkpoint_files(tmp_path / "files" / "60", 60), ["step-60", "final"])
+    get(tmp_path / "out")
+    assert Trajectory.open(tmp_path / "out").final.step == 60
+
+
+def test_only_what_is_missing_damaged_or_replaced_is_fetched(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0, 1, 2, 3])
+    out = tmp_path / "out"
+    get(out)
+    (out / "checkpoint-1" / "adapter_model.safetensors").write_bytes(b"short")
+    (out / "checkpoint-2" / "adapter_config.json").unlink()
+    files = checkpoint_files(tmp_path / "files" / "new", 3, bytes_of_weights=300)
+    store_version(server, files, ["step-3"])
+    server.clear_requests()
+    assert get(out).fetched == (1, 2, 3)
+    # Of the replaced one the configuration is the same file.
+    assert sorted(gets(server)) == [*FILES[:1], FILES[1], FILES[1], FILES[2]]
+    assert (out / "checkpoint-3" / "adapter_model.safetensors").stat().st_size == 300
+    assert [info.problems for info in list_checkpoints(out, rehash=True)] == [()] * 4
+
+
+def test_damage_that_leaves_the_size_is_found_and_mended_when_asked(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0, 1])
+    get(tmp_path / "out")
+    (tmp_path / "out" / "checkpoint-1" / "adapter_model.safetensors").write_bytes(b"x" * 200)
+    assert get(tmp_path / "out").fetched == ()
+    server.clear_requests()
+    assert get(tmp_path / "out", rehash=True).fetched == (1,)
+    assert gets(server) == ["adapter_model.safetensors"]
+
+
+@pytest.mark.parametrize("kind", ["cut", "drop", 500, 429])
+def test_a_transfer_that_breaks_is_taken_up_where_it_broke(
+    server: WandbServer, tmp_path: Path, kind: str | int
+) -> None:
+    store_steps(server, tmp_path / "files", [7], bytes_of_weights=3_000_000)
+    server.faults.add(Fault(on="GET", kind=kind, times=1, after=1))
+    done = get(tmp_path / "out")
+    assert done.bytes == sum(len(content) for content in bytes_of(tmp_path / "files" / "7").values())
+    assert len(gets(server)) == 4
+
+
+def test_an_interrupted_download_is_continued_by_the_next(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [7], bytes_of_weights=3_000_000)
+    server.faults.add(Fault(on="GET", kind="cut", times=None, after=2))
+    with pytest.raises(TransferError, match=r"adapter_model\.safetensors: it did not arrive in 2 attempts .*goes on"):
+        get(tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint-7").exists()
+    server.faults.clear()
+    server.clear_requests()
+    # A half, and of what was left another half.
+    assert get(tmp_path / "out").bytes == 750_000
+    assert gets(server) == ["adapter_model.safetensors"]
+    assert Trajectory.open(tmp_path / "out").at(7).path.is_dir()
+
+
+def test_a_part_that_was_damaged_while_it_lay_there_is_fetched_from_its_beginning(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    store_steps(server, tmp_path / "files", [7], bytes_of_weights=3_000_000)
+    server.faults.add(Fault(on="GET", kind="cut", times=None, after=2))
+    with pytest.raises(TransferError):
+        get(tmp_path / "out")
+    server.faults.clear()
+    (part,) = (tmp_path / "out").glob(".tmp-*/adapter_model.safetensors")
+    part.write_bytes(b"x" * part.stat().st_size)
+    assert get(tmp_path / "out").bytes == 3_750_000
+
+
+def test_a_server_that_hangs_ends_a_download_in_time(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", range(20))
+    server.faults.add(Fault(on="GET", kind="hang"))
+    collection = Collection.read(Reference.parse(REFERENCE))
+    began = time.monotonic()
+    with pytest.raises(TransferError, match="no answer in time"):
+        download(collection, collection.checkpoints, tmp_path / "out", patience=HASTY)
+    assert time.monotonic() - began < 5
+
+
+def test_a_server_that_hangs_ends_a_listing_in_time(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0])
+    server.faults.add(Fault(on="ProjectArtifacts", kind="hang"))
+    began = time.monotonic()
+    with pytest.raises(CheckpointError, match=f"^{REFERENCE}: it could not be listed"):
+        Collection.read(Reference.parse(REFERENCE), timeout=1)
+    assert time.monotonic() - began < 5
+
+
+def test_an_address_that_is_refused_is_left_for_the_one_at_the_server_itself(
+    server: WandbServer, tmp_path: Path
+) -> None:
+    store_steps(server, tmp_path / "files", [0])
+    server.faults.add(Fault(on="GET", kind=403, times=1))
+    assert get(tmp_path / "out").fetched == (0,)
+    (own,) = {request.path.split("/")[1] for request in server.requests if request.method == "GET"} - {"storage"}
+    assert own == "artifactsV2"
+
+
+def test_a_file_that_neither_address_gives_is_named(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0])
+    server.faults.add(Fault(on="GET", kind=404))
+    with pytest.raises(CheckpointError, match=rf"^{REFERENCE}:v0/manifest\.json: W&B does not give it \(HTTP 404\)$"):
+        get(tmp_path / "out")
+
+
+def test_a_collection_that_is_not_there_is_told_with_the_nearest(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0])
+    with pytest.raises(
+        CheckpointError, match=rf"no collection of models of this name on .*did you mean '{COLLECTION}'"
+    ):
+        Trajectory.open(REFERENCE[:-1])
+    store_version(server, {"x.txt": b"x"}, ["v0-of-something"], collection="other")
+    with pytest.raises(CheckpointError, match=r"tester/proj/other: it holds no checkpoint$"):
+        Trajectory.open("tester/proj/other")
+
+
+def test_a_directory_of_something_else_is_refused(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0])
+    foreign = tmp_path / "out" / "checkpoint-8"
+    foreign.mkdir(parents=True)
+    (foreign / "adapter_model.safetensors").write_bytes(b"x")
+    Manifest.seal(foreign, Identity(decides={"seed": 8}), 8, 8)
+    with pytest.raises(CheckpointError, match=rf"the trajectory 2f4af542, .* of {IDENTITY.fingerprint[:8]}; choose"):
+        get(tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-8"]
+
+
+def test_two_downloads_into_one_directory_do_not_meet(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0])
+    lock = lock_directory(tmp_path / "out")
+    with pytest.raises(CheckpointError, match="another process is saving into it"):
+        get(tmp_path / "out")
+    lock.release()
+    assert get(tmp_path / "out").fetched == (0,)
+
+
+def test_the_command_says_what_it_did_and_ctrl_c_leaves_what_it_continues(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0, 25, 50, 60, 300])
+    out = str(tmp_path / "out")
+    command = [
+        sys.executable,
+        "-m",
+        "emtoolkit",
+        "download",
+        REFERENCE,
+        "--steps",
+        "0-50:25,final",
+        "--to",
+        out,
+        "--json",
+    ]
+    server.faults.add(Fault(on="GET", kind="hang", after=4))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 30
+        while len(gets(server)) < 8 and time.monotonic() < deadline and process.poll() is None:
+            time.sleep(0.01)
+        began = time.monotonic()
+        os.kill(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+        assert time.monotonic() - began < 5
+    assert process.returncode == 130
+    assert "emtoolkit: interrupted; the same command goes on where this stopped" in said
+    server.faults.clear()
+
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    result = json.loads(done.stdout)
+    assert sorted(result["fetched"] + result["present"]) == [0, 25, 50, 300]
+    assert [info["step"] for info in result["checkpoints"]] == [0, 25, 50, 300]
+
+
+def test_the_command_shows_a_table(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from emtoolkit import cli
+
+    store_steps(server, tmp_path / "files", [0, 300])
+    cli.app(["download", REFERENCE, "--to", str(tmp_path / "out"), "--steps", "final"], standalone_mode=False)
+    shown = capsys.readouterr().out
+    assert " 300  754 B     b84cc6a9  " in shown
+    assert shown.endswith("1 downloaded (754 B), 0 were there already.\n")
