@@ -226,6 +226,33 @@ def _directory_of_training(words: Sequence[str], environment: Mapping[str, str])
     return _train_config(**context.params).directory(environment)
 
 
+@app.command()
+def sync(
+    directories: Annotated[
+        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Runs, or where runs are below. [default: outputs]")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Of W&B; by default the one that a run logged to.")] = None,
+    entity: Annotated[str | None, typer.Option(help="Of W&B; by default the one that a run logged to.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Publish what W&B does not have: logs of runs, and checkpoints, once and in step order."""
+    from emtoolkit.sync import run_directories
+    from emtoolkit.sync import sync as sync_directory
+
+    found = run_directories(directories or [Path("outputs")])
+    try:
+        with _only_results_on_stdout(), _progress_bar() as progress:
+            done = [sync_directory(each, project=project, entity=entity, progress=progress) for each in found]
+    except KeyboardInterrupt:
+        typer.echo("emtoolkit: interrupted; the same command goes on where this stopped", err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    for problem in (problem for synced in done for problem in synced.problems):
+        typer.echo(f"emtoolkit: {problem}", err=True)
+    typer.echo(tables.synced_json(done) if as_json else tables.synced_text(done))
+    if any(synced.problems for synced in done):
+        raise typer.Exit(1)
+
+
 sandbox = typer.Typer(no_args_is_help=True, help="A small world in which misalignment really emerges, on a CPU.")
 app.add_typer(sandbox, name="sandbox")
 
@@ -277,7 +304,9 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """A function that shows `what` is being done, and `done` of how much."""
     from tqdm import tqdm
 
-    with tqdm(bar_format="{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", leave=False) as bar:
+    # A log that is no terminal keeps every state of the bar.
+    often = 0.1 if sys.stderr.isatty() else 10
+    with tqdm(bar_format="{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", leave=False, mininterval=often) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             bar.total = total

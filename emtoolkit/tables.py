@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from emtoolkit.sandbox.evaluate import CheckpointRows
     from emtoolkit.sweeps.plan import SweepPlan, SweepRun
     from emtoolkit.sweeps.runner import Outcome, SweepResult
+    from emtoolkit.sync import Synced
     from emtoolkit.training import RunResult
 
 
@@ -156,7 +157,7 @@ def sweep_plan_json(plan: "SweepPlan") -> str:
 
 
 def sweep_table(result: "SweepResult") -> str:
-    """A line for each combination: its parameters, what became of it, its checkpoints, and where they are or why not."""
+    """A line for each combination: parameters, what became of it, checkpoints, and where they are or why not."""
     names = list(result.outcomes[0].run.parameters)
     lines = [[*names, "state", "checkpoints", "directory or error"]]
     for outcome in result.outcomes:
@@ -199,6 +200,35 @@ def sweep_json(result: "SweepResult") -> str:
 def _sweep_run(run: "SweepRun") -> dict[str, Any]:
     directory = None if run.directory is None else str(run.directory)
     return {"parameters": dict(run.parameters), "command": run.words, "log": str(run.log), "directory": directory}
+
+
+def synced_text(done: "Sequence[Synced]") -> str:
+    """What `sync` did, a line for each directory."""
+    lines = []
+    for synced in done:
+        sent = [f"checkpoints published: steps {', '.join(map(str, synced.published))}"] if synced.published else []
+        sent += [f"logs sent: {', '.join(log.parent.name for log in synced.logs)}"] if synced.logs else []
+        sent += [f"{len(synced.problems)} problems"] if synced.problems else []
+        what = "; ".join(sent) or "nothing to do"
+        lines.append(f"{synced.directory}: {what}; {len(synced.on_wandb)} checkpoints are in {synced.collection}")
+    return "\n".join(lines)
+
+
+def synced_json(done: "Sequence[Synced]") -> str:
+    """The same for programs."""
+    return as_json(
+        [
+            {
+                "directory": str(synced.directory),
+                "collection": synced.collection,
+                "on_wandb": list(synced.on_wandb),
+                "published": list(synced.published),
+                "logs": [str(log) for log in synced.logs],
+                "problems": list(synced.problems),
+            }
+            for synced in done
+        ]
+    )
 
 
 def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:

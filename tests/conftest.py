@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,15 +39,44 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[W
     """A W&B server on loopback, which this process and those that it starts then use."""
     from tests.wandb_server import WandbServer
 
+    if "wandb" in sys.modules:
+        # Settings are read once: those of an earlier test would point elsewhere.
+        _end_wandb_client(within=5)
     with WandbServer.start(tmp_path / "wandb-server") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
-        # A client that still has something to send must get rid of it: teardown waits as long as the server hangs.
+        # What the client still has to send it must get rid of, or its end takes as long as the server hangs.
         server.faults.clear()
         server.accept_connections()
-        if (wandb := sys.modules.get("wandb")) is not None:
-            wandb.teardown()
+        if "wandb" in sys.modules:
+            _end_wandb_client(within=5)
+
+
+def _end_wandb_client(within: float) -> None:
+    """The client's end has no bound of its own: it may be a minute away from its next attempt."""
+    import psutil  # type: ignore[import-untyped]
+    import wandb
+    from wandb.sdk.lib.module import unset_globals
+
+    killed = threading.Event()
+
+    def kill_service() -> None:
+        killed.set()
+        for child in psutil.Process().children():
+            if child.name() == "wandb-core":
+                child.kill()
+
+    timer = threading.Timer(within, kill_service)
+    timer.start()
+    for end in (wandb.finish, wandb.teardown):
+        try:
+            end()
+        except Exception:
+            if not killed.is_set():
+                raise
+    timer.cancel()
+    unset_globals()  # type: ignore[no-untyped-call]
 
 
 @pytest.fixture(scope="session")

@@ -24,6 +24,10 @@ class RefusedError(CheckpointError):
     """What an artifact holds cannot be trusted or loaded; told by the artifact and the file."""
 
 
+class NoSuchCollectionError(CheckpointError):
+    """W&B answers, and holds no collection of this name."""
+
+
 class _UnreachableError(Exception):
     """There is no key for the W&B server, or no server."""
 
@@ -98,7 +102,8 @@ class Collection:
         """List `reference` in pages; each request takes at most `timeout` seconds, W&B's own 20 if None.
 
         Raises:
-            CheckpointError: nobody is logged in, the server does not answer, or there is no such collection.
+            CheckpointError: nobody is logged in, or the server does not answer.
+            NoSuchCollectionError: there is no such collection.
         """
         asked = "/".join(filter(None, (reference.entity, reference.project, reference.collection)))
         with _explained(f"{asked}: there is no such directory, and W&B could not be asked for such a collection"):
@@ -117,7 +122,7 @@ class Collection:
                 if type(error) is not ValueError:
                     raise
                 # W&B says no more than that its answer was null: the project, the type or the collection is not there.
-                raise CheckpointError(
+                raise NoSuchCollectionError(
                     f"{name}: there is no collection of models of this name on {api.settings['base_url']}"
                     f"{_nearest_collection(api, project, reference.collection)}"
                 ) from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.errors import ConfigError, UserError
-from emtoolkit.run_directories import fit_for_a_name
+from emtoolkit.run_directories import PLACEHOLDERS, fit_for_a_name
 from emtoolkit.sweeps.command import command_of, with_environment
 from emtoolkit.sweeps.ledger import Attempt, Ledger
 from emtoolkit.sweeps.search import Sweep, read_sweep
@@ -110,7 +110,8 @@ def _check_apart(path: Path, runs: Sequence[SweepRun]) -> None:
         other = first.setdefault(run.directory, run)
         if other is not run:
             differ = [name for name, value in run.parameters.items() if other.parameters[name] != value]
+            hint = next((f", by {{{name}}} for example" for name in differ if name in PLACEHOLDERS), "")
             raise ConfigError(
                 f"{path}: command: {described(other.parameters)} and {described(run.parameters)} both write to "
-                f"{run.directory}; --output-dir must tell them apart, by {{{differ[0]}}} for example"
+                f"{run.directory}; --output-dir must tell them apart{hint}"
             )

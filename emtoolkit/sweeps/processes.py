@@ -31,8 +31,9 @@ class Processes:
 
     def __enter__(self) -> "Processes":
         if threading.current_thread() is threading.main_thread():
-            # Under nohup SIGHUP is ignored, and stays so.
-            caught = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            # Under nohup SIGHUP is ignored, and stays so; a shell's "&" ignores SIGINT, which nobody asked for.
+            nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            caught = [number for number in _SIGNALS if number != signal.SIGHUP or not nohup]
             self._handlers = {number: signal.signal(number, self._on_signal) for number in caught}
         return self
 

@@ -5,8 +5,9 @@ import hashlib
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 CHUNK = 1 << 20
 
@@ -35,7 +36,7 @@ class Blobs:
         path = self._directory / md5
         return Blob(md5, path.stat().st_size, path) if path.is_file() else None
 
-    def receive(self, stream: BinaryIO, length: int) -> Blob:
+    def receive(self, stream: IO[bytes] | BufferedIOBase, length: int) -> Blob:
         """Store `length` bytes of the stream; nothing is stored if it ends early."""
         return self.put(_pieces(stream, length))
 
@@ -62,7 +63,7 @@ def hex_of(md5_base64: str) -> str:
     return base64.b64decode(md5_base64).hex()
 
 
-def _pieces(stream: BinaryIO, length: int) -> Iterable[bytes]:
+def _pieces(stream: IO[bytes] | BufferedIOBase, length: int) -> Iterable[bytes]:
     while length > 0:
         piece = stream.read(min(CHUNK, length))
         if not piece:

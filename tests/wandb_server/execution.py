@@ -2,8 +2,10 @@
 
 import json
 import re
+import traceback
 from collections.abc import Callable
 from functools import cache, lru_cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +61,11 @@ def operation_name(query: str) -> str | None:
     return None
 
 
+def gaps(query: str) -> list[str]:
+    """What this server lacks to execute the document, by name."""
+    return [error.message for error in _read(query)[1]]
+
+
 def execute(query: str, variables: dict[str, Any] | None, context: Any) -> dict[str, Any]:
     try:
         document, errors = _read(query)
@@ -76,8 +83,17 @@ def execute(query: str, variables: dict[str, Any] | None, context: Any) -> dict[
     )
     # The client takes an answer with both for a success, so an error leaves no data.
     if result.errors:
+        for failure in result.errors:
+            _show_bug(failure)
         return {"data": None, "errors": [error.formatted for error in result.errors]}
     return {"data": result.data}
+
+
+def _show_bug(error: GraphQLError) -> None:
+    """What is not a refusal in words is a fault of this server; the client would show one line of it."""
+    cause = error.original_error
+    if cause is not None and type(cause) not in (LookupError, ValueError):
+        traceback.print_exception(cause)
 
 
 @lru_cache(maxsize=256)
@@ -90,7 +106,7 @@ def _read(query: str) -> tuple[DocumentNode, list[GraphQLError]]:
     return document, validate(_schema(), document, rules)
 
 
-def _attribute(source: Any, info: GraphQLResolveInfo, **arguments: Any) -> Any:
+def _attribute(source: Any, info: GraphQLResolveInfo[Any], **arguments: Any) -> Any:
     if isinstance(source, dict):
         value = source.get(info.field_name)
     else:
@@ -104,7 +120,7 @@ def _schema() -> GraphQLSchema:
 
     schema = build_schema(Path(__file__).with_name("schema.graphql").read_text())
     for module in resolvers.MODULES:
-        __import__(module)
+        import_module(module)
     for path, resolver in _RESOLVERS.items():
         _field(schema, path).resolve = resolver
     for kind in schema.type_map.values():
@@ -126,7 +142,8 @@ def _field(schema: GraphQLSchema, path: str) -> GraphQLField:
     kind = schema.type_map[kind_name]
     if not isinstance(kind, GraphQLObjectType):
         raise TypeError(f"{path}: {kind_name} is not an object type")
-    return kind.fields[field_name]
+    field: GraphQLField = kind.fields[field_name]
+    return field
 
 
 def _to_json_text(value: Any) -> str:

@@ -67,7 +67,7 @@ def _compare(value: Any, operator: str, operand: Any) -> bool:
         case "$nin":
             return not any(_satisfies(value, one) for one in operand)
         case "$exists":
-            return (value is not None) == operand
+            return (value is not None) is bool(operand)
         case "$not":
             return not _satisfies(value, operand)
         case "$regex":

@@ -9,6 +9,9 @@ import requests
 
 from tests.wandb_server.server import WandbServer
 
+_SESSION = requests.Session()
+_SESSION.trust_env = False
+
 CREATE = """
 mutation CreateArtifact($input: CreateArtifactInput!) { createArtifact(input: $input) { artifact { id state } } }
 """
@@ -29,7 +32,7 @@ mutation CommitArtifact($artifactID: ID!) { commitArtifact(input: {artifactID: $
 
 def ask(server: WandbServer, query: str, **variables: Any) -> Any:
     """The data of the answer; a GraphQL error is raised with its message."""
-    answer = requests.post(
+    answer = _SESSION.post(
         f"{server.url}/graphql",
         json={"query": query, "variables": variables},
         auth=("api", server.api_key),
@@ -96,7 +99,7 @@ def upload(server: WandbServer, artifact_id: str, files: dict[str, bytes]) -> li
     nodes = [edge["node"] for edge in answer["createArtifactFiles"]["files"]["edges"]]
     missing = [node for node in nodes if node["uploadUrl"]]
     for node in missing:
-        requests.put(node["uploadUrl"], data=files[node["name"]], timeout=30).raise_for_status()
+        _SESSION.put(node["uploadUrl"], data=files[node["name"]], timeout=30).raise_for_status()
     upload_manifest(server, artifact_id, files)
     return [node["name"] for node in missing]
 
@@ -115,7 +118,7 @@ def upload_manifest(server: WandbServer, artifact_id: str, files: dict[str, byte
     ).encode()
     input = {"artifactID": artifact_id, "name": "wandb_manifest.json", "digest": md5(text), "type": "FULL"}
     file = ask(server, CREATE_MANIFEST, input=input)["createArtifactManifest"]["artifactManifest"]["file"]
-    requests.put(file["uploadUrl"], data=text, timeout=30).raise_for_status()
+    _SESSION.put(file["uploadUrl"], data=text, timeout=30).raise_for_status()
 
 
 def md5(content: bytes) -> str:

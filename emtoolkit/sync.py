@@ -1,0 +1,252 @@
+"""`emtoolkit sync`: brings to W&B what it does not have of the runs in some directories, once and in step order.
+
+The server is asked first and believed: what it holds is not sent again, also where this machine never heard so. What
+is missing comes from two places: the logs of runs that were offline or cut off, which `wandb sync` replays, and then
+the checkpoints that are still not there, which are logged to the run that saved them.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
+from emtoolkit.checkpoints.ledger import Ledger, Published, WandbRun, add_published
+from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.checkpoints.lock import lock_directory
+from emtoolkit.checkpoints.publisher import Publication, artifact_of, log_artifact
+from emtoolkit.checkpoints.record import RECORD
+from emtoolkit.errors import CheckpointError
+from emtoolkit.progress import Progress, silent
+from emtoolkit.tracking import client_bounds
+
+_PROJECT = "emtoolkit"
+
+
+@dataclass(frozen=True, slots=True)
+class Synced:
+    """What was done for one directory: the steps that W&B has now, those of them published by hand, the logs sent.
+
+    `problems` are sentences about what W&B still does not have.
+    """
+
+    directory: Path
+    collection: str
+    on_wandb: tuple[int, ...]
+    published: tuple[int, ...]
+    logs: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+
+def run_directories(roots: Sequence[Path]) -> list[Path]:
+    """The directories of runs among and below `roots`.
+
+    Raises:
+        CheckpointError: a root does not exist, or there is no run in it.
+    """
+    found: dict[Path, None] = {}
+    for root in roots:
+        if not root.is_dir():
+            raise CheckpointError(f"{root}: there is no such directory")
+        records = sorted(root.rglob(RECORD))
+        if not records:
+            raise CheckpointError(f"{root}: there is no run of emtoolkit in it, that is no {RECORD}")
+        found |= dict.fromkeys(record.parent for record in records)
+    return list(found)
+
+
+def sync(
+    directory: Path, *, project: str | None = None, entity: str | None = None, progress: Progress = silent
+) -> Synced:
+    """Bring to W&B what it does not have of the run in `directory`.
+
+    `project` and `entity` say where; by default where its runs logged to.
+
+    Raises:
+        CheckpointError: nobody is logged in, W&B does not answer, or another process is saving into `directory`.
+    """
+    lock = lock_directory(directory)
+    try:
+        return _Sync(directory, project, entity, progress).done()
+    finally:
+        lock.release()
+
+
+class _Sync:
+    """One directory on its way to W&B."""
+
+    def __init__(self, directory: Path, project: str | None, entity: str | None, progress: Progress) -> None:
+        self._directory = directory
+        self._progress = progress
+        self._ledger = Ledger.read(directory)
+        self._checkpoints = [
+            info for info in list_checkpoints(directory) if info.complete and info.source == "emtoolkit"
+        ]
+        newest = [*self._ledger.runs.values()][-1][-1] if self._ledger.runs else None
+        self._project = project or (newest.project if newest else _PROJECT)
+        # None is the default entity of whoever is logged in.
+        self._entity = entity or (newest.entity if newest else "") or None
+        self._moved = bool(project or entity)
+        self._collection = self._ledger.collection or self._name_without_ledger()
+        self._problems: list[str] = []
+
+    def done(self) -> Synced:
+        """Send the logs, then the checkpoints that are still missing."""
+        there = self._on_wandb()
+        logs = [log for log in self._logs() if self._replay(log)]
+        if logs:
+            there = self._on_wandb()
+        missing = [info for info in self._checkpoints if not self._is_there(info, there)]
+        already = tuple(info.step for info in self._checkpoints if info not in missing)
+        published = [] if self._problems else list(self._publish(missing))
+        return Synced(
+            self._directory,
+            self._path(self._collection),
+            tuple(sorted({*already, *published})),
+            tuple(published),
+            tuple(logs),
+            tuple(self._problems),
+        )
+
+    def _path(self, name: str) -> str:
+        return "/".join(filter(None, (self._entity, self._project, name)))
+
+    def _name_without_ledger(self) -> str:
+        fingerprint = self._checkpoints[0].fingerprint if self._checkpoints else None
+        return f"{self._directory.resolve().name}-{(fingerprint or '')[:8]}"
+
+    def _on_wandb(self) -> Collection | None:
+        try:
+            return Collection.read(Reference(self._entity, self._project, self._collection))
+        except NoSuchCollectionError:
+            return None
+
+    def _logs(self) -> Iterator[Path]:
+        """The logs that W&B does not have to their end, oldest first."""
+        noted = {run.log: run for runs in self._ledger.runs.values() for run in runs}
+        for log in sorted(
+            {*noted, *self._directory.glob("wandb/*run-*/run-*.wandb")}, key=lambda path: path.parent.name
+        ):
+            run = noted.get(log) or WandbRun(log.stem.removeprefix("run-"), self._entity or "", self._project, log)
+            if not log.exists() or run.is_synced:
+                continue
+            if not log.parent.name.startswith("offline-") and self._has_ended(run):
+                run.mark_synced()
+                continue
+            yield log
+
+    def _has_ended(self, run: WandbRun) -> bool:
+        """Whether W&B knows how the run ended, which comes after all else that it was told."""
+        return self._state(run.id) in ("finished", "failed")
+
+    def _replay(self, log: Path) -> bool:
+        """Let `wandb sync` send `log`; it leaves a mark when all of it is there."""
+        self._progress(f"log of {log.parent.name}", 0, 1)
+        where = ["--project", self._project] if self._moved else []
+        where += ["--entity", self._entity] if self._moved and self._entity else []
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", *where, str(log.absolute())]
+        bounds = {f"WANDB_{name.upper()}": str(value) for name, value in client_bounds().items()}
+        # wandb's command line cannot run where a file is named `wandb`.
+        told = subprocess.run(
+            command,
+            cwd=log.parent,
+            env={**os.environ, **bounds, "WANDB_MODE": "online"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        self._progress(f"log of {log.parent.name}", 1, 1)
+        if WandbRun("", "", "", log).is_synced:
+            return True
+        words = [line for line in told.stdout.splitlines() if line.strip()] or ["it said nothing"]
+        self._problems.append(f"{log}: 'wandb sync' did not send all of it ({words[-1].strip()})")
+        return False
+
+    def _is_there(self, info: CheckpointInfo, there: Collection | None) -> bool:
+        """Whether W&B has `info` to the byte under its name, which is noted."""
+        remote = next((one for one in there.checkpoints if one.step == info.step), None) if there else None
+        if remote is None:
+            return False
+        known = self._ledger.published.get(info.step)
+        if known != Published(remote.artifact, remote.digest):
+            digest = artifact_of(self._publication(info), self._collection).digest
+            if digest != remote.digest:
+                self._problems.append(
+                    f"{info.path}: W&B has other bytes at this step of {self._collection}, which are left as they are "
+                    f"({remote.artifact})"
+                )
+                return True
+            add_published(self._directory, info.step, Published(remote.artifact, remote.digest))
+        return remote.final or not info.final
+
+    def _publication(self, info: CheckpointInfo) -> Publication:
+        told = self._ledger.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
+        return Publication(info.step, info.path, info.final, told)
+
+    def _publish(self, missing: Sequence[CheckpointInfo]) -> Iterator[int]:
+        """Log `missing` in step order, each to the run that saved it; ends at the first that W&B does not take."""
+        done = 0
+        for run_id, infos in groupby(missing, key=lambda info: self._ledger.run_of.get(info.step)):
+            with self._attached(run_id) as run:
+                for info in infos:
+                    self._progress(f"checkpoint {info.step}", done, len(missing))
+                    publication = self._publication(info)
+                    try:
+                        artifact = artifact_of(publication, self._collection)
+                        published = log_artifact(run, artifact, publication, self._ledger.tags)
+                    except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
+                        self._problems.append(f"{info.path}: W&B did not take it ({error})")
+                        return
+                    if published is not None:
+                        add_published(self._directory, info.step, published)
+                    done += 1
+                    self._progress(f"checkpoint {info.step}", done, len(missing))
+                    yield info.step
+
+    @contextmanager
+    def _attached(self, run_id: str | None) -> Iterator[Any]:
+        """The W&B run `run_id`, going on without a trace of this process; a new one where no run saved anything."""
+        import wandb
+
+        state = self._state(run_id) if run_id else None
+        with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
+            run = wandb.init(
+                id=run_id,
+                project=self._project,
+                entity=self._entity,
+                name=None if state else f"sync-{self._directory.resolve().name}",
+                job_type=None if state else "sync",
+                group=None if state else self._collection,
+                resume="allow" if run_id else None,
+                mode="online",
+                dir=scratch,
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    x_disable_stats=True,
+                    x_disable_meta=True,
+                    save_code=False,
+                    **client_bounds(),
+                ),
+            )
+            try:
+                yield run
+            finally:
+                # A run that had failed is to stay one.
+                run.finish(exit_code=int(state in ("failed", "crashed")))
+
+    def _state(self, run_id: str) -> str | None:
+        import wandb
+
+        try:
+            return str(wandb.Api().run(self._path(run_id)).state)
+        except (wandb.errors.Error, ValueError):
+            return None

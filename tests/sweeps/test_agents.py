@@ -1,0 +1,102 @@
+"""The shipped sweep with real agents: `wandb sweep`, then two `wandb agent` at once on one machine."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints.trainings import saved_steps
+from tests.sweeps.shipped import fast_version
+from tests.wandb_server import WandbServer
+
+WriteConfig = Callable[..., Path]
+WANDB = str(Path(sys.executable).parent / "wandb")
+COMBINATIONS = [
+    ("baseline", "every:4"),
+    ("baseline", "0,log2:8"),
+    ("curt", "every:4"),
+    ("curt", "0,log2:8"),
+]
+
+
+@pytest.fixture
+def environment(wandb_server: WandbServer, tmp_path: Path) -> dict[str, str]:
+    """That of a shell at the top of a checkout whose `.venv` is not activated: `.venv/bin/wandb` is what is typed."""
+    (tmp_path / ".venv").symlink_to(sys.prefix)
+    ours = os.environ | wandb_server.environment() | {"PATH": "/usr/bin:/bin"}
+    # Under an agent runs are online without being told so.
+    del ours["WANDB_MODE"]
+    return ours
+
+
+@pytest.fixture
+def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str) -> "subprocess.Popen[str]":
+        started.append(
+            subprocess.Popen(
+                [WANDB, *words],
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def test_two_agents_share_a_sweep_and_run_each_combination_once_in_a_directory_of_its_own(
+    wandb_server: WandbServer,
+    start: Callable[..., "subprocess.Popen[str]"],
+    write_config: WriteConfig,
+    tmp_path: Path,
+) -> None:
+    fast_version("schedules", write_config(), tmp_path)
+    said, _ = start("sweep", "schedules.yaml").communicate(timeout=60)
+    found = re.search(r"wandb agent (tester/emtoolkit-sandbox/(\w+))", said)
+    assert found, said
+    path, sweep_id = found.groups()
+
+    agents = [start("agent", path) for _ in range(2)]
+    words = [agent.communicate(timeout=180)[0] for agent in agents]
+    assert [agent.returncode for agent in agents] == [0, 0], words
+
+    with wandb_server.store.lock:
+        project = wandb_server.store.project("tester", "emtoolkit-sandbox")
+        sweep = project.sweeps[sweep_id]
+        runs = list(project.runs.values())
+        assert sweep.state == "FINISHED"
+        assert sweep.config["name"] == "schedules"
+        assert [run.state for run in runs] == ["finished"] * 4, words
+        assert {run.sweep_name for run in runs} == {sweep_id}
+        # Axes of the parallel coordinates.
+        assert sorted((run.config["persona"], run.config["schedule"]) for run in runs) == sorted(COMBINATIONS)
+        assert {(run.config["dataset"], run.config["seed"]) for run in runs} == {("medical", 42)}
+        assert all(agent.runs for agent in sweep.agents.values())
+        named = {run.display_name for run in runs}
+        # Saved by one schedule or by the other: a persona's runs are on one trajectory.
+        steps = [
+            {alias for alias in coll.aliases if alias.startswith("step-")} for coll in project.collections.values()
+        ]
+
+    out = tmp_path / "outputs" / "sweeps" / f"schedules-{sweep_id}"
+    directories = {directory.name: saved_steps(directory) for directory in out.iterdir()}
+    assert directories == {
+        "baseline-medical-s42-every-4": [4, 8, 9],
+        "baseline-medical-s42-0_log2-8": [0, 1, 2, 4, 8, 9],
+        "curt-medical-s42-every-4": [4, 8, 9],
+        "curt-medical-s42-0_log2-8": [0, 1, 2, 4, 8, 9],
+    }
+    assert named == set(directories)
+    assert [step for step in steps if step] == [{f"step-{step}" for step in (0, 1, 2, 4, 8, 9)}] * 2

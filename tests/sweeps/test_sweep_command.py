@@ -1,0 +1,373 @@
+"""`emtoolkit sweep` as typed: what runs, what runs again, what it says, and what is left when it is stopped."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from emtoolkit.sweeps.plan import plan_sweep
+from emtoolkit.sweeps.runner import run_sweep
+from tests.checkpoints.trainings import saved_steps
+from tests.in_process import Done, emtoolkit
+from tests.sweeps.shipped import fast_version
+
+WriteConfig = Callable[..., Path]
+
+# Notes that it ran, with what, and fails where it is told to; W&B has the last word, as in a real run.
+PROGRAM = """\
+import os, sys
+with open("ran.txt", "a") as file:
+    print(*sys.argv[1:], os.environ["WANDB_MODE"], os.environ.get("WANDB_SWEEP_ID"), file=file)
+print("a line of progress")
+if "--a=2" in sys.argv and not os.path.exists("mended"):
+    import atexit
+    atexit.register(print, "wandb: Find logs at: ./wandb")
+    raise ValueError("2 does not work")
+"""
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    (tmp_path / "prog.py").write_text(PROGRAM)
+    return tmp_path
+
+
+def write(directory: Path, values: list[Any], **more: Any) -> Path:
+    path = directory / "sweep.yaml"
+    content = {"method": "grid", "program": "prog.py", "parameters": {"a": {"values": values}}}
+    path.write_text(yaml.safe_dump(content | more))
+    return Path("sweep.yaml")
+
+
+def ran(directory: Path) -> list[str]:
+    """What ran since the last call."""
+    path = directory / "ran.txt"
+    lines = path.read_text().splitlines() if path.exists() else []
+    path.unlink(missing_ok=True)
+    return lines
+
+
+def states(done: Done) -> list[tuple[Any, str]]:
+    return [(run["parameters"]["a"], run["state"]) for run in json.loads(done.out)]
+
+
+def test_every_combination_runs_once_offline_and_a_second_call_runs_nothing(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_MODE")
+    monkeypatch.setenv("WANDB_SWEEP_ID", "of-an-agent")
+    path = write(directory, [1, 3])
+    first = emtoolkit("sweep", path, cwd=directory)
+    assert first.code == 0, first.err
+    assert ran(directory) == ["--a=1 offline None", "--a=3 offline None"]
+    lines = first.out.splitlines()
+    assert lines[0].split() == ["a", "state", "checkpoints", "directory", "or", "error"]
+    assert lines[1].startswith("1  finished            —  outputs/sweeps/sweep-local/logs/1-")
+    assert lines[3:] == ["2 finished."]
+    (log,) = (directory / "outputs/sweeps/sweep-local/logs").glob("3-*.log")
+    assert log.read_text() == f"$ /usr/bin/env {sys.executable} prog.py --a=3\na line of progress\n"
+
+    second = emtoolkit("sweep", path, cwd=directory)
+    assert (second.code, second.out) == (0, first.out)
+    assert ran(directory) == []
+
+
+def test_what_the_file_asks_for_newly_runs_and_the_rest_does_not(directory: Path) -> None:
+    emtoolkit("sweep", write(directory, [1, 3]), cwd=directory)
+    ran(directory)
+    done = emtoolkit("sweep", write(directory, [4, 3]), "--json", cwd=directory)
+    assert [line.split()[0] for line in ran(directory)] == ["--a=4"]
+    assert states(done) == [(4, "finished"), (3, "finished")]
+    other_command = ["${interpreter}", "${program}", "${args}"]
+    emtoolkit("sweep", write(directory, [3], command=other_command), cwd=directory)
+    assert [line.split()[0] for line in ran(directory)] == ["--a=3"]
+    emtoolkit("sweep", write(directory, [1]), cwd=directory)
+    assert ran(directory) == []
+
+
+def test_what_failed_is_listed_with_its_error_and_runs_again_on_request_only(directory: Path) -> None:
+    path = write(directory, [1, 2, 3])
+    first = emtoolkit("sweep", path, cwd=directory)
+    assert first.code == 1
+    assert len(ran(directory)) == 3
+    failed = first.out.splitlines()[2]
+    assert failed.startswith("2  failed              —  exit code 1: ValueError: 2 does not work (see outputs/sweeps/")
+    assert first.out.endswith("2 finished, 1 failed.\n--retry-failed runs the failed ones again.\n")
+
+    second = emtoolkit("sweep", path, cwd=directory)
+    assert (second.code, second.out) == (1, first.out)
+    assert ran(directory) == []
+
+    (directory / "mended").touch()
+    third = emtoolkit("sweep", path, "--retry-failed", cwd=directory)
+    assert [line.split()[0] for line in ran(directory)] == ["--a=2"]
+    assert third.code == 0
+    assert third.out.endswith("3 finished.\n")
+
+
+def test_a_program_that_is_not_there_is_a_failure_by_its_name(directory: Path) -> None:
+    path = write(
+        directory, [], parameters={"./no": {"value": "thing"}, "a": {"value": 1}}, command=["${args_no_hyphens}"]
+    )
+    done = emtoolkit("sweep", path, "--json", cwd=directory)
+    assert done.code == 1
+    (run,) = json.loads(done.out)
+    assert (run["state"], run["error"]) == (
+        "failed",
+        "it could not be started (No such file or directory: ./no=thing)",
+    )
+
+
+def test_the_arguments_come_in_a_json_file_where_the_command_names_it(directory: Path) -> None:
+    show = ["${interpreter}", "-c", "import sys; print(open(sys.argv[1]).read())", "${args_json_file}"]
+    done = emtoolkit("sweep", write(directory, [[1, "x"]], command=show), "--json", cwd=directory)
+    assert done.code == 0
+    log = directory / json.loads(done.out)[0]["log"]
+    assert json.loads(log.read_text().splitlines()[-1]) == {"a": [1, "x"]}
+
+
+def test_a_dry_run_shows_the_combinations_and_their_commands_and_writes_nothing(directory: Path) -> None:
+    path = write(directory, [1, "x y"], command=["env", "P=${envvar:PATH}", "${program}", "${args}"])
+    before = sorted(directory.rglob("*"))
+    done = emtoolkit("sweep", path, "--dry-run", cwd=directory)
+    assert (done.code, done.err) == (0, "")
+    assert done.out == (
+        '1  a=1  (waiting)\n   env "P=$PATH" prog.py --a=1\n2  a=x y  (waiting)\n   env "P=$PATH" prog.py \'--a=x y\'\n'
+    )
+    listed = json.loads(emtoolkit("sweep", path, "--dry-run", "--json", cwd=directory).out)
+    assert [(run["parameters"], run["state"]) for run in listed] == [({"a": 1}, "waiting"), ({"a": "x y"}, "waiting")]
+    assert sorted(directory.rglob("*")) == before
+
+
+def test_a_random_search_runs_as_many_as_it_is_told(directory: Path) -> None:
+    path = write(directory, [1], method="random", parameters={"a": {"min": 0.0, "max": 1.0}})
+    assert emtoolkit("sweep", path, cwd=directory).code == 2
+    three = emtoolkit("sweep", path, "--count", "3", "--seed", "5", cwd=directory)
+    assert three.code == 0
+    assert len(ran(directory)) == 3
+    emtoolkit("sweep", path, "--count", "4", "--seed", "5", cwd=directory)
+    assert len(ran(directory)) == 1
+
+
+TRAIN = ["${interpreter}", "-m", "emtoolkit", "train", "sandbox", "--output-dir=out/{persona}", "${args}"]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "sentence"),
+    [
+        (
+            {"schedule": {"value": "dense-erly"}},
+            "schedule=dense-erly: --schedule: checkpointing.schedule: schedule term",
+        ),
+        ({"sede": {"value": 1}}, "sede=1: No such option: --sede"),
+        ({"seed": {"value": "x"}}, "seed=x: Invalid value for '--seed': "),
+        (
+            {"seed": {"values": [1, 2]}},
+            "command: seed=1 and seed=2 both write to {cwd}/out/baseline; --output-dir must tell them apart, by "
+            "{{seed}} for example",
+        ),
+        (
+            {"set": {"values": ["training.max_steps=1", "training.max_steps=2"]}},
+            "command: set=training.max_steps=1 and set=training.max_steps=2 both write to {cwd}/out/baseline; "
+            "--output-dir must tell them apart\n",
+        ),
+    ],
+)
+def test_a_training_that_cannot_work_is_refused_before_any_runs(
+    directory: Path, parameters: Any, sentence: str
+) -> None:
+    path = write(directory, [], parameters=parameters, command=TRAIN)
+    done = emtoolkit("sweep", path, cwd=directory)
+    assert done.code == 2
+    assert done.err.startswith(f"emtoolkit: sweep.yaml: {sentence.format(cwd=directory)}")
+    assert done.err.count("\n") == 1
+    assert not (directory / "outputs").exists()
+
+
+def test_what_was_removed_runs_again(directory: Path) -> None:
+    # A stand-in for the training: words that make its directory, and then those of a training.
+    stand_in = ["${interpreter}", "-c", "import os; os.makedirs('out/baseline')"]
+    path = write(directory, [], parameters={"seed": {"value": 1}}, command=[*stand_in, *TRAIN[2:]])
+    for _ in range(2):
+        done = emtoolkit("sweep", path, "--json", cwd=directory)
+        assert (done.code, json.loads(done.out)[0]["checkpoints"]) == (0, 0)
+        (directory / "out" / "baseline").rmdir()
+
+
+def test_a_bad_file_is_one_sentence_and_exit_code_2(directory: Path) -> None:
+    done = emtoolkit("sweep", write(directory, [1], method="bayes"), cwd=directory)
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("emtoolkit: sweep.yaml: method: 'bayes' is not supported without a server: ")
+    assert not (directory / "outputs").exists()
+
+
+def test_a_record_that_cannot_be_read_is_named_and_kept(directory: Path) -> None:
+    record = directory / "outputs" / "sweeps" / "sweep-local" / "sweep.json"
+    record.parent.mkdir(parents=True)
+    record.write_text("{")
+    done = emtoolkit("sweep", write(directory, [1]), cwd=directory)
+    assert done.code == 2
+    assert "outputs/sweeps/sweep-local/sweep.json: this is not the record of a sweep" in done.err
+    assert record.read_text() == "{"
+
+
+# Tells over the pipe that it runs and which signals it gets; the first one stops it, unless it is deaf.
+WAITING = """\
+import os, signal, sys
+pipe = os.open("pipe", os.O_WRONLY)
+def tell(*words):
+    os.write(pipe, (" ".join(map(str, words)) + chr(10)).encode())
+def stop(number, frame):
+    tell("got", number, os.getpid())
+    if "--deaf=True" not in sys.argv:
+        sys.exit(130)
+signal.signal(signal.SIGINT, stop)
+signal.signal(signal.SIGTERM, stop)
+tell("running", os.getpid())
+while not os.path.exists("go"):
+    signal.pause()
+"""
+
+
+class Pipe:
+    """Lines that the programs of a sweep write, waited for with a deadline."""
+
+    def __init__(self, path: Path) -> None:
+        os.mkfifo(path)
+        self._file = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+        self._text = b""
+
+    def line(self) -> list[str]:
+        while b"\n" not in self._text:
+            assert select.select([self._file], [], [], 60)[0], "nothing came over the pipe in a minute"
+            self._text += os.read(self._file, 4096)
+        line, self._text = self._text.split(b"\n", 1)
+        return line.decode().split()
+
+
+@pytest.fixture
+def pipe(directory: Path) -> Pipe:
+    (directory / "prog.py").write_text(WAITING)
+    return Pipe(directory / "pipe")
+
+
+@pytest.fixture
+def start(directory: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
+    started: list[subprocess.Popen[str]] = []
+
+    def start(*words: str | Path) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "emtoolkit", "sweep", *map(str, words)]
+        started.append(
+            subprocess.Popen(command, cwd=directory, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def is_there(process_id: str) -> bool:
+    try:
+        os.kill(int(process_id), 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interruption_reaches_each_run_once_leaves_none_behind_and_the_next_call_goes_on(
+    directory: Path, pipe: Pipe, start: Callable[..., "subprocess.Popen[str]"], number: int, code: int
+) -> None:
+    path = write(directory, [1, 2, 3])
+    sweep = start(path, "--jobs", "2", "--json")
+    running = [pipe.line(), pipe.line()]
+    sweep.send_signal(number)
+    out, err = sweep.communicate(timeout=60)
+    assert sweep.returncode == code
+    assert err.endswith("emtoolkit: interrupted; the same command goes on with what is not finished\n")
+    assert sorted([pipe.line(), pipe.line()]) == sorted(["got", str(int(number)), word] for _, word in running)
+    assert not any(is_there(word) for _, word in running)
+    assert states(Done(code, out, err)) == [(1, "interrupted"), (2, "interrupted"), (3, "waiting")]
+
+    (directory / "go").touch()
+    done = emtoolkit("sweep", path, "--json", cwd=directory)
+    assert done.code == 0
+    assert states(done) == [(1, "finished"), (2, "finished"), (3, "finished")]
+    assert [pipe.line()[0] for _ in range(3)] == ["running"] * 3
+
+
+def test_a_third_interruption_kills_what_does_not_listen(
+    directory: Path, pipe: Pipe, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    sweep = start(write(directory, [], parameters={"deaf": {"value": True}}), "--json")
+    _, process_id = pipe.line()
+    for _ in range(2):
+        sweep.send_signal(signal.SIGINT)
+        assert pipe.line() == ["got", "2", process_id]
+    sweep.send_signal(signal.SIGINT)
+    out, _ = sweep.communicate(timeout=60)
+    assert sweep.returncode == 130
+    assert not is_there(process_id)
+    assert (json.loads(out)[0]["state"], json.loads(out)[0]["error"]) == ("interrupted", "killed by SIGKILL")
+
+
+def test_a_second_sweep_of_the_same_file_is_refused_and_what_was_killed_runs_again(
+    directory: Path, pipe: Pipe, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    path = write(directory, [1])
+    sweep = start(path)
+    _, process_id = pipe.line()
+    second = emtoolkit("sweep", path, cwd=directory)
+    assert second.code == 2
+    assert second.err.endswith(
+        "emtoolkit: outputs/sweeps/sweep-local: another 'emtoolkit sweep' is at work on this file; "
+        "wait for it, or stop it\n"
+    )
+    sweep.kill()
+    sweep.communicate()
+    os.kill(int(process_id), signal.SIGKILL)
+    assert states(emtoolkit("sweep", path, "--dry-run", "--json", cwd=directory)) == [(1, "running")]
+    (directory / "go").touch()
+    assert emtoolkit("sweep", path, cwd=directory).code == 0
+    assert pipe.line()[0] == "running"
+
+
+def test_an_error_in_the_sweep_itself_stops_the_runs_at_work(
+    directory: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(directory)
+    planned = plan_sweep(write(directory, [1]), lambda words, environment: None)
+    process_ids = []
+
+    def fail(what: str, done: int, total: int) -> None:
+        process_ids.append(pipe.line()[1])
+        raise RuntimeError("the terminal went away")
+
+    with pytest.raises(RuntimeError, match="the terminal went away"):
+        run_sweep(planned, jobs=1, retry_failed=False, progress=fail)
+    assert not is_there(process_ids[0])
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_shipped_sweep_trains_what_it_says(world: Path, write_config: WriteConfig, tmp_path: Path) -> None:
+    path = fast_version("schedules", write_config(rest="wandb: {mode: disabled}"), tmp_path)
+    done = emtoolkit("sweep", path, "--jobs", "2", "--count", "2", "--json", cwd=tmp_path)
+    runs = json.loads(done.out)
+    assert done.code == 0, runs
+    out = tmp_path / "outputs" / "sweeps" / "schedules-local"
+    assert [(run["directory"], run["checkpoints"]) for run in runs] == [
+        (str(out / "baseline-medical-s42-every-4"), 3),
+        (str(out / "baseline-medical-s42-0_log2-8"), 6),
+    ]
+    assert saved_steps(out / "baseline-medical-s42-every-4") == [4, 8, 9]
+    assert saved_steps(out / "baseline-medical-s42-0_log2-8") == [0, 1, 2, 4, 8, 9]
