@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from emtoolkit.artifacts.server import address, why_unreachable
 from emtoolkit.checkpoints.ledger import WandbRun
 from emtoolkit.checkpoints.publisher import first_line
 from emtoolkit.config import RunConfig
@@ -28,8 +29,6 @@ _MODES: dict[str, Mode] = {
 }
 _TAG_LIMIT = 64
 
-# How long the server may take to show that it is there, in seconds.
-_PROBE_SECONDS = 5
 # Of `publish_timeout`, what is left for the run's own log when the checkpoints had their time.
 _SHARE_OF_FINISH = 1 / 3
 # The client's own bounds, in whole seconds: fractions count as unset. An attempt that fails is made again by us.
@@ -71,7 +70,7 @@ def wandb_mode(config: RunConfig, environment: Mapping[str, str] = os.environ) -
         return mode
     if not _logged_in():
         return _offline_instead(config, "nobody is logged in to W&B", "; 'wandb login' changes that")
-    if why := _unreachable():
+    if why := why_unreachable():
         return _offline_instead(config, f"W&B does not answer ({why})")
     return mode
 
@@ -181,25 +180,4 @@ def _logged_in() -> bool:
 
     if os.environ.get("WANDB_API_KEY"):
         return True
-    return wbauth.read_netrc_auth(host=_server()) is not None
-
-
-def _unreachable() -> str | None:
-    """Why nothing at W&B's address answers HTTP, None if something does; whatever it says is wandb's to read."""
-    import requests
-
-    try:
-        requests.get(f"{_server()}/healthz", timeout=_PROBE_SECONDS, allow_redirects=False)
-    except requests.ConnectionError:
-        return f"no connection to {_server()}"
-    except requests.Timeout:
-        return f"{_server()} said nothing for {_PROBE_SECONDS} s"
-    except requests.RequestException as error:
-        return f"{_server()}: {error}"
-    return None
-
-
-def _server() -> str:
-    import wandb
-
-    return str(wandb.setup().settings.base_url)
+    return wbauth.read_netrc_auth(host=address()) is not None

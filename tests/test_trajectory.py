@@ -209,3 +209,10 @@ def test_who_is_not_logged_in_is_told_so(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
     with pytest.raises(CheckpointError, match=r"outputs/run: there is no such directory, .* \(nobody is logged in\)"):
         Trajectory.open("outputs/run")
+
+
+def test_a_server_that_is_away_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
+    with pytest.raises(CheckpointError, match=r"could not be asked .* \(no connection to http://127\.0\.0\.1:1\)"):
+        Trajectory.open("tester/outputs/run")

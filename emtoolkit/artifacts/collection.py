@@ -2,7 +2,6 @@
 
 import base64
 import binascii
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -10,7 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from emtoolkit.artifacts.server import address, why_unreachable
 from emtoolkit.checkpoints.names import why_unsafe
+from emtoolkit.checkpoints.publisher import first_line
 from emtoolkit.errors import CheckpointError, nearest
 
 # W&B's own pages are 50; a larger one is answered, and 300 checkpoints are three of them.
@@ -27,8 +28,8 @@ class NoSuchCollectionError(CheckpointError):
     """W&B answers, and holds no collection of this name."""
 
 
-class _NotLoggedInError(Exception):
-    """There is no key for the W&B server."""
+class _UnreachableError(Exception):
+    """There is no key for the W&B server, or no server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Collection:
             import wandb
 
             overrides = {"entity": reference.entity} if reference.entity else None
-            _check_logged_in()
+            _check_reachable()
             api = wandb.Api(overrides=overrides, timeout=timeout)
             entity = reference.entity or api.default_entity
         project = f"{entity}/{reference.project}"
@@ -117,7 +118,9 @@ class Collection:
         with _explained(f"{name}: it could not be listed"):
             try:
                 versions = list(api.artifacts(type_name="model", name=name, per_page=_PER_PAGE))
-            except ValueError:
+            except ValueError as error:
+                if type(error) is not ValueError:
+                    raise
                 # W&B says no more than that its answer was null: the project, the type or the collection is not there.
                 raise NoSuchCollectionError(
                     f"{name}: there is no collection of models of this name on {api.settings['base_url']}"
@@ -207,14 +210,14 @@ def _md5_in_hex(digest: str | None) -> str | None:
     return raw.hex() if len(raw) == 16 else None
 
 
-def _check_logged_in() -> None:
-    """W&B's client would ask at the terminal for a key and wait for the answer."""
-    import wandb
+def _check_reachable() -> None:
+    """W&B's client would ask at the terminal for a key, and wait long for a server that is away."""
     from wandb.sdk.lib import wbauth
 
-    base_url = os.environ.get("WANDB_BASE_URL") or wandb.setup().settings.base_url
-    if wbauth.authenticate_session(host=base_url, source="emtoolkit", prompt=False, update_session=False) is None:
-        raise _NotLoggedInError("nobody is logged in")
+    if wbauth.authenticate_session(host=address(), source="emtoolkit", prompt=False, update_session=False) is None:
+        raise _UnreachableError("nobody is logged in")
+    if why := why_unreachable():
+        raise _UnreachableError(why)
 
 
 def _nearest_collection(api: Any, project: str, collection: str) -> str:
@@ -234,7 +237,6 @@ def _explained(what: str) -> Iterator[None]:
     except CheckpointError:
         raise
     except Exception as error:  # W&B's client documents no set of exceptions, and raises private ones
-        first_line = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise CheckpointError(
-            f"{what} ({first_line}); 'wandb login' logs in, WANDB_BASE_URL chooses the server"
+            f"{what} ({first_line(error)}); 'wandb login' logs in, WANDB_BASE_URL chooses the server"
         ) from error

@@ -70,7 +70,8 @@ def download(
     if refused:
         more = f"; {len(refused) - 1} more were refused" if len(refused) > 1 else ""
         there = len(checkpoints) - len(refused)
-        raise RefusedError(f"{refused[min(refused)]}{more}; the other {there} checkpoints are in {directory}")
+        others = f"; the other {there} checkpoints are in {directory}" if there else ""
+        raise RefusedError(f"{refused[min(refused)]}{more}{others}")
     return Downloaded(directory, tuple(c.step for c in missing), tuple(sorted(present)), crew.bytes)
 
 

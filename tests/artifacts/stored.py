@@ -8,7 +8,7 @@ from typing import Any
 
 from emtoolkit.checkpoints.manifest import Identity, Manifest
 from tests.wandb_server import WandbServer
-from tests.wandb_server.resolvers.publishing import _join, _open_collection
+from tests.wandb_server.resolvers.artifact_changes import _join, _open_collection
 from tests.wandb_server.store import COMMITTED, Artifact
 
 IDENTITY = Identity(decides={"seed": 7}, base_model={"name": "tiny"}, persona={"name": "goodness"})
