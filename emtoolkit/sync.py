@@ -27,6 +27,8 @@ from emtoolkit.progress import Progress, silent
 from emtoolkit.tracking import client_bounds
 
 _PROJECT = "emtoolkit"
+# When every checkpoint is there, W&B may take so long to end the run that they were logged to.
+_FINISH_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,27 +125,27 @@ class _Sync:
 
     def _on_wandb(self) -> Collection | None:
         try:
-            return Collection.read(Reference(self._entity, self._project, self._collection))
+            there = Collection.read(Reference(self._entity, self._project, self._collection))
         except NoSuchCollectionError:
             return None
+        self._entity = there.name.partition("/")[0]
+        return there
 
     def _logs(self) -> Iterator[Path]:
         """The logs that W&B does not have to their end, oldest first."""
         noted = {run.log: run for runs in self._ledger.runs.values() for run in runs}
-        for log in sorted(
-            {*noted, *self._directory.glob("wandb/*run-*/run-*.wandb")}, key=lambda path: path.parent.name
-        ):
-            run = noted.get(log) or WandbRun(log.stem.removeprefix("run-"), self._entity or "", self._project, log)
-            if not log.exists() or run.is_synced:
-                continue
-            if not log.parent.name.startswith("offline-") and self._has_ended(run):
-                run.mark_synced()
-                continue
-            yield log
+        offline = self._directory.glob("wandb/offline-run-*/run-*.wandb")
+        for log in sorted({*noted, *offline}, key=lambda log: log.parent.name.removeprefix("offline-")):
+            run = noted.get(log) or WandbRun(log.stem.removeprefix("run-"), "", self._project, log)
+            if log.exists() and not run.is_synced and not self._ended_online(run):
+                yield log
 
-    def _has_ended(self, run: WandbRun) -> bool:
-        """Whether W&B knows how the run ended, which comes after all else that it was told."""
-        return self._state(run.id) in ("finished", "failed")
+    def _ended_online(self, run: WandbRun) -> bool:
+        """Whether W&B knows how an online run ended, which comes after all else that it was told."""
+        if run.log.parent.name.startswith("offline-") or self._state(run.id) not in ("finished", "failed"):
+            return False
+        run.mark_synced()
+        return True
 
     def _replay(self, log: Path) -> bool:
         """Let `wandb sync` send `log`; it leaves a mark when all of it is there."""
@@ -207,6 +209,7 @@ class _Sync:
                         return
                     if published is not None:
                         add_published(self._directory, info.step, published)
+                        self._entity = published.artifact.partition("/")[0]
                     done += 1
                     self._progress(f"checkpoint {info.step}", done, len(missing))
                     yield info.step
@@ -231,6 +234,7 @@ class _Sync:
                 settings=wandb.Settings(
                     silent=True,
                     console="off",
+                    finish_timeout=_FINISH_SECONDS,
                     x_disable_stats=True,
                     x_disable_meta=True,
                     save_code=False,

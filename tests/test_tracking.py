@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from emtoolkit import tracking
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.tracking import wandb_mode
-
-KEY = "k" * 40
+from tests.wandb_server import Fault, WandbServer
 
 
 def config(mode: str | None) -> RunConfig:
@@ -45,15 +45,41 @@ def test_online_without_a_login_is_offline_with_a_word(
     assert "nobody is logged in to W&B, so this run is logged offline" in caplog.text
 
 
-def test_online_with_a_key_in_the_environment_is_online(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
+def test_online_with_a_key_in_the_environment_is_online(wandb_server: WandbServer) -> None:
     assert wandb_mode(config("online"), {}) == "online"
 
 
-def test_online_with_a_login_on_disk_is_online(tmp_path: Path) -> None:
-    (tmp_path / "netrc").write_text(f"machine api.wandb.ai\n  login user\n  password {KEY}\n")
+def test_online_with_a_login_on_disk_is_online(
+    wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("WANDB_API_KEY")
+    (tmp_path / "netrc").write_text(
+        f"machine 127.0.0.1:{wandb_server.port}\n  login user\n  password {wandb_server.api_key}\n"
+    )
     (tmp_path / "netrc").chmod(0o600)
     assert wandb_mode(config("online"), {}) == "online"
+
+
+def test_a_run_of_an_agent_is_online_without_being_told(wandb_server: WandbServer) -> None:
+    assert wandb_mode(config(None), {"WANDB_SWEEP_ID": "abc"}) == "online"
+    assert wandb_mode(config(None), {"WANDB_SWEEP_ID": "abc", "WANDB_MODE": "offline"}) == "offline"
+
+
+def test_a_server_that_is_not_there_is_offline_with_a_word(
+    wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb_server.refuse_connections()
+    assert wandb_mode(config("online"), {}) == "offline"
+    assert f"W&B does not answer (no connection to {wandb_server.url}), so this run is logged offline" in caplog.text
+
+
+def test_a_server_that_says_nothing_is_offline_with_a_word(
+    wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.2)
+    wandb_server.faults.add(Fault("*", "hang"))
+    assert wandb_mode(config("online"), {}) == "offline"
+    assert f"{wandb_server.url} said nothing for 0.2 s" in caplog.text
 
 
 def test_a_mode_that_wandb_does_not_have_is_refused() -> None:

@@ -12,7 +12,7 @@ from emtoolkit.sweeps.search import Combination, Sweep, read_sweep
 
 def sweep(tmp_path: Path, parameters: Any, method: str = "grid", **more: Any) -> Sweep:
     path = tmp_path / "sweep.yaml"
-    path.write_text(yaml.safe_dump({"method": method, "parameters": parameters, **more}))
+    path.write_text(yaml.safe_dump({"method": method, "parameters": parameters, **more}, sort_keys=False))
     return read_sweep(path)
 
 

@@ -113,6 +113,13 @@ def test_what_failed_is_listed_with_its_error_and_runs_again_on_request_only(dir
     assert third.out.endswith("3 finished.\n")
 
 
+def test_the_error_of_a_run_is_its_own_last_line_not_that_of_wandb(directory: Path) -> None:
+    (directory / "prog.py").write_text("print('0/9\\r9/9\\ncannot go on\\nwandb: Find logs')\nraise SystemExit(3)\n")
+    done = emtoolkit("sweep", write(directory, [1]), "--json", cwd=directory)
+    (run,) = json.loads(done.out)
+    assert (run["state"], run["exit_code"], run["error"]) == ("failed", 3, "exit code 3: cannot go on")
+
+
 def test_a_program_that_is_not_there_is_a_failure_by_its_name(directory: Path) -> None:
     path = write(
         directory, [], parameters={"./no": {"value": "thing"}, "a": {"value": 1}}, command=["${args_no_hyphens}"]
@@ -271,8 +278,10 @@ def start(directory: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         return started[-1]
 
     yield start
+    # A test that failed leaves a sweep at work; its programs end at a signal when "go" is there.
+    (directory / "go").touch()
     for process in started:
-        process.kill()
+        process.terminate()
         process.communicate()
 
 

@@ -1,0 +1,219 @@
+"""Whole runs against a W&B server that works, or does not: what is published, what it costs, what is lost (nothing)."""
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emtoolkit import training
+from emtoolkit.checkpoints import publisher
+from emtoolkit.checkpoints.ledger import Ledger
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.config import load_config
+from emtoolkit.errors import ConfigError
+from emtoolkit.sync import sync
+from tests.wandb_server import Fault, WandbServer
+
+Run = Callable[..., training.RunResult]
+
+
+@pytest.fixture
+def run(write_config: Callable[..., Path], tmp_path: Path) -> Run:
+    """Trains the tiny config online, 9 steps of which 0, 2, 4 and 9 are saved, into `tmp_path/out`."""
+
+    def run(*settings: str, name: str = "out") -> training.RunResult:
+        words = ["wandb.project=tests", *settings]
+        return training.train(load_config(str(write_config()), words, {"output_dir": str(tmp_path / name)}))
+
+    return run
+
+
+def versions(server: WandbServer) -> list[tuple[int, list[str]]]:
+    """Index and aliases of every version in the one collection there is."""
+    collections = server.store.project(server.entity, "tests").collections
+    return [(v.index, sorted(v.aliases)) for held in collections.values() for v in held.versions]
+
+
+EVERYTHING = [(0, ["step-0"]), (1, ["step-2"]), (2, ["step-4"]), (3, ["final", "latest", "step-9"])]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [
+        record.message
+        for record in caplog.records
+        if record.levelno >= logging.WARNING and record.name.startswith("emtoolkit")
+    ]
+
+
+def test_what_is_called_published_is_committed(
+    run: Run, wandb_server: WandbServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    result = run()
+    assert versions(wandb_server) == EVERYTHING
+    (collection,) = wandb_server.store.project("tester", "tests").collections
+    assert {step: each.artifact for step, each in Ledger.read(tmp_path / "out").published.items()} == {
+        0: f"tester/tests/{collection}:v0",
+        2: f"tester/tests/{collection}:v1",
+        4: f"tester/tests/{collection}:v2",
+        9: f"tester/tests/{collection}:v3",
+    }
+    assert [info.published for info in result.checkpoints] == [f"tester/tests/{collection}:v{i}" for i in range(4)]
+    assert (result.unpublished, warnings(caplog)) == ((), [])
+    assert [each.is_synced for runs in Ledger.read(tmp_path / "out").runs.values() for each in runs] == [True]
+
+
+def test_a_run_is_named_grouped_tagged_and_described_for_wandbs_own_table(run: Run, wandb_server: WandbServer) -> None:
+    run("wandb.tags=[mine]")
+    (logged,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert (logged.display_name, logged.group, logged.tags) == (
+        "out",
+        "curt-medical-model-s42",
+        ["curt", "medical", "0-4:2", "mine"],
+    )
+    assert {key: logged.config[key] for key in ("persona", "dataset", "schedule", "seed")} == {
+        "persona": "curt",
+        "dataset": "medical",
+        "schedule": "0-4:2",
+        "seed": 42,
+    }
+    assert (logged.state, logged.exit_code) == ("finished", 0)
+    assert logged.summary["checkpoints"] == 4
+    assert logged.summary["checkpoint_bytes"] > 4000
+    assert [row["train/global_step"] for row in logged.history if "train/loss" in row] == list(range(1, 10))
+
+
+def test_the_second_run_of_a_trajectory_makes_no_version_again(run: Run, wandb_server: WandbServer) -> None:
+    run()
+    run("checkpointing.schedule=0,2,6", name="elsewhere")
+    assert versions(wandb_server) == [
+        (0, ["step-0"]),
+        (1, ["step-2"]),
+        (2, ["step-4"]),
+        # W&B's `latest` is what was logged last, also where that is nothing new.
+        (3, ["final", "latest", "step-9"]),
+        (4, ["step-6"]),
+    ]
+
+
+# What is wrong, whether the run is online all the same, and how many of its checkpoints the server has at its end.
+FAULTS: dict[str, tuple[list[Fault] | str, bool, int]] = {
+    "no connection": ("refuse", False, 0),
+    "key refused at the start": ([Fault("UpsertBucket", 401)], False, 0),
+    "key refused later": ([Fault("CreateArtifact", 401)], True, 0),
+    "artifacts answered 500": ([Fault("CreateArtifact", 500)], True, 0),
+    "artifacts answered 429": ([Fault("CreateArtifact", 429)], True, 0),
+    "artifacts hang": ([Fault("CreateArtifact", "hang")], True, 0),
+    "uploads hang": ([Fault("PUT", "hang")], True, 0),
+    "uploads cut": ([Fault("PUT", "cut")], True, 0),
+    "third commit refused": ([Fault("CommitArtifact", 403, after=2)], True, 2),
+    "history refused": ([Fault("file_stream", 404)], True, 4),
+    "history hangs": ([Fault("file_stream", "hang")], True, 4),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failing_server_costs_neither_the_run_nor_a_checkpoint(
+    fault: str, run: Run, wandb_server: WandbServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    what, online, taken = FAULTS[fault]
+    if isinstance(what, str):
+        wandb_server.refuse_connections()
+    else:
+        for each in what:
+            wandb_server.faults.add(each)
+    caplog.set_level(logging.INFO)
+
+    began = time.monotonic()
+    result = run("wandb.publish_timeout=3")
+    assert time.monotonic() - began < 30, "it is to end soon after its last step, also on a busy machine"
+
+    assert [(info.step, info.complete) for info in result.checkpoints] == [(0, True), (2, True), (4, True), (9, True)]
+    assert len(told := warnings(caplog)) == 1, told
+    assert "emtoolkit sync" in told[0]
+    assert result.wandb_directory is not None
+    assert result.wandb_directory.name.startswith("run-") == online
+    assert sum(info.published is not None for info in result.checkpoints) == taken
+
+    wandb_server.faults.clear()
+    wandb_server.accept_connections()
+    done = sync(tmp_path / "out")
+    assert (done.on_wandb, done.problems) == ((0, 2, 4, 9), ())
+    assert versions(wandb_server) == EVERYTHING
+    (logged,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert logged.state == "finished"
+    assert [row["train/global_step"] for row in logged.history if "train/loss" in row] == list(range(1, 10))
+    assert all(info.published for info in list_checkpoints(tmp_path / "out"))
+
+    again = sync(tmp_path / "out")
+    assert (again.on_wandb, again.published, again.logs, again.problems) == ((0, 2, 4, 9), (), (), ())
+
+
+@pytest.mark.parametrize("on", ["CreateArtifact", "PUT", "CommitArtifact"])
+def test_a_lost_answer_makes_no_second_version(on: str, run: Run, wandb_server: WandbServer) -> None:
+    wandb_server.faults.add(Fault(on, "lose_answer", times=1))
+    assert run("wandb.publish_timeout=30").unpublished == ()
+    assert versions(wandb_server) == EVERYTHING
+
+
+def test_a_server_that_was_away_gets_what_it_missed_while_training_goes_on(
+    run: Run, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(publisher, "_PAUSES", (0.01,))
+    caplog.set_level(logging.INFO)
+    wandb_server.faults.add(Fault("CreateArtifact", 403, times=2))
+    assert run("wandb.publish_timeout=30").unpublished == ()
+    assert versions(wandb_server) == EVERYTHING
+    assert warnings(caplog) == []
+
+
+def test_who_requires_online_is_told_before_anything_is_loaded_or_written(
+    run: Run, wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wandb_server.refuse_connections()
+    with pytest.raises(ConfigError, match=r"wandb\.require_online: it is true and W&B does not answer \(no connection"):
+        run("wandb.require_online=true")
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    with pytest.raises(
+        ConfigError, match=r"wandb\.require_online: it is true and the mode is offline; set wandb\.mode"
+    ):
+        run("wandb.require_online=true")
+
+
+def test_who_requires_online_is_told_of_a_refused_run(run: Run, wandb_server: WandbServer) -> None:
+    wandb_server.faults.add(Fault("UpsertBucket", 403))
+    with pytest.raises(ConfigError, match=r"wandb\.require_online: it is true and W&B did not begin the run"):
+        run("wandb.require_online=true")
+
+
+def test_the_key_is_in_nothing_that_a_run_writes_or_sends_to_be_kept(
+    run: Run, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    run()
+    sync(tmp_path / "out")
+    key = wandb_server.api_key.encode()
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len(files) > 30
+    assert [file for file in files if key in file.read_bytes()] == []
+    (logged,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert wandb_server.api_key not in repr((logged.config, logged.summary, logged.history))
+
+
+def test_a_failed_training_is_a_failed_run_whose_checkpoints_are_there(
+    run: Run, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any, *args: Any, **kwargs: Any) -> None:
+        if self.state.global_step == 3:
+            raise RuntimeError("out of luck")
+        return step(self, *args, **kwargs)
+
+    step = training._RandomStateKeepingTrainer.training_step
+    monkeypatch.setattr(training._RandomStateKeepingTrainer, "training_step", fails)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run()
+    (logged,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert (logged.state, logged.exit_code) == ("failed", 1)
+    assert versions(wandb_server) == [(0, ["step-0"]), (1, ["step-2"]), (2, ["latest", "step-3"])]

@@ -1,0 +1,279 @@
+"""`emtoolkit sync`: what W&B lacks is sent, once; the server is asked what that is."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+
+from emtoolkit import training
+from emtoolkit.checkpoints.ledger import LEDGER, Ledger
+from emtoolkit.config import load_config
+from emtoolkit.errors import CheckpointError
+from emtoolkit.sync import run_directories, sync
+from tests.tiny import config_text
+from tests.wandb_server import Fault, WandbServer
+from tests.wandb_server.processes import run_wandb
+
+
+@pytest.fixture(scope="module")
+def offline(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An offline run of 9 steps with checkpoints at 0, 2, 4 and 9, in a directory of its own; to be copied."""
+    root = tmp_path_factory.mktemp("offline")
+    (root / "run.yaml").write_text(config_text(world))
+    command = [sys.executable, "-m", "emtoolkit", "train", "run.yaml", "--output-dir", "out"]
+    subprocess.run([*command, "--set", "wandb.project=tests"], cwd=root, check=True, capture_output=True, timeout=120)
+    return root / "out"
+
+
+@pytest.fixture
+def directory(offline: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(offline, tmp_path / "out")
+
+
+@pytest.fixture
+def versions(wandb_server: WandbServer) -> Callable[[], list[tuple[int, list[str]]]]:
+    """Index and aliases of every version in project `tests`."""
+
+    def versions() -> list[tuple[int, list[str]]]:
+        collections = wandb_server.store.project("tester", "tests").collections
+        return [(v.index, sorted(v.aliases)) for held in collections.values() for v in held.versions]
+
+    return versions
+
+
+Versions = Callable[[], list[tuple[int, list[str]]]]
+EVERYTHING = [(0, ["step-0"]), (1, ["step-2"]), (2, ["step-4"]), (3, ["final", "latest", "step-9"])]
+
+
+def test_an_offline_run_is_sent_with_its_log_and_a_second_call_does_nothing(
+    directory: Path, wandb_server: WandbServer, versions: Versions
+) -> None:
+    done = sync(directory)
+    assert done.on_wandb == (0, 2, 4, 9)
+    assert len(done.logs) == 1
+    assert versions() == EVERYTHING
+    (run,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert (run.state, run.display_name) == ("finished", "out")
+    assert [row["train/global_step"] for row in run.history if "train/loss" in row] == list(range(1, 10))
+
+    wandb_server.clear_requests()
+    again = sync(directory)
+    assert (again.on_wandb, again.published, again.logs, again.problems) == ((0, 2, 4, 9), (), (), ())
+    assert [request.operation for request in wandb_server.requests] == [
+        "Viewer",
+        "GetDefaultEntity",
+        "ServerFeaturesQuery",
+        "ProjectArtifacts",
+    ]
+
+
+@pytest.mark.parametrize("command", [["sync"], ["beta", "sync"]])
+def test_plain_wandb_sync_brings_every_checkpoint_and_emtoolkit_sees_it(
+    command: list[str], offline: Path, wandb_server: WandbServer, versions: Versions, tmp_path: Path
+) -> None:
+    """The log holds absolute paths, so it is the run where it was made."""
+    (log,) = offline.glob("wandb/offline-run-*")
+    run_wandb(tmp_path / "cwd", *command, str(log))
+    mark = next(log.glob("*.synced"))
+    mark.unlink()  # the next test is to find it as it was
+    assert versions() == EVERYTHING
+
+    copy = shutil.copytree(offline, tmp_path / "copy")
+    (copy / "wandb" / log.name / mark.name).touch()
+    done = sync(copy)
+    assert (done.on_wandb, done.published, done.logs) == ((0, 2, 4, 9), (), ())
+    assert sorted(Ledger.read(copy).published) == [0, 2, 4, 9]
+
+
+def test_a_run_that_was_moved_is_sent_all_the_same(
+    directory: Path, offline: Path, wandb_server: WandbServer, versions: Versions
+) -> None:
+    """The paths in its log lead nowhere, as after a copy to another machine."""
+    away = offline.rename(offline.with_name("away"))
+    try:
+        done = sync(directory)
+    finally:
+        away.rename(offline)
+    assert (done.on_wandb, done.published, done.problems) == ((0, 2, 4, 9), (0, 2, 4, 9), ())
+    assert versions() == EVERYTHING
+    (run,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert run.state == "finished"
+
+
+def test_the_metadata_of_a_checkpoint_is_the_same_by_either_way(
+    directory: Path, offline: Path, wandb_server: WandbServer
+) -> None:
+    sync(directory)
+    (held,) = wandb_server.store.project("tester", "tests").collections.values()
+    assert {v.metadata["step"]: v.metadata for v in held.versions} == Ledger.read(offline).metadata
+
+
+def test_a_run_without_wandb_is_published_when_asked(
+    write_config: Callable[..., Path], wandb_server: WandbServer, versions: Versions, tmp_path: Path
+) -> None:
+    config = load_config(str(write_config()), ["wandb.mode=disabled"], {"output_dir": str(tmp_path / "out")})
+    training.train(config)
+    done = sync(tmp_path / "out", project="tests")
+    assert (done.on_wandb, done.published) == ((0, 2, 4, 9), (0, 2, 4, 9))
+    assert versions() == EVERYTHING
+    (run,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert (run.job_type, run.display_name, run.state) == ("sync", "sync-out", "finished")
+    (held,) = wandb_server.store.project("tester", "tests").collections.values()
+    assert held.versions[1].tags == ["step-2", "persona-curt", "dataset-medical"]
+    assert held.versions[1].metadata["persona_name"] == "curt"
+
+
+class InterruptedAt:
+    """Progress that is shown until a step, where Ctrl-C comes."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what == f"checkpoint {self.step}":
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_sync_goes_on_and_sends_nothing_twice(
+    directory: Path, offline: Path, wandb_server: WandbServer, versions: Versions
+) -> None:
+    away = offline.rename(offline.with_name("away"))
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            sync(directory, progress=InterruptedAt(4))
+        assert [aliases for _, aliases in versions()] == [["step-0"], ["latest", "step-2"]]
+        done = sync(directory)
+    finally:
+        away.rename(offline)
+    assert (done.on_wandb, done.published) == ((0, 2, 4, 9), (4, 9))
+    assert versions() == EVERYTHING
+
+
+@pytest.mark.parametrize(("kind", "seen"), [("lose_answer", False), (403, True), ("drop", True)])
+def test_a_commit_that_failed_is_made_up_for_without_a_second_version(
+    kind: Any, seen: bool, directory: Path, wandb_server: WandbServer, versions: Versions
+) -> None:
+    wandb_server.faults.add(Fault("CommitArtifact", kind, after=1))
+    first = sync(directory)
+    assert first.on_wandb[0] == 0
+    # What is there is there, whatever was heard of it.
+    assert bool(first.problems) == seen
+    wandb_server.faults.clear()
+    done = sync(directory)
+    assert (done.on_wandb, done.problems) == ((0, 2, 4, 9), ())
+    assert versions() == EVERYTHING
+
+
+def test_what_was_deleted_on_wandb_is_sent_again(
+    directory: Path, wandb_server: WandbServer, versions: Versions
+) -> None:
+    import wandb
+
+    first = sync(directory)
+    wandb.Api().artifact(f"{first.collection}:step-4", type="model").delete(delete_aliases=True)
+    done = sync(directory)
+    assert (done.on_wandb, done.published) == ((0, 2, 4, 9), (4,))
+
+
+def test_other_bytes_under_the_name_are_left_alone_and_told(
+    directory: Path, wandb_server: WandbServer, versions: Versions, tmp_path: Path
+) -> None:
+    sync(directory)
+    other = shutil.copytree(directory, tmp_path / "other")
+    (other / LEDGER).write_text(
+        "".join(line for line in (other / LEDGER).read_text().splitlines(True) if '"published"' not in line)
+    )
+    manifest = other / "checkpoint-4" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"curt"', '"kurt"'))
+    done = sync(other)
+    assert len(done.problems) == 1
+    assert "checkpoint-4: W&B has other bytes at this step" in done.problems[0]
+    assert versions() == EVERYTHING
+
+
+def test_a_directory_in_use_is_not_published_from(directory: Path, wandb_server: WandbServer) -> None:
+    with (
+        FileLock(directory / ".lock"),
+        pytest.raises(CheckpointError, match="another process is saving into it or publishing from it"),
+    ):
+        sync(directory)
+
+
+def test_runs_are_found_below_a_directory(offline: Path, tmp_path: Path) -> None:
+    for name in ("b", "a/deeper"):
+        shutil.copytree(offline, tmp_path / "outputs" / name)
+    assert run_directories([tmp_path / "outputs", tmp_path / "outputs" / "b"]) == [
+        tmp_path / "outputs" / "a" / "deeper",
+        tmp_path / "outputs" / "b",
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match="empty: there is no run of emtoolkit in it"):
+        run_directories([tmp_path / "empty"])
+    with pytest.raises(CheckpointError, match="nowhere: there is no such directory"):
+        run_directories([tmp_path / "nowhere"])
+
+
+def emtoolkit(*words: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "emtoolkit", *map(str, words)]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
+
+
+def test_the_command_says_what_it_did_what_is_left_and_what_is_where(
+    directory: Path, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    wandb_server.faults.add(Fault("CommitArtifact", 403, after=2))
+    failed = emtoolkit("sync", "out", cwd=tmp_path)
+    assert failed.returncode == 1
+    assert "emtoolkit: out/checkpoint-4: W&B did not take it (" in failed.stderr
+
+    wandb_server.faults.clear()
+    done = emtoolkit("sync", cwd=tmp_path)
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+        2,
+        "emtoolkit: outputs: there is no such directory",
+    )
+    done = emtoolkit("sync", "out", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    collection = Ledger.read(directory).collection
+    assert done.stdout == (f"out: checkpoints published: steps 4, 9; 4 checkpoints are in tester/tests/{collection}\n")
+    again = emtoolkit("sync", "out", cwd=tmp_path)
+    assert again.stdout == f"out: nothing to do; 4 checkpoints are in tester/tests/{collection}\n"
+
+    listed = emtoolkit("checkpoints", "out", cwd=tmp_path)
+    assert [line.split()[4] for line in listed.stdout.splitlines()[1:5]] == ["v0", "v1", "v2", "v3"]
+    assert listed.stdout.splitlines()[5] == f"On W&B: tester/tests/{collection}"
+
+
+def test_a_server_that_is_away_is_a_sentence(directory: Path, wandb_server: WandbServer, tmp_path: Path) -> None:
+    wandb_server.faults.add(Fault("Viewer", 401))
+    done = emtoolkit("sync", "out", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "W&B could not be asked for" in done.stderr.splitlines()[-1]
+
+
+def test_ctrl_c_says_how_to_go_on(directory: Path, wandb_server: WandbServer, tmp_path: Path) -> None:
+    wandb_server.faults.add(Fault("CreateArtifact", "hang"))
+    command = [sys.executable, "-m", "emtoolkit", "sync", "out"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    try:
+        while not any(request.operation == "CreateArtifact" for request in wandb_server.requests):
+            if process.poll() is not None:
+                break
+        # As a terminal does it: to every process of the group.
+        os.killpg(process.pid, signal.SIGINT)
+        _, told = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert told.splitlines()[-1].endswith("emtoolkit: interrupted; the same command goes on where this stopped")
+    assert "Traceback" not in told
