@@ -143,18 +143,19 @@ class Collection:
         """
         with _explained(f"{checkpoint.artifact}: its files could not be listed"):
             nodes = list(checkpoint.handle.files(per_page=_PER_PAGE))
-            files = [self._file(checkpoint.artifact, node) for node in nodes]
+            # An XXH128 is as long as an MD5 and tells nothing of it; then the manifest's SHA-256 has to do alone.
+            has_md5 = "XXH" not in str(getattr(checkpoint.handle, "digest_algorithm", "MANIFEST_MD5"))
+            files = [self._file(checkpoint.artifact, node, has_md5=has_md5) for node in nodes]
         _check_names(files)
         return files
 
-    def _file(self, artifact: str, node: Any) -> RemoteFile:
+    def _file(self, artifact: str, node: Any, *, has_md5: bool) -> RemoteFile:
         attributes = node._attrs
-        size = int(attributes.get("sizeBytes") or 0)
         return RemoteFile(
             artifact=artifact,
             name=str(attributes["name"]),
-            size=size,
-            md5=_md5_in_hex(attributes.get("md5") or attributes.get("digest")),
+            size=int(attributes.get("sizeBytes") or 0),
+            md5=_md5_in_hex(attributes.get("md5") or attributes.get("digest")) if has_md5 else None,
             url=attributes.get("directUrl") or None,
             own_url=url if (url := attributes.get("url")) and self._is_own(url) else None,
         )
