@@ -1,5 +1,6 @@
 """Collections on a loopback W&B server become local trajectories: bounded, continued, and fetched once."""
 
+import hashlib
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from wandb.sdk.artifacts._generated import ArtifactDigestAlgorithm
 
 from emtoolkit import Trajectory
 from emtoolkit.artifacts.collection import Collection, Reference
@@ -174,6 +176,17 @@ def test_a_file_that_neither_address_gives_is_named(server: WandbServer, tmp_pat
     server.faults.add(Fault(on="GET", kind=404))
     with pytest.raises(CheckpointError, match=rf"^{REFERENCE}:v0/manifest\.json: W&B does not give it \(HTTP 404\)$"):
         get(tmp_path / "out")
+
+
+def test_a_digest_of_another_kind_is_not_taken_for_an_md5(server: WandbServer, tmp_path: Path) -> None:
+    store_steps(server, tmp_path / "files", [0])
+    collection = Collection.read(Reference.parse(REFERENCE))
+    (checkpoint,) = collection.checkpoints
+    md5 = [hashlib.md5(content).hexdigest() for _, content in sorted(bytes_of(tmp_path / "files" / "0").items())]
+    assert [file.md5 for file in collection.files(checkpoint)] == md5
+    checkpoint.handle._digest_algorithm = ArtifactDigestAlgorithm.MANIFEST_XXH128
+    assert [file.md5 for file in collection.files(checkpoint)] == [None, None, None]
+    assert get(tmp_path / "out").fetched == (0,)
 
 
 def test_a_collection_that_is_not_there_is_told_with_the_nearest(server: WandbServer, tmp_path: Path) -> None:
