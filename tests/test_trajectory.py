@@ -192,7 +192,10 @@ def test_a_directory_without_checkpoints_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["outputs", "/nowhere/at/all", "./a/b", "a/b/c/d", "~/runs/x", "a//b", "a/../b"])
-def test_what_is_neither_a_directory_nor_a_collection_is_told_both_forms(reference: str) -> None:
+def test_what_is_neither_a_directory_nor_a_collection_is_told_both_forms(
+    reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="there is no such directory, and a collection on W&B is written entity/"):
         Trajectory.open(reference)
 
