@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit import tracking
+from emtoolkit.artifacts import server
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.tracking import wandb_mode
@@ -76,7 +76,7 @@ def test_a_server_that_is_not_there_is_offline_with_a_word(
 def test_a_server_that_says_nothing_is_offline_with_a_word(
     wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(server, "_PROBE_SECONDS", 0.2)
     wandb_server.faults.add(Fault("*", "hang"))
     assert wandb_mode(config("online"), {}) == "offline"
     assert f"{wandb_server.url} said nothing for 0.2 s" in caplog.text
