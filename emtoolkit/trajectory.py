@@ -115,9 +115,13 @@ class Trajectory(Sequence[Checkpoint]):
                     if info.complete
                 ],
             )
-        from emtoolkit.artifacts.collection import Collection, Reference
+        from emtoolkit.artifacts.collection import Collection, NotAskedError, Reference
 
-        collection = Collection.read(Reference.parse(reference))
+        try:
+            collection = Collection.read(Reference.parse(reference))
+        except NotAskedError as error:
+            # What was meant may have been a directory.
+            raise CheckpointError(f"{reference}: there is no such directory, and {error}") from error
         return cls._of(collection, home() / "downloads" / collection.name if cache is None else Path(cache))
 
     @classmethod

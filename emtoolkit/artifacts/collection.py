@@ -24,6 +24,10 @@ class RefusedError(CheckpointError):
     """What an artifact holds cannot be trusted or loaded; told by the artifact and the file."""
 
 
+class NotAskedError(CheckpointError):
+    """Nobody is logged in to W&B, or it does not answer."""
+
+
 class NoSuchCollectionError(CheckpointError):
     """W&B answers, and holds no collection of this name."""
 
@@ -102,11 +106,11 @@ class Collection:
         """List `reference` in pages; each request takes at most `timeout` seconds, W&B's own 20 if None.
 
         Raises:
-            CheckpointError: nobody is logged in, or the server does not answer.
+            NotAskedError: nobody is logged in, or the server does not answer.
             NoSuchCollectionError: there is no such collection.
         """
         asked = "/".join(filter(None, (reference.entity, reference.project, reference.collection)))
-        with _explained(f"{asked}: there is no such directory, and W&B could not be asked for such a collection"):
+        with _explained(f"W&B could not be asked for {asked}", NotAskedError):
             import wandb
 
             overrides = {"entity": reference.entity} if reference.entity else None
@@ -231,13 +235,11 @@ def _nearest_collection(api: Any, project: str, collection: str) -> str:
 
 
 @contextmanager
-def _explained(what: str) -> Iterator[None]:
+def _explained(what: str, kind: type[CheckpointError] = CheckpointError) -> Iterator[None]:
     """Turn whatever W&B's client raises into a sentence that begins with `what`."""
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:  # W&B's client documents no set of exceptions, and raises private ones
-        raise CheckpointError(
-            f"{what} ({first_line(error)}); 'wandb login' logs in, WANDB_BASE_URL chooses the server"
-        ) from error
+        raise kind(f"{what} ({first_line(error)}); 'wandb login' logs in, WANDB_BASE_URL chooses the server") from error

@@ -101,6 +101,10 @@ class SavingSession:
             _check_room(directory, steps, state)
             self._record = TrajectoryRecord(self._fingerprint, total_steps, schedule, identity.decides)
             self._record.write(directory)
+            add_collection(directory, collection_name(identity), collection_tags(identity))
+            self._run = _run_of_this_process() if settings.publish else None
+            if self._run is not None:
+                add_run(directory, WandbRun.of(self._run))
         except BaseException:
             self._lock.release()
             raise
@@ -109,11 +113,7 @@ class SavingSession:
         self._buffers = None if sharded else SnapshotBuffers(state, settings.max_in_flight)
         if self._buffers is not None:
             self._buffers.prepare()
-        add_collection(directory, collection_name(identity), collection_tags(identity))
-        self.publisher: WandbPublisher | None = None
-        self._run: WandbRun | None = None
-        if settings.publish:
-            self._publish_to_run_of_this_process()
+        self.publisher = WandbPublisher(self._run, identity) if self._run is not None else None
 
     @property
     def waited_seconds(self) -> float:
@@ -184,14 +184,6 @@ class SavingSession:
         """The saved steps that W&B has not, nor the log of an offline run, and why; complete after `close`."""
         return self.publisher.failures if self.publisher is not None else {}
 
-    def _publish_to_run_of_this_process(self) -> None:
-        import wandb
-
-        if wandb.run is not None:
-            self._run = WandbRun.of(wandb.run)
-            add_run(self._directory, self._run)
-            self.publisher = WandbPublisher(wandb.run, self._identity)
-
     def _wait_for_publisher(self) -> None:
         if self.publisher is None:
             return
@@ -223,7 +215,7 @@ class SavingSession:
 
     def _note(self, publication: Publication) -> None:
         # Before the checkpoint is there: a kill between the two must not leave one of which nothing is known.
-        run = self._run.id if self._run is not None else None
+        run = str(self._run.id) if self._run is not None else None
         try:
             add_saved(self._directory, publication.step, publication.metadata, run)
         except CheckpointError as error:
@@ -309,6 +301,13 @@ def set_aside(directory: Path) -> Path:
     finally:
         lock.release()
     return aside
+
+
+def _run_of_this_process() -> Any:
+    """The W&B run that the program began, None if it began none."""
+    import wandb
+
+    return wandb.run
 
 
 def _bytes_of_copy(state: ModelState) -> int:

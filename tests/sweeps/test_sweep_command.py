@@ -357,6 +357,7 @@ def test_an_error_in_the_sweep_itself_stops_the_runs_at_work(
     monkeypatch.chdir(directory)
     planned = plan_sweep(write(directory, [1]), lambda words, environment: None)
     process_ids = []
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
     def fail(what: str, done: int, total: int) -> None:
         process_ids.append(pipe.line()[1])
@@ -365,7 +366,7 @@ def test_an_error_in_the_sweep_itself_stops_the_runs_at_work(
     with pytest.raises(RuntimeError, match="the terminal went away"):
         run_sweep(planned, jobs=1, retry_failed=False, progress=fail)
     assert not is_there(process_ids[0])
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
 def test_the_shipped_sweep_trains_what_it_says(world: Path, write_config: WriteConfig, tmp_path: Path) -> None:
