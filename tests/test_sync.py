@@ -66,7 +66,8 @@ def test_an_offline_run_is_sent_with_its_log_and_a_second_call_does_nothing(
     wandb_server.clear_requests()
     again = sync(directory)
     assert (again.on_wandb, again.published, again.logs, again.problems) == ((0, 2, 4, 9), (), (), ())
-    assert [request.operation for request in wandb_server.requests] == [
+    assert [request.operation or request.path for request in wandb_server.requests] == [
+        "/healthz",
         "Viewer",
         "GetDefaultEntity",
         "ServerFeaturesQuery",
