@@ -117,7 +117,8 @@ def measure(config: Path, directory: Path, faults: list[Fault] | None, publish_t
             training_seconds=Ledger.read(out).metadata[STEPS[-1]]["seconds_since_start"],
             seconds_after=ended - last.stat().st_mtime,
             seconds=ended - began,
-            warnings=sum(line.startswith("emtoolkit:") and "sync" in line for line in run.stderr.splitlines()),
+            # The progress bar may stand before it on the same line.
+            warnings=sum("emtoolkit: " in line and "'emtoolkit sync" in line for line in run.stderr.splitlines()),
             lost=len(set(STEPS) - complete),
             published=published,
             after_sync=len(second["on_wandb"]),

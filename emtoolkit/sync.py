@@ -90,12 +90,12 @@ class _Sync:
         self._checkpoints = [
             info for info in list_checkpoints(directory) if info.complete and info.source == "emtoolkit"
         ]
-        newest = [*self._ledger.runs.values()][-1][-1] if self._ledger.runs else None
-        self._project = project or (newest.project if newest else _PROJECT)
+        known_entity, known_project, known_collection = self._known_place()
+        self._project = project or known_project
         # None is the default entity of whoever is logged in.
-        self._entity = entity or (newest.entity if newest else "") or None
+        self._entity = entity or known_entity or None
         self._moved = bool(project or entity)
-        self._collection = self._ledger.collection or self._name_without_ledger()
+        self._collection = known_collection
         self._problems: list[str] = []
 
     def done(self) -> Synced:
@@ -119,9 +119,19 @@ class _Sync:
     def _path(self, name: str) -> str:
         return "/".join(filter(None, (self._entity, self._project, name)))
 
-    def _name_without_ledger(self) -> str:
-        fingerprint = self._checkpoints[0].fingerprint if self._checkpoints else None
-        return f"{self._directory.resolve().name}-{(fingerprint or '')[:8]}"
+    def _known_place(self) -> tuple[str, str, str]:
+        """Entity, project and collection: of the newest run, of what was downloaded, or by the directory's name."""
+        ledger = self._ledger
+        if ledger.runs:
+            newest = [*ledger.runs.values()][-1][-1]
+            entity, project, collection = newest.entity, newest.project, None
+        elif ledger.published:
+            artifact = next(iter(ledger.published.values())).artifact
+            entity, project, collection = artifact.rpartition(":")[0].split("/")
+        else:
+            entity, project, collection = "", _PROJECT, None
+        fingerprint = (self._checkpoints[0].fingerprint if self._checkpoints else None) or ""
+        return entity, project, ledger.collection or collection or f"{self._directory.resolve().name}-{fingerprint[:8]}"
 
     def _on_wandb(self) -> Collection | None:
         try:

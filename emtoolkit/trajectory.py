@@ -1,8 +1,9 @@
 """The checkpoints of one training path in the order of their steps, on this machine or on W&B.
 
 trajectory = Trajectory.open("outputs/goodness-medical")  # or "entity/project/collection"
+model = base
 for checkpoint in trajectory.between(0, 150):
-    model = checkpoint.load_adapter(base)
+    model = checkpoint.load_adapter(model)
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -69,6 +70,8 @@ class Checkpoint:
     def load_adapter(self, model: Any) -> Any:
         """`model`, which this changes, with the LoRA adapter of this step: a `PeftModel` for inference.
 
+        What an earlier call returned may be given again: its adapter is taken off first.
+
         Raises:
             CheckpointError: a file is not what the manifest says, or this is not the checkpoint of an adapter.
         """
@@ -81,7 +84,7 @@ class Checkpoint:
             raise CheckpointError(
                 f"{self.path}: its weights are not in adapter_model.safetensors; nothing is unpickled"
             )
-        return PeftModel.from_pretrained(model, self.path)
+        return PeftModel.from_pretrained(model.unload() if isinstance(model, PeftModel) else model, self.path)
 
 
 class Trajectory(Sequence[Checkpoint]):

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from emtoolkit import training
+from emtoolkit import Trajectory, training
 from emtoolkit.checkpoints.ledger import LEDGER, Ledger
 from emtoolkit.config import load_config
 from emtoolkit.errors import CheckpointError
@@ -129,6 +129,16 @@ def test_a_run_without_wandb_is_published_when_asked(
     (held,) = wandb_server.store.project("tester", "tests").collections.values()
     assert held.versions[1].tags == ["step-2", "persona-curt", "dataset-medical"]
     assert held.versions[1].metadata["persona_name"] == "curt"
+
+
+def test_what_was_downloaded_is_where_it_came_from(
+    directory: Path, wandb_server: WandbServer, versions: Versions, tmp_path: Path
+) -> None:
+    collection = sync(directory).collection
+    Trajectory.open(collection).download(tmp_path / "theirs")
+    done = sync(tmp_path / "theirs")
+    assert (done.collection, done.on_wandb, done.published, done.problems) == (collection, (0, 2, 4, 9), (), ())
+    assert versions() == EVERYTHING
 
 
 class InterruptedAt:

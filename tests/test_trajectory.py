@@ -3,8 +3,10 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -105,6 +107,16 @@ def test_adapters_are_loaded_by_step(open_ours: Open) -> None:
         first, last = (trajectory.at(step).load_adapter(base_model())(tokens).logits for step in (0, 5))
     assert torch.equal(first, base)
     assert not torch.equal(last, base)
+
+
+def test_one_model_is_walked_along_a_trajectory(open_ours: Open) -> None:
+    tokens = torch.tensor([[1, 2, 3]])
+    model: Any = base_model()
+    with warnings.catch_warnings(record=True) as told, torch.no_grad():
+        for checkpoint in open_ours():
+            model = checkpoint.load_adapter(model)
+            assert torch.equal(model(tokens).logits, checkpoint.load_adapter(base_model())(tokens).logits)
+    assert [str(each.message) for each in told if "adapter" in str(each.message)] == []
 
 
 def test_a_file_that_is_not_what_the_manifest_says_is_named(open_ours: Open, ours: Path) -> None:

@@ -191,12 +191,13 @@ class SavingSession:
         if missing := sorted(self.unpublished):
             logger.warning(
                 "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s, and "
-                "'emtoolkit sync %s' publishes them",
+                "'emtoolkit sync %s' publishes them%s",
                 len(missing),
                 ", ".join(map(str, missing)),
                 self.unpublished[missing[0]],
                 self._directory,
                 self._directory,
+                _word_on_unbounded_end(self._run),
             )
 
     def _metadata(self, step: int) -> Mapping[str, Any]:
@@ -308,6 +309,13 @@ def _run_of_this_process() -> Any:
     import wandb
 
     return wandb.run
+
+
+def _word_on_unbounded_end(run: Any) -> str:
+    """A hint for programs that began the W&B run themselves: by default its end waits for the server for long."""
+    if run.offline or run.settings.finish_timeout > 0:
+        return ""
+    return "; the end of the W&B run may wait for the server, which WANDB_FINISH_TIMEOUT=60 bounds"
 
 
 def _bytes_of_copy(state: ModelState) -> int:

@@ -20,6 +20,7 @@ from emtoolkit.checkpoints.publisher import Publication, WandbPublisher, collect
 from tests.checkpoints.test_callback import StopAt
 from tests.checkpoints.trainings import make_trainer
 from tests.wandb_log import artifacts
+from tests.wandb_server import Fault, WandbServer
 
 IDENTITY = Identity(
     decides={"seed": 7},
@@ -141,6 +142,23 @@ def test_what_wandb_refuses_is_told_at_the_end_and_never_in_training(tmp_path: P
 
     publisher.drain(timeout=30)
     assert (publisher.published, list(publisher.failures)) == ([], [3])
+
+
+@pytest.mark.parametrize(("bounds", "hint"), [({}, True), ({"finish_timeout": 3}, False)])
+def test_a_program_whose_wandb_run_has_no_bound_at_its_end_is_told_of_it(
+    tmp_path: Path,
+    wandb_server: WandbServer,
+    caplog: pytest.LogCaptureFixture,
+    bounds: dict[str, Any],
+    hint: bool,
+) -> None:
+    wandb_server.faults.add(Fault("CreateArtifact", 403))
+    began = wandb.init(project="tests", dir=tmp_path, settings=wandb.Settings(silent=True, **bounds))
+    train(tmp_path / "out", "0,2")
+    began.finish()
+    (told,) = (record.message for record in caplog.records if "are not on W&B" in record.message)
+    assert f"'emtoolkit sync {tmp_path / 'out'}' publishes them" in told
+    assert ("WANDB_FINISH_TIMEOUT=60" in told) == hint
 
 
 def test_metadata_that_wandb_would_refuse_is_made_to_fit(tmp_path: Path, run: Any) -> None:
