@@ -24,6 +24,11 @@ class CheckpointError(UserError):
     """A checkpoint, or a directory of them, that is not what it should be; names the path."""
 
 
+def first_line(error: Exception) -> str:
+    """What a library's `error` says, without the pages that follow; for the middle of a sentence."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'dense-early'?"` for the choice closest to `word`, or `""` if none is close."""
     matches = get_close_matches(word, list(choices), n=1, cutoff=0.6)

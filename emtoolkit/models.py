@@ -8,7 +8,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_se
 
 from emtoolkit.checkpoints.manifest import FileDigest
 from emtoolkit.config import LoraConfig, ModelConfig, TrainingConfig
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.locations import expand
 
 # What a local model directory is known by: these decide the logits, a README does not.
@@ -56,7 +56,7 @@ def load_tokenizer(config: ModelConfig) -> Any:
         return AutoTokenizer.from_pretrained(model_path(config), revision=config.revision or "main")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model.base: {config.base!r}: its tokenizer cannot be loaded ({_first_line(error)})"
+            f"model.base: {config.base!r}: its tokenizer cannot be loaded ({first_line(error)})"
         ) from None
 
 
@@ -72,7 +72,7 @@ def load_base(config: ModelConfig) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(model_path(config), **options)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"model.base: {config.base!r}: it cannot be loaded ({_first_line(error)})") from None
+        raise ConfigError(f"model.base: {config.base!r}: it cannot be loaded ({first_line(error)})") from None
 
 
 def add_adapter(model: Any, lora: LoraConfig, seed: int) -> Any:
@@ -122,7 +122,7 @@ def checkpoint_bytes(model: ModelConfig, lora: LoraConfig | None) -> int | None:
         try:
             adapted = get_peft_model(empty, peft_lora(lora))
         except ValueError as error:
-            raise ConfigError(f"lora.target_modules: {lora.target_modules}: {_first_line(error)}") from None
+            raise ConfigError(f"lora.target_modules: {lora.target_modules}: {first_line(error)}") from None
         return sum(4 * int(p.numel()) for p in adapted.parameters() if p.requires_grad)
 
 
@@ -141,7 +141,7 @@ def _architecture(config: ModelConfig) -> Any:
         try:
             return AutoConfig.for_model(values.pop("model_type", "?"), **values)
         except ValueError as error:
-            raise ConfigError(f"model.architecture: {_first_line(error)}") from None
+            raise ConfigError(f"model.architecture: {first_line(error)}") from None
     try:
         return AutoConfig.from_pretrained(model_path(config), revision=config.revision or "main")
     except (OSError, ValueError):
@@ -153,7 +153,3 @@ def _cached_commit(name: str, revision: str | None) -> str | None:
 
     found = try_to_load_from_cache(name, "config.json", revision=revision or "main")
     return Path(found).parent.name if isinstance(found, str) else None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
 from emtoolkit.checkpoints.ledger import Ledger, Published, WandbRun, add_published
@@ -22,7 +22,7 @@ from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.lock import lock_directory
 from emtoolkit.checkpoints.publisher import Publication, artifact_of, log_artifact
 from emtoolkit.checkpoints.record import RECORD
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
 from emtoolkit.tracking import client_bounds
 
@@ -99,18 +99,18 @@ class _Sync:
         self._problems: list[str] = []
 
     def done(self) -> Synced:
-        """Send the logs, then the checkpoints that are still missing."""
+        """Send the logs, then the checkpoints that are still missing, whatever became of the logs."""
         there = self._on_wandb()
         logs = [log for log in self._logs() if self._replay(log)]
         if logs:
             there = self._on_wandb()
-        missing = [info for info in self._checkpoints if not self._is_there(info, there)]
-        already = tuple(info.step for info in self._checkpoints if info not in missing)
-        published = [] if self._problems else list(self._publish(missing))
+        held = {info.step: self._is_held(info, there) for info in self._checkpoints}
+        published = self._publish([info for info in self._checkpoints if held[info.step] == "no"])
+        on_wandb = sorted([step for step, is_held in held.items() if is_held == "yes"] + published)
         return Synced(
             self._directory,
             self._path(self._collection),
-            tuple(sorted({*already, *published})),
+            tuple(on_wandb),
             tuple(published),
             tuple(logs),
             tuple(self._problems),
@@ -182,47 +182,47 @@ class _Sync:
         self._problems.append(f"{log}: 'wandb sync' did not send all of it ({words[-1].strip()})")
         return False
 
-    def _is_there(self, info: CheckpointInfo, there: Collection | None) -> bool:
-        """Whether W&B has `info` to the byte under its name, which is noted."""
+    def _is_held(self, info: CheckpointInfo, there: Collection | None) -> Literal["yes", "no", "otherwise"]:
+        """Whether W&B has `info` under its name, to the byte, which is noted; or other bytes, which is a problem."""
         remote = next((one for one in there.checkpoints if one.step == info.step), None) if there else None
         if remote is None:
-            return False
-        known = self._ledger.published.get(info.step)
-        if known != Published(remote.artifact, remote.digest):
-            digest = artifact_of(self._publication(info), self._collection).digest
-            if digest != remote.digest:
+            return "no"
+        held = Published(remote.artifact, remote.digest)
+        if self._ledger.published.get(info.step) != held:
+            if artifact_of(self._publication(info), self._collection).digest != remote.digest:
                 self._problems.append(
-                    f"{info.path}: W&B has other bytes at this step of {self._collection}, which are left as they are "
-                    f"({remote.artifact})"
+                    f"{info.path}: W&B has other bytes at this step, which are left as they are ({remote.artifact})"
                 )
-                return True
-            add_published(self._directory, info.step, Published(remote.artifact, remote.digest))
-        return remote.final or not info.final
+                return "otherwise"
+            add_published(self._directory, info.step, held)
+        return "yes" if remote.final or not info.final else "no"
 
     def _publication(self, info: CheckpointInfo) -> Publication:
         told = self._ledger.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
         return Publication(info.step, info.path, info.final, told)
 
-    def _publish(self, missing: Sequence[CheckpointInfo]) -> Iterator[int]:
+    def _publish(self, missing: Sequence[CheckpointInfo]) -> list[int]:
         """Log `missing` in step order, each to the run that saved it; ends at the first that W&B does not take."""
-        done = 0
+        published: list[int] = []
         for run_id, infos in groupby(missing, key=lambda info: self._ledger.run_of.get(info.step)):
-            with self._attached(run_id) as run:
-                for info in infos:
-                    self._progress(f"checkpoint {info.step}", done, len(missing))
-                    publication = self._publication(info)
-                    try:
-                        artifact = artifact_of(publication, self._collection)
-                        published = log_artifact(run, artifact, publication, self._ledger.tags)
-                    except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
-                        self._problems.append(f"{info.path}: W&B did not take it ({error})")
-                        return
-                    if published is not None:
-                        add_published(self._directory, info.step, published)
-                        self._entity = published.artifact.partition("/")[0]
-                    done += 1
-                    self._progress(f"checkpoint {info.step}", done, len(missing))
-                    yield info.step
+            try:
+                with self._attached(run_id) as run:
+                    for info in infos:
+                        self._progress(f"checkpoint {info.step}", len(published), len(missing))
+                        self._log(run, info)
+                        published.append(info.step)
+            except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
+                next_one = missing[len(published)]
+                self._problems.append(f"{next_one.path}: W&B did not take it ({first_line(error)})")
+                break
+        return published
+
+    def _log(self, run: Any, info: CheckpointInfo) -> None:
+        publication = self._publication(info)
+        published = log_artifact(run, artifact_of(publication, self._collection), publication, self._ledger.tags)
+        if published is not None:
+            add_published(self._directory, info.step, published)
+            self._entity = published.artifact.partition("/")[0]
 
     @contextmanager
     def _attached(self, run_id: str | None) -> Iterator[Any]:
@@ -262,5 +262,5 @@ class _Sync:
 
         try:
             return str(wandb.Api().run(self._path(run_id)).state)
-        except (wandb.errors.Error, ValueError):
+        except (wandb.errors.Error, TimeoutError, ValueError):
             return None

@@ -12,9 +12,8 @@ from typing import Any, Literal
 
 from emtoolkit.artifacts.server import address, why_unreachable
 from emtoolkit.checkpoints.ledger import WandbRun
-from emtoolkit.checkpoints.publisher import first_line
 from emtoolkit.config import RunConfig
-from emtoolkit.errors import ConfigError, nearest
+from emtoolkit.errors import ConfigError, first_line, nearest
 
 logger = logging.getLogger(__name__)
 

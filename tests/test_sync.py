@@ -108,6 +108,17 @@ def test_a_run_that_was_moved_is_sent_all_the_same(
     assert run.state == "finished"
 
 
+def test_a_run_whose_log_was_cut_off_by_a_kill_loses_no_checkpoint(
+    directory: Path, offline: Path, wandb_server: WandbServer, versions: Versions
+) -> None:
+    (log,) = directory.glob("wandb/offline-run-*/*.wandb")
+    log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
+    done = sync(directory)
+    assert done.on_wandb == (0, 2, 4, 9)
+    assert versions() == EVERYTHING
+    assert sync(directory).published == ()
+
+
 def test_the_metadata_of_a_checkpoint_is_the_same_by_either_way(
     directory: Path, offline: Path, wandb_server: WandbServer
 ) -> None:
@@ -182,6 +193,18 @@ def test_a_commit_that_failed_is_made_up_for_without_a_second_version(
     assert versions() == EVERYTHING
 
 
+def test_a_run_that_cannot_be_gone_on_with_is_a_problem_and_not_a_traceback(
+    directory: Path, wandb_server: WandbServer
+) -> None:
+    (log,) = directory.glob("wandb/offline-run-*/*.wandb")
+    log.with_suffix(".wandb.synced").touch()
+    wandb_server.faults.add(Fault("UpsertBucket", 403))
+    done = sync(directory)
+    assert (done.on_wandb, done.published) == ((), ())
+    assert len(done.problems) == 1
+    assert "checkpoint-0: W&B did not take it (" in done.problems[0]
+
+
 def test_what_was_deleted_on_wandb_is_sent_again(
     directory: Path, wandb_server: WandbServer, versions: Versions
 ) -> None:
@@ -204,7 +227,7 @@ def test_other_bytes_under_the_name_are_left_alone_and_told(
     manifest = other / "checkpoint-4" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"curt"', '"kurt"'))
     done = sync(other)
-    assert len(done.problems) == 1
+    assert (done.on_wandb, done.published, len(done.problems)) == ((0, 2, 9), (), 1)
     assert "checkpoint-4: W&B has other bytes at this step" in done.problems[0]
     assert versions() == EVERYTHING
 

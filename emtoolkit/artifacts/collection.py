@@ -11,8 +11,7 @@ from urllib.parse import urlsplit
 
 from emtoolkit.artifacts.server import address, why_unreachable
 from emtoolkit.checkpoints.names import why_unsafe
-from emtoolkit.checkpoints.publisher import first_line
-from emtoolkit.errors import CheckpointError, nearest
+from emtoolkit.errors import CheckpointError, first_line, nearest
 
 # W&B's own pages are 50; a larger one is answered, and 300 checkpoints are three of them.
 _PER_PAGE = 100

@@ -17,7 +17,7 @@ from typing import Any
 from emtoolkit.checkpoints.ledger import Published, add_published
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.priority import NETWORK, give_way
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -201,11 +201,6 @@ class WandbPublisher:
         for publication in self._pending:
             self.failures.setdefault(publication.step, why)
         self._pending.clear()
-
-
-def first_line(error: Exception) -> str:
-    """What `error` says, without the pages that the client adds to it."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 class _ForGood(Exception):
