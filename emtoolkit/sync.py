@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ from emtoolkit.tracking import client_bounds
 _PROJECT = "emtoolkit"
 # When every checkpoint is there, W&B may take so long to end the run that they were logged to.
 _FINISH_SECONDS = 60
+_ENDED = ("finished", "failed", "crashed", "killed")
+# What `wandb sync` says of a log whose run was killed, or is at work; it is over if nothing was added for so long.
+_TORN = "ends with an incomplete record"
+_IDLE_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +106,7 @@ class _Sync:
     def done(self) -> Synced:
         """Send the logs, then the checkpoints that are still missing, whatever became of the logs."""
         there = self._on_wandb()
-        logs = [log for log in self._logs() if self._replay(log)]
+        logs = [run.log for run in self._logs() if self._replay(run)]
         if logs:
             there = self._on_wandb()
         held = {info.step: self._is_held(info, there) for info in self._checkpoints}
@@ -141,46 +146,59 @@ class _Sync:
         self._entity = there.name.partition("/")[0]
         return there
 
-    def _logs(self) -> Iterator[Path]:
-        """The logs that W&B does not have to their end, oldest first."""
+    def _logs(self) -> Iterator[WandbRun]:
+        """The runs whose logs W&B does not have to their end, oldest first."""
         noted = {run.log: run for runs in self._ledger.runs.values() for run in runs}
         offline = self._directory.glob("wandb/offline-run-*/run-*.wandb")
         for log in sorted({*noted, *offline}, key=lambda log: log.parent.name.removeprefix("offline-")):
             run = noted.get(log) or WandbRun(log.stem.removeprefix("run-"), "", self._project, log)
-            if log.exists() and not run.is_synced and not self._ended_online(run):
-                yield log
+            if not log.exists() or run.is_synced:
+                continue
+            if not log.parent.name.startswith("offline-") and self._state(run) in ("finished", "failed"):
+                # How an online run ended is what W&B is told after all else.
+                run.mark_synced()
+                continue
+            yield run
 
-    def _ended_online(self, run: WandbRun) -> bool:
-        """Whether W&B knows how an online run ended, which comes after all else that it was told."""
-        if run.log.parent.name.startswith("offline-") or self._state(run.id) not in ("finished", "failed"):
-            return False
-        run.mark_synced()
-        return True
-
-    def _replay(self, log: Path) -> bool:
-        """Let `wandb sync` send `log`; it leaves a mark when all of it is there."""
-        self._progress(f"log of {log.parent.name}", 0, 1)
+    def _replay(self, run: WandbRun) -> bool:
+        """Let `wandb sync` send the log of `run`; whether W&B has all of it that there is."""
+        self._progress(f"log of {run.log.parent.name}", 0, 1)
         where = ["--project", self._project] if self._moved else []
         where += ["--entity", self._entity] if self._moved and self._entity else []
-        command = [sys.executable, "-m", "wandb", "sync", "--include-online", *where, str(log.absolute())]
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", *where, str(run.log.absolute())]
         bounds = {f"WANDB_{name.upper()}": str(value) for name, value in client_bounds().items()}
         # wandb's command line cannot run where a file is named `wandb`.
         told = subprocess.run(
             command,
-            cwd=log.parent,
+            cwd=run.log.parent,
             env={**os.environ, **bounds, "WANDB_MODE": "online"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             check=False,
-        )
-        self._progress(f"log of {log.parent.name}", 1, 1)
-        if WandbRun("", "", "", log).is_synced:
-            return True
-        words = [line for line in told.stdout.splitlines() if line.strip()] or ["it said nothing"]
-        self._problems.append(f"{log}: 'wandb sync' did not send all of it ({words[-1].strip()})")
-        return False
+        ).stdout
+        self._progress(f"log of {run.log.parent.name}", 1, 1)
+        if why := self._what_is_missing(run, told):
+            # It leaves its mark also where the server refused the history.
+            run.unmark_synced()
+            self._problems.append(f"{run.log}: {why}")
+            return False
+        run.mark_synced()
+        return True
+
+    def _what_is_missing(self, run: WandbRun, told: str) -> str | None:
+        """Why W&B has not all of the log of `run`, of which `wandb sync` has `told` this; None if it has."""
+        errors = [line for line in told.splitlines() if "ERROR" in line] or told.splitlines()[-1:]
+        if self._state(run) not in _ENDED:
+            return f"'wandb sync' did not send all of it ({' '.join(errors).strip() or 'it said nothing'})"
+        if run.is_synced:
+            return None
+        if _TORN not in told:
+            return f"'wandb sync' did not send all of it ({' '.join(errors).strip()})"
+        idle = time.time() - run.log.stat().st_mtime
+        # Of a run that was killed, W&B has now what there is.
+        return None if idle > _IDLE_SECONDS else "it ends in the middle of a record; sync again when its run is over"
 
     def _is_held(self, info: CheckpointInfo, there: Collection | None) -> Literal["yes", "no", "otherwise"]:
         """Whether W&B has `info` under its name, to the byte, which is noted; or other bytes, which is a problem."""
@@ -229,7 +247,8 @@ class _Sync:
         """The W&B run `run_id`, going on without a trace of this process; a new one where no run saved anything."""
         import wandb
 
-        state = self._state(run_id) if run_id else None
+        known = self._ledger.runs.get(run_id or "")
+        state = self._state(known[-1]) if known else None
         with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
             run = wandb.init(
                 id=run_id,
@@ -257,10 +276,13 @@ class _Sync:
                 # A run that had failed is to stay one.
                 run.finish(exit_code=int(state in ("failed", "crashed")))
 
-    def _state(self, run_id: str) -> str | None:
+    def _state(self, run: WandbRun) -> str | None:
+        """What W&B says of `run`, None if it does not know it."""
         import wandb
 
+        project = self._project if self._moved else run.project
+        path = "/".join(filter(None, (self._entity, project, run.id)))
         try:
-            return str(wandb.Api().run(self._path(run_id)).state)
+            return str(wandb.Api().run(path).state)
         except (wandb.errors.Error, TimeoutError, ValueError):
             return None

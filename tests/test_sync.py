@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,14 +110,34 @@ def test_a_run_that_was_moved_is_sent_all_the_same(
 
 
 def test_a_run_whose_log_was_cut_off_by_a_kill_loses_no_checkpoint(
-    directory: Path, offline: Path, wandb_server: WandbServer, versions: Versions
+    directory: Path, wandb_server: WandbServer, versions: Versions
 ) -> None:
     (log,) = directory.glob("wandb/offline-run-*/*.wandb")
     log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
     done = sync(directory)
     assert done.on_wandb == (0, 2, 4, 9)
     assert versions() == EVERYTHING
-    assert sync(directory).published == ()
+    assert [problem.partition(": ")[2] for problem in done.problems] == [
+        "it ends in the middle of a record; sync again when its run is over"
+    ]
+
+    an_hour_ago = time.time() - 3600
+    os.utime(log, (an_hour_ago, an_hour_ago))
+    assert len(sync(directory).logs) == 1
+    again = sync(directory)
+    assert (again.logs, again.published, again.problems) == ((), (), ())
+
+
+def test_a_log_whose_history_is_refused_is_not_taken_for_sent(directory: Path, wandb_server: WandbServer) -> None:
+    """`wandb sync` says that it finished, and leaves its mark."""
+    wandb_server.faults.add(Fault("file_stream", 404))
+    refused = sync(directory)
+    assert (refused.on_wandb, refused.logs) == ((0, 2, 4, 9), ())
+    assert "'wandb sync' did not send all of it (" in refused.problems[0]
+    wandb_server.faults.clear()
+    assert len(sync(directory).logs) == 1
+    (run,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert [row["train/global_step"] for row in run.history if "train/loss" in row] == list(range(1, 10))
 
 
 def test_the_metadata_of_a_checkpoint_is_the_same_by_either_way(

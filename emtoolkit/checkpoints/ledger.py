@@ -41,6 +41,9 @@ class WandbRun:
     def mark_synced(self) -> None:
         self._mark.touch()
 
+    def unmark_synced(self) -> None:
+        self._mark.unlink(missing_ok=True)
+
     @property
     def _mark(self) -> Path:
         return self.log.with_suffix(".wandb.synced")
