@@ -157,7 +157,7 @@ def _row(name: str, outcome: Outcome, usual: float) -> dict[str, Any]:
         "fault": name,
         "exit code": outcome.exit_code,
         "warnings": outcome.warnings,
-        "training": f"{outcome.training_seconds / usual:.3f}",
+        "training": f"{outcome.training_seconds / usual:.2f}",
         "seconds in all": f"{outcome.seconds:.1f}",
         "after": f"{outcome.seconds_after:.1f}",
         "lost": outcome.lost,

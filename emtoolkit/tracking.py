@@ -161,7 +161,8 @@ def _not_on_server(path: str, timeout: float) -> str | None:
     import wandb
 
     try:
-        state = wandb.Api(timeout=max(1, int(timeout / 2))).run(path).state
+        # Two requests, in the half of the time that the end of the run has left.
+        state = wandb.Api(timeout=max(1, int(timeout / 4))).run(path).state
     except (wandb.errors.Error, TimeoutError, ValueError) as error:
         return f"W&B could not be asked for the run ({first_line(error)})"
     return f"W&B lacks the end of the run's log (to W&B the run is {state})" if state == "running" else None
