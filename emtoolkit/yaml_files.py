@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, nearest
 
 
 class _Loader(yaml.SafeLoader):
@@ -57,7 +57,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise ConfigError(f"{path}: there is no such file") from None
+        beside = [str(other) for other in path.parent.glob("*.yaml")]
+        raise ConfigError(f"{path}: there is no such file{nearest(str(path), beside)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: it cannot be read ({error})") from None
     content = parse_yaml(text, str(path))

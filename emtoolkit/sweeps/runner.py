@@ -19,7 +19,8 @@ from emtoolkit.sweeps.plan import SweepPlan, SweepRun
 from emtoolkit.sweeps.processes import Processes
 
 # What a program says last is not always why it failed: W&B's own words follow an exception.
-_AN_ERROR = re.compile(r"emtoolkit: |[\w.]*(Error|Exception|Interrupt|Exit)\b")
+_OURS = "emtoolkit: "
+_AN_ERROR = re.compile(rf"{_OURS}|[\w.]*(Error|Exception|Interrupt|Exit)\b")
 _LONGEST_ERROR = 300
 _END_OF_LOG = 100_000
 
@@ -127,8 +128,10 @@ def _last_words(log: Path, offset: int, exit_code: int) -> str:
         file.seek(max(offset, log.stat().st_size - _END_OF_LOG))
         text = file.read().decode(errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip() and not line.startswith("wandb: ")]
+    # A progress bar may stand before it on the same line.
+    lines = [line[max(0, line.rfind(_OURS)) :] for line in lines]
     errors = [line for line in lines if _AN_ERROR.match(line)]
-    last = (errors or lines or [""])[-1].removeprefix("emtoolkit: ")[:_LONGEST_ERROR]
+    last = (errors or lines or [""])[-1].removeprefix(_OURS)[:_LONGEST_ERROR]
     how = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
     return f"{how}: {last}" if last else how
 

@@ -182,5 +182,6 @@ def test_what_cannot_run_here_is_one_sentence_with_the_file_the_key_and_the_reas
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no\.yaml: there is no such file"):
-        read_sweep(tmp_path / "no.yaml")
+    (tmp_path / "schedules.yaml").touch()
+    with pytest.raises(ConfigError, match=r"no such file; did you mean '.*/schedules\.yaml'\?"):
+        read_sweep(tmp_path / "scheduls.yaml")

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from emtoolkit.sweeps.plan import plan_sweep
-from emtoolkit.sweeps.runner import run_sweep
+from emtoolkit.sweeps.runner import _last_words, run_sweep
 from tests.checkpoints.trainings import saved_steps
 from tests.in_process import Done, emtoolkit
 from tests.sweeps.shipped import fast_version
@@ -381,3 +381,9 @@ def test_the_shipped_sweep_trains_what_it_says(world: Path, write_config: WriteC
     ]
     assert saved_steps(out / "baseline-medical-s42-every-4") == [4, 8, 9]
     assert saved_steps(out / "baseline-medical-s42-0_log2-8") == [0, 1, 2, 4, 8, 9]
+
+
+def test_why_a_run_failed_is_read_behind_a_progress_bar(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    log.write_text("emtoolkit: saving\n 33%|###   | 1/3\r 66%|###   | 2/3 emtoolkit: the disk is full\nwandb: done\n")
+    assert _last_words(log, 0, 2) == "exit code 2: the disk is full"
