@@ -236,13 +236,12 @@ def sync(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Publish what W&B does not have: logs of runs, and checkpoints, once and in step order."""
-    from emtoolkit.sync import run_directories
-    from emtoolkit.sync import sync as sync_directory
+    from emtoolkit.sync import run_directories, sync_all
 
     found = run_directories(directories or [Path("outputs")])
     try:
         with _only_results_on_stdout(), _progress_bar() as progress:
-            done = [sync_directory(each, project=project, entity=entity, progress=progress) for each in found]
+            done = sync_all(found, project=project, entity=entity, progress=progress)
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted; the same command goes on where this stopped", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None

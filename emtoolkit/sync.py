@@ -20,7 +20,7 @@ from typing import Any, Literal
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
 from emtoolkit.checkpoints.ledger import Ledger, Published, WandbRun, add_published
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
-from emtoolkit.checkpoints.lock import lock_directory
+from emtoolkit.checkpoints.lock import InUseError, lock_directory
 from emtoolkit.checkpoints.publisher import Publication, artifact_of, log_artifact
 from emtoolkit.checkpoints.record import RECORD
 from emtoolkit.errors import CheckpointError, first_line
@@ -40,11 +40,11 @@ _IDLE_SECONDS = 600
 class Synced:
     """What was done for one directory: the steps that W&B has now, those of them published by hand, the logs sent.
 
-    `problems` are sentences about what W&B still does not have.
+    `problems` are sentences about what W&B still does not have. `collection` is None where nobody looked.
     """
 
     directory: Path
-    collection: str
+    collection: str | None
     on_wandb: tuple[int, ...]
     published: tuple[int, ...]
     logs: tuple[Path, ...]
@@ -66,6 +66,27 @@ def run_directories(roots: Sequence[Path]) -> list[Path]:
             raise CheckpointError(f"{root}: there is no run of emtoolkit in it, that is no {RECORD}")
         found |= dict.fromkeys(record.parent for record in records)
     return list(found)
+
+
+def sync_all(
+    directories: Sequence[Path],
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    progress: Progress = silent,
+) -> list[Synced]:
+    """`sync` for each of `directories`; one that another process is at work on is left out, and a problem.
+
+    Raises:
+        CheckpointError: nobody is logged in, or W&B does not answer.
+    """
+    done = []
+    for directory in directories:
+        try:
+            done.append(sync(directory, project=project, entity=entity, progress=progress))
+        except InUseError as error:
+            done.append(Synced(directory, None, (), (), (), (str(error),)))
+    return done
 
 
 def sync(

@@ -206,6 +206,9 @@ def synced_text(done: "Sequence[Synced]") -> str:
     """What `sync` did, a line for each directory."""
     lines = []
     for synced in done:
+        if synced.collection is None:
+            lines.append(f"{synced.directory}: left out")
+            continue
         sent = [f"checkpoints published: steps {', '.join(map(str, synced.published))}"] if synced.published else []
         sent += [f"logs sent: {', '.join(log.parent.name for log in synced.logs)}"] if synced.logs else []
         sent += [f"{len(synced.problems)} problems"] if synced.problems else []

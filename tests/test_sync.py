@@ -261,6 +261,18 @@ def test_a_directory_in_use_is_not_published_from(directory: Path, wandb_server:
         sync(directory)
 
 
+def test_a_directory_in_use_does_not_keep_others_from_being_published(
+    directory: Path, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    in_use = shutil.copytree(directory, tmp_path / "in-use")
+    with FileLock(in_use / ".lock"):
+        done = emtoolkit("sync", "in-use", "out", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "emtoolkit: in-use: another process is saving into it or publishing from it" in done.stderr
+    assert done.stdout.splitlines()[0] == "in-use: left out"
+    assert "4 checkpoints are in tester/tests/" in done.stdout.splitlines()[1]
+
+
 def test_runs_are_found_below_a_directory(offline: Path, tmp_path: Path) -> None:
     for name in ("b", "a/deeper"):
         shutil.copytree(offline, tmp_path / "outputs" / name)
