@@ -1,5 +1,6 @@
 """Runs the combinations of a sweep, some at a time, and remembers what became of each."""
 
+import os
 import re
 import signal
 from collections import deque
@@ -63,10 +64,16 @@ def run_sweep(
         runs = [replace(run, before=ledger.get(run.key) or run.before) for run in plan.runs]
         due = deque(run for run in runs if not run.is_finished and (retry_failed or run.before.state != "failed"))
         with Processes() as processes:
-            _work_off(due, processes, ledger, plan.environment, jobs, progress)
+            _work_off(due, processes, ledger, _shared(plan.environment, jobs), jobs, progress)
             signal_number = processes.signals[0] if processes.signals else None
         outcomes = (Outcome(run, ledger.get(run.key) or run.before, _count(run.directory)) for run in runs)
         return SweepResult(tuple(outcomes), signal_number)
+
+
+def _shared(environment: Mapping[str, str], jobs: int) -> Mapping[str, str]:
+    """`environment` with the cores divided among the jobs: two programs that both use all are many times slower."""
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    return {"OMP_NUM_THREADS": str(threads), **environment} if jobs > 1 else environment
 
 
 def _work_off(

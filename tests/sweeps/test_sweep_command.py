@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from emtoolkit.sweeps.plan import plan_sweep
-from emtoolkit.sweeps.runner import _last_words, run_sweep
+from emtoolkit.sweeps.runner import _last_words, _shared, run_sweep
 from tests.checkpoints.trainings import saved_steps
 from tests.in_process import Done, emtoolkit
 from tests.sweeps.shipped import fast_version
@@ -381,6 +381,15 @@ def test_the_shipped_sweep_trains_what_it_says(world: Path, write_config: WriteC
     ]
     assert saved_steps(out / "baseline-medical-s42-every-4") == [4, 8, 9]
     assert saved_steps(out / "baseline-medical-s42-0_log2-8") == [0, 1, 2, 4, 8, 9]
+
+
+@pytest.mark.parametrize(("jobs", "given", "threads"), [(1, None, None), (2, None, "2"), (8, None, "1"), (2, "3", "3")])
+def test_jobs_share_the_cores_unless_the_user_says_how(
+    jobs: int, given: str | None, threads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 4)
+    environment = {} if given is None else {"OMP_NUM_THREADS": given}
+    assert _shared(environment, jobs).get("OMP_NUM_THREADS") == threads
 
 
 def test_why_a_run_failed_is_read_behind_a_progress_bar(tmp_path: Path) -> None:
