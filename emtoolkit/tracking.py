@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.artifacts.server import address, why_unreachable
+from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.ledger import WandbRun
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
@@ -67,8 +67,8 @@ def wandb_mode(config: RunConfig, environment: Mapping[str, str] = os.environ) -
         if config.wandb.require_online:
             raise ConfigError(f"wandb.require_online: it is true and the mode is {mode}; set wandb.mode to online")
         return mode
-    if not _logged_in():
-        return _offline_instead(config, "nobody is logged in to W&B", "; 'wandb login' changes that")
+    if why := why_not_logged_in():
+        return _offline_instead(config, f"W&B has no key ({why})", "; 'wandb login' changes that")
     if why := why_unreachable():
         return _offline_instead(config, f"W&B does not answer ({why})")
     return mode
@@ -173,11 +173,3 @@ def _offline_instead(config: RunConfig, why: str, advice: str = "") -> Mode:
         raise ConfigError(f"wandb.require_online: it is true and {why}{advice}")
     logger.warning("%s, so this run is logged offline%s", why, advice or "; 'emtoolkit sync' publishes it later")
     return "offline"
-
-
-def _logged_in() -> bool:
-    from wandb.sdk.lib import wbauth
-
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    return wbauth.read_netrc_auth(host=address()) is not None

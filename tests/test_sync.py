@@ -333,9 +333,7 @@ def test_ctrl_c_says_how_to_go_on(directory: Path, wandb_server: WandbServer, tm
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
     try:
-        while not any(request.operation == "CreateArtifact" for request in wandb_server.requests):
-            if process.poll() is not None:
-                break
+        wandb_server.wait_for_requests(1, lambda request: request.operation == "CreateArtifact")
         # As a terminal does it: to every process of the group.
         os.killpg(process.pid, signal.SIGINT)
         _, told = process.communicate(timeout=60)

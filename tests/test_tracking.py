@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from wandb.sdk.lib import wbauth
 
 from emtoolkit.artifacts import server
 from emtoolkit.config import RunConfig
@@ -18,6 +19,7 @@ def config(mode: str | None) -> RunConfig:
 
 @pytest.fixture(autouse=True)
 def _nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wbauth.unauthenticate_session()
     monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
 
 
@@ -42,7 +44,7 @@ def test_online_without_a_login_is_offline_with_a_word(
     asked: str | None, environment: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert wandb_mode(config(asked), environment) == "offline"
-    assert "nobody is logged in to W&B, so this run is logged offline" in caplog.text
+    assert "W&B has no key (nobody is logged in), so this run is logged offline; 'wandb login'" in caplog.text
 
 
 def test_online_with_a_key_in_the_environment_is_online(wandb_server: WandbServer) -> None:

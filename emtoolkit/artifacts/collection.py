@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from emtoolkit.artifacts.server import address, why_unreachable
+from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.names import why_unsafe
 from emtoolkit.errors import CheckpointError, first_line, nearest
 
@@ -113,7 +113,8 @@ class Collection:
             import wandb
 
             overrides = {"entity": reference.entity} if reference.entity else None
-            _check_reachable()
+            if why := why_not_logged_in() or why_unreachable():
+                raise _UnreachableError(why)
             api = wandb.Api(overrides=overrides, timeout=timeout)
             entity = reference.entity or api.default_entity
         project = f"{entity}/{reference.project}"
@@ -214,22 +215,15 @@ def _md5_in_hex(digest: str | None) -> str | None:
     return raw.hex() if len(raw) == 16 else None
 
 
-def _check_reachable() -> None:
-    """W&B's client would ask at the terminal for a key, and wait long for a server that is away."""
-    from wandb.sdk.lib import wbauth
-
-    if wbauth.authenticate_session(host=address(), source="emtoolkit", prompt=False, update_session=False) is None:
-        raise _UnreachableError("nobody is logged in")
-    if why := why_unreachable():
-        raise _UnreachableError(why)
-
-
 def _nearest_collection(api: Any, project: str, collection: str) -> str:
     """`; did you mean ...?`, or nothing where W&B does not tell what it holds either."""
+    import wandb
+
     try:
         there = api.artifact_type("model", project).collections(per_page=_PER_PAGE)
         return nearest(collection, [one.name for one in there])
-    except Exception:  # noqa: BLE001 - the sentence that this would complete is told without it
+    except (wandb.errors.Error, TimeoutError, ValueError):
+        # The project may not be there either; the sentence that this would complete is told without it.
         return ""
 
 

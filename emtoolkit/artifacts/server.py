@@ -1,6 +1,8 @@
-"""The W&B server that this process would use, and whether it answers at all."""
+"""The W&B server that this process would use, whether anybody is logged in to it, and whether it answers at all."""
 
 import os
+
+from emtoolkit.errors import first_line
 
 # How long the server may take to show that it is there, in seconds.
 _PROBE_SECONDS = 5
@@ -11,6 +13,19 @@ def address() -> str:
     import wandb
 
     return os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
+
+
+def why_not_logged_in() -> str | None:
+    """Why there is no key for that server, None if there is one; W&B's client would ask for it at the terminal."""
+    from wandb.sdk.lib import wbauth
+
+    import wandb
+
+    try:
+        found = wbauth.authenticate_session(host=address(), source="emtoolkit", prompt=False, update_session=False)
+    except wandb.errors.AuthenticationError as error:
+        return first_line(error)
+    return None if found is not None else "nobody is logged in"
 
 
 def why_unreachable() -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.run_directories import PLACEHOLDERS, fit_for_a_name
 from emtoolkit.sweeps.command import command_of, with_environment
-from emtoolkit.sweeps.ledger import Attempt, Ledger
+from emtoolkit.sweeps.record import Attempt, SweepRecord
 from emtoolkit.sweeps.search import Sweep, read_sweep
 
 # Set by `wandb agent`; a run of ours that inherited them would believe that it belongs to the agent's.
@@ -61,7 +61,7 @@ def plan_sweep(
     """
     sweep = read_sweep(path)
     directory = Path("outputs/sweeps") / f"{fit_for_a_name(path.stem)}-local"
-    ledger = Ledger(directory)
+    record = SweepRecord(directory)
     variables = _environment(sweep, environment)
     runs = []
     for combination in sweep.combinations(count=count, seed=seed):
@@ -81,7 +81,7 @@ def plan_sweep(
                 log=stem.with_name(f"{stem.name}.log"),
                 json_file=json_file,
                 directory=writes_to,
-                before=ledger.get(combination.key) or Attempt(combination.parameters),
+                before=record.get(combination.key) or Attempt(combination.parameters),
             )
         )
     _check_apart(path, runs)

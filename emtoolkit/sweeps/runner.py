@@ -9,15 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from emtoolkit.checkpoints.durable import remove_temporaries, write_file
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.lock import InUseError, lock_directory
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.sweeps.command import args_json, as_typed, with_environment
-from emtoolkit.sweeps.ledger import Attempt, Ledger, State
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
 from emtoolkit.sweeps.processes import Processes
+from emtoolkit.sweeps.record import Attempt, State, SweepRecord
 
 # What a program says last is not always why it failed: W&B's own words follow an exception.
 _OURS = "emtoolkit: "
@@ -60,13 +59,13 @@ def run_sweep(
     """
     with _locked(plan.directory):
         remove_temporaries([plan.directory])
-        ledger = Ledger(plan.directory)
-        runs = [replace(run, before=ledger.get(run.key) or run.before) for run in plan.runs]
+        record = SweepRecord(plan.directory)
+        runs = [replace(run, before=record.get(run.key) or run.before) for run in plan.runs]
         due = deque(run for run in runs if not run.is_finished and (retry_failed or run.before.state != "failed"))
         with Processes() as processes:
-            _work_off(due, processes, ledger, _shared(plan.environment, jobs), jobs, progress)
+            _work_off(due, processes, record, _shared(plan.environment, jobs), jobs, progress)
             signal_number = processes.signals[0] if processes.signals else None
-        outcomes = (Outcome(run, ledger.get(run.key) or run.before, _count(run.directory)) for run in runs)
+        outcomes = (Outcome(run, record.get(run.key) or run.before, _count(run.directory)) for run in runs)
         return SweepResult(tuple(outcomes), signal_number)
 
 
@@ -79,7 +78,7 @@ def _shared(environment: Mapping[str, str], jobs: int) -> Mapping[str, str]:
 def _work_off(
     due: deque[SweepRun],
     processes: Processes,
-    ledger: Ledger,
+    record: SweepRecord,
     environment: Mapping[str, str],
     jobs: int,
     progress: Callable[[str, int, int], None],
@@ -90,11 +89,11 @@ def _work_off(
         while due and len(processes) < jobs and not processes.signals:
             run = due.popleft()
             try:
-                at_work[run.key] = (run, _start(run, processes, ledger, environment))
+                at_work[run.key] = (run, _start(run, processes, record, environment))
             except OSError as error:
                 failed += 1
                 sentence = f"it could not be started ({error.strerror or error}: {error.filename})"
-                ledger.record(run.key, Attempt(run.parameters, "failed", None, sentence))
+                record.note(run.key, Attempt(run.parameters, "failed", None, sentence))
         progress(
             _status(len(at_work), failed, stopping=bool(processes.signals)), total - len(due) - len(at_work), total
         )
@@ -104,10 +103,10 @@ def _work_off(
         run, offset = at_work.pop(key)
         attempt = _attempt(run, exit_code, offset, stopped=bool(processes.signals))
         failed += attempt.state == "failed"
-        ledger.record(key, attempt)
+        record.note(key, attempt)
 
 
-def _start(run: SweepRun, processes: Processes, ledger: Ledger, environment: Mapping[str, str]) -> int:
+def _start(run: SweepRun, processes: Processes, record: SweepRecord, environment: Mapping[str, str]) -> int:
     """Start `run`; where in its log this attempt begins."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
     if str(run.json_file) in run.words:
@@ -115,7 +114,7 @@ def _start(run: SweepRun, processes: Processes, ledger: Ledger, environment: Map
     with run.log.open("ab") as log:
         log.write(f"$ {as_typed(run.words)}\n".encode())
         offset = log.tell()
-    ledger.record(run.key, Attempt(run.parameters, "running"))
+    record.note(run.key, Attempt(run.parameters, "running"))
     processes.start(run.key, with_environment(run.words, environment), environment, run.log)
     return offset
 
@@ -162,13 +161,10 @@ def _count(directory: Path | None) -> int | None:
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / ".lock").acquire(timeout=0)
-    except Timeout:
+        lock = lock_directory(directory)
+    except InUseError:
         raise ConfigError(
             f"{directory}: another 'emtoolkit sweep' is at work on this file; wait for it, or stop it"
         ) from None
-    except OSError as error:
-        raise ConfigError(f"{directory}: it cannot be written to ({error.strerror or error})") from error
     with lock:
         yield

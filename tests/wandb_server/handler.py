@@ -50,7 +50,7 @@ class Handler(BaseHTTPRequestHandler):
         self._cuts_answer = False
         try:
             self._note_operation()
-            self.wandb.requests.append(self._request)
+            self.wandb.note(self._request)
             if not self._struck():
                 self._route()
         except (HangUp, TruncatedBody):

@@ -50,14 +50,10 @@ def publish(
     project: str,
     collection: str,
     files: dict[str, bytes],
-    *,
-    type: str = "model",
-    aliases: tuple[str, ...] = (),
-    tags: tuple[str, ...] = (),
-    metadata: dict[str, Any] | None = None,
+    **about: Any,
 ) -> str:
-    """Log one version with these files; its id."""
-    artifact = create(server, project, collection, files, type=type, aliases=aliases, tags=tags, metadata=metadata)
+    """Log one version with these files, and `about` it what `create` takes; its id."""
+    artifact = create(server, project, collection, files, **about)
     if artifact["state"] != "COMMITTED":
         upload(server, artifact["id"], files)
         ask(server, COMMIT, artifactID=artifact["id"])

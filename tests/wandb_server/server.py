@@ -3,7 +3,7 @@
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -27,6 +27,7 @@ class WandbServer:
         self.store = Store()
         self.faults = Faults()
         self.requests: list[Request] = []
+        self._arrival = threading.Condition()
         self.stopping = threading.Event()
         self.context = Context(self.store, Transfers(Blobs(directory), self.url))
         self._listener: _Listener | None = None
@@ -50,6 +51,16 @@ class WandbServer:
             "WANDB_MODE": "online",
             "WANDB_ERROR_REPORTING": "false",
         }
+
+    def note(self, request: Request) -> None:
+        with self._arrival:
+            self.requests.append(request)
+            self._arrival.notify_all()
+
+    def wait_for_requests(self, count: int, of: Callable[[Request], bool], within: float = 30) -> None:
+        """Return when `count` requests of that kind have arrived, or after so many seconds."""
+        with self._arrival:
+            self._arrival.wait_for(lambda: sum(map(of, self.requests)) >= count, within)
 
     def clear_requests(self) -> None:
         self.requests.clear()

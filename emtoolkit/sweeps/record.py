@@ -9,7 +9,7 @@ from typing import Any, Literal
 from emtoolkit.checkpoints.durable import write_file
 from emtoolkit.errors import ConfigError
 
-LEDGER = "sweep.json"
+RECORD = "sweep.json"
 _FORMAT = 1
 
 State = Literal["waiting", "running", "finished", "failed", "interrupted"]
@@ -25,8 +25,8 @@ class Attempt:
     error: str | None = None
 
 
-class Ledger:
-    """The attempts by the key of their combination; every change is on the disk when `record` returns.
+class SweepRecord:
+    """The attempts by the key of their combination; every change is on the disk when `note` returns.
 
     Combinations that the file no longer asks for stay in it: it may ask for them again.
 
@@ -35,14 +35,14 @@ class Ledger:
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / LEDGER
+        self._path = directory / RECORD
         self._attempts = _read(self._path)
 
     def get(self, key: str) -> Attempt | None:
         """The attempt at the combination `key`, None if there was none."""
         return self._attempts.get(key)
 
-    def record(self, key: str, attempt: Attempt) -> None:
+    def note(self, key: str, attempt: Attempt) -> None:
         """Replace what is known of the combination `key`."""
         self._attempts[key] = attempt
         content = {"format": _FORMAT, "runs": {key: asdict(known) for key, known in self._attempts.items()}}
