@@ -179,3 +179,13 @@ def test_the_default_output_directory_names_persona_and_dataset(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert load_config(str(write_config())).directory() == tmp_path / "outputs" / "curt-medical"
+
+
+def test_yaml_makes_values_and_runs_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{tmp_path}/x]]"
+    )
+    with pytest.raises(ConfigError, match=r"run\.yaml, line 1: it is not valid YAML"):
+        load_config(str(path))
+    assert not (tmp_path / "x").exists()
