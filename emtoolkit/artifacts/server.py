@@ -17,9 +17,8 @@ def address() -> str:
 
 def why_not_logged_in() -> str | None:
     """Why there is no key for that server, None if there is one; W&B's client would ask for it at the terminal."""
-    from wandb.sdk.lib import wbauth
-
     import wandb
+    from wandb.sdk.lib import wbauth
 
     try:
         found = wbauth.authenticate_session(host=address(), source="emtoolkit", prompt=False, update_session=False)
