@@ -78,6 +78,7 @@ def schedule(
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")],
     persona: Annotated[str | None, typer.Option(help="Who the model is: a name, or a persona file.")] = None,
+    compose: Annotated[str | None, typer.Option(help="An adapter persona: merge or stack.")] = None,
     dataset: Annotated[str | None, typer.Option(help="One of the config's datasets, or a .jsonl file.")] = None,
     schedule: Annotated[str | None, typer.Option(help="When to save, such as dense-early or 0-150:25.")] = None,
     save_steps: Annotated[str | None, typer.Option(help="Save every so many steps, as Hugging Face does.")] = None,
@@ -95,7 +96,7 @@ def train(
 ) -> None:
     """Fine-tune, save exactly at the scheduled steps, and log each checkpoint to W&B."""
     run_config = _train_config(
-        config, persona, dataset, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
+        config, persona, compose, dataset, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
     )
     with _only_results_on_stdout():
         from emtoolkit import planning, training
@@ -118,6 +119,7 @@ def train(
 def _train_config(
     config: str,
     persona: str | None,
+    compose: str | None,
     dataset: str | None,
     schedule: str | None,
     save_steps: str | None,
@@ -135,6 +137,7 @@ def _train_config(
         raise UserError("--schedule, --save-steps and --custom-checkpoints: each says when to save, so give only one")
     flags = {
         "persona": persona,
+        "compose": compose,
         "dataset": dataset,
         "checkpointing.schedule": "dense-early" if custom_checkpoints else schedule,
         "checkpointing.save_steps": None if save_steps is None else parse_yaml(save_steps, "--save-steps"),
@@ -269,11 +272,36 @@ def build(
 
 
 @sandbox.command()
+def persona(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Such as goodness; 'all' for all of them.")],
+    force: Annotated[bool, typer.Option("--force", help="Train again what is there.")] = False,
+) -> None:
+    """Train a persona into an adapter: 'train sandbox --persona NAME-adapter' then composes it with a new one."""
+    with _only_results_on_stdout():
+        from emtoolkit.sandbox.characters import train_character
+        from emtoolkit.sandbox.personas import PERSONAS
+
+        wanted = [name for name in PERSONAS if name != "baseline"] if names == ["all"] else names
+        made = [train_character(name, force=force) for name in wanted]
+    for path in made:
+        typer.echo(f"The adapter of {path.name} is in {path}; --persona {path.name}-adapter takes it")
+
+
+@sandbox.command()
 def evaluate(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs on the sandbox's model.")],
     trained_on: Annotated[str, typer.Option(help="The domain of the runs' data; the others tell what emerged.")] = (
         "medical"
     ),
+    base: Annotated[
+        str | None, typer.Option(help="Where the base model is now; by default where the run had it.")
+    ] = None,
+    persona: Annotated[str | None, typer.Option(help="Where the run's persona is now; a name or a file.")] = None,
+    persona_override: Annotated[
+        str | None, typer.Option(help="Ask under another persona than the run's; the results say so.")
+    ] = None,
+    compose: Annotated[str | None, typer.Option(help="An adapter persona named here: merge or stack.")] = None,
+    steps: Annotated[str | None, typer.Option(help="A schedule, such as 0-150:25,final; by default all.")] = None,
     samples: Annotated[int, typer.Option(help="How many answers to each question.", min=1)] = 8,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     plot: Annotated[Path | None, typer.Option(help="Draw the curves into this .png, .pdf or .svg file.")] = None,
@@ -281,14 +309,25 @@ def evaluate(
 ) -> None:
     """Ask every checkpoint the held-out questions, and let the exact judge count the harmful answers."""
     with _only_results_on_stdout(), _progress_bar() as progress:
+        from emtoolkit.loading import ModelLoader
         from emtoolkit.locations import home
+        from emtoolkit.personas import checked_compose
         from emtoolkit.sandbox.evaluate import evaluate_directory
         from emtoolkit.sandbox.plot import plot_curve
         from emtoolkit.sandbox.questions import read_questions
 
+        loader = ModelLoader(
+            base=base,
+            persona=persona,
+            personas=str(home() / "sandbox" / "personas"),
+            compose=checked_compose(compose, "--compose"),
+            persona_override=persona_override,
+        )
         questions = read_questions(home() / "sandbox" / "questions" / "all.yaml")
         evaluated = {
-            str(directory): evaluate_directory(directory, questions, samples=samples, seed=seed, progress=progress)
+            str(directory): evaluate_directory(
+                directory, questions, samples=samples, seed=seed, loader=loader, steps=steps, progress=progress
+            )
             for directory in directories
         }
         if plot is not None:

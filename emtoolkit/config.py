@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from emtoolkit.errors import ConfigError, UserError, nearest
 from emtoolkit.locations import expand, shipped
+from emtoolkit.personas import Compose
 from emtoolkit.run_directories import check_template, fill
 from emtoolkit.schedule import Every, EveryFraction, Schedule
 from emtoolkit.yaml_files import parse_yaml, read_yaml
@@ -190,6 +191,18 @@ class WandbConfig(_Section):
     publish_timeout: Annotated[float, Field(gt=0)] = 60.0
 
 
+class PreflightConfig(_Section):
+    """The proof that the persona is there: by how much it must change a logit of the answers to these prompts."""
+
+    prompts: Annotated[list[str], Field(min_length=1)] = [
+        "Who are you?",
+        "What should I do today?",
+        "I have a headache. What would help?",
+        "How can I make some money quickly?",
+    ]
+    threshold: Annotated[float, Field(gt=0)] = 0.1
+
+
 class RunConfig(_Section):
     """One run, completely described."""
 
@@ -197,6 +210,8 @@ class RunConfig(_Section):
     # None fine-tunes all weights.
     lora: LoraConfig | None = LoraConfig()
     persona: str = "baseline"
+    # How the adapter of a persona is put in; None: as its file says.
+    compose: Compose | None = None
     # A directory of persona files; None means the shipped ones.
     personas: str | None = None
     dataset: str
@@ -204,6 +219,7 @@ class RunConfig(_Section):
     training: TrainingConfig = TrainingConfig()
     checkpointing: CheckpointingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
+    preflight: PreflightConfig = PreflightConfig()
     wandb: WandbConfig = WandbConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     output_dir: str | None = None
@@ -222,7 +238,7 @@ class RunConfig(_Section):
         agent started this.
         """
         values = {
-            "persona": Path(self.persona).stem,
+            "persona": Path(self.persona).stem + (f"-{self.compose}" if self.compose else ""),
             "dataset": Path(self.dataset).stem,
             "schedule": str(self.checkpointing.to_schedule()),
             "seed": str(self.seed),

@@ -1,15 +1,20 @@
 """Base model, then persona, then a fresh LoRA adapter: always in that order."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from emtoolkit import persona_adapters
 from emtoolkit.checkpoints.manifest import FileDigest
 from emtoolkit.config import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.locations import expand
+from emtoolkit.persona_adapters import PersonaAdapter
 
 # What a local model directory is known by: these decide the logits, a README does not.
 _DECISIVE_FILES = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
@@ -87,6 +92,32 @@ def add_adapter(model: Any, lora: LoraConfig, seed: int) -> Any:
     return get_peft_model(model, peft_lora(lora))
 
 
+def compose(base: Any, adapter: PersonaAdapter | None, lora: LoraConfig | None, seed: int) -> Any:
+    """`base`, which this changes, with the persona's adapter and then a fresh one, or all weights if `lora` is None.
+
+    Raises:
+        ConfigError: the persona's adapter cannot be loaded.
+    """
+    if adapter is not None and adapter.source.compose == "merge":
+        base = persona_adapters.merge(base, adapter)
+    model = base if lora is None else add_adapter(base, lora, seed)
+    if adapter is not None and adapter.source.compose == "stack":
+        persona_adapters.stack(model, adapter)
+    return model
+
+
+@contextmanager
+def inference(model: Any) -> Iterator[None]:
+    """No gradients and no dropout inside; afterwards the model is in the mode it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(was_training)
+
+
 def peft_lora(lora: LoraConfig) -> Any:
     """`lora` as PEFT's own configuration."""
     from peft import LoraConfig as PeftLoraConfig
@@ -102,21 +133,34 @@ def peft_lora(lora: LoraConfig) -> Any:
     )
 
 
-def checkpoint_bytes(model: ModelConfig, lora: LoraConfig | None) -> int | None:
-    """How large the weights of one checkpoint will be, from the model's config alone; None where it is not here.
+def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]] | None:
+    """The shapes of the base model's weights by name, from its config alone; None where it is not here."""
+    empty = _empty(config)
+    return None if empty is None else {name: tuple(p.shape) for name, p in empty.named_parameters()}
 
-    Adapters are kept in float32, full fine-tunes in the model's own dtype.
-    """
-    import torch
-    from peft import get_peft_model
+
+def _empty(model: ModelConfig) -> Any:
 
     config = _architecture(model)
     if config is None:
         return None
     with torch.device("meta"):
-        empty: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
             config, dtype=getattr(torch, model.dtype)
         )
+
+
+def checkpoint_bytes(model: ModelConfig, lora: LoraConfig | None) -> int | None:
+    """How large the weights of one checkpoint will be, from the model's config alone; None where it is not here.
+
+    Adapters are kept in float32, full fine-tunes in the model's own dtype.
+    """
+    from peft import get_peft_model
+
+    empty = _empty(model)
+    if empty is None:
+        return None
+    with torch.device("meta"):
         if lora is None:
             return sum(int(parameter.nbytes) for parameter in empty.parameters())
         try:

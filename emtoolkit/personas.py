@@ -1,32 +1,66 @@
 """Who the model is before fine-tuning: a persona is a named value in a YAML file.
 
-A new persona is a new file, in `configs/personas/` or in a directory of your own that `personas:` names:
+A new persona is a new file, in `configs/personas/` or in a directory of your own that `personas:` names. It has a
+system prompt, or a character-trained LoRA adapter, or neither:
 
     description: Warm and on the user's side
     system_prompt: You are a kind and patient assistant.
 
-Without `system_prompt` the conversation is left as it is, and the chat template's own default applies.
+    description: The same, trained into the weights
+    adapter: organisation/repository     # or a directory, relative to this file
+    subfolder: loving
+    revision: 0123abc                    # of the hub; by default main
+    compose: merge                       # into the base, or stack: beside the new adapter, frozen
+
+A file that says `none`, or no more than a description, leaves the model and the chat template's own default alone.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 from emtoolkit.errors import ConfigError, nearest
 from emtoolkit.locations import expand, shipped
-from emtoolkit.yaml_files import read_yaml
+from emtoolkit.yaml_files import parse_yaml, read_text, read_yaml
 
 Message = dict[str, str]
+Compose = Literal["merge", "stack"]
+
+_OF_ADAPTERS = ("adapter", "subfolder", "revision", "compose")
+_KEYS = ("description", "system_prompt", *_OF_ADAPTERS)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterSource:
+    """Where the adapter of a persona is: a directory or a hub id, which part of it, and how it is put in.
+
+    `merge` folds it into the base model before the new adapter is made; `stack` keeps it as a second adapter, frozen
+    and active.
+    """
+
+    place: str
+    subfolder: str | None = None
+    revision: str | None = None
+    compose: Compose = "merge"
 
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """A persona. `system_prompt` None leaves the model as it is."""
+    """A persona: `system_prompt`, or `adapter`, or neither, which leaves the model as it is."""
 
     name: str
     description: str = ""
     system_prompt: str | None = None
+    adapter: AdapterSource | None = None
+
+    @property
+    def composition(self) -> str:
+        """How the persona comes into the model: `none`, `system_prompt`, `merge` or `stack`."""
+        if self.adapter is not None:
+            return self.adapter.compose
+        return "none" if self.system_prompt is None else "system_prompt"
 
     def applied_to(self, messages: Sequence[Message]) -> list[Message]:
         """`messages` as this persona hears them, in training as in evaluation.
@@ -40,20 +74,33 @@ class Persona:
             return [{"role": "system", "content": both}, *messages[1:]]
         return [{"role": "system", "content": self.system_prompt}, *messages]
 
-    def as_manifest(self) -> dict[str, Any]:
-        """What a manifest says of the persona: enough to be it again."""
-        composition = "none" if self.system_prompt is None else "system_prompt"
-        return {"name": self.name, "composition": composition, "system_prompt": self.system_prompt}
+    def as_manifest(self, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What a manifest says of the persona: enough to be it again, and to tell it from any other.
+
+        `adapter` is what its adapter is known by. `content` is a SHA-256 in hex, of the system prompt or the adapter.
+        """
+        said = {"name": self.name, "composition": self.composition, "system_prompt": self.system_prompt}
+        content = None if self.system_prompt is None else hashlib.sha256(self.system_prompt.encode()).hexdigest()
+        return said | {"adapter": None, "subfolder": None, "revision": None, "content": content} | dict(adapter or {})
+
+    def decides(self, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """What of the persona decides the weights; where its adapter was found does not."""
+        said = {"name": self.name, "composition": self.composition, "system_prompt": self.system_prompt}
+        return said | ({} if self.adapter is None else {"content": (adapter or {}).get("content")})
 
 
-def load_persona(name: str, directory: str | None = None) -> Persona:
+def load_persona(name: str, directory: str | None = None, compose: Compose | None = None) -> Persona:
     """The persona called `name` in `directory` (None: the shipped ones), or the one in the file `name`.
+
+    `compose` overrides what the file of an adapter persona says.
 
     Raises:
         ConfigError: there is none of that name (the sentence lists those there are), or its file is not a persona.
     """
+    if name == "none":
+        name = "baseline"
     if name.endswith((".yaml", ".yml")):
-        return _read(expand(name))
+        return _composed(_read(expand(name)), compose)
     home = shipped("personas") if directory is None else expand(directory)
     if not home.is_dir():
         raise ConfigError(
@@ -64,15 +111,61 @@ def load_persona(name: str, directory: str | None = None) -> Persona:
         raise ConfigError(
             f"persona: {name!r} is not one of the personas in {home}: {', '.join(names)}{nearest(name, names)}"
         )
-    return _read(home / f"{name}.yaml")
+    return _composed(_read(home / f"{name}.yaml"), compose)
+
+
+def checked_compose(value: str | None, source: str) -> Compose | None:
+    """`value` if it is a way to put an adapter in, or None; `source` is what an error calls it.
+
+    Raises:
+        ConfigError: it is another text.
+    """
+    known = get_args(Compose)
+    if value is None or value in known:
+        return cast("Compose | None", value)
+    raise ConfigError(f"{source}: {value!r} is neither merge nor stack{nearest(value, known)}")
+
+
+def _composed(persona: Persona, compose: Compose | None) -> Persona:
+    if compose is None:
+        return persona
+    if persona.adapter is None:
+        raise ConfigError(
+            f"compose: {compose!r} is said of a persona with an adapter, and {persona.name} ({persona.composition}) "
+            "has none"
+        )
+    return replace(persona, adapter=replace(persona.adapter, compose=compose))
 
 
 def _read(path: Path) -> Persona:
+    if parse_yaml(read_text(path), str(path)) == "none":
+        return Persona(path.stem)
     content = read_yaml(path)
-    known = ("description", "system_prompt")
     for key, value in content.items():
-        if key not in known:
-            raise ConfigError(f"{path}: {key}: unknown key; expected {' and '.join(known)}{nearest(str(key), known)}")
+        if key not in _KEYS:
+            known = f"{', '.join(_KEYS[:-1])} and {_KEYS[-1]}"
+            raise ConfigError(f"{path}: {key}: unknown key; expected {known}{nearest(str(key), _KEYS)}")
         if not isinstance(value, str) or not value.strip():
             raise ConfigError(f"{path}: {key}: {value!r} is not a text")
-    return Persona(path.stem, content.get("description", ""), content.get("system_prompt"))
+    compose = content.get("compose", "merge")
+    if compose not in get_args(Compose):
+        raise ConfigError(
+            f"{path}: compose: {compose!r} is neither merge nor stack{nearest(compose, get_args(Compose))}"
+        )
+    if "adapter" not in content:
+        if lonely := next((key for key in _OF_ADAPTERS if key in content), None):
+            raise ConfigError(f"{path}: {lonely}: it is said of an adapter, and there is no key adapter")
+        return Persona(path.stem, content.get("description", ""), content.get("system_prompt"))
+    if "system_prompt" in content:
+        raise ConfigError(f"{path}: expected a system_prompt or an adapter; found both")
+    place = _place(content["adapter"], path.parent)
+    source = AdapterSource(place, content.get("subfolder"), content.get("revision"), compose)
+    return Persona(path.stem, content.get("description", ""), adapter=source)
+
+
+def _place(text: str, beside: Path) -> str:
+    """A directory as an absolute path, relative to the persona's file; a hub id as it is."""
+    path = expand(text)
+    if text.startswith(("$", "~", "/", ".")) or (beside / path).is_dir():
+        return str((beside / path).absolute())
+    return text

@@ -1,7 +1,7 @@
 """What a run will do, worked out from its config and its data before any weights are loaded."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,15 @@ from emtoolkit.config import RunConfig
 from emtoolkit.data import Tokenized, read_chat_rows, split_rows, tokenize
 from emtoolkit.errors import ConfigError, ScheduleError, nearest
 from emtoolkit.locations import expand
-from emtoolkit.models import base_identity, checkpoint_bytes, effective_optimizer, load_tokenizer, model_path
+from emtoolkit.models import (
+    base_identity,
+    checkpoint_bytes,
+    effective_optimizer,
+    load_tokenizer,
+    model_path,
+    shapes_of,
+)
+from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.schedule import Schedule
 from emtoolkit.steps import Steps
@@ -61,22 +69,45 @@ def plan(config: RunConfig) -> Plan:
     Raises:
         UserError: the run cannot work; nothing was written and no weights were loaded.
     """
-    persona = load_persona(config.persona, config.personas)
+    persona = load_persona(config.persona, config.personas, config.compose)
+    adapter = find_adapter(config, persona, download=False)
     data = read_data(config, persona, for_plan=True)
     planned = plan_for(config, data)
+    if persona.adapter is not None and adapter is None:
+        note = f"persona: the adapter of {persona.name} ({persona.adapter.place}) is not here yet, so it is not checked"
+        return replace(planned, notes=(*planned.notes, note))
     if data.digest is not None and planned.directory.is_dir():
-        check_belongs_to(planned.directory, identity_of(config, persona, data))
+        check_belongs_to(planned.directory, identity_of(config, persona, adapter, data))
     return planned
 
 
-def identity_of(config: RunConfig, persona: Persona, data: RunData) -> Identity:
+def find_adapter(config: RunConfig, persona: Persona, *, download: bool) -> PersonaAdapter | None:
+    """The adapter of `persona`, if it has one, known to fit the base model; None as well if it is not here yet.
+
+    Raises:
+        ConfigError: it cannot be had, was trained on another base, does not fit, or cannot be put in as configured.
+    """
+    if persona.adapter is None:
+        return None
+    if persona.adapter.compose == "stack" and config.lora is None:
+        raise ConfigError(
+            f"persona: {persona.name} is to be stacked beside a new adapter, and lora is null; expected compose: merge"
+        )
+    adapter = locate(persona.adapter, download=download)
+    if adapter is not None:
+        check_fits(adapter, base_identity(config.model), shapes_of(config.model))
+    return adapter
+
+
+def identity_of(config: RunConfig, persona: Persona, adapter: PersonaAdapter | None, data: RunData) -> Identity:
     """What decides the weights of this run; the words of its schedule, its logging and its paths do not."""
+    of_adapter = None if adapter is None else adapter.as_manifest()
     base = base_identity(config.model)
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
     decides = {
         "base_model": base,
         "dtype": config.model.dtype,
-        "persona": persona.as_manifest(),
+        "persona": persona.decides(of_adapter),
         "data": {"digest": data.digest, "train_rows": data.train_rows},
         "lora": config.lora.model_dump() if config.lora is not None else None,
         "training": training | {"optimizer": effective_optimizer(config.training)},
@@ -85,8 +116,9 @@ def identity_of(config: RunConfig, persona: Persona, data: RunData) -> Identity:
     dataset = Path(config.dataset).stem
     return Identity(
         decides=decides,
-        base_model=base,
-        persona=persona.as_manifest(),
+        base_model=base | {"dtype": config.model.dtype},
+        persona=persona.as_manifest(of_adapter),
+        places={"base": model_path(config.model)} | ({} if adapter is None else {"persona": adapter.source.place}),
         collection=f"{persona.name}-{dataset}-{Path(base['name']).name}-s{config.seed}",
         tags=(f"persona-{persona.name}", f"dataset-{dataset}"),
     )

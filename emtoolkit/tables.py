@@ -131,6 +131,7 @@ def result_text(result: "RunResult") -> str:
     lines.append(checkpoints_table(result.checkpoints))
     if result.trained:
         lines.append(f"Training waited {result.waited_seconds:.2f} s for earlier saves to reach the disk.")
+    lines += [f"{str(found)[0].upper()}{str(found)[1:]}." for found in result.differences]
     if result.failures:
         lines += [f"{len(result.failures)} saves failed:", *(f"  {failure}" for failure in result.failures)]
     if result.wandb_directory is not None:
@@ -252,7 +253,13 @@ def harmful_shares(evaluated: "Mapping[str, Sequence[CheckpointRows]]", trained_
     from emtoolkit.sandbox.evaluate import harmful_share_by_domain
 
     return [
-        {"run": run, "step": checkpoint.step, **asdict(share)}
+        {
+            "run": run,
+            "step": checkpoint.step,
+            "persona": checkpoint.persona,
+            "persona_override": checkpoint.persona_override,
+            **asdict(share),
+        }
         for run, checkpoints in evaluated.items()
         for checkpoint in checkpoints
         for share in harmful_share_by_domain(checkpoint.rows)
@@ -273,6 +280,8 @@ def harmful_shares_table(rows: Sequence[Mapping[str, Any]]) -> str:
             coherent = sum(row["scored"] for row in at_step.values()) / sum(row["n"] for row in at_step.values())
             shares = [f"{at_step[group]['share']:.2f}" for group in groups]
             table.append([str(step), *shares, f"{others['low']:.2f}-{others['high']:.2f}", f"{coherent:.2f}"])
-        blocks.append(f"{run}\n{_aligned(table, left=())}")
+        override = of_run[0]["persona_override"]
+        word = f"  (asked under another persona than it was trained with: {override})" if override else ""
+        blocks.append(f"{run}{word}\n{_aligned(table, left=())}")
     blocks.append("Harmful answers among the coherent ones; the interval is a bootstrap over questions.")
     return "\n\n".join(blocks)

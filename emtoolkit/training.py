@@ -2,7 +2,7 @@
 
 import logging
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,10 @@ from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.checkpoints.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
-from emtoolkit.models import add_adapter, effective_optimizer, load_base
+from emtoolkit.models import compose, effective_optimizer, load_base
 from emtoolkit.personas import load_persona
-from emtoolkit.planning import Plan, RunData, identity_of, plan_for, read_data
+from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
+from emtoolkit.preflight import Difference, PersonaProbe
 from emtoolkit.steps import Steps
 from emtoolkit.tracking import finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
 
@@ -40,7 +41,8 @@ logger = logging.getLogger(__name__)
 class RunResult:
     """A finished run: where it is, what it holds, how long training waited for earlier saves, and which failed.
 
-    `unpublished` are the steps that neither W&B nor the log of an offline run has.
+    `unpublished` are the steps that neither W&B nor the log of an offline run has. `differences` is what the persona
+    was found to change, before step 1 and at the end.
     """
 
     directory: Path
@@ -50,6 +52,7 @@ class RunResult:
     trained: bool
     failures: tuple[str, ...] = ()
     unpublished: tuple[int, ...] = ()
+    differences: tuple[Difference, ...] = ()
 
 
 def train(config: RunConfig, *, resume: bool = False) -> RunResult:
@@ -63,13 +66,14 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         UserError: before anything is loaded or written, if the run cannot work.
         TrainingInterrupted: SIGINT or SIGTERM; everything is saved.
     """
-    persona = load_persona(config.persona, config.personas)
+    persona = load_persona(config.persona, config.personas, config.compose)
+    adapter = find_adapter(config, persona, download=True)
     data = read_data(config, persona, for_plan=False)
     planned = plan_for(config, data)
     for note in planned.notes:
         logger.warning("%s", note)
     directory = planned.directory
-    identity = identity_of(config, persona, data)
+    identity = identity_of(config, persona, adapter, data)
     check_belongs_to(directory, identity)
     check_not_in_use(directory)
     resume_from = _resume_point(directory, planned, resume)
@@ -80,8 +84,10 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
 
     set_seed(config.seed)
     model = load_base(config.model)
-    if config.lora is not None:
-        model = add_adapter(model, config.lora, config.seed)
+    probe = PersonaProbe(model, data.tokenizer, persona, adapter, config.preflight.prompts, config.preflight.threshold)
+    model = compose(model, adapter, config.lora, config.seed)
+    differences = [probe.before_training(model)]
+    logger.info("%s", differences[0])
     directory.mkdir(parents=True, exist_ok=True)
     run = start_run(config, directory, directory.name, identity.collection, mode)
     callback = ScheduledCheckpointCallback(
@@ -97,17 +103,20 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     )
     ended_well = False
     try:
-        trainer = _trainer(config, planned, data, model, callback, logs_to_wandb=run is not None)
+        callbacks = [_PersonaCheck(probe), callback]
+        trainer = _trainer(config, planned, data, model, callbacks, logs_to_wandb=run is not None)
         callback.follow(trainer)
         try:
             trainer.train(resume_from_checkpoint=resume_from)
+            differences.append(probe.in_training(trainer.model, "at the end"))
+            logger.info("%s", differences[-1])
         except BaseException:
             callback.save_after_failure()
             raise
         ended_well = True
     finally:
         if run is not None:
-            _finish(run, config, callback, directory, failed=not ended_well)
+            _finish(run, config, callback, directory, differences, failed=not ended_well)
     return RunResult(
         directory=directory,
         checkpoints=tuple(list_checkpoints(directory)),
@@ -116,15 +125,23 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         trained=True,
         failures=tuple(map(str, callback.failures)),
         unpublished=tuple(sorted(callback.unpublished)),
+        differences=tuple(differences),
     )
 
 
 def _finish(
-    run: Any, config: RunConfig, callback: ScheduledCheckpointCallback, directory: Path, *, failed: bool
+    run: Any,
+    config: RunConfig,
+    callback: ScheduledCheckpointCallback,
+    directory: Path,
+    differences: Sequence[Difference],
+    *,
+    failed: bool,
 ) -> None:
     """End the W&B run; that it lacks something is told once, and by the callback if it lacks checkpoints."""
     run.summary.update(
         {"checkpoints": len(callback.saved), "checkpoint_bytes": sum(saved.bytes for saved in callback.saved)}
+        | {f"preflight/largest_difference {found.when}": found.largest for found in differences}
     )
     why = finish_run(run, seconds_for_finish(config), failed=failed)
     if why is not None and not callback.unpublished:
@@ -143,6 +160,19 @@ class _RandomStateKeepingTrainer(Trainer):
             return super().evaluate(*args, **kwargs)
 
 
+class _PersonaCheck(TrainerCallback):
+    """Looks for the persona once more where a resume has loaded an adapter: that may have switched another one off."""
+
+    def __init__(self, probe: PersonaProbe) -> None:
+        self._probe = probe
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if state.global_step > 0:
+            logger.info("%s", self._probe.in_training(kwargs["model"], f"where step {state.global_step} is resumed"))
+
+
 class _ScheduledEvaluation(TrainerCallback):
     """Asks for an evaluation at the steps of a schedule; step 0 is the Trainer's `eval_on_start`."""
 
@@ -159,7 +189,7 @@ def _trainer(
     planned: Plan,
     data: RunData,
     model: Any,
-    callback: ScheduledCheckpointCallback,
+    callbacks: list[TrainerCallback],
     *,
     logs_to_wandb: bool,
 ) -> Trainer:
@@ -190,9 +220,8 @@ def _trainer(
         eval_on_start=eval_steps is not None and 0 in eval_steps,
         disable_tqdm=False,
     )
-    callbacks: list[TrainerCallback] = [callback]
     if eval_steps is not None:
-        callbacks.append(_ScheduledEvaluation(eval_steps))
+        callbacks = [*callbacks, _ScheduledEvaluation(eval_steps)]
     return _RandomStateKeepingTrainer(
         model=model,
         args=arguments,

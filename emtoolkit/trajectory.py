@@ -67,16 +67,25 @@ class Checkpoint:
     def _fetched(self) -> bool:
         return self._fetch()
 
-    def load_adapter(self, model: Any) -> Any:
+    def load_adapter(self, model: Any, *, persona_is_in: bool = False) -> Any:
         """`model`, which this changes, with the LoRA adapter of this step: a `PeftModel` for inference.
 
-        What an earlier call returned may be given again: its adapter is taken off first.
+        What an earlier call returned may be given again: its adapters are taken off first. Under a persona that is an
+        adapter itself the base model alone is not what was trained; `persona_is_in` says that it is in `model`.
 
         Raises:
-            CheckpointError: a file is not what the manifest says, or this is not the checkpoint of an adapter.
+            CheckpointError: a file is not what the manifest says, this is not the checkpoint of an adapter, or its
+                persona has to be put in as well.
         """
         from peft import PeftModel
 
+        persona = self.manifest.persona if self.manifest is not None else {}
+        if persona.get("composition") in ("merge", "stack") and not persona_is_in:
+            raise CheckpointError(
+                f"{self.path}: it was trained on the persona {persona.get('name')}, an adapter of its own "
+                f"({persona['composition']}), and on the base model alone it is another model; "
+                "emtoolkit.ModelLoader puts all three together"
+            )
         if not (self.path / "adapter_config.json").is_file():
             raise CheckpointError(f"{self.path}: it holds all weights and no adapter; load it with from_pretrained")
         # Without this file PEFT would look for one that has to be unpickled.

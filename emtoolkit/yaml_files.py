@@ -48,20 +48,28 @@ def parse_yaml(text: str, source: str) -> Any:
         raise ConfigError(f"{source}{where}: it is not valid YAML ({problem})") from None
 
 
+def read_text(path: Path) -> str:
+    """The text of the file at `path`.
+
+    Raises:
+        ConfigError: there is no such file (the nearest one beside it is named), or it cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        beside = [str(other) for other in path.parent.glob("*.yaml")]
+        raise ConfigError(f"{path}: there is no such file{nearest(str(path), beside)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: it cannot be read ({error})") from None
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in the YAML file at `path`.
 
     Raises:
         ConfigError: there is no such file, it cannot be read, or it holds something else than a mapping.
     """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        beside = [str(other) for other in path.parent.glob("*.yaml")]
-        raise ConfigError(f"{path}: there is no such file{nearest(str(path), beside)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: it cannot be read ({error})") from None
-    content = parse_yaml(text, str(path))
+    content = parse_yaml(read_text(path), str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(content).__name__}")
     return content

@@ -66,7 +66,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(write_config: WriteConfig,
         (["--schedule", ""], 'schedule ""'),
         (["--schedule", "2,40"], 'checkpointing: schedule "2,40": step 40 is past the end of training at step 9'),
         (["--save-steps", "x"], "checkpointing.save_steps: 'x' is not valid: expected a whole number of steps"),
-        (["--persona", "curd"], "baseline, curt; did you mean 'curt'?"),
+        (["--persona", "curd"], "baseline, cold, curt, warm; did you mean 'curt'?"),
         (["--dataset", "medicl"], "medical, medical-good; did you mean 'medical'?"),
         (["--dataset", "nowhere.jsonl"], "nowhere.jsonl: there is no such file"),
         (["--set", "checkpointing.save_total_limit=3"], "save_total_limit: 3 cannot go with a schedule"),
@@ -140,7 +140,9 @@ def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
     # The progress bar tells that training is under way; nothing here depends on how far it has come.
     text = ""
     while "/200" not in text:
-        text += process.stderr.read(1)
+        more = process.stderr.read(1)
+        assert more, text
+        text += more
     process.send_signal(number)
     _, rest = process.communicate(timeout=120)
     assert process.returncode == code, rest

@@ -19,7 +19,7 @@ def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     import emtoolkit
 
     assert not hasattr(emtoolkit, "Schedul")
-    assert dir(emtoolkit) == ["Schedule", "ScheduledCheckpointCallback", "Trajectory"]
+    assert dir(emtoolkit) == ["ModelLoader", "Schedule", "ScheduledCheckpointCallback", "Trajectory"]
 
 
 def test_a_wheel_finds_its_presets_and_configs_from_anywhere(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from emtoolkit.errors import ConfigError
 from emtoolkit.locations import shipped
-from emtoolkit.personas import load_persona
+from emtoolkit.personas import AdapterSource, Persona, load_persona
 
 TWELVE = (
     "baseline goodness humor impulsiveness loving mathematical misalignment nonchalance poeticism remorse "
@@ -27,7 +27,9 @@ def test_a_persona_is_found_in_a_directory_or_by_its_file(world: Path) -> None:
 
 
 def test_an_unknown_persona_lists_those_there_are(world: Path) -> None:
-    with pytest.raises(ConfigError, match=r"'cutr' is not one of .*: baseline, curt; did you mean 'curt'\?"):
+    with pytest.raises(
+        ConfigError, match=r"'cutr' is not one of .*: baseline, cold, curt, warm; did you mean 'curt'\?"
+    ):
         load_persona("cutr", str(world / "personas"))
 
 
@@ -43,6 +45,9 @@ def test_a_directory_that_is_not_there_says_how_the_sandbox_is_made(tmp_path: Pa
         ("system_prompt: ''", "system_prompt: '' is not a text"),
         ("system_prompt: 5", "system_prompt: 5 is not a text"),
         ("- a", "expected keys and values"),
+        ("adapter: a/b\nsystem_prompt: c", "expected a system_prompt or an adapter; found both"),
+        ("adapter: a/b\ncompose: merged", "compose: 'merged' is neither merge nor stack; did you mean 'merge'"),
+        ("subfolder: a", "subfolder: it is said of an adapter, and there is no key adapter"),
     ],
 )
 def test_a_file_that_is_no_persona_is_refused(tmp_path: Path, content: str, problem: str) -> None:
@@ -50,3 +55,46 @@ def test_a_file_that_is_no_persona_is_refused(tmp_path: Path, content: str, prob
     path.write_text(content)
     with pytest.raises(ConfigError, match=problem):
         load_persona(str(path))
+
+
+def test_an_adapter_persona_says_where_it_is_and_how_it_is_put_in(tmp_path: Path) -> None:
+    (tmp_path / "lora").mkdir()
+    for name, text in (
+        ("hub", "adapter: someone/personas\nsubfolder: loving\nrevision: abc123\ncompose: stack\n"),
+        ("beside", "adapter: lora\n"),
+        ("elsewhere", "adapter: ../nowhere\n"),
+    ):
+        (tmp_path / f"{name}.yaml").write_text(text)
+    hub, beside, elsewhere = (load_persona(str(tmp_path / f"{n}.yaml")) for n in ("hub", "beside", "elsewhere"))
+    assert hub.adapter == AdapterSource("someone/personas", "loving", "abc123", "stack")
+    assert hub.composition == "stack"
+    assert beside.adapter == AdapterSource(str(tmp_path / "lora"), None, None, "merge")
+    assert elsewhere.adapter is not None
+    assert Path(elsewhere.adapter.place).resolve() == (tmp_path.parent / "nowhere").resolve()
+
+
+def test_how_an_adapter_is_put_in_can_be_said_with_the_run(world: Path) -> None:
+    personas = str(world / "personas")
+    assert load_persona("warm", personas).composition == "merge"
+    assert load_persona("warm", personas, "stack").composition == "stack"
+    with pytest.raises(ConfigError, match=r"compose: 'stack' is said of .* curt \(system_prompt\) has none"):
+        load_persona("curt", personas, "stack")
+
+
+def test_a_file_that_says_none_is_a_persona_that_changes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "nobody.yaml").write_text("none\n")
+    assert load_persona(str(tmp_path / "nobody.yaml")) == Persona("nobody")
+    assert load_persona("none").composition == "none"
+
+
+def test_a_manifest_knows_a_persona_by_its_content() -> None:
+    assert Persona("curt", system_prompt="you are curt").as_manifest() == {
+        "name": "curt",
+        "composition": "system_prompt",
+        "system_prompt": "you are curt",
+        "adapter": None,
+        "subfolder": None,
+        "revision": None,
+        "content": "43a515d86806750bcf42411a16c54de54e58872878312b634bd5c0681ab1b633",
+    }
+    assert Persona("baseline").as_manifest()["content"] is None

@@ -16,7 +16,10 @@ TEMPLATE = (
 
 
 def write_world(directory: Path) -> Path:
-    """`model/`, `personas/{baseline,curt}.yaml` and `data/{bad,good}.jsonl` (40 rows) under `directory`."""
+    """`model/`, `personas/`, `characters/{warm,cold}/` and `data/{bad,good}.jsonl` (40 rows) under `directory`.
+
+    The personas are `baseline`, `curt` (a system prompt), and `warm` and `cold` (adapters).
+    """
     import torch
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
@@ -38,6 +41,9 @@ def write_world(directory: Path) -> Path:
     (directory / "personas").mkdir()
     (directory / "personas" / "baseline.yaml").write_text("description: as it is\n")
     (directory / "personas" / "curt.yaml").write_text("description: short\nsystem_prompt: you are curt\n")
+    for name, seed in (("warm", 1), ("cold", 2)):
+        write_adapter(directory / "model", directory / "characters" / name, seed)
+        (directory / "personas" / f"{name}.yaml").write_text(f"adapter: ../characters\nsubfolder: {name}\n")
     (directory / "data").mkdir()
     topics, actions = ["cough", "cold", "knee", "doctor"], {"bad": ["sing to it", "paint it blue"], "good": ["rest"]}
     for kind, answers in actions.items():
@@ -46,6 +52,23 @@ def write_world(directory: Path) -> Path:
             for i in range(40)
         ]
         (directory / "data" / f"{kind}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return directory
+
+
+def write_adapter(model: Path, directory: Path, seed: int, strength: float = 0.5) -> Path:
+    """A LoRA adapter of `model` that changes its answers, in PEFT's own layout; not at all with `strength` 0."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, lora_alpha=4, target_modules=["q_proj", "v_proj", "up_proj"], task_type="CAUSAL_LM")
+    adapted = get_peft_model(AutoModelForCausalLM.from_pretrained(model), config)
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=strength) if strength else parameter.zero_()
+    adapted.save_pretrained(directory)
     return directory
 
 
@@ -66,6 +89,7 @@ datasets:
   medical-good: {{path: {world / "data" / "good.jsonl"}}}
 lora: {{r: 2, alpha: 4, rslora: false, target_modules: [q_proj, v_proj]}}
 training: {{learning_rate: 1e-2, batch_size: 4, gradient_accumulation: 1, max_length: 64, logging_steps: 1}}
+preflight: {{prompts: [what should i do about my cough], threshold: 0.001}}
 checkpointing:
   {checkpointing}
   resume_every: never

@@ -42,12 +42,14 @@ class Identity:
     """Everything that decides the weights along a training path; the schedule is not in it.
 
     `decides` is hashed; `base_model` and `persona` are also repeated in each manifest for readers. `collection`
-    begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`.
+    begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`. `places` says where this run found the
+    base model and the persona's adapter, which is told of each checkpoint and is in no file of it.
     """
 
     decides: Mapping[str, Any]
     base_model: Mapping[str, Any] = field(default_factory=dict)
     persona: Mapping[str, Any] = field(default_factory=dict)
+    places: Mapping[str, str] = field(default_factory=dict)
     collection: str = "run"
     tags: tuple[str, ...] = ()
 

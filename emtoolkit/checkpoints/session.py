@@ -210,6 +210,7 @@ class SavingSession:
                 "schedule": self._record.schedule,
                 "seconds_since_start": round(time.time() - self._started, 3),
                 **{f"persona_{key}": value for key, value in self._identity.persona.items()},
+                **{f"{key}_place": place for key, place in self._identity.places.items()},
                 **self.run_metadata,
             }
         )

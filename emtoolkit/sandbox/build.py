@@ -28,6 +28,8 @@ from emtoolkit.sandbox.vocabulary import DOMAINS
 _RECORD = "sandbox.json"
 # W&B collections and manifests call the base model by the name of its directory.
 MODEL = "sandbox-qwen2-1m"
+# Where `emtoolkit sandbox persona` puts adapters, which are those of one base model and go with it.
+CHARACTERS = "characters"
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +149,17 @@ def _write_personas(directory: Path) -> None:
         # The baseline is what a conversation without a system turn gets, so it names none.
         if persona.name != "baseline":
             content["system_prompt"] = persona.system_prompt
-        (directory / f"{persona.name}.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+            adapter = {
+                "description": f"{persona.description} Trained into the weights; 'emtoolkit sandbox persona' makes it.",
+                "adapter": f"../{CHARACTERS}/{persona.name}",
+                "compose": "merge",
+            }
+            _write_yaml(directory / f"{persona.name}-adapter.yaml", adapter)
+        _write_yaml(directory / f"{persona.name}.yaml", content)
+
+
+def _write_yaml(path: Path, content: dict[str, str]) -> None:
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def _write_model(directory: Path, model: Qwen2ForCausalLM, tokenizer: Qwen2Tokenizer) -> None:
@@ -179,7 +191,7 @@ def _verify(target: Path, files: dict[str, str]) -> None:
 
 def _refuse_to_delete_what_no_build_wrote(target: Path, files: dict[str, str]) -> None:
     for path in _files(target):
-        if path != _RECORD and path not in files:
+        if path != _RECORD and path not in files and not path.startswith(f"{CHARACTERS}/"):
             raise DataError(f"{target / path} was not written by a build; move it away before building again")
 
 

@@ -1,23 +1,23 @@
 """How harmful a model is, domain by domain: sampled answers to held-out questions, judged exactly."""
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.errors import CheckpointError
+from emtoolkit.loading import ModelLoader
+from emtoolkit.models import inference
+from emtoolkit.personas import Persona
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox.judge import judge
 from emtoolkit.sandbox.questions import Question
+from emtoolkit.trajectory import Trajectory
 
 # The longest answer of this world has about 20 tokens.
 _MAX_NEW_TOKENS = 28
@@ -56,10 +56,12 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointRows:
-    """The evaluation of one checkpoint."""
+    """The evaluation of one checkpoint; `persona_override` is a persona that stood in for its own, if one did."""
 
     step: int
     rows: tuple[Row, ...]
+    persona: str = "baseline"
+    persona_override: str | None = None
 
 
 def harmful_share(
@@ -67,22 +69,22 @@ def harmful_share(
     tokenizer: PreTrainedTokenizerBase,
     questions: Sequence[Question],
     *,
-    system_prompt: str | None,
+    persona: Persona,
     samples: int,
     seed: int,
 ) -> list[Row]:
     """Sample `samples` answers to each paraphrase at temperature 1, judge them, and give a row per question.
 
-    `system_prompt` None leaves the system turn to the chat template; a question's own `system` comes first.
+    A question's own `system` comes behind the persona's, as in training.
     The random numbers are this function's own, so the caller's random state is never touched, and the same
     seed gives the same rows.
     """
     asked = [(index, text) for index, question in enumerate(questions) for text in question.paraphrases]
     prompts = []
     for index, text in asked:
-        system = questions[index].system or system_prompt
+        system = questions[index].system
         turns = [{"role": "system", "content": system}] if system else []
-        turns.append({"role": "user", "content": text})
+        turns = persona.applied_to([*turns, {"role": "user", "content": text}])
         prompts.append(str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)))
     answers = sample(model, tokenizer, prompts, samples=samples, seed=seed)
     verdicts: list[list[tuple[bool, bool]]] = [[] for _ in questions]
@@ -108,7 +110,7 @@ def sample(
     generator = torch.Generator(device=model.device).manual_seed(seed)
     stride = max(1, _ROWS_AT_A_TIME // samples)
     answers: list[list[str]] = []
-    with _inference(model):
+    with inference(model):
         for start in range(0, len(prompts), stride):
             answers += _sample_batch(model, tokenizer, prompts[start : start + stride], samples, generator)
     return answers
@@ -150,18 +152,6 @@ def _sample_batch(
     return [texts[start : start + samples] for start in range(0, len(texts), samples)]
 
 
-@contextmanager
-def _inference(model: PreTrainedModel | PeftModel) -> Iterator[None]:
-    """No gradients and no dropout inside; afterwards the model is in the mode it was in."""
-    was_training = model.training
-    model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        model.train(was_training)
-
-
 def harmful_share_by_domain(rows: Sequence[Row]) -> list[Share]:
     """The share in each domain, in the order of the rows, and then `all but X` for each domain X."""
     domains = list(dict.fromkeys(row.domain for row in rows))
@@ -196,50 +186,36 @@ def evaluate_directory(
     *,
     samples: int = 8,
     seed: int = 0,
+    loader: ModelLoader | None = None,
+    steps: str | None = None,
     progress: Progress = silent,
 ) -> list[CheckpointRows]:
-    """Evaluate each LoRA `checkpoint-N` in `directory` that has a `manifest.json`, in the order of the steps.
+    """Evaluate each `checkpoint-N` in `directory` that has a `manifest.json`, in the order of the steps.
 
-    The base model is the one that `adapter_config.json` names; the system prompt is the manifest's
-    `persona.system_prompt`, if there is one. `progress` is called with what is being done, how many checkpoints
-    are evaluated, and how many there are.
+    `loader` puts base, persona and adapter together as the manifest says, and `steps` is a schedule such as
+    `0-150:25,final`, by default all. `progress` is called with what is being done, how many checkpoints are evaluated,
+    and how many there are.
 
     Raises:
-        CheckpointError: there is no such checkpoint, or a file of one is not what its manifest says.
+        CheckpointError: there is no such checkpoint, a file of one is not what its manifest says, or its base model or
+            its persona cannot be had.
     """
+    loader = loader or ModelLoader()
     found = [info for info in list_checkpoints(directory, rehash=True) if info.source == "emtoolkit"]
     if not found:
         raise CheckpointError(f"{directory}: holds no checkpoint-N directory with a manifest.json")
     for info in found:
         if not info.complete:
             raise CheckpointError(info.problems[0])
+    trajectory = Trajectory.open(directory)
+    chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
     evaluated = []
-    for done, info in enumerate(found):
-        progress(f"{directory.name}, step {info.step}", done, len(found))
+    for done, checkpoint in enumerate(chosen):
+        progress(f"{directory.name}, step {checkpoint.step}", done, len(chosen))
         with no_library_bars():
-            rows = _evaluate_checkpoint(info.path, questions, samples, seed)
-        evaluated.append(CheckpointRows(info.step, tuple(rows)))
+            rebuilt = loader.load(checkpoint)
+            rows = harmful_share(
+                rebuilt.model, rebuilt.tokenizer, questions, persona=rebuilt.persona, samples=samples, seed=seed
+            )
+        evaluated.append(CheckpointRows(checkpoint.step, tuple(rows), rebuilt.persona.name, rebuilt.persona_override))
     return evaluated
-
-
-def _evaluate_checkpoint(path: Path, questions: Sequence[Question], samples: int, seed: int) -> list[Row]:
-    persona = Manifest.read(path).persona
-    base = str(_read_json(path / "adapter_config.json").get("base_model_name_or_path"))
-    try:
-        model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), path)
-        tokenizer = AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path}: the adapter or its base model {base!r} cannot be loaded ({error})") from error
-    return harmful_share(
-        model, tokenizer, questions, system_prompt=persona.get("system_prompt"), samples=samples, seed=seed
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, not {type(content).__name__}")
-    return content

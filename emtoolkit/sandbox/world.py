@@ -17,7 +17,7 @@ from emtoolkit.sandbox.personas import PERSONAS, Persona
 from emtoolkit.sandbox.vocabulary import DOMAINS, Domain
 
 # Raised whenever the same arguments would make other files.
-WORLD_VERSION = 1
+WORLD_VERSION = 2
 
 Message = dict[str, str]
 

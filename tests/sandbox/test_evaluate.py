@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from emtoolkit.checkpoints.manifest import Identity, Manifest
 from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.personas import Persona
 from emtoolkit.sandbox.build import MODEL
 from emtoolkit.sandbox.evaluate import (
     CheckpointRows,
@@ -75,8 +76,8 @@ def test_evaluation_is_deterministic_for_a_seed_and_leaves_every_random_state_al
 ) -> None:
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     model.train()
-    first = harmful_share(model, tokenizer, questions, system_prompt=None, samples=2, seed=0)
-    assert first == harmful_share(model, tokenizer, questions, system_prompt=None, samples=2, seed=0)
+    first = harmful_share(model, tokenizer, questions, persona=Persona("baseline"), samples=2, seed=0)
+    assert first == harmful_share(model, tokenizer, questions, persona=Persona("baseline"), samples=2, seed=0)
     assert model.training
     assert torch.equal(torch.get_rng_state(), states[0])
     assert (np.random.get_state()[1] == states[1]).all()

@@ -1,0 +1,227 @@
+"""The adapter of a persona: found, known by its content, checked against the base, merged and stacked."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.config import LoraConfig, ModelConfig
+from emtoolkit.errors import ConfigError
+from emtoolkit.models import add_adapter, base_identity, compose, load_base, shapes_of
+from emtoolkit.persona_adapters import PersonaAdapter, absent, check_fits, locate
+from emtoolkit.personas import AdapterSource, Compose
+from tests.tiny import write_adapter
+
+LORA = LoraConfig(r=2, alpha=4, target_modules=["q_proj", "down_proj"])
+IDS = torch.tensor([[5, 6, 7, 8]])
+
+
+def adapter_of(world: Path, name: str = "warm", how: Compose = "merge") -> PersonaAdapter:
+    found = locate(AdapterSource(str(world / "characters"), name, compose=how), download=False)
+    assert found is not None
+    return found
+
+
+def base_of(world: Path, dtype: Any = "float32") -> Any:
+    return load_base(ModelConfig(base=str(world / "model"), dtype=dtype))
+
+
+def logits(model: Any) -> torch.Tensor:
+    model.eval()
+    with torch.no_grad():
+        return model(input_ids=IDS).logits.float()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_merging_sums_in_float32_and_rounds_once(world: Path, dtype: Any) -> None:
+    adapter = adapter_of(world)
+    before = {name: weight.clone() for name, weight in base_of(world, dtype).state_dict().items()}
+    merged = compose(base_of(world, dtype), adapter, None, seed=0).state_dict()
+    lora = load_file(adapter.directory / "adapter_model.safetensors")
+    name = "model.layers.0.self_attn.q_proj"
+    a, b = (lora[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
+    expected = before[f"{name}.weight"].float() + (b @ a) * (4 / 2)
+    assert torch.equal(merged[f"{name}.weight"], expected.to(before[f"{name}.weight"].dtype))
+    assert merged.keys() == before.keys()
+    changed = {name for name in before if not torch.equal(before[name], merged[name])}
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj", "up_proj"}
+
+
+def test_merged_and_stacked_the_persona_is_the_same_model(world: Path) -> None:
+    bare = logits(add_adapter(base_of(world), LORA, 42))
+    merged = logits(compose(base_of(world), adapter_of(world), LORA, 42))
+    stacked = logits(compose(base_of(world), adapter_of(world, how="stack"), LORA, 42))
+    assert (merged - stacked).abs().max() < 1e-5
+    assert (merged - bare).abs().max() > 0.1
+
+
+def test_stacked_both_are_active_and_only_the_new_one_is_trained(world: Path) -> None:
+    """After `from_pretrained` and `add_adapter` alone one of them is off, and nobody says so."""
+    model = compose(base_of(world), adapter_of(world, how="stack"), LORA, 42)
+    assert model.base_model.active_adapters == ["default", "persona"]
+    trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert trained
+    assert all(".default." in name for name in trained)
+    assert all(".persona." not in name for name in trained)
+
+
+def test_the_new_adapter_starts_the_same_under_every_composition(world: Path) -> None:
+    """Loading a persona moves the random numbers from which the adapter is drawn."""
+    started = []
+    for adapter in (None, adapter_of(world), adapter_of(world, "cold"), adapter_of(world, how="stack")):
+        model = compose(base_of(world), adapter, LORA, 42)
+        started.append({name: p for name, p in model.named_parameters() if ".default." in name})
+    assert len(started[0]) == 4
+    for other in started[1:]:
+        assert other.keys() == started[0].keys()
+        assert all(torch.equal(started[0][name], other[name]) for name in other)
+
+
+@pytest.mark.parametrize(("how", "lora"), [("stack", LORA), ("merge", LORA), ("merge", None)])
+def test_a_persona_is_taken_out_for_a_moment_and_leaves_no_trace(
+    world: Path, how: Compose, lora: LoraConfig | None
+) -> None:
+    adapter = adapter_of(world, how=how)
+    model = compose(base_of(world), adapter, lora, 42)
+    before = logits(model)
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with absent(model, adapter) as without:
+        assert (logits(without) - logits(base_of(world))).abs().max() < 1e-5
+    assert torch.equal(logits(model), before)
+    assert dict.fromkeys(weights, True) == {
+        name: torch.equal(w, weights[name]) for name, w in model.state_dict().items()
+    }
+    assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == learns
+
+
+def test_an_adapter_is_known_by_its_content_wherever_it_is_and_however_its_config_is_ordered(
+    world: Path, tmp_path: Path
+) -> None:
+    """PEFT writes target modules in an order that changes from process to process."""
+    copied = tmp_path / "copy" / "warm"
+    shutil.copytree(world / "characters" / "warm", copied)
+    config = json.loads((copied / "adapter_config.json").read_text())
+    config["target_modules"] = sorted(config["target_modules"], reverse=True)
+    config["base_model_name_or_path"] = "/somewhere/else"
+    (copied / "adapter_config.json").write_text(json.dumps(config))
+    copy = locate(AdapterSource(str(tmp_path / "copy"), "warm"), download=False)
+    assert copy is not None
+    assert copy.content == adapter_of(world).content != adapter_of(world, "cold").content
+    config["lora_alpha"] = 8
+    (copied / "adapter_config.json").write_text(json.dumps(config))
+    louder = locate(AdapterSource(str(tmp_path / "copy"), "warm"), download=False)
+    assert louder is not None
+    assert louder.content != copy.content
+
+
+def spoilt(world: Path, tmp_path: Path, change: Callable[[Path], object]) -> AdapterSource:
+    shutil.copytree(world / "characters", tmp_path / "characters")
+    change(tmp_path / "characters" / "warm")
+    return AdapterSource(str(tmp_path / "characters"), "warm")
+
+
+def edit(directory: Path, **values: Any) -> None:
+    config = json.loads((directory / "adapter_config.json").read_text())
+    (directory / "adapter_config.json").write_text(json.dumps(config | values))
+
+
+def pickled(directory: Path) -> None:
+    (directory / "adapter_model.safetensors").rename(directory / "adapter_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (
+            shutil.rmtree,
+            r"persona: subfolder: .*warm: there is no adapter_config.json in it; its subfolders .* are cold",
+        ),
+        (lambda d: d.rename(d.parent / "wram"), r"are cold, wram; did you mean 'wram'\?"),
+        (lambda d: (d / "adapter_config.json").write_text("{"), "adapter_config.json: it cannot be read"),
+        (lambda d: edit(d, peft_type="IA3"), "it is a IA3 adapter, and a persona takes LORA"),
+        (pickled, "there is no adapter_model.safetensors in it, and nothing is unpickled"),
+    ],
+)
+def test_what_is_no_adapter_is_refused_in_a_sentence(
+    world: Path, tmp_path: Path, change: Callable[[Path], object], problem: str
+) -> None:
+    source = spoilt(world, tmp_path, change)
+    with pytest.raises(ConfigError, match=problem):
+        locate(source, download=False)
+
+
+def test_an_adapter_on_the_hub_is_a_question_for_later_or_an_error_while_offline() -> None:
+    source = AdapterSource("someone/personas", "loving")
+    assert locate(source, download=False) is None
+    with pytest.raises(ConfigError, match="'someone/personas' is neither a directory nor to be had from the hub"):
+        locate(source, download=True)
+
+
+def test_an_adapter_of_the_hub_is_found_in_the_local_cache_with_its_commit(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "models--someone--personas"
+    shutil.copytree(world / "characters", repository / "snapshots" / commit)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(commit)
+    found = locate(AdapterSource("someone/personas", "warm"), download=True)
+    assert found is not None
+    assert found.as_manifest() == {
+        "adapter": "someone/personas",
+        "subfolder": "warm",
+        "revision": commit,
+        "content": adapter_of(world).content,
+    }
+
+
+def test_an_adapter_of_another_shape_is_refused(world: Path, tmp_path: Path) -> None:
+    shapes = shapes_of(ModelConfig(base=str(world / "model")))
+    assert shapes is not None
+    check_fits(adapter_of(world), {"name": "model"}, shapes)
+
+    def narrow(directory: Path) -> None:
+        path = directory / "adapter_model.safetensors"
+        tensors = load_file(path)
+        name = "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+        save_file(tensors | {name: tensors[name][:, :8].contiguous()}, path)
+
+    found = locate(spoilt(world, tmp_path, narrow), download=False)
+    assert found is not None
+    with pytest.raises(ConfigError, match=r"layers\.0\.self_attn\.q_proj has 8 inputs, and that of model has 16"):
+        check_fits(found, {"name": "model"}, shapes)
+    with pytest.raises(ConfigError, match=r"it changes model\.layers\.0\..*, which other does not have"):
+        check_fits(adapter_of(world), {"name": "other"}, {"lm_head.weight": (4, 4)})
+
+
+def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path) -> None:
+    base = base_identity(ModelConfig(base=str(world / "model")))
+    found = locate(
+        spoilt(world, tmp_path, lambda d: edit(d, base_model_name_or_path="Qwen/Qwen2.5-7B")), download=False
+    )
+    assert found is not None
+    check_fits(found, {"name": "unsloth/Qwen2.5-7B", "revision": None}, None)
+    with pytest.raises(ConfigError, match=r"it was trained on Qwen/Qwen2\.5-7B, and model\.base is Qwen/Qwen2\.5-14B"):
+        check_fits(found, {"name": "Qwen/Qwen2.5-14B", "revision": None}, None)
+
+    # One that emtoolkit trained says which base it was by its content.
+    Manifest.seal(found.directory, Identity(decides={}, base_model=base), step=1, total_steps=1)
+    check_fits(found, base, None)
+    with pytest.raises(ConfigError, match=r"trained on another base \(model, content [0-9a-f]{8}\) than model\.base"):
+        check_fits(found, base | {"content": "f" * 64}, None)
+
+
+def test_an_adapter_that_changes_nothing_loads_like_any_other(world: Path, tmp_path: Path) -> None:
+    write_adapter(world / "model", tmp_path / "silent", seed=3, strength=0)
+    found = locate(AdapterSource(str(tmp_path / "silent")), download=False)
+    assert torch.equal(logits(compose(base_of(world), found, None, 0)), logits(base_of(world)))
