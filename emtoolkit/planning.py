@@ -8,7 +8,9 @@ from typing import Any
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.session import check_belongs_to
 from emtoolkit.config import RunConfig
-from emtoolkit.data import Tokenized, read_chat_rows, split_rows, tokenize
+from emtoolkit.data.rows import read_chat_rows
+from emtoolkit.data.split import split_rows
+from emtoolkit.data.tokens import Tokenized, tokenize
 from emtoolkit.errors import ConfigError, ScheduleError, nearest
 from emtoolkit.locations import expand
 from emtoolkit.models import base_identity, checkpoint_bytes, effective_optimizer, load_tokenizer, model_path
