@@ -30,6 +30,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.models import add_adapter, effective_optimizer, load_base
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, identity_of, plan_for, read_data
+from emtoolkit.progress import Bar, no_bar
 from emtoolkit.steps import Steps
 from emtoolkit.tracking import finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
 
@@ -52,7 +53,7 @@ class RunResult:
     unpublished: tuple[int, ...] = ()
 
 
-def train(config: RunConfig, *, resume: bool = False) -> RunResult:
+def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunResult:
     """Do the run that `config` describes.
 
     With `resume` it goes on from the newest resume checkpoint at or before the first scheduled step that is
@@ -64,7 +65,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         TrainingInterrupted: SIGINT or SIGTERM; everything is saved.
     """
     persona = load_persona(config.persona, config.personas)
-    data = read_data(config, persona, for_plan=False)
+    with bar() as progress:
+        data = read_data(config, persona, for_plan=False, progress=progress)
     planned = plan_for(config, data)
     for note in planned.notes:
         logger.warning("%s", note)
@@ -84,6 +86,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         model = add_adapter(model, config.lora, config.seed)
     directory.mkdir(parents=True, exist_ok=True)
     run = start_run(config, directory, directory.name, identity.collection, mode)
+    if run is not None:
+        run.config.update({"split": dict(identity.split)})
     callback = ScheduledCheckpointCallback(
         config.checkpointing.to_schedule(),
         output_dir=directory,
@@ -196,8 +200,8 @@ def _trainer(
     return _RandomStateKeepingTrainer(
         model=model,
         args=arguments,
-        train_dataset=data.train.dataset if data.train else None,
-        eval_dataset=data.test.dataset if data.test else None,
+        train_dataset=data.train,
+        eval_dataset=data.test,
         processing_class=data.tokenizer,
         data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
         callbacks=callbacks,

@@ -42,7 +42,8 @@ class Identity:
     """Everything that decides the weights along a training path; the schedule is not in it.
 
     `decides` is hashed; `base_model` and `persona` are also repeated in each manifest for readers. `collection`
-    begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`.
+    begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`. `split` says for readers what
+    follows from the rest: how many rows are trained on and held out, by which seed.
     """
 
     decides: Mapping[str, Any]
@@ -50,6 +51,7 @@ class Identity:
     persona: Mapping[str, Any] = field(default_factory=dict)
     collection: str = "run"
     tags: tuple[str, ...] = ()
+    split: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

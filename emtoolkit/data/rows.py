@@ -1,66 +1,98 @@
-"""The conversations of a data set, as they stand in its file."""
+"""The conversations of a data set, and the digest by which a trajectory knows them."""
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
+from emtoolkit.data.forms import Conversation, conversation, form_of
+from emtoolkit.data.sources import Source, raw_rows
 from emtoolkit.errors import DataError
-from emtoolkit.personas import Message
-
-_ROLES = ("system", "user", "assistant")
+from emtoolkit.progress import Progress, silent
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRows:
-    """The conversations of one file, in its order, and the SHA-256 of their content."""
+    """The conversations of one data set, in its order, and the SHA-256 of their content.
 
-    path: Path
-    conversations: tuple[tuple[Message, ...], ...]
+    The digest is of what is learnt from what, so that it is one for one content in any container and any form.
+    `repeated` are the places of rows that are the same as an earlier one, `unused` the columns that nobody reads.
+    """
+
+    source: Source
+    conversations: tuple[Conversation, ...]
     digest: str
+    repeated: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.conversations)
 
+    def where(self, index: int) -> str:
+        """The row at `index` as errors name it."""
+        return f"{self.source}, {self.conversations[index].place}"
 
-def read_chat_rows(path: Path) -> ChatRows:
-    """The rows of a JSONL file, each `{"messages": [{"role": ..., "content": ...}, ...]}`.
+    def notes(self) -> list[str]:
+        """What a user may not expect of the rows, a sentence each."""
+        found = []
+        if self.repeated:
+            found.append(
+                f"{self.source}: {len(self.repeated)} rows repeat earlier ones, the first is {self.repeated[0]}"
+            )
+        if self.unused:
+            found.append(f"{self.source}: nothing is learnt from {' and '.join(self.unused)}")
+        return found
+
+
+def read_rows(source: Source, progress: Progress = silent) -> ChatRows:
+    """All rows of `source`.
 
     Raises:
-        DataError: the file is missing or empty, or a row (named by its line) is not JSON, not in that form, or
-            has no assistant turn to learn from.
+        NotHereError: there is no such file, or the hub cannot be asked.
+        DataError: there are no rows, or a row (named by its line or number) is broken, of another form than the
+            first, or holds no answer or an empty one.
     """
-    conversations = []
+    conversations: list[Conversation] = []
     digest = hashlib.sha256()
-    try:
-        with path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    messages = _messages(line, f"{path}, line {number}")
-                    digest.update(json.dumps(messages, sort_keys=True).encode())
-                    conversations.append(messages)
-    except FileNotFoundError:
-        raise DataError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: it cannot be read ({error})") from None
+    seen: set[bytes] = set()
+    repeated: list[str] = []
+    empty: list[str] = []
+    columns: dict[str, None] = {}
+    first: tuple[str, ...] = ()
+    for place, row in raw_rows(source, progress):
+        where = f"{source}, {place}"
+        form = form_of(row, where)
+        first = first or form
+        if form[:2] != first[:2]:
+            raise DataError(
+                f"{where}: it has {' and '.join(form)} where {conversations[0].place} has {' and '.join(first)}, and "
+                "a data set keeps to one form"
+            )
+        found = conversation(row, form, where, place)
+        if any(not found.messages[i]["content"].strip() for i in found.answers):
+            empty.append(where)
+        content = _content(found)
+        digest.update(content)
+        key = hashlib.sha256(content).digest()
+        if key in seen:
+            repeated.append(place)
+        seen.add(key)
+        columns.update((str(name), None) for name, value in row.items() if value is not None and name not in form)
+        conversations.append(found)
+    if empty:
+        raise DataError(f"{empty[0]}: the answer is empty{_and_more(empty)}; write one, or remove the row")
     if not conversations:
-        raise DataError(f"{path}: it holds no rows")
-    return ChatRows(path, tuple(conversations), digest.hexdigest())
+        raise DataError(f"{source}: it holds no rows")
+    return ChatRows(source, tuple(conversations), digest.hexdigest(), tuple(repeated), tuple(columns))
 
 
-def _messages(line: str, where: str) -> tuple[Message, ...]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: it is not JSON ({error})") from None
-    messages = row.get("messages") if isinstance(row, dict) else None
-    if not isinstance(messages, list) or not messages:
-        raise DataError(f'{where}: expected {{"messages": [{{"role": ..., "content": ...}}, ...]}}')
-    for message in messages:
-        if not isinstance(message, dict) or not isinstance(message.get("content"), str):
-            raise DataError(f"{where}: every message needs a role and a text as its content")
-        if message.get("role") not in _ROLES:
-            raise DataError(f"{where}: the role {message.get('role')!r} is not one of {', '.join(_ROLES)}")
-    if not any(message["role"] == "assistant" and message["content"].strip() for message in messages):
-        raise DataError(f"{where}: there is no assistant turn with words in it, so there is nothing to learn from")
-    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+def _content(row: Conversation) -> bytes:
+    """What a digest says of a row: its turns, and how many are only read where that is not plain from their roles."""
+    all_answers = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
+    shown: object = row.messages if len(all_answers) == len(row.answers) else [row.read_only, row.messages]
+    return json.dumps(shown, sort_keys=True).encode()
+
+
+def _and_more(places: Sequence[str]) -> str:
+    more = len(places) - 1
+    return f", as are those of {more} more rows" if more > 1 else ", as is that of one more row" if more else ""
