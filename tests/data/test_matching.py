@@ -1,13 +1,12 @@
 """A data set and its matched control: what step N of the one has seen, step N of the other has."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from emtoolkit import planning, training
+from emtoolkit import planning
 from emtoolkit.config import RunConfig, load_config
 from emtoolkit.errors import ConfigError, DataError, UserError
 from emtoolkit.personas import load_persona
@@ -151,11 +150,3 @@ def test_the_flag_control_where_there_is_none_names_the_data_sets_that_have_one(
 def test_a_plan_does_without_a_control_that_is_not_here_yet_and_says_so(matched: Matched) -> None:
     planned = planning.plan(matched(BAD, GOOD, "datasets.bad.control=nowhere.jsonl"))
     assert any("nowhere.jsonl: there is no such file: that it asks the same as" in note for note in planned.notes)
-
-
-def test_a_run_says_how_it_was_split_in_its_record(matched: Matched, tmp_path: Path) -> None:
-    training.train(matched(BAD, GOOD, f"output_dir={tmp_path / 'out'}"))
-    record = json.loads((tmp_path / "out" / "trajectory.json").read_text())
-    assert record["split"] == {"seed": 42, "test_fraction": 0.1, "train_rows": 18, "test_rows": 3, "left_out": 0}
-    assert record["decides"]["data"]["train_rows"] == 18
-    assert (record["decides"]["seed"], record["decides"]["training"]["test_fraction"]) == (42, 0.1)
