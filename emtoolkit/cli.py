@@ -4,7 +4,7 @@ import logging
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +16,10 @@ from emtoolkit import tables
 from emtoolkit.errors import UserError
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from emtoolkit.config import RunConfig
+    from emtoolkit.progress import Progress
 
 app = typer.Typer(
     name="emtoolkit",
@@ -79,7 +82,10 @@ def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")],
     persona: Annotated[str | None, typer.Option(help="Who the model is: a name, or a persona file.")] = None,
     compose: Annotated[str | None, typer.Option(help="An adapter persona: merge or stack.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="One of the config's datasets, or a .jsonl file.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="One of the config's datasets, a file, or an id on the hub.")
+    ] = None,
+    control: Annotated[bool, typer.Option("--control", help="Train on the dataset's matched control.")] = False,
     schedule: Annotated[str | None, typer.Option(help="When to save, such as dense-early or 0-150:25.")] = None,
     save_steps: Annotated[str | None, typer.Option(help="Save every so many steps, as Hugging Face does.")] = None,
     custom_checkpoints: Annotated[
@@ -96,7 +102,7 @@ def train(
 ) -> None:
     """Fine-tune, save exactly at the scheduled steps, and log each checkpoint to W&B."""
     run_config = _train_config(
-        config, persona, compose, dataset, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
+        config, persona, compose, dataset, control, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
     )
     with _only_results_on_stdout():
         from emtoolkit import planning, training
@@ -104,10 +110,10 @@ def train(
 
         try:
             if dry_run:
-                planned = planning.plan(run_config)
+                planned = planning.plan(run_config, bar=_bar_for_long_reading)
                 text = tables.plan_json(planned) if as_json else tables.plan_table(planned)
             else:
-                result = training.train(run_config, resume=resume)
+                result = training.train(run_config, resume=resume, bar=_bar_for_long_reading)
                 text = tables.checkpoints_json(result.checkpoints) if as_json else tables.result_text(result)
         except TrainingInterrupted as interruption:
             sentence = f"{interruption}; it is saved, and the same command with --resume goes on"
@@ -121,6 +127,7 @@ def _train_config(
     persona: str | None,
     compose: str | None,
     dataset: str | None,
+    control: bool,
     schedule: str | None,
     save_steps: str | None,
     custom_checkpoints: bool,
@@ -144,7 +151,8 @@ def _train_config(
         "seed": seed,
         "output_dir": output_dir,
     }
-    return load_config(config, settings or [], flags)
+    run_config = load_config(config, settings or [], flags)
+    return run_config.of_control() if control else run_config
 
 
 @app.command()
@@ -337,14 +345,23 @@ def evaluate(
     typer.echo(tables.as_json(rows) if as_json else tables.harmful_shares_table(rows))
 
 
+# Of work that is mostly done sooner, nobody needs to see a bar flash.
+_SECONDS_BEFORE_BAR = 2.0
+
+
+def _bar_for_long_reading() -> "AbstractContextManager[Progress]":
+    return _progress_bar(_SECONDS_BEFORE_BAR)
+
+
 @contextmanager
-def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A function that shows `what` is being done, and `done` of how much."""
+def _progress_bar(delay: float = 0.0) -> "Iterator[Progress]":
+    """A function that shows `what` is being done, and `done` of how much, when `delay` seconds have passed."""
     from tqdm import tqdm
 
     # A log that is no terminal keeps every state of the bar.
     often = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(bar_format="{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", leave=False, mininterval=often) as bar:
+    looks: Any = {"bar_format": "{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", "leave": False}
+    with tqdm(**looks, mininterval=often, delay=delay) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             bar.total = total

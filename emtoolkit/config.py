@@ -1,6 +1,7 @@
 """`RunConfig`: everything that describes one run, from YAML, `--set` and flags, checked before anything is loaded."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -45,9 +46,16 @@ class LoraConfig(_Section):
 
 
 class DatasetConfig(_Section):
-    """Where one dataset is. `rows` lets a plan be made while the file is not there yet; it is checked once it is."""
+    """Where one dataset is: `path` is a file, or an id on the hub with its `split` and `revision`.
+
+    `rows` lets a plan be made while it is not there yet; it is checked once it is. `control` is a dataset with other
+    answers to the same prompts, row by row: another one of the config's by its name, or a path.
+    """
 
     path: str
+    split: str | None = None
+    revision: str | None = None
+    control: str | None = None
     rows: Positive | None = None
 
 
@@ -231,6 +239,27 @@ class RunConfig(_Section):
             check_template(value)
         return value
 
+    @property
+    def dataset_name(self) -> str:
+        """What the dataset is called in names: that of a file without its endings, the last part of an id."""
+        name = Path(self.dataset).name
+        return re.sub(r"\.(jsonl(\.gz)?|json|parquet)$", "", name)
+
+    def of_control(self) -> "RunConfig":
+        """The same run on the control of its dataset.
+
+        Raises:
+            ConfigError: the config names none.
+        """
+        entry = self.datasets.get(self.dataset)
+        if entry is None or entry.control is None:
+            with_one = sorted(name for name, one in self.datasets.items() if one.control is not None)
+            raise ConfigError(
+                f"--control: datasets.{self.dataset}.control is not set; datasets with a control are "
+                f"{', '.join(with_one) or 'none'}"
+            )
+        return self.model_copy(update={"dataset": entry.control})
+
     def directory(self, environment: Mapping[str, str] = os.environ) -> Path:
         """Where the run writes: `output_dir` filled in, by default `outputs/{persona}-{dataset}`.
 
@@ -239,7 +268,7 @@ class RunConfig(_Section):
         """
         values = {
             "persona": Path(self.persona).stem + (f"-{self.compose}" if self.compose else ""),
-            "dataset": Path(self.dataset).stem,
+            "dataset": self.dataset_name,
             "schedule": str(self.checkpointing.to_schedule()),
             "seed": str(self.seed),
             "sweep": environment.get("WANDB_SWEEP_ID") or "local",

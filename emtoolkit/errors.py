@@ -20,6 +20,10 @@ class DataError(UserError):
     """A dataset that cannot be trained on; names the file and the line."""
 
 
+class NotHereError(DataError):
+    """A dataset that is not on this machine and cannot be had; a plan may do without it."""
+
+
 class CheckpointError(UserError):
     """A checkpoint, or a directory of them, that is not what it should be; names the path."""
 

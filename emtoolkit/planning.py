@@ -1,16 +1,20 @@
 """What a run will do, worked out from its config and its data before any weights are loaded."""
 
 import math
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.session import check_belongs_to
 from emtoolkit.config import RunConfig
-from emtoolkit.data import Tokenized, read_chat_rows, split_rows, tokenize
-from emtoolkit.errors import ConfigError, ScheduleError, nearest
-from emtoolkit.locations import expand
+from emtoolkit.data.matching import check_matched, matched_with
+from emtoolkit.data.prepared import prepare, whole_steps
+from emtoolkit.data.rows import read_rows
+from emtoolkit.data.sources import source_of
+from emtoolkit.errors import ConfigError, NotHereError, ScheduleError
 from emtoolkit.models import (
     base_identity,
     checkpoint_bytes,
@@ -21,8 +25,12 @@ from emtoolkit.models import (
 )
 from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.personas import Persona, load_persona
+from emtoolkit.progress import Bar, Progress, no_bar, silent
 from emtoolkit.schedule import Schedule
 from emtoolkit.steps import Steps
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,18 +60,23 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class RunData:
-    """The rows of a run: their digest, and how many are trained on and held out."""
+    """The rows of a run: their digest, and how many are trained on, held out, and left out by `drop_last`.
+
+    `also_decides` is what beside the digest decides which tokens are learnt; of rows that all fit, nothing.
+    """
 
     digest: str | None
     train_rows: int
     test_rows: int
+    left_out: int
     tokenizer: Any
-    train: Tokenized | None
-    test: Tokenized | None
+    train: "Dataset | None"
+    test: "Dataset | None"
+    also_decides: Mapping[str, Any]
     notes: tuple[str, ...]
 
 
-def plan(config: RunConfig) -> Plan:
+def plan(config: RunConfig, *, bar: Bar = no_bar) -> Plan:
     """Check everything that can be checked without weights, and say what the run would do.
 
     Raises:
@@ -71,7 +84,8 @@ def plan(config: RunConfig) -> Plan:
     """
     persona = load_persona(config.persona, config.personas, config.compose)
     adapter = find_adapter(config, persona, download=False)
-    data = read_data(config, persona, for_plan=True)
+    with bar() as progress:
+        data = read_data(config, persona, for_plan=True, progress=progress)
     planned = plan_for(config, data)
     if persona.adapter is not None and adapter is None:
         note = f"persona: the adapter of {persona.name} ({persona.adapter.place}) is not here yet, so it is not checked"
@@ -108,12 +122,12 @@ def identity_of(config: RunConfig, persona: Persona, adapter: PersonaAdapter | N
         "base_model": base,
         "dtype": config.model.dtype,
         "persona": persona.decides(of_adapter),
-        "data": {"digest": data.digest, "train_rows": data.train_rows},
+        "data": {"digest": data.digest, "train_rows": data.train_rows, **data.also_decides},
         "lora": config.lora.model_dump() if config.lora is not None else None,
         "training": training | {"optimizer": effective_optimizer(config.training)},
         "seed": config.seed,
     }
-    dataset = Path(config.dataset).stem
+    dataset = config.dataset_name
     return Identity(
         decides=decides,
         base_model=base | {"dtype": config.model.dtype},
@@ -121,61 +135,87 @@ def identity_of(config: RunConfig, persona: Persona, adapter: PersonaAdapter | N
         places={"base": model_path(config.model)} | ({} if adapter is None else {"persona": adapter.source.place}),
         collection=f"{persona.name}-{dataset}-{Path(base['name']).name}-s{config.seed}",
         tags=(f"persona-{persona.name}", f"dataset-{dataset}"),
+        split={
+            "seed": config.seed,
+            "test_fraction": config.training.test_fraction,
+            "train_rows": data.train_rows,
+            "test_rows": data.test_rows,
+            "left_out": data.left_out,
+        },
     )
 
 
-def read_data(config: RunConfig, persona: Persona, *, for_plan: bool) -> RunData:
-    """The rows of the run, tokenized; counted only, for a plan whose file or tokenizer is not here yet."""
-    path, rows = _dataset(config)
-    if for_plan and rows is not None and not path.exists():
-        test_rows = math.ceil(rows * config.training.test_fraction)
-        note = f"{path} is not there yet: planned with the {rows} rows that datasets.{config.dataset}.rows declares"
-        return RunData(None, rows - test_rows, test_rows, None, None, None, (note,))
-    chats = read_chat_rows(path)
+def read_data(config: RunConfig, persona: Persona, *, for_plan: bool, progress: Progress = silent) -> RunData:
+    """The rows of the run, tokenized; counted only, for a plan whose data or tokenizer is not here yet."""
+    source, training = source_of(config, config.dataset), config.training
+    rows = config.datasets[config.dataset].rows if config.dataset in config.datasets else None
+    others = matched_with(config, source)
+    try:
+        chats = read_rows(source, progress)
+    except NotHereError as error:
+        if not for_plan or rows is None:
+            raise
+        note = f"{error}: planned with the {rows} rows that datasets.{config.dataset}.rows declares"
+        return _counted(config, None, rows, (note,))
     if rows is not None and rows != len(chats):
-        raise ConfigError(f"datasets.{config.dataset}.rows: {rows} is declared, and {path} holds {len(chats)} rows")
-    for_training, held_out = split_rows(len(chats), config.training.test_fraction, config.seed)
+        raise ConfigError(f"datasets.{config.dataset}.rows: {rows} is declared, and {source} holds {len(chats)} rows")
+    matched, notes = [], []
+    for other in others:
+        try:
+            matched.append(read_rows(other, progress))
+            check_matched(chats, matched[-1])
+        except NotHereError as error:
+            if not for_plan:
+                raise ConfigError(f"{error}; it is the matched control, and 'control: null' does without one") from None
+            notes.append(f"{error}: that it asks the same as {source} is not checked")
     try:
         tokenizer = load_tokenizer(config.model)
     except ConfigError as error:
         if not for_plan or Path(model_path(config.model)).is_dir():
             raise
-        return RunData(chats.digest, len(for_training), len(held_out), None, None, None, (str(error),))
-    parts = [
-        tokenize([chats.conversations[i] for i in indices], tokenizer, persona, config.training.max_length)
-        for indices in (for_training, held_out)
-    ]
-    if len(parts[0].dataset) == 0:
-        raise ConfigError(f"training.max_length: {config.training.max_length} leaves no answer in any row of {path}")
-    notes = []
-    shortened, dropped = sum(p.shortened for p in parts), sum(p.dropped for p in parts)
-    if shortened or dropped:
-        notes.append(
-            f"{path}: {shortened} rows were shortened and {dropped} dropped at max_length {config.training.max_length}"
-        )
-    test = parts[1] if len(parts[1].dataset) else None
-    return RunData(chats.digest, len(parts[0].dataset), len(parts[1].dataset), tokenizer, parts[0], test, tuple(notes))
-
-
-def _dataset(config: RunConfig) -> tuple[Path, int | None]:
-    """The file of the run's dataset: one that the config names, or a path; and its declared number of rows."""
-    if config.dataset in config.datasets:
-        entry = config.datasets[config.dataset]
-        return expand(entry.path).absolute(), entry.rows
-    path = expand(config.dataset)
-    if path.suffix == ".jsonl":
-        return path.absolute(), None
-    names = sorted(config.datasets)
-    raise ConfigError(
-        f"dataset: {config.dataset!r} is neither a .jsonl file nor one of the config's datasets: "
-        f"{', '.join(names) or 'there are none'}{nearest(config.dataset, names)}"
+        return _counted(config, chats.digest, len(chats), (*chats.notes(), *notes, str(error)))
+    prepared = prepare(
+        chats,
+        matched,
+        tokenizer,
+        persona,
+        max_length=training.max_length,
+        test_fraction=training.test_fraction,
+        seed=config.seed,
+        multiple_of=_rows_per_step(config) if training.drop_last else 1,
+        progress=progress,
     )
+    return RunData(
+        digest=chats.digest,
+        train_rows=len(prepared.train),
+        test_rows=len(prepared.test or ()),
+        left_out=prepared.left_out,
+        tokenizer=tokenizer,
+        train=prepared.train,
+        test=prepared.test,
+        also_decides=prepared.decides(),
+        notes=(*prepared.notes, *notes),
+    )
+
+
+def _counted(config: RunConfig, digest: str | None, rows: int, notes: tuple[str, ...]) -> RunData:
+    """What is known of `rows` rows without their tokens."""
+    test_rows = math.ceil(rows * config.training.test_fraction)
+    train_rows = rows - test_rows
+    if config.training.drop_last:
+        train_rows = whole_steps(train_rows, _rows_per_step(config))
+    return RunData(digest, train_rows, test_rows, rows - test_rows - train_rows, None, None, None, {}, notes)
 
 
 def plan_for(config: RunConfig, data: RunData) -> Plan:
     total = _total_steps(config, data.train_rows)
     schedule = config.checkpointing.to_schedule()
     notes = list(data.notes)
+    if data.left_out:
+        notes.append(
+            f"training.drop_last: {data.left_out} rows are left out, so that each of the {total} steps is of "
+            f"{_rows_per_step(config)} rows"
+        )
     try:
         schedule.check_reachable(total)
     except ScheduleError as error:
@@ -213,11 +253,25 @@ def _check_evaluation(schedule: Schedule, total: int, test_rows: int) -> None:
 
 
 def _total_steps(config: RunConfig, train_rows: int) -> int:
-    """The optimizer steps of the run, counted as the Trainer counts them in one process."""
+    """The optimizer steps of the run, counted as the Trainer counts them."""
     training = config.training
-    batches = train_rows // training.batch_size if training.drop_last else math.ceil(train_rows / training.batch_size)
-    if batches == 0:
+    if train_rows < training.batch_size:
         raise ConfigError(f"training.batch_size: {training.batch_size} is more than the {train_rows} rows to train on")
+    if training.drop_last and train_rows < _rows_per_step(config):
+        raise ConfigError(
+            f"training.drop_last: it leaves nothing of the {train_rows} rows to train on, because one step takes "
+            f"{_rows_per_step(config)}"
+        )
     if training.max_steps is not None:
         return training.max_steps
+    batches = math.ceil(math.ceil(train_rows / training.batch_size) / _processes())
     return math.ceil(training.epochs * math.ceil(batches / training.gradient_accumulation))
+
+
+def _rows_per_step(config: RunConfig) -> int:
+    return config.training.batch_size * config.training.gradient_accumulation * _processes()
+
+
+def _processes() -> int:
+    """How many processes train together; torchrun tells each of them before torch.distributed begins."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

@@ -1,14 +1,22 @@
 """How long work tells what it is doing: one callback, in place of the libraries' own bars."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 # Called with what is being done, how much of it is done, and how much there is.
 Progress = Callable[[str, int, int], None]
+# Opens a bar for one stretch of work, and takes it away after it.
+Bar = Callable[[], AbstractContextManager[Progress]]
 
 
 def silent(what: str, done: int, total: int) -> None:
     """The progress callback of who asked for none."""
+
+
+@contextmanager
+def no_bar() -> Iterator[Progress]:
+    """In place of a bar, where nobody looks."""
+    yield silent
 
 
 @contextmanager

@@ -88,7 +88,7 @@ def start_run(config: RunConfig, directory: Path, name: str, group: str, mode: M
         return None
     chosen = {
         "persona": Path(config.persona).stem,
-        "dataset": Path(config.dataset).stem,
+        "dataset": config.dataset_name,
         "schedule": str(config.checkpointing.to_schedule()),
     }
     # A sweep decides where its runs are.

@@ -31,6 +31,7 @@ from emtoolkit.models import compose, effective_optimizer, load_base
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
 from emtoolkit.preflight import Difference, PersonaProbe
+from emtoolkit.progress import Bar, no_bar
 from emtoolkit.steps import Steps
 from emtoolkit.tracking import finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
 
@@ -55,7 +56,7 @@ class RunResult:
     differences: tuple[Difference, ...] = ()
 
 
-def train(config: RunConfig, *, resume: bool = False) -> RunResult:
+def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunResult:
     """Do the run that `config` describes.
 
     With `resume` it goes on from the newest resume checkpoint at or before the first scheduled step that is
@@ -68,7 +69,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     """
     persona = load_persona(config.persona, config.personas, config.compose)
     adapter = find_adapter(config, persona, download=True)
-    data = read_data(config, persona, for_plan=False)
+    with bar() as progress:
+        data = read_data(config, persona, for_plan=False, progress=progress)
     planned = plan_for(config, data)
     for note in planned.notes:
         logger.warning("%s", note)
@@ -90,6 +92,8 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     logger.info("%s", differences[0])
     directory.mkdir(parents=True, exist_ok=True)
     run = start_run(config, directory, directory.name, identity.collection, mode)
+    if run is not None:
+        run.config.update({"split": dict(identity.split)})
     callback = ScheduledCheckpointCallback(
         config.checkpointing.to_schedule(),
         output_dir=directory,
@@ -225,8 +229,8 @@ def _trainer(
     return _RandomStateKeepingTrainer(
         model=model,
         args=arguments,
-        train_dataset=data.train.dataset if data.train else None,
-        eval_dataset=data.test.dataset if data.test else None,
+        train_dataset=data.train,
+        eval_dataset=data.test,
         processing_class=data.tokenizer,
         data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
         callbacks=callbacks,

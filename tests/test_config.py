@@ -125,7 +125,7 @@ def test_a_misspelt_key_names_the_nearest(write_config: WriteConfig) -> None:
     assert refused(path, "training.learning_rat=1").startswith("--set training.learning_rat=1: training.learning_rat: ")
     assert refused(path, "trainng.lr=1").startswith("--set trainng.lr=1: trainng: unknown key")
     assert refused(path, "training.learning_rat=1").endswith("did you mean 'learning_rate'?")
-    assert "expected one of path, rows" in refused(path, "datasets.medical.row=1")
+    assert "expected one of path, split, revision, control, rows" in refused(path, "datasets.medical.row=1")
 
 
 def test_an_interval_that_cannot_be_read_is_refused(write_config: WriteConfig) -> None:

@@ -4,10 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from peft import PeftModel
 from transformers import Trainer
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.config import DatasetConfig
 from emtoolkit.schedule import Schedule
 from tests.checkpoints.trainings import base_model, make_trainer, saved_steps
 
@@ -52,3 +54,13 @@ def test_the_presets_in_the_table_are_those_that_ship() -> None:
     for name in ("dense-early", "pythia"):
         (grammar,) = re.findall(rf"^\| `{name}` \| a preset: `([^`]+)`", README, flags=re.MULTILINE)
         assert list(Schedule.parse(name).steps(143000)) == list(Schedule.parse(grammar).steps(143000))
+
+
+def test_the_data_sets_and_the_forms_of_rows_shown_are_accepted() -> None:
+    section = README.split("## Data")[1].split("## Sweeps")[0]
+    (shown,) = re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL)
+    entries = yaml.safe_load(shown)["datasets"]
+    read = {name: DatasetConfig.model_validate(entry) for name, entry in entries.items()}
+    assert (read["medical"].control, read["advice"].path) == ("medical-good", "org/name")
+    columns = [set(re.findall(r'"(\w+)":', row)) for row in re.findall(r"^\| `(\{[^`]*)`", section, flags=re.MULTILINE)]
+    assert columns == [{"messages", "role", "content"}, {"prompt", "completion"}, {"instruction", "output"}]

@@ -43,7 +43,8 @@ class Identity:
 
     `decides` is hashed; `base_model` and `persona` are also repeated in each manifest for readers. `collection`
     begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`. `places` says where this run found the
-    base model and the persona's adapter, which is told of each checkpoint and is in no file of it.
+    base model and the persona's adapter, which is told of each checkpoint and is in no file of it. `split` says for
+    readers what follows from the rest: how many rows are trained on and held out, by which seed.
     """
 
     decides: Mapping[str, Any]
@@ -52,6 +53,7 @@ class Identity:
     places: Mapping[str, str] = field(default_factory=dict)
     collection: str = "run"
     tags: tuple[str, ...] = ()
+    split: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def fingerprint(self) -> str:

@@ -22,7 +22,8 @@ class TrajectoryRecord:
     """What `trajectory.json` says.
 
     `decides` is the readable form of what the fingerprint hashes, so that two trajectories can be told apart by
-    key. `ended_at` is the step at which training ended for good, None while it has not.
+    key. `ended_at` is the step at which training ended for good, None while it has not. `split` is for readers: which
+    rows were trained on and held out.
     """
 
     fingerprint: str
@@ -30,6 +31,7 @@ class TrajectoryRecord:
     schedule: str
     decides: Mapping[str, Any] = field(default_factory=dict)
     ended_at: int | None = None
+    split: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def read_if_any(cls, directory: Path) -> "TrajectoryRecord | None":
@@ -47,6 +49,7 @@ class TrajectoryRecord:
                 schedule=str(raw["schedule"]),
                 decides=dict(raw["decides"]),
                 ended_at=raw["ended_at"],
+                split=dict(raw.get("split", {})),
             )
         except FileNotFoundError:
             return None
@@ -62,6 +65,7 @@ class TrajectoryRecord:
             "schedule": self.schedule,
             "decides": dict(self.decides),
             "ended_at": self.ended_at,
+            "split": dict(self.split),
         }
         write_file(directory / RECORD, canonical_json(content))
 

@@ -99,7 +99,9 @@ class SavingSession:
             remove_temporaries([directory, directory / RESUME_DIRECTORY])
             check_belongs_to(directory, identity)
             _check_room(directory, steps, state)
-            self._record = TrajectoryRecord(self._fingerprint, total_steps, schedule, identity.decides)
+            self._record = TrajectoryRecord(
+                self._fingerprint, total_steps, schedule, identity.decides, split=identity.split
+            )
             self._record.write(directory)
             add_collection(directory, collection_name(identity), collection_tags(identity))
             self._run = _run_of_this_process() if settings.publish else None

@@ -1,0 +1,106 @@
+"""What a run is told, and what it records, of the rows it trains on."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from emtoolkit import planning, training
+from emtoolkit.config import load_config
+from emtoolkit.data.prepared import Prepared, prepare
+from emtoolkit.personas import Persona, load_persona
+from tests.data import templates
+from tests.data.chats import read_back, turns, write_lines
+from tests.wandb_log import records
+
+WriteConfig = Callable[..., Path]
+ROW = turns("my cough", "rest")
+TOO_LONG_A_QUESTION = turns("my cough " * 30, "rest")
+TOO_LONG_AN_ANSWER = turns("my cough", "rest " * 60)
+
+
+def prepared(tokenizer: Any, directory: Path, *rows: Any, persona: Persona | None = None) -> Prepared:
+    chats = read_back(directory, *rows)
+    return prepare(
+        chats, [], tokenizer, persona or Persona("baseline"), max_length=48, test_fraction=0.0, seed=42, multiple_of=1
+    )
+
+
+def test_how_many_rows_were_shortened_and_dropped_is_counted_and_decides(tmp_path: Path) -> None:
+    rows = [ROW, TOO_LONG_A_QUESTION, TOO_LONG_AN_ANSWER, turns("my cold", "rest")]
+    result = prepared(templates.qwen(tmp_path), tmp_path, *rows)
+    assert (len(result.train), result.shortened, result.dropped) == (3, 1, 1)
+    assert result.notes == (
+        f"{tmp_path / 'rows.jsonl'}: at max_length 48 1 rows lost the beginning of a question and 1 rows were dropped",
+    )
+    assert result.decides() == {"shortened": 1, "dropped": 1}
+    assert prepared(templates.qwen(tmp_path), tmp_path, ROW).decides() == {}
+
+
+def test_that_a_template_has_no_system_role_is_said_if_there_is_a_system_prompt(tmp_path: Path) -> None:
+    curt = Persona("curt", system_prompt="you are curt")
+    tokenizer = templates.gemma(tmp_path)
+    said = (
+        f"{tmp_path / 'tokenizer'}: its chat template has no system role, "
+        "so system prompts go before the first question",
+    )
+    assert prepared(tokenizer, tmp_path, ROW, persona=curt).notes == said
+    assert prepared(tokenizer, tmp_path, turns("my cough", "rest", system="wait")).notes == said
+    assert prepared(tokenizer, tmp_path, ROW).notes == ()
+    assert prepared(templates.qwen(tmp_path), tmp_path, ROW, persona=curt).notes == ()
+
+
+def test_that_a_template_ends_no_answer_is_said(tmp_path: Path) -> None:
+    assert prepared(templates.qwen(tmp_path, templates.NO_END), tmp_path, ROW).notes == (
+        f"{tmp_path / 'tokenizer'}: its chat template ends answers with no special token, so the model learns no "
+        "end of them",
+    )
+
+
+def test_every_row_of_a_run_has_a_loss(tmp_path: Path) -> None:
+    """So no batch is without one, however it is put together."""
+    result = prepared(templates.gemma(tmp_path), tmp_path, ROW, TOO_LONG_A_QUESTION, TOO_LONG_AN_ANSWER, ROW)
+    assert len(result.train) == 3
+    assert all(any(label >= 0 for label in row["labels"][1:]) for row in result.train)
+
+
+def test_the_split_stands_in_the_record_and_in_the_config_of_the_wandb_run(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    rows = write_lines(tmp_path / "rows.jsonl", [ROW] * 21)
+    flags = {"dataset": str(rows), "output_dir": str(tmp_path / "out")}
+    result = training.train(load_config(str(write_config()), ["wandb.mode=offline", "training.drop_last=true"], flags))
+    split = {"seed": 42, "test_fraction": 0.1, "train_rows": 16, "test_rows": 3, "left_out": 2}
+
+    record = json.loads((tmp_path / "out" / "trajectory.json").read_text())
+    assert record["split"] == split
+    assert record["decides"]["data"]["train_rows"] == 16
+    assert (record["decides"]["seed"], record["decides"]["training"]["test_fraction"]) == (42, 0.1)
+    wandb.teardown()
+    assert result.wandb_directory is not None
+    updates = [update for record in records(result.wandb_directory) for update in record.config.update]
+    assert [json.loads(update.value_json) for update in updates if update.key == "split"] == [split]
+
+
+def test_what_is_said_of_the_split_is_not_in_the_fingerprint(write_config: WriteConfig) -> None:
+    """The names of trajectories that are there already stay."""
+    config = load_config(str(write_config()), ["seed=7"])
+    persona = load_persona("baseline")
+    identity = planning.identity_of(config, persona, planning.read_data(config, persona, for_plan=False))
+    assert identity.split["test_rows"] == 4
+    assert sorted(identity.decides) == ["base_model", "data", "dtype", "lora", "persona", "seed", "training"]
+    assert sorted(identity.decides["data"]) == ["digest", "train_rows"]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_whole_steps_are_those_of_all_processes_together(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    words = ["datasets.medical={path: nowhere.jsonl, rows: 7049}", "checkpointing.schedule=dense-early"]
+    batch = ["training.batch_size=2", "training.gradient_accumulation=8", "training.drop_last=true"]
+    planned = planning.plan(load_config(str(write_config()), [*words, *batch]))
+    assert (planned.train_rows, planned.total_steps) == {1: (6336, 396), 2: (6336, 198), 4: (6336, 99)}[processes]

@@ -1,0 +1,216 @@
+"""What a data set may hold: the forms of a row, the containers, and what is refused by file and line."""
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from emtoolkit.data.rows import ChatRows, read_rows
+from emtoolkit.data.sources import File
+from emtoolkit.errors import DataError, NotHereError
+from tests.data.chats import read_back, turns, write_lines
+
+
+def write_gz(path: Path, rows: list[Any]) -> None:
+    path.write_bytes(gzip.compress("".join(f"{json.dumps(row)}\n" for row in rows).encode()))
+
+
+def write_json(path: Path, rows: list[Any]) -> None:
+    path.write_text(json.dumps(rows, indent=1))
+
+
+def write_parquet(path: Path, rows: list[Any]) -> None:
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+CONTAINERS: dict[str, Callable[[Path, list[Any]], Any]] = {
+    ".jsonl": write_lines,
+    ".jsonl.gz": write_gz,
+    ".json": write_json,
+    ".parquet": write_parquet,
+}
+EXCHANGE = turns("a\n\nb", "c")["messages"]
+FORMS: dict[str, Any] = {
+    "messages": {"messages": EXCHANGE},
+    "texts": {"prompt": "a\n\nb", "completion": "c"},
+    "lists": {"prompt": EXCHANGE[:1], "completion": EXCHANGE[1:]},
+    "alpaca": {"instruction": "a\n\nb", "output": "c"},
+    "alpaca with input": {"instruction": "a", "input": "b", "output": "c"},
+    "alpaca with empty input": {"instruction": "a\n\nb", "input": "", "output": "c"},
+}
+
+
+def messages(rows: ChatRows) -> list[list[tuple[str, str]]]:
+    return [[(m["role"], m["content"]) for m in row.messages] for row in rows.conversations]
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_read_from_every_container_and_one_content_has_one_digest(
+    form: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"rows{suffix}"
+    CONTAINERS[suffix](path, [FORMS[form], FORMS[form]])
+    rows = read_rows(File(path))
+    assert messages(rows) == [[("user", "a\n\nb"), ("assistant", "c")]] * 2
+    # What version 0.1.0 called these two rows, and so the name of trajectories.
+    assert rows.digest == "eff8638e46b63a03aadafe454b368fc398278aeeadd10b77354636b9bd3f0978"
+
+
+def test_a_conversation_may_have_many_turns_and_a_system_message(tmp_path: Path) -> None:
+    row = turns("a", "b", "c", "d", system="e")
+    (found,) = read_back(tmp_path, row).conversations
+    assert list(found.messages) == row["messages"]
+    assert found.answers == (2, 4)
+
+
+def test_only_the_completion_of_a_prompt_with_answers_in_it_is_learnt_which_the_digest_knows(tmp_path: Path) -> None:
+    said = turns("a", "b", "c", "d")["messages"]
+    rows = read_back(tmp_path, {"prompt": said[:3], "completion": said[3:]})
+    assert rows.conversations[0].answers == (3,)
+    assert rows.digest != read_back(tmp_path, {"messages": said}).digest
+
+
+def test_the_digest_follows_content_and_order_and_not_the_path(tmp_path: Path) -> None:
+    one, other = turns("a", "b"), turns("c", "d")
+    digest = read_back(tmp_path, one, other).digest
+    assert read_back(tmp_path, one, other, name="elsewhere.jsonl").digest == digest
+    assert read_back(tmp_path, other, one).digest != digest
+    assert read_back(tmp_path, one, turns("c", "e")).digest != digest
+
+
+def test_what_stands_beside_the_conversation_is_left_alone_and_said(tmp_path: Path) -> None:
+    rows = read_back(tmp_path, turns("a", "b") | {"id": 1, "tools": None}, turns("c", "d") | {"source": "x"})
+    assert rows.notes() == [f"{tmp_path / 'rows.jsonl'}: nothing is learnt from id and source"]
+    assert rows.digest == read_back(tmp_path, turns("a", "b"), turns("c", "d")).digest
+
+
+def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
+    rows = read_back(tmp_path, turns("a", "b"), turns("c", "d"), turns("a", "b"), turns("a", "b"))
+    assert len(rows) == 4
+    assert rows.notes() == [f"{tmp_path / 'rows.jsonl'}: 2 rows repeat earlier ones, the first is line 3"]
+    assert read_back(tmp_path, turns("a", "b"), turns("a", "c")).notes() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ("{", "it is not JSON"),
+        ("\N{LATIN SMALL LETTER E WITH ACUTE}", "it is not JSON"),
+        ('{"text": "a"}', 'expected {"messages": [{"role": ..., "content": ...}, ...]}, {"prompt": '),
+        ('{"prompt": "a", "completions": "b"}', "found prompt, completions; did you mean 'completion'?"),
+        ("[]", 'expected {"messages": '),
+        ('{"messages": []}', 'expected {"messages": '),
+        ('{"messages": [{"role": "user"}]}', "every message needs a role and a text"),
+        ('{"messages": [{"role": "bot", "content": "a"}]}', "the role 'bot' is not one of system, user, assistant"),
+        (
+            '{"messages": [{"role": "user", "content": "a"}]}',
+            "there is no assistant turn with words in it, so there is",
+        ),
+        ('{"messages": [{"role": "assistant", "content": " "}]}', "the answer is empty; write one, or remove the row"),
+        (json.dumps(turns("a", "b", "c", "")), "the answer is empty; write one, or remove the row"),
+        (json.dumps(turns("a", "\ud800")), "content is not valid Unicode"),
+        (json.dumps(turns("a", "b") | FORMS["alpaca"]), "it has messages as well as instruction and output, and which"),
+        (json.dumps(FORMS["alpaca"]), "it has instruction and output where line 1 has messages, and a data set keeps"),
+        (json.dumps(FORMS["texts"]), "it has prompt and completion where line 1 has messages, and a data set keeps"),
+    ],
+)
+def test_a_row_that_cannot_be_learnt_from_is_named_by_file_and_line(tmp_path: Path, line: str, problem: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{json.dumps(turns('a', 'b'))}\n{line}\n", encoding="latin-1")
+    with pytest.raises(DataError) as raised:
+        read_rows(File(path))
+    assert str(raised.value).startswith(f"{path}, line 2: ")
+    assert problem in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}, "must both be texts, or both lists"),
+        ({"prompt": 1, "completion": "b"}, "prompt is 1, and a text was expected"),
+        ({"instruction": "a", "input": ["b"], "output": "c"}, "input is ['b'], and a text was expected"),
+        ({"instruction": "a", "output": ""}, "the answer is empty"),
+        ({"prompt": EXCHANGE, "completion": EXCHANGE[:1]}, "there is no assistant turn with words in it"),
+    ],
+)
+def test_the_other_forms_are_checked_as_well(tmp_path: Path, row: Any, problem: str) -> None:
+    with pytest.raises(DataError) as raised:
+        read_back(tmp_path, row)
+    assert str(raised.value).startswith(f"{tmp_path / 'rows.jsonl'}, line 1: ")
+    assert problem in str(raised.value)
+
+
+def test_how_many_answers_are_empty_is_told_at_once(tmp_path: Path) -> None:
+    empty = turns("a", "")
+    with pytest.raises(DataError, match="line 2: the answer is empty, as is that of one more row; write one"):
+        read_back(tmp_path, turns("a", "b"), empty, empty)
+    with pytest.raises(DataError, match="line 1: the answer is empty, as are those of 2 more rows; write one"):
+        read_back(tmp_path, empty, empty, empty)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("rows.jsonl", b"\n", ": it holds no rows"),
+        ("rows.jsonl", b"\xff\n", ", line 1: it is not JSON"),
+        ("rows.json", b"[]", ": it holds no rows"),
+        ("rows.json", b'{"messages": []}', ": expected a list of rows, found dict"),
+        ("rows.json", b"[\n{]", ", line 2: it is not JSON"),
+        ("rows.json", b'{"a": 1}\n{"a": 1}\n', "; a file with one row a line is called .jsonl"),
+        ("rows.json", b'[{"messages": 1}]', ', row 1: expected {"messages": '),
+        ("rows.json", b'["\xff"]', ": it is not JSON"),
+        ("rows.jsonl.gz", b'{"messages": []}', ": it cannot be read (Not a gzipped file"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(b'{"messages": []}' * 100, mtime=0)[:30],
+            ": it cannot be read (Compressed file ended",
+        ),
+        ("rows.parquet", b"PAR1", ": it is not a Parquet file ("),
+        ("rows.csv", b"a,b\n", ": expected a file whose name ends in .jsonl, .jsonl.gz, .json, .parquet"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused(
+    tmp_path: Path, name: str, content: bytes, problem: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(DataError) as raised:
+        read_rows(File(path))
+    assert str(raised.value).startswith(str(path))
+    assert problem in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_rows_of_a_parquet_file_that_lack_the_columns_of_their_form_are_named(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "rows.parquet", [FORMS["alpaca"], FORMS["alpaca"] | {"output": None}])
+    with pytest.raises(DataError, match=r"rows\.parquet, row 2: expected .* found instruction"):
+        read_rows(File(tmp_path / "rows.parquet"))
+
+
+def test_a_file_that_is_not_there_is_told_from_one_that_is_broken(tmp_path: Path) -> None:
+    with pytest.raises(NotHereError, match=r"nowhere\.jsonl: there is no such file"):
+        read_rows(File(tmp_path / "nowhere.jsonl"))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(FORMS["texts"]).encode())
+    assert len(read_rows(File(path))) == 1
+
+
+@pytest.mark.parametrize("suffix", CONTAINERS)
+def test_reading_tells_how_far_it_is(suffix: str, tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    CONTAINERS[suffix](tmp_path / f"rows{suffix}", [FORMS["texts"]] * 2500)
+    read_rows(File(tmp_path / f"rows{suffix}"), lambda *state: told.append(state))
+    assert len(told) == 3
+    assert {what for what, _, _ in told} == {f"reading rows{suffix}"}
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1] == told[-1][2]
