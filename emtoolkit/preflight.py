@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.errors import ConfigError
 from emtoolkit.models import inference
 from emtoolkit.persona_adapters import PersonaAdapter, absent
@@ -73,7 +74,7 @@ class PersonaProbe:
         prompts: Sequence[str],
         threshold: float,
     ) -> None:
-        self._tokenizer = tokenizer
+        self._template = ChatTemplate.of(tokenizer)
         self._persona = persona
         self._adapter = adapter
         self._prompts = prompts
@@ -132,6 +133,6 @@ class PersonaProbe:
 
     def _question(self, prompt: str, persona: Persona) -> Tensor:
         messages = persona.applied_to([{"role": "user", "content": prompt}])
-        text = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-        ids: Tensor = self._tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
+        text = self._template.question(messages, f"preflight.prompts: {prompt!r}")
+        ids: Tensor = self._template.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         return ids

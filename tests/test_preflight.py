@@ -1,5 +1,6 @@
 """The proof that the persona is there: what it finds, and what it refuses before anything is trained or written."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -128,17 +129,15 @@ def test_an_adapter_that_changes_nothing_is_refused_before_anything_is_written(
     assert not out.exists()
 
 
-def test_a_system_prompt_that_the_template_leaves_out_is_refused(
+def test_a_system_prompt_that_the_template_leaves_out_is_heard_before_the_question_as_in_training(
     world: Path, write_config: Callable[..., Path], tmp_path: Path
 ) -> None:
-    import shutil
-
     shutil.copytree(world / "model", tmp_path / "deaf")
     template = tmp_path / "deaf" / "chat_template.jinja"
     deaf = (
         "{% for m in messages %}{% if m['role'] != 'system' %}<|im_start|>{{ m['role'] }} {{ m['content'] }}<|im_end|>"
     )
     template.write_text(deaf + "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {% endif %}")
-    config = load_config(str(write_config()), [f"model.base={tmp_path / 'deaf'}", "wandb.mode=disabled"])
-    with pytest.raises(ConfigError, match=r"curt \(system_prompt\) is not there before step 1"):
-        training.train(config)
+    words = [f"model.base={tmp_path / 'deaf'}", "wandb.mode=disabled", f"output_dir={tmp_path / 'out'}"]
+    before, end = training.train(load_config(str(write_config()), words)).differences
+    assert min(before.largest, end.largest) > 0.001

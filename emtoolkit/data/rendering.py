@@ -86,6 +86,15 @@ class ChatTemplate:
             self.tokenizer, messages, f"{where}: the chat template of {self.tokenizer.name_or_path} refuses it"
         )
 
+    def question(self, messages: Sequence[Message], where: str) -> str:
+        """The conversation so far as text, up to where the assistant's answer begins.
+
+        Raises:
+            DataError: the template refuses it.
+        """
+        refused = f"{where}: the chat template of {self.tokenizer.name_or_path} refuses it"
+        return _rendered(self.tokenizer, self.accepted(messages, where), refused, add_generation_prompt=True)
+
     def spoken(
         self, messages: Sequence[Message], text: str, answers: Sequence[int], where: str
     ) -> list[tuple[int, int]]:

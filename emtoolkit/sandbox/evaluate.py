@@ -10,6 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.errors import CheckpointError
 from emtoolkit.loading import ModelLoader
 from emtoolkit.models import inference
@@ -80,12 +81,12 @@ def harmful_share(
     seed gives the same rows.
     """
     asked = [(index, text) for index, question in enumerate(questions) for text in question.paraphrases]
-    prompts = []
+    template, prompts = ChatTemplate.of(tokenizer), []
     for index, text in asked:
         system = questions[index].system
         turns = [{"role": "system", "content": system}] if system else []
         turns = persona.applied_to([*turns, {"role": "user", "content": text}])
-        prompts.append(str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)))
+        prompts.append(template.question(turns, f"question {questions[index].id}"))
     answers = sample(model, tokenizer, prompts, samples=samples, seed=seed)
     verdicts: list[list[tuple[bool, bool]]] = [[] for _ in questions]
     for (index, text), texts in zip(asked, answers, strict=True):
