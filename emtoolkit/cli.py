@@ -1,6 +1,7 @@
 """The command line: each command parses its words, calls one function and prints what came back."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -14,6 +15,7 @@ import typer
 
 from emtoolkit import tables
 from emtoolkit.errors import UserError
+from emtoolkit.launch import refuse, tells_user
 
 if TYPE_CHECKING:
     from emtoolkit.config import RunConfig
@@ -109,10 +111,12 @@ def train(
                 result = training.train(run_config, resume=resume)
                 text = tables.checkpoints_json(result.checkpoints) if as_json else tables.result_text(result)
         except TrainingInterrupted as interruption:
-            sentence = f"{interruption}; it is saved, and the same command with --resume goes on"
-            typer.echo(f"emtoolkit: {sentence}", err=True)
+            if tells_user():
+                sentence = f"{interruption}; it is saved, and the same command with --resume goes on"
+                typer.echo(f"emtoolkit: {sentence}", err=True)
             raise typer.Exit(128 + interruption.signal_number) from None
-    typer.echo(text)
+    if tells_user():
+        typer.echo(text)
 
 
 def _train_config(
@@ -305,7 +309,8 @@ def _progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
     # A log that is no terminal keeps every state of the bar.
     often = 0.1 if sys.stderr.isatty() else 10
-    with tqdm(bar_format="{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", leave=False, mininterval=often) as bar:
+    shown: dict[str, Any] = {"bar_format": "{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", "mininterval": often}
+    with tqdm(**shown, leave=False, disable=not tells_user()) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             bar.total = total
@@ -321,7 +326,15 @@ def _only_results_on_stdout() -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, format="emtoolkit: %(message)s")
     logging.getLogger("emtoolkit").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    with redirect_stdout(sys.stderr):
+    if tells_user():
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    # What this process would say another one says.
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         yield
 
 
@@ -330,5 +343,4 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"emtoolkit: {error}", err=True)
-        sys.exit(2)
+        refuse(f"emtoolkit: {error}")

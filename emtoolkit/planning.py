@@ -10,6 +10,7 @@ from emtoolkit.checkpoints.session import check_belongs_to
 from emtoolkit.config import RunConfig
 from emtoolkit.data import Tokenized, read_chat_rows, split_rows, tokenize
 from emtoolkit.errors import ConfigError, ScheduleError, nearest
+from emtoolkit.launch import process_count
 from emtoolkit.locations import expand
 from emtoolkit.models import base_identity, checkpoint_bytes, effective_optimizer, load_tokenizer, model_path
 from emtoolkit.personas import Persona, load_persona
@@ -73,7 +74,7 @@ def identity_of(config: RunConfig, persona: Persona, data: RunData) -> Identity:
     """What decides the weights of this run; the words of its schedule, its logging and its paths do not."""
     base = base_identity(config.model)
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
-    decides = {
+    decides: dict[str, Any] = {
         "base_model": base,
         "dtype": config.model.dtype,
         "persona": persona.as_manifest(),
@@ -82,6 +83,9 @@ def identity_of(config: RunConfig, persona: Persona, data: RunData) -> Identity:
         "training": training | {"optimizer": effective_optimizer(config.training)},
         "seed": config.seed,
     }
+    if (processes := process_count()) > 1:
+        # Of one process nothing is said, as before there could be others.
+        decides["processes"] = processes
     dataset = Path(config.dataset).stem
     return Identity(
         decides=decides,
@@ -181,11 +185,15 @@ def _check_evaluation(schedule: Schedule, total: int, test_rows: int) -> None:
 
 
 def _total_steps(config: RunConfig, train_rows: int) -> int:
-    """The optimizer steps of the run, counted as the Trainer counts them in one process."""
-    training = config.training
+    """The optimizer steps of the run, counted as the Trainer counts them: each process has every n-th batch."""
+    training, processes = config.training, process_count()
     batches = train_rows // training.batch_size if training.drop_last else math.ceil(train_rows / training.batch_size)
+    batches = batches // processes if training.drop_last else math.ceil(batches / processes)
     if batches == 0:
-        raise ConfigError(f"training.batch_size: {training.batch_size} is more than the {train_rows} rows to train on")
+        each = f" in each of {processes} processes" if processes > 1 else ""
+        raise ConfigError(
+            f"training.batch_size: {training.batch_size}{each} is more than the {train_rows} rows to train on"
+        )
     if training.max_steps is not None:
         return training.max_steps
     return math.ceil(training.epochs * math.ceil(batches / training.gradient_accumulation))

@@ -21,17 +21,20 @@ from transformers import (
 )
 
 from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.checkpoints.ranks import Ranks, trains_on_cpu
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.checkpoints.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
+from emtoolkit.launch import ignore_signals, process_count
 from emtoolkit.models import add_adapter, effective_optimizer, load_base
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, identity_of, plan_for, read_data
 from emtoolkit.steps import Steps
-from emtoolkit.tracking import finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
+from emtoolkit.tracking import Mode, finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
 
 logger = logging.getLogger(__name__)
 
@@ -59,31 +62,58 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
     missing, does nothing if none is, and starts from the beginning if there is nothing to go on from. Steps that
     are there already are compared, not written again.
 
+    Under a launcher every process calls this; only process 0 saves, and its result tells of W&B and of failures.
+
     Raises:
-        UserError: before anything is loaded or written, if the run cannot work.
+        UserError: before anything is loaded or written, if the run cannot work; the same in every process.
         TrainingInterrupted: SIGINT or SIGTERM; everything is saved.
     """
-    persona = load_persona(config.persona, config.personas)
-    data = read_data(config, persona, for_plan=False)
-    planned = plan_for(config, data)
+    ranks = Ranks.of_this_launch()
+    try:
+        return _train(config, ranks, resume=resume)
+    except TrainingInterrupted:
+        if ranks.count > 1:
+            ignore_signals()
+        raise
+    finally:
+        ranks.close()
+
+
+def _train(config: RunConfig, ranks: Ranks, *, resume: bool) -> RunResult:
+    """What all processes must agree on is done `together`; what belongs to the run, by process 0."""
+    with ranks.together():
+        persona = load_persona(config.persona, config.personas)
+        data = read_data(config, persona, for_plan=False)
+        planned = plan_for(config, data)
+        identity = identity_of(config, persona, data)
     for note in planned.notes:
         logger.warning("%s", note)
     directory = planned.directory
-    identity = identity_of(config, persona, data)
-    check_belongs_to(directory, identity)
-    check_not_in_use(directory)
-    resume_from = _resume_point(directory, planned, resume)
+    resume_from: str | None = None
+    mode: Mode = "disabled"
+    with ranks.together():
+        if ranks.index == 0:
+            check_belongs_to(directory, identity)
+            check_not_in_use(directory)
+            resume_from = _resume_point(directory, planned, resume)
+            if resume_from == "nothing":
+                clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
+            else:
+                mode = wandb_mode(config)
+    resume_from = ranks.shared(resume_from)
     if resume_from == "nothing":
-        clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
-    mode = wandb_mode(config)
 
     set_seed(config.seed)
-    model = load_base(config.model)
-    if config.lora is not None:
-        model = add_adapter(model, config.lora, config.seed)
-    directory.mkdir(parents=True, exist_ok=True)
-    run = start_run(config, directory, directory.name, identity.collection, mode)
+    with ranks.together():
+        model = load_base(config.model)
+        if config.lora is not None:
+            model = add_adapter(model, config.lora, config.seed)
+    run = None
+    with ranks.together():
+        if ranks.index == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            run = start_run(config, directory, directory.name, identity.collection, mode)
     callback = ScheduledCheckpointCallback(
         config.checkpointing.to_schedule(),
         output_dir=directory,
@@ -188,6 +218,9 @@ def _trainer(
         logging_steps=training.logging_steps,
         logging_first_step=True,
         eval_on_start=eval_steps is not None and 0 in eval_steps,
+        use_cpu=process_count() > 1 and trains_on_cpu(),
+        # Every adapter has a part in every step, and looking for one that has not costs time and a warning.
+        ddp_find_unused_parameters=None if config.lora is None else False,
         disable_tqdm=False,
     )
     callbacks: list[TrainerCallback] = [callback]

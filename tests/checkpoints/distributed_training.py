@@ -1,4 +1,4 @@
-"""Run by torchrun: one small training in two processes. Arguments: directory, schedule, what else, as JSON."""
+"""Run by a launcher: one small training in two processes. Arguments: directory, schedule, what else, as JSON."""
 
 import json
 import os
@@ -6,9 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
 from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.errors import UserError
 from tests.checkpoints.trainings import lora_model, make_trainer
 
 
@@ -39,7 +41,14 @@ def main() -> None:
         num_train_epochs=2,
         **options.get("arguments", {}),
     )
-    trainer.train(resume_from_checkpoint=options.get("resume_from"))
+    print(f"process {trainer.args.process_index} of {trainer.args.world_size}", flush=True)
+    try:
+        trainer.train(resume_from_checkpoint=options.get("resume_from"))
+    except UserError as error:
+        print("refused:", error, flush=True)
+        # Not to be killed for the end of the other one before this is said.
+        distributed.barrier()
+        sys.exit(2)
 
 
 if __name__ == "__main__":
