@@ -14,11 +14,11 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.resume import ResumeState
 from emtoolkit.checkpoints.snapshot import model_state
 from tests.checkpoints.test_callback import FailAt, callback
-from tests.checkpoints.trainings import bytes_of, lora_model, make_trainer, saved_steps
+from tests.checkpoints.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
 
 def whole_and_resumed(
-    home: Path, *stops: int, make_more: Any = list, collator: Any = None, **options: Any
+    home: Path, *stops: int, make_more: Any = list, make_model: Any = lora_model, collator: Any = None, **options: Any
 ) -> tuple[Trainer, Trainer]:
     """Train without a stop, and with one after the resume save of each of `stops`; the two trainers at their ends.
 
@@ -27,7 +27,7 @@ def whole_and_resumed(
 
     def trainer(directory: Path, schedule: str, *others: TrainerCallback, every: str = "never") -> Trainer:
         ours = callback(schedule, resume_every=every)
-        made = make_trainer(directory, [ours, *make_more(), *others], model=lora_model(dropout=0.1), **options)
+        made = make_trainer(directory, [ours, *make_more(), *others], model=make_model(dropout=0.1), **options)
         ours.follow(made)
         if collator is not None:
             made.data_collator = collator
@@ -61,6 +61,11 @@ def test_gradient_accumulation_with_a_remainder(tmp_path: Path, stopped_at: int)
     """8 batches an epoch in threes are 3 steps, the third of two batches; the epoch ends at 3 and 6."""
     whole, _ = whole_and_resumed(tmp_path, stopped_at, gradient_accumulation_steps=3, num_train_epochs=2)
     assert whole.state.max_steps == 6
+    assert_same_bytes(tmp_path)
+
+
+def test_a_full_fine_tune(tmp_path: Path) -> None:
+    whole_and_resumed(tmp_path, 5, make_model=base_model)
     assert_same_bytes(tmp_path)
 
 
