@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +47,9 @@ def main() -> None:
         trainer.train(resume_from_checkpoint=options.get("resume_from"))
     except UserError as error:
         print("refused:", error, flush=True)
-        # Not to be killed for the end of the other one before this is said.
-        distributed.barrier()
+        # Neither is to be killed for the end of the other one before it has said this; and a process that was not told
+        # never comes here.
+        distributed.monitored_barrier(timeout=timedelta(seconds=60))
         sys.exit(2)
 
 
