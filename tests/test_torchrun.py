@@ -1,17 +1,21 @@
 """`emtoolkit train` in two real processes: one run, one set of checkpoints, one voice."""
 
 import json
-import os
+import math
 import signal
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from accelerate.data_loader import BatchSamplerShard
 from filelock import FileLock
+from torch.utils.data import BatchSampler, SequentialSampler
 
+from emtoolkit import planning
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.ranks import Ranks
+from emtoolkit.config import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.launch import process_count
 from tests.checkpoints.trainings import bytes_of, saved_steps
@@ -249,4 +253,15 @@ def test_a_plan_counts_the_processes(
     monkeypatch.setenv("WORLD_SIZE", processes)
     words = [word for setting in settings for word in ("--set", setting)]
     done = emtoolkit("train", config, *words, "--dry-run", "--json", cwd=config.parent)
-    assert json.loads(done.out)["total_steps"] == steps, os.environ
+    assert json.loads(done.out)["total_steps"] == steps
+
+
+def test_steps_are_counted_as_accelerate_shares_the_batches_out(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load_config(str(config), ["training.batch_size=3", "training.gradient_accumulation=2"], {})
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    for processes in (1, 2, 3, 4):
+        monkeypatch.setenv("WORLD_SIZE", str(processes))
+        for rows in range(1, 40):
+            batches = BatchSampler(SequentialSampler(range(rows)), 3, drop_last=False)
+            of_each = {len(BatchSamplerShard(batches, processes, index)) for index in range(processes)}
+            assert {math.ceil(count / 2) for count in of_each} == {planning._total_steps(loaded, rows)}, rows

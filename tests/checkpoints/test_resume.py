@@ -1,6 +1,7 @@
 """What a resume must not lose: each of these ends with the bytes of a training that nothing stopped."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,11 @@ from accelerate.optimizer import AcceleratedOptimizer
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, default_data_collator
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.resume import ResumeState
+from emtoolkit.checkpoints.session import SavingSession
 from emtoolkit.checkpoints.snapshot import model_state
 from tests.checkpoints.test_callback import FailAt, callback
 from tests.checkpoints.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
@@ -143,6 +147,36 @@ def test_a_keyboard_interrupt_that_no_signal_brought_loses_no_step(tmp_path: Pat
     for step in (7, 8):
         name = f"checkpoint-{step}"
         assert bytes_of(tmp_path / "stopped" / name) == bytes_of(tmp_path / "whole" / name)
+
+
+def test_a_signal_that_comes_while_what_another_process_had_it_for_is_written_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes get one signal at two moments; here the other one is played."""
+    asked = iter(range(1, 9))
+    close = SavingSession.close
+
+    def largest(self: Ranks, due: int, received: int) -> list[int]:
+        return [due, signal.SIGTERM if next(asked) == 3 else received]
+
+    def signalled(self: SavingSession) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        close(self)
+
+    def unexpected(*_: Any) -> None:
+        raise RuntimeError("the signal ended the process")
+
+    monkeypatch.setattr(Ranks, "largest", largest)
+    monkeypatch.setattr(SavingSession, "close", signalled)
+    before = signal.signal(signal.SIGTERM, unexpected)
+    try:
+        with pytest.raises(TrainingInterrupted, match="interrupted by SIGTERM after step 3"):
+            make_trainer(tmp_path, [callback("0")]).train()
+        assert signal.getsignal(signal.SIGTERM) is unexpected
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert saved_steps(tmp_path) == [0, 3]
+    assert [path.name for path in (tmp_path / "resume").iterdir()] == ["checkpoint-3"]
 
 
 def test_a_resume_checkpoint_is_left_at_the_end_if_asked_for(tmp_path: Path) -> None:
