@@ -32,7 +32,7 @@ class Die(TrainerCallback):
 def main() -> None:
     directory, schedule, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     ours = ScheduledCheckpointCallback(schedule, resume_every=options.get("resume_every", "never"))
-    callbacks: list[TrainerCallback] = [ours]
+    callbacks: list[TrainerCallback] = [] if options.get("stock") else [ours]
     if "die_at" in options:
         callbacks.append(Die(options["die_at"], ours))
     trainer = make_trainer(

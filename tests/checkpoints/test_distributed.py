@@ -59,6 +59,14 @@ def test_two_processes_save_one_set_of_checkpoints_and_resume_exactly(whole: Pat
         assert bytes_of(directory / f"checkpoint-{step}") == bytes_of(whole / f"checkpoint-{step}"), step
 
 
+def test_the_weights_are_those_of_the_stock_trainer(whole: Path, tmp_path: Path) -> None:
+    done = train(tmp_path / "stock", "0", stock=True, arguments={"save_strategy": "steps", "save_steps": 4})
+    assert done.returncode == 0, done.stderr[-3000:]
+    for step in (4, 8):
+        ours, stock = (bytes_of(home / f"checkpoint-{step}") for home in (whole, tmp_path / "stock"))
+        assert ours["adapter_model.safetensors"] == stock["adapter_model.safetensors"], step
+
+
 def test_accelerate_launch_saves_what_torchrun_does(whole: Path, tmp_path: Path) -> None:
     done = train(tmp_path / "out", "0,2,7", ACCELERATE)
     assert done.returncode == 0, done.stderr[-3000:]

@@ -160,8 +160,10 @@ def test_sft_begins_at_step_zero_and_its_last_checkpoint_is_the_model(sft: Make,
 
 
 @pytest.mark.parametrize("lora", [True, False])
-def test_sft_resumes_exactly(sft: Make, tmp_path: Path, lora: bool) -> None:
-    assert_resumes_exactly(sft, tmp_path, lora=lora)
+@pytest.mark.parametrize("packing", [False, True])
+def test_sft_resumes_exactly(sft: Make, tmp_path: Path, lora: bool, packing: bool) -> None:
+    """Packed it is two epochs, and the resume goes on in the first."""
+    assert_resumes_exactly(sft, tmp_path, lora=lora, packing=packing, num_train_epochs=2 if packing else 1)
 
 
 @pytest.mark.parametrize("given", [False, True])
