@@ -1,6 +1,7 @@
 """The command line: each command parses its words, calls one function and prints what came back."""
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -14,6 +15,7 @@ import typer
 
 from emtoolkit import tables
 from emtoolkit.errors import UserError
+from emtoolkit.launch import refuse, tells_user
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -116,10 +118,12 @@ def train(
                 result = training.train(run_config, resume=resume, bar=_bar_for_long_reading)
                 text = tables.checkpoints_json(result.checkpoints) if as_json else tables.result_text(result)
         except TrainingInterrupted as interruption:
-            sentence = f"{interruption}; it is saved, and the same command with --resume goes on"
-            typer.echo(f"emtoolkit: {sentence}", err=True)
+            if tells_user():
+                sentence = f"{interruption}; it is saved, and the same command with --resume goes on"
+                typer.echo(f"emtoolkit: {sentence}", err=True)
             raise typer.Exit(128 + interruption.signal_number) from None
-    typer.echo(text)
+    if tells_user():
+        typer.echo(text)
 
 
 def _train_config(
@@ -360,8 +364,8 @@ def _progress_bar(delay: float = 0.0) -> "Iterator[Progress]":
 
     # A log that is no terminal keeps every state of the bar.
     often = 0.1 if sys.stderr.isatty() else 10
-    looks: Any = {"bar_format": "{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", "leave": False}
-    with tqdm(**looks, mininterval=often, delay=delay) as bar:
+    shown: dict[str, Any] = {"bar_format": "{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", "mininterval": often}
+    with tqdm(**shown, leave=False, delay=delay, disable=not tells_user()) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             bar.total = total
@@ -377,7 +381,15 @@ def _only_results_on_stdout() -> Iterator[None]:
     logging.basicConfig(level=logging.WARNING, format="emtoolkit: %(message)s")
     logging.getLogger("emtoolkit").setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    with redirect_stdout(sys.stderr):
+    if tells_user():
+        with redirect_stdout(sys.stderr):
+            yield
+        return
+    # What this process would say another one says.
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         yield
 
 
@@ -386,5 +398,4 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        typer.echo(f"emtoolkit: {error}", err=True)
-        sys.exit(2)
+        refuse(f"emtoolkit: {error}")

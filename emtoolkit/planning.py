@@ -1,7 +1,6 @@
 """What a run will do, worked out from its config and its data before any weights are loaded."""
 
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from emtoolkit.data.prepared import prepare, whole_steps
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import source_of
 from emtoolkit.errors import ConfigError, NotHereError, ScheduleError
+from emtoolkit.launch import process_count
 from emtoolkit.models import (
     base_identity,
     checkpoint_bytes,
@@ -118,7 +118,7 @@ def identity_of(config: RunConfig, persona: Persona, adapter: PersonaAdapter | N
     of_adapter = None if adapter is None else adapter.as_manifest()
     base = base_identity(config.model)
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
-    decides = {
+    decides: dict[str, Any] = {
         "base_model": base,
         "dtype": config.model.dtype,
         "persona": persona.decides(of_adapter),
@@ -127,6 +127,9 @@ def identity_of(config: RunConfig, persona: Persona, adapter: PersonaAdapter | N
         "training": training | {"optimizer": effective_optimizer(config.training)},
         "seed": config.seed,
     }
+    if (processes := process_count()) > 1:
+        # Of one process nothing is said, as before there could be others.
+        decides["processes"] = processes
     dataset = config.dataset_name
     return Identity(
         decides=decides,
@@ -253,8 +256,8 @@ def _check_evaluation(schedule: Schedule, total: int, test_rows: int) -> None:
 
 
 def _total_steps(config: RunConfig, train_rows: int) -> int:
-    """The optimizer steps of the run, counted as the Trainer counts them."""
-    training = config.training
+    """The optimizer steps of the run, counted as the Trainer counts them: each process has every n-th batch."""
+    training, processes = config.training, process_count()
     if train_rows < training.batch_size:
         raise ConfigError(f"training.batch_size: {training.batch_size} is more than the {train_rows} rows to train on")
     if training.drop_last and train_rows < _rows_per_step(config):
@@ -264,14 +267,9 @@ def _total_steps(config: RunConfig, train_rows: int) -> int:
         )
     if training.max_steps is not None:
         return training.max_steps
-    batches = math.ceil(math.ceil(train_rows / training.batch_size) / _processes())
+    batches = math.ceil(math.ceil(train_rows / training.batch_size) / processes)
     return math.ceil(training.epochs * math.ceil(batches / training.gradient_accumulation))
 
 
 def _rows_per_step(config: RunConfig) -> int:
-    return config.training.batch_size * config.training.gradient_accumulation * _processes()
-
-
-def _processes() -> int:
-    """How many processes train together; torchrun tells each of them before torch.distributed begins."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return config.training.batch_size * config.training.gradient_accumulation * process_count()

@@ -21,19 +21,22 @@ from transformers import (
 )
 
 from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.checkpoints.ranks import Ranks, trains_on_cpu
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.checkpoints.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
+from emtoolkit.launch import ignore_signals, process_count
 from emtoolkit.models import compose, effective_optimizer, load_base
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
 from emtoolkit.preflight import Difference, PersonaProbe
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.steps import Steps
-from emtoolkit.tracking import finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
+from emtoolkit.tracking import Mode, finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
 
 logger = logging.getLogger(__name__)
 
@@ -63,37 +66,65 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunR
     missing, does nothing if none is, and starts from the beginning if there is nothing to go on from. Steps that
     are there already are compared, not written again.
 
+    Under a launcher every process calls this; only process 0 saves, and its result tells of W&B and of failures.
+
     Raises:
-        UserError: before anything is loaded or written, if the run cannot work.
+        UserError: before anything is loaded or written, if the run cannot work; the same in every process.
         TrainingInterrupted: SIGINT or SIGTERM; everything is saved.
     """
-    persona = load_persona(config.persona, config.personas, config.compose)
-    adapter = find_adapter(config, persona, download=True)
-    with bar() as progress:
-        data = read_data(config, persona, for_plan=False, progress=progress)
-    planned = plan_for(config, data)
+    ranks = Ranks.of_this_launch()
+    try:
+        return _train(config, ranks, resume=resume, bar=bar)
+    except TrainingInterrupted:
+        if ranks.count > 1:
+            ignore_signals()
+        raise
+    finally:
+        ranks.close()
+
+
+def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunResult:
+    """What all processes must agree on is done `together`; what belongs to the run, by process 0."""
+    with ranks.together():
+        persona = load_persona(config.persona, config.personas, config.compose)
+        adapter = find_adapter(config, persona, download=True)
+        with bar() as progress:
+            data = read_data(config, persona, for_plan=False, progress=progress)
+        planned = plan_for(config, data)
+        identity = identity_of(config, persona, adapter, data)
     for note in planned.notes:
         logger.warning("%s", note)
     directory = planned.directory
-    identity = identity_of(config, persona, adapter, data)
-    check_belongs_to(directory, identity)
-    check_not_in_use(directory)
-    resume_from = _resume_point(directory, planned, resume)
+    resume_from: str | None = None
+    mode: Mode = "disabled"
+    with ranks.together():
+        if ranks.index == 0:
+            check_belongs_to(directory, identity)
+            check_not_in_use(directory)
+            resume_from = _resume_point(directory, planned, resume)
+            if resume_from == "nothing":
+                clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
+            else:
+                mode = wandb_mode(config)
+    resume_from = ranks.shared(resume_from)
     if resume_from == "nothing":
-        clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
-    mode = wandb_mode(config)
 
     set_seed(config.seed)
-    model = load_base(config.model)
-    probe = PersonaProbe(model, data.tokenizer, persona, adapter, config.preflight.prompts, config.preflight.threshold)
-    model = compose(model, adapter, config.lora, config.seed)
-    differences = [probe.before_training(model)]
+    with ranks.together():
+        model = load_base(config.model)
+        prompts, threshold = config.preflight.prompts, config.preflight.threshold
+        probe = PersonaProbe(model, data.tokenizer, persona, adapter, prompts, threshold)
+        model = compose(model, adapter, config.lora, config.seed)
+        differences = [probe.before_training(model)]
     logger.info("%s", differences[0])
-    directory.mkdir(parents=True, exist_ok=True)
-    run = start_run(config, directory, directory.name, identity.collection, mode)
-    if run is not None:
-        run.config.update({"split": dict(identity.split)})
+    run = None
+    with ranks.together():
+        if ranks.index == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            run = start_run(config, directory, directory.name, identity.collection, mode)
+            if run is not None:
+                run.config.update({"split": dict(identity.split)})
     callback = ScheduledCheckpointCallback(
         config.checkpointing.to_schedule(),
         output_dir=directory,
@@ -222,6 +253,9 @@ def _trainer(
         logging_steps=training.logging_steps,
         logging_first_step=True,
         eval_on_start=eval_steps is not None and 0 in eval_steps,
+        use_cpu=process_count() > 1 and trains_on_cpu(),
+        # Every adapter has a part in every step, and looking for one that has not costs time and a warning.
+        ddp_find_unused_parameters=None if config.lora is None else False,
         disable_tqdm=False,
     )
     if eval_steps is not None:

@@ -28,7 +28,7 @@ from emtoolkit.checkpoints.session import SavingSession, SessionSettings, set_as
 from emtoolkit.checkpoints.sharded import ShardedSaves, gathered_state, is_sharded
 from emtoolkit.checkpoints.snapshot import ModelState, model_state
 from emtoolkit.checkpoints.writer import OnError, Saved
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.schedule import Schedule
 
 logger = logging.getLogger(__name__)
@@ -117,22 +117,37 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._steps = self.schedule.steps(state.max_steps)
         self._sharded = None
         self._warn_of_stateful_callbacks(state)
-        model = kwargs["model"]
+        try:
+            self._begin(args, state, **kwargs)
+        except UserError:
+            self._close()
+            raise
+
+    def _begin(self, args: TrainingArguments, state: TrainerState, **kwargs: Any) -> None:
+        model, scheduled, final = (
+            kwargs["model"],
+            state.global_step in self._steps,
+            state.global_step == state.max_steps,
+        )
         if is_sharded(model):
             self._sharded = ShardedSaves(self._directory(args), self._ranks, self._settings.max_in_flight)
             gathered = gathered_state(model, self._ranks)
-            if state.is_world_process_zero:
-                self._sharded.session = self._open(args, state, gathered, **kwargs)
-            if state.global_step in self._steps:
-                self._sharded.adopt(state.global_step, gathered, final=state.global_step == state.max_steps)
+            with self._ranks.together():
+                if state.is_world_process_zero:
+                    self._sharded.session = self._open(args, state, gathered, **kwargs)
+            if scheduled:
+                self._sharded.adopt(state.global_step, gathered, final=final)
             gathered.forget()
-        elif state.is_world_process_zero:
-            logger.info("scheduled steps are copied in memory, and written in the background")
-            session = self._open(args, state, model_state(model), **kwargs)
-            session.step_in_memory = state.global_step
-            if state.global_step in self._steps:
-                # After a resume this is compared with what is there, or fills the place of what is missing.
-                session.save(state.global_step, final=state.global_step == state.max_steps)
+            return
+        # What process 0 refuses here the others must know: they would wait for it in the first step.
+        with self._ranks.together():
+            if state.is_world_process_zero:
+                logger.info("scheduled steps are copied in memory, and written in the background")
+                session = self._open(args, state, model_state(model), **kwargs)
+                session.step_in_memory = state.global_step
+                if scheduled:
+                    # After a resume this is compared with what is there, or fills the place of what is missing.
+                    session.save(state.global_step, final=final)
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -314,14 +329,22 @@ class ScheduledCheckpointCallback(TrainerCallback):
         return (self._output_dir or Path(str(args.output_dir))).absolute()
 
     def _close(self) -> None:
-        self._resume_saves.end()
+        # The other processes may have had the signal first. It then comes here only now, while what they stopped for
+        # is written.
+        interrupted = self._resume_saves.interrupted_by
+        if not interrupted:
+            self._resume_saves.end()
         self._ranks.close()
         self._ranks = Ranks()
         session, self._session = self._session, None
-        if session is not None:
-            self.waited_seconds += session.waited_seconds
-            session.close()
-            self.unpublished = session.unpublished
+        try:
+            if session is not None:
+                self.waited_seconds += session.waited_seconds
+                session.close()
+                self.unpublished = session.unpublished
+        finally:
+            if interrupted:
+                self._resume_saves.end()
 
 
 def _own_the_saves(args: TrainingArguments) -> None:

@@ -1,10 +1,13 @@
 """The identity of a trajectory that a bare `Trainer` trains: read off what the Trainer itself was given."""
 
+import dataclasses
 import hashlib
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
 from emtoolkit.checkpoints.manifest import Identity, canonical_json
 from emtoolkit.checkpoints.snapshot import ModelState
@@ -33,6 +36,8 @@ _DECISIVE_ARGUMENTS = (
     "weight_decay",
     "world_size",
 )
+# Of what the arguments of other trainers add, which decides the weights unless it is known not to.
+_INDECISIVE = ("activation_offloading", "dataset_num_proc", "eval_packing", "precompute_ref_batch_size")
 _SAMPLED_ROWS = 64
 
 
@@ -54,7 +59,8 @@ def identity_of_training(args: Any, state: Any, model: Any, dataset: Any, initia
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     base = {"name": getattr(bare, "name_or_path", "") or type(bare).__name__}
-    arguments = {name: _plain(getattr(args, name)) for name in _DECISIVE_ARGUMENTS if hasattr(args, name)}
+    names = (*_DECISIVE_ARGUMENTS, *_added_arguments(args))
+    arguments = {name: _plain(getattr(args, name)) for name in names if hasattr(args, name)}
     decides: Mapping[str, Any] = {
         "base_model": base,
         "initial_weights": initial_weights,
@@ -65,6 +71,21 @@ def identity_of_training(args: Any, state: Any, model: Any, dataset: Any, initia
     }
     short = str(base["name"]).rstrip("/").rsplit("/", 1)[-1]
     return Identity(decides=decides, base_model=base, collection=f"{short}-s{args.seed}")
+
+
+def _added_arguments(args: Any) -> list[str]:
+    """What the class of `args` has beyond `TrainingArguments`, such as DPO's `beta`, and is the same in every run."""
+    stock = {field.name for field in dataclasses.fields(TrainingArguments)}
+    added = {field.name for field in dataclasses.fields(args)} - stock - set(_INDECISIVE)
+    return sorted(name for name in added if _is_plain(getattr(args, name)))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, Enum))
 
 
 def _data_identity(dataset: Any) -> dict[str, Any]:

@@ -6,6 +6,8 @@ import threading
 from types import FrameType
 from typing import Any
 
+from emtoolkit.launch import tells_user
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -40,4 +42,5 @@ class Interrupts:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self.release()
-        sys.stderr.write("\nSaving the state after this training step; a second signal stops at once.\n")
+        if tells_user():
+            sys.stderr.write("\nSaving the state after this training step; a second signal stops at once.\n")

@@ -1,14 +1,17 @@
-"""Run by torchrun: one small training in two processes. Arguments: directory, schedule, what else, as JSON."""
+"""Run by a launcher: one small training in two processes. Arguments: directory, schedule, what else, as JSON."""
 
 import json
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
 from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.errors import UserError
 from tests.checkpoints.trainings import lora_model, make_trainer
 
 
@@ -29,7 +32,7 @@ class Die(TrainerCallback):
 def main() -> None:
     directory, schedule, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
     ours = ScheduledCheckpointCallback(schedule, resume_every=options.get("resume_every", "never"))
-    callbacks: list[TrainerCallback] = [ours]
+    callbacks: list[TrainerCallback] = [] if options.get("stock") else [ours]
     if "die_at" in options:
         callbacks.append(Die(options["die_at"], ours))
     trainer = make_trainer(
@@ -39,7 +42,15 @@ def main() -> None:
         num_train_epochs=2,
         **options.get("arguments", {}),
     )
-    trainer.train(resume_from_checkpoint=options.get("resume_from"))
+    print(f"process {trainer.args.process_index} of {trainer.args.world_size}", flush=True)
+    try:
+        trainer.train(resume_from_checkpoint=options.get("resume_from"))
+    except UserError as error:
+        print("refused:", error, flush=True)
+        # Neither is to be killed for the end of the other one before it has said this; and a process that was not told
+        # never comes here.
+        distributed.monitored_barrier(timeout=timedelta(seconds=60))
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,45 @@
-"""Two real processes under torchrun, over gloo: one set of checkpoints, and a resume that goes on exactly."""
+"""Two real processes over gloo, under torchrun and accelerate: one set of checkpoints, and an exact resume."""
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from emtoolkit.checkpoints.listing import list_checkpoints
 from tests.checkpoints.trainings import bytes_of, saved_steps
-
-ROOT = Path(__file__).parent.parent.parent
-
-
-def torchrun(directory: Path, schedule: str, **options: Any) -> int:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = ["-m", "tests.checkpoints.distributed_training", str(directory), schedule, json.dumps(options)]
-    return subprocess.run([*command, *script], cwd=ROOT, capture_output=True, check=False).returncode
+from tests.launched import ACCELERATE, TORCHRUN, launched
 
 
-def test_two_processes_save_one_set_of_checkpoints_and_resume_exactly(tmp_path: Path) -> None:
+def train(
+    directory: Path, schedule: str, launcher: tuple[str, ...] = TORCHRUN, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    words = (directory, schedule, json.dumps(options))
+    done = launched("tests.checkpoints.distributed_training", *words, launcher=launcher)
+    # There really are two.
+    for index in (0, 1):
+        assert done.stdout.count(f"process {index} of 2") == 1, done.stderr[-3000:]
+    return done
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every step of a training under torchrun that nothing stops."""
+    directory = tmp_path_factory.mktemp("distributed") / "whole"
+    done = train(directory, "0,every:1")
+    assert done.returncode == 0, done.stderr[-3000:]
+    return directory
+
+
+def test_two_processes_save_one_set_of_checkpoints_and_resume_exactly(whole: Path, tmp_path: Path) -> None:
     """16 rows over two processes at batch 2 are 4 steps an epoch, 8 in two."""
-    assert torchrun(tmp_path / "whole", "0,every:1") == 0
-    assert saved_steps(tmp_path / "whole") == [0, 1, 2, 3, 4, 5, 6, 7, 8]
-    assert all(info.complete for info in list_checkpoints(tmp_path / "whole", rehash=True))
+    assert saved_steps(whole) == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert all(info.complete for info in list_checkpoints(whole, rehash=True))
 
     directory = tmp_path / "resumed"
     # The clock of the first process to look decides for both; then both die between two steps.
-    assert torchrun(directory, "0,2", resume_every="0.001s", die_at=6) != 0
+    assert train(directory, "0,2", resume_every="0.001s", die_at=6).returncode != 0
     (resume,) = (directory / "resume").iterdir()
     assert sorted(path.name for path in resume.iterdir()) == [
         "adapter_config.json",
@@ -38,8 +51,36 @@ def test_two_processes_save_one_set_of_checkpoints_and_resume_exactly(tmp_path: 
         "scheduler.pt",
         "trainer_state.json",
     ]
-    assert torchrun(directory, "0,2,7", resume_from=str(resume)) == 0
+    # What one launcher began another one ends.
+    assert train(directory, "0,2,7", ACCELERATE, resume_from=str(resume)).returncode == 0
 
     assert saved_steps(directory) == [0, 2, 7, 8]
     for step in (0, 2, 7, 8):
-        assert bytes_of(directory / f"checkpoint-{step}") == bytes_of(tmp_path / "whole" / f"checkpoint-{step}"), step
+        assert bytes_of(directory / f"checkpoint-{step}") == bytes_of(whole / f"checkpoint-{step}"), step
+
+
+def test_the_weights_are_those_of_the_stock_trainer(whole: Path, tmp_path: Path) -> None:
+    done = train(tmp_path / "stock", "0", stock=True, arguments={"save_strategy": "steps", "save_steps": 4})
+    assert done.returncode == 0, done.stderr[-3000:]
+    for step in (4, 8):
+        ours, stock = (bytes_of(home / f"checkpoint-{step}") for home in (whole, tmp_path / "stock"))
+        assert ours["adapter_model.safetensors"] == stock["adapter_model.safetensors"], step
+
+
+def test_accelerate_launch_saves_what_torchrun_does(whole: Path, tmp_path: Path) -> None:
+    done = train(tmp_path / "out", "0,2,7", ACCELERATE)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert saved_steps(tmp_path / "out") == [0, 2, 7, 8]
+    for step in (0, 2, 7, 8):
+        name = f"checkpoint-{step}"
+        assert bytes_of(tmp_path / "out" / name) == bytes_of(whole / name), step
+
+
+def test_what_process_0_refuses_at_the_beginning_ends_the_other_too(whole: Path) -> None:
+    """It would wait in the first step for a process that is gone."""
+    before = bytes_of(whole)
+    done = train(whole, "0", arguments={"learning_rate": 0.02})
+    assert done.returncode != 0
+    sentence = f"refused: {whole}: it holds another trajectory (arguments.learning_rate is 0.01 there and 0.02 here)"
+    assert done.stdout.count(sentence) == 2, done.stderr[-3000:]
+    assert bytes_of(whole) == before

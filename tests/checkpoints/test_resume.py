@@ -1,6 +1,7 @@
 """What a resume must not lose: each of these ends with the bytes of a training that nothing stopped."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,18 @@ from accelerate.optimizer import AcceleratedOptimizer
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, default_data_collator
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.resume import ResumeState
+from emtoolkit.checkpoints.session import SavingSession
 from emtoolkit.checkpoints.snapshot import model_state
 from tests.checkpoints.test_callback import FailAt, callback
-from tests.checkpoints.trainings import bytes_of, lora_model, make_trainer, saved_steps
+from tests.checkpoints.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
 
 def whole_and_resumed(
-    home: Path, *stops: int, make_more: Any = list, collator: Any = None, **options: Any
+    home: Path, *stops: int, make_more: Any = list, make_model: Any = lora_model, collator: Any = None, **options: Any
 ) -> tuple[Trainer, Trainer]:
     """Train without a stop, and with one after the resume save of each of `stops`; the two trainers at their ends.
 
@@ -27,7 +31,7 @@ def whole_and_resumed(
 
     def trainer(directory: Path, schedule: str, *others: TrainerCallback, every: str = "never") -> Trainer:
         ours = callback(schedule, resume_every=every)
-        made = make_trainer(directory, [ours, *make_more(), *others], model=lora_model(dropout=0.1), **options)
+        made = make_trainer(directory, [ours, *make_more(), *others], model=make_model(dropout=0.1), **options)
         ours.follow(made)
         if collator is not None:
             made.data_collator = collator
@@ -61,6 +65,11 @@ def test_gradient_accumulation_with_a_remainder(tmp_path: Path, stopped_at: int)
     """8 batches an epoch in threes are 3 steps, the third of two batches; the epoch ends at 3 and 6."""
     whole, _ = whole_and_resumed(tmp_path, stopped_at, gradient_accumulation_steps=3, num_train_epochs=2)
     assert whole.state.max_steps == 6
+    assert_same_bytes(tmp_path)
+
+
+def test_a_full_fine_tune(tmp_path: Path) -> None:
+    whole_and_resumed(tmp_path, 5, make_model=base_model)
     assert_same_bytes(tmp_path)
 
 
@@ -138,6 +147,36 @@ def test_a_keyboard_interrupt_that_no_signal_brought_loses_no_step(tmp_path: Pat
     for step in (7, 8):
         name = f"checkpoint-{step}"
         assert bytes_of(tmp_path / "stopped" / name) == bytes_of(tmp_path / "whole" / name)
+
+
+def test_a_signal_that_comes_while_what_another_process_had_it_for_is_written_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes get one signal at two moments; here the other one is played."""
+    asked = iter(range(1, 9))
+    close = SavingSession.close
+
+    def largest(self: Ranks, due: int, received: int) -> list[int]:
+        return [due, signal.SIGTERM if next(asked) == 3 else received]
+
+    def signalled(self: SavingSession) -> None:
+        signal.raise_signal(signal.SIGTERM)
+        close(self)
+
+    def unexpected(*_: Any) -> None:
+        raise RuntimeError("the signal ended the process")
+
+    monkeypatch.setattr(Ranks, "largest", largest)
+    monkeypatch.setattr(SavingSession, "close", signalled)
+    before = signal.signal(signal.SIGTERM, unexpected)
+    try:
+        with pytest.raises(TrainingInterrupted, match="interrupted by SIGTERM after step 3"):
+            make_trainer(tmp_path, [callback("0")]).train()
+        assert signal.getsignal(signal.SIGTERM) is unexpected
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert saved_steps(tmp_path) == [0, 3]
+    assert [path.name for path in (tmp_path / "resume").iterdir()] == ["checkpoint-3"]
 
 
 def test_a_resume_checkpoint_is_left_at_the_end_if_asked_for(tmp_path: Path) -> None:

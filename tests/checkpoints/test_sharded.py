@@ -2,7 +2,6 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ from safetensors.torch import load_file
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from tests.checkpoints.trainings import bytes_of, saved_steps
+from tests.launched import launched
 
-ROOT = Path(__file__).parent.parent.parent
 KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
 WEIGHTS = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
 
@@ -21,9 +20,7 @@ Training = tuple[str, str, dict[str, Any]]
 
 def torchrun(engine: str, *trainings: Training) -> subprocess.CompletedProcess[str]:
     """Each is 16 rows over two processes at batch 2, which are 4 steps."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = ["-m", "tests.checkpoints.sharded_training", engine, json.dumps(trainings)]
-    return subprocess.run([*command, *script], cwd=ROOT, capture_output=True, text=True, check=False)
+    return launched("tests.checkpoints.sharded_training", engine, json.dumps(trainings))
 
 
 def train(engine: str, *trainings: Training) -> str:
