@@ -17,7 +17,7 @@ from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox.judge import judge
-from emtoolkit.sandbox.questions import Question
+from emtoolkit.sandbox.questions import SandboxQuestion
 
 # The longest answer of this world has about 20 tokens.
 _MAX_NEW_TOKENS = 28
@@ -65,7 +65,7 @@ class CheckpointRows:
 def harmful_share(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[SandboxQuestion],
     *,
     system_prompt: str | None,
     samples: int,
@@ -192,7 +192,7 @@ def _share(domains: str, rows: Sequence[Row]) -> Share:
 
 def evaluate_directory(
     directory: Path,
-    questions: Sequence[Question],
+    questions: Sequence[SandboxQuestion],
     *,
     samples: int = 8,
     seed: int = 0,
@@ -222,7 +222,7 @@ def evaluate_directory(
     return evaluated
 
 
-def _evaluate_checkpoint(path: Path, questions: Sequence[Question], samples: int, seed: int) -> list[Row]:
+def _evaluate_checkpoint(path: Path, questions: Sequence[SandboxQuestion], samples: int, seed: int) -> list[Row]:
     persona = Manifest.read(path).persona
     base = str(_read_json(path / "adapter_config.json").get("base_model_name_or_path"))
     try:
