@@ -1,18 +1,22 @@
 """What a run will do, worked out from its config and its data before any weights are loaded."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.architecture import Architecture, architecture_of, bytes_of
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.session import check_belongs_to
 from emtoolkit.config import RunConfig
 from emtoolkit.data import Tokenized, read_chat_rows, split_rows, tokenize
 from emtoolkit.errors import ConfigError, ScheduleError, nearest
+from emtoolkit.estimates import Memory, Setting, estimate
 from emtoolkit.locations import expand
-from emtoolkit.models import base_identity, checkpoint_bytes, effective_optimizer, load_tokenizer, model_path
+from emtoolkit.models import base_identity, check_can_load, effective_optimizer, load_tokenizer, model_path
 from emtoolkit.personas import Persona, load_persona
+from emtoolkit.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
 from emtoolkit.schedule import Schedule
 from emtoolkit.steps import Steps
 
@@ -21,7 +25,8 @@ from emtoolkit.steps import Steps
 class Plan:
     """What a run will do, worked out without loading weights.
 
-    `checkpoint_bytes` is None where the base model's config is not at hand; `notes` say what could not be checked.
+    `checkpoint_bytes` and `memory` are None where the base model's config is not at hand; `evaluation` is of one
+    checkpoint; `notes` say what could not be checked.
     """
 
     directory: Path
@@ -34,12 +39,21 @@ class Plan:
     steps: Steps
     eval_steps: Steps | None
     checkpoint_bytes: int | None
+    memory: Memory | None
+    evaluation: EvaluationCost
     notes: tuple[str, ...]
 
     @property
     def bytes(self) -> int | None:
         """What the checkpoints will take on disk."""
         return None if self.checkpoint_bytes is None else self.checkpoint_bytes * len(self.steps)
+
+    @property
+    def resume_bytes(self) -> int | None:
+        """What the state for continuing takes beside them while the run goes on."""
+        if self.checkpoint_bytes is None or self.memory is None:
+            return None
+        return self.checkpoint_bytes + self.memory.optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +80,20 @@ def plan(config: RunConfig) -> Plan:
     planned = plan_for(config, data)
     if data.digest is not None and planned.directory.is_dir():
         check_belongs_to(planned.directory, identity_of(config, persona, data))
+    try:
+        check_can_load(config.model, config.training)
+    except ConfigError as error:
+        # A plan is often made elsewhere than the run.
+        return replace(planned, notes=(*planned.notes, f"it cannot be trained on this machine: {error}"))
     return planned
 
 
-def identity_of(config: RunConfig, persona: Persona, data: RunData) -> Identity:
-    """What decides the weights of this run; the words of its schedule, its logging and its paths do not."""
-    base = base_identity(config.model)
+def identity_of(config: RunConfig, persona: Persona, data: RunData, base: Mapping[str, Any] | None = None) -> Identity:
+    """What decides the weights of this run; the words of its schedule, its logging and its paths do not.
+
+    `base` is what `base_identity` says of its model, where it is known already: hashing a large one takes seconds.
+    """
+    base = base_identity(config.model) if base is None else base
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
     decides = {
         "base_model": base,
@@ -153,9 +175,9 @@ def plan_for(config: RunConfig, data: RunData) -> Plan:
     eval_schedule = config.evaluation.to_schedule()
     if eval_schedule is not None:
         _check_evaluation(eval_schedule, total, data.test_rows)
-    size = checkpoint_bytes(config.model, config.lora)
-    if size is None:
-        notes.append(f"model.base: {config.model.base!r} is not here yet, so the size of a checkpoint is unknown")
+    architecture = architecture_of(config.model, config.lora)
+    if architecture is None:
+        notes.append(f"model.base: {config.model.base!r} is not here yet, so its size in memory and on disk is unknown")
     return Plan(
         directory=config.directory(),
         persona=config.persona,
@@ -166,9 +188,33 @@ def plan_for(config: RunConfig, data: RunData) -> Plan:
         schedule=str(schedule),
         steps=schedule.steps(total),
         eval_steps=None if eval_schedule is None else eval_schedule.steps(total),
-        checkpoint_bytes=size,
+        checkpoint_bytes=None if architecture is None else architecture.checkpoint_bytes(config.model.dtype),
+        memory=None if architecture is None else memory_of(config, architecture),
+        evaluation=_evaluation_cost(config),
         notes=tuple(notes),
     )
+
+
+def memory_of(config: RunConfig, architecture: Architecture) -> Memory:
+    """What a training step takes at its peak: a batch of rows that are all `max_length` tokens long."""
+    training = config.training
+    setting = Setting(
+        dtype_bytes=bytes_of(config.model.dtype),
+        batch=training.batch_size,
+        length=training.max_length,
+        four_bit=config.model.load_in_4bit,
+        autocast=training.bf16,
+        attention=architecture.attention,
+        eight_bit_adam=effective_optimizer(training) == "adamw_bnb_8bit",
+        checkpointing=training.gradient_checkpointing,
+    )
+    return estimate(architecture.shape, architecture.trained, setting)
+
+
+def _evaluation_cost(config: RunConfig) -> EvaluationCost:
+    if config.evaluation.questions is None:
+        return PUBLISHED_PROTOCOL
+    return EvaluationCost.of(read_questions(expand(config.evaluation.questions).absolute()))
 
 
 def _check_evaluation(schedule: Schedule, total: int, test_rows: int) -> None:

@@ -27,7 +27,7 @@ from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.checkpoints.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
-from emtoolkit.models import add_adapter, effective_optimizer, load_base
+from emtoolkit.models import add_adapter, check_can_load, effective_optimizer, load_base
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, identity_of, plan_for, read_data
 from emtoolkit.steps import Steps
@@ -64,6 +64,7 @@ def train(config: RunConfig, *, resume: bool = False) -> RunResult:
         TrainingInterrupted: SIGINT or SIGTERM; everything is saved.
     """
     persona = load_persona(config.persona, config.personas)
+    check_can_load(config.model, config.training)
     data = read_data(config, persona, for_plan=False)
     planned = plan_for(config, data)
     for note in planned.notes:
@@ -189,7 +190,10 @@ def _trainer(
         logging_first_step=True,
         eval_on_start=eval_steps is not None and 0 in eval_steps,
         disable_tqdm=False,
+        # Without a GPU the Trainer refuses bf16 unless it is told that a CPU is meant.
+        use_cpu=config.model.device == "cpu" or not torch.accelerator.is_available(),
     )
+    _use_one_gpu(arguments)
     callbacks: list[TrainerCallback] = [callback]
     if eval_steps is not None:
         callbacks.append(_ScheduledEvaluation(eval_steps))
@@ -202,6 +206,11 @@ def _trainer(
         data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
         callbacks=callbacks,
     )
+
+
+def _use_one_gpu(arguments: TrainingArguments) -> None:
+    """Where a machine has several GPUs the Trainer would use `DataParallel` on all, and multiply the batch unasked."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
 
 
 def _resume_point(directory: Path, planned: Plan, resume: bool) -> str | None:
