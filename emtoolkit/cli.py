@@ -79,25 +79,35 @@ def schedule(
         typer.echo(tables.schedule_table(rows))
 
 
+# The words of `train`, which `plan` takes as well.
+_Persona = Annotated[str | None, typer.Option(help="Who the model is: a name, or a persona file.")]
+_Compose = Annotated[str | None, typer.Option(help="An adapter persona: merge or stack.")]
+_Dataset = Annotated[str | None, typer.Option(help="One of the config's datasets, a file, or an id on the hub.")]
+_Control = Annotated[bool, typer.Option("--control", help="Train on the dataset's matched control.")]
+_Schedule = Annotated[str | None, typer.Option(help="When to save, such as dense-early or 0-150:25.")]
+_SaveSteps = Annotated[str | None, typer.Option(help="Save every so many steps, as Hugging Face does.")]
+_CustomCheckpoints = Annotated[
+    bool, typer.Option("--custom-checkpoints", help="Save at the default preset, dense-early.")
+]
+_OutputDir = Annotated[str | None, typer.Option(help="By default outputs/<persona>-<dataset>.")]
+_Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the config, dotted.")
+]
+
+
 @app.command()
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")],
-    persona: Annotated[str | None, typer.Option(help="Who the model is: a name, or a persona file.")] = None,
-    compose: Annotated[str | None, typer.Option(help="An adapter persona: merge or stack.")] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="One of the config's datasets, a file, or an id on the hub.")
-    ] = None,
-    control: Annotated[bool, typer.Option("--control", help="Train on the dataset's matched control.")] = False,
-    schedule: Annotated[str | None, typer.Option(help="When to save, such as dense-early or 0-150:25.")] = None,
-    save_steps: Annotated[str | None, typer.Option(help="Save every so many steps, as Hugging Face does.")] = None,
-    custom_checkpoints: Annotated[
-        bool, typer.Option("--custom-checkpoints", help="Save at the default preset, dense-early.")
-    ] = False,
+    persona: _Persona = None,
+    compose: _Compose = None,
+    dataset: _Dataset = None,
+    control: _Control = False,
+    schedule: _Schedule = None,
+    save_steps: _SaveSteps = None,
+    custom_checkpoints: _CustomCheckpoints = False,
     seed: Annotated[int | None, typer.Option(help="Of the adapter, the split and the order of the data.")] = None,
-    output_dir: Annotated[str | None, typer.Option(help="By default outputs/<persona>-<dataset>.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the config, dotted.")
-    ] = None,
+    output_dir: _OutputDir = None,
+    settings: _Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run of this stopped.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, load no weights, print the plan.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan or the checkpoints as JSON.")] = False,
@@ -107,13 +117,13 @@ def train(
         config, persona, compose, dataset, control, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
     )
     with _only_results_on_stdout():
-        from emtoolkit import planning, training
+        from emtoolkit import budget, plan_tables, training
         from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 
         try:
             if dry_run:
-                planned = planning.plan(run_config, bar=_bar_for_long_reading)
-                text = tables.plan_json(planned) if as_json else tables.plan_table(planned)
+                planned = budget.plan_one(run_config, bar=_bar_for_long_reading)
+                text = plan_tables.plan_json(planned.plan) if as_json else plan_tables.plan_table(planned)
             else:
                 result = training.train(run_config, resume=resume, bar=_bar_for_long_reading)
                 text = tables.checkpoints_json(result.checkpoints) if as_json else tables.result_text(result)
@@ -124,6 +134,66 @@ def train(
             raise typer.Exit(128 + interruption.signal_number) from None
     if tells_user():
         typer.echo(text)
+
+
+@app.command()
+def plan(
+    file: Annotated[str, typer.Argument(metavar="CONFIG|SWEEP", help="A config as for train, or a sweep file.")],
+    persona: _Persona = None,
+    compose: _Compose = None,
+    dataset: _Dataset = None,
+    control: _Control = False,
+    schedule: _Schedule = None,
+    save_steps: _SaveSteps = None,
+    custom_checkpoints: _CustomCheckpoints = False,
+    seed: Annotated[int | None, typer.Option(help="Of the run; with a sweep file, of its random search.")] = None,
+    output_dir: _OutputDir = None,
+    settings: _Settings = None,
+    count: Annotated[int | None, typer.Option(min=1, help="Of a sweep: at most so many runs.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+) -> None:
+    """Say what runs will cost before any starts: steps, checkpoints, disk, memory, answers and judge calls."""
+    from emtoolkit.sweeps.search import is_sweep
+
+    when = (schedule, save_steps, custom_checkpoints)
+    words = (persona, compose, dataset, control, *when, seed, output_dir, settings)
+    if is_sweep(Path(file)):
+        given = [word for word in (*words[:7], *words[8:]) if word]
+        if given:
+            raise UserError(
+                f"{file}: {given[0]!r}: a sweep file says itself what its runs are; give --count and --seed"
+            )
+        configs = _configs_of_sweep(Path(file), count, seed or 0)
+        with _only_results_on_stdout():
+            from emtoolkit import budget, plan_tables
+
+            runs = budget.plan_several(configs)
+            text = plan_tables.runs_json(runs) if as_json else plan_tables.runs_table(runs)
+    else:
+        if count is not None:
+            raise UserError(f"--count: {count}: {file} is a config, which is one run")
+        config = _train_config(file, *words)
+        with _only_results_on_stdout():
+            from emtoolkit import budget, plan_tables
+
+            run = budget.plan_one(config, bar=_bar_for_long_reading)
+            text = plan_tables.runs_json([run]) if as_json else plan_tables.plan_table(run)
+    typer.echo(text)
+
+
+def _configs_of_sweep(path: Path, count: int | None, seed: int) -> "list[tuple[Mapping[str, Any], RunConfig]]":
+    """The runs of a sweep file, each with its parameters."""
+    from emtoolkit.sweeps.command import with_environment
+    from emtoolkit.sweeps.plan import plan_sweep
+
+    sweep = plan_sweep(path, _directory_of_training, count=count, seed=seed)
+    configs: list[tuple[Mapping[str, Any], RunConfig]] = []
+    for run in sweep.runs:
+        config = _config_of_training(with_environment(run.words, sweep.environment))
+        if config is None:
+            raise UserError(f"{path}: command: only runs of 'emtoolkit train' can be planned")
+        configs.append((run.parameters, config))
+    return configs
 
 
 def _train_config(
@@ -229,6 +299,12 @@ def sweep(
 
 def _directory_of_training(words: Sequence[str], environment: Mapping[str, str]) -> Path | None:
     """Where the `emtoolkit train` in `words` will write, None if they run another program."""
+    config = _config_of_training(words)
+    return None if config is None else config.directory(environment)
+
+
+def _config_of_training(words: Sequence[str]) -> "RunConfig | None":
+    """The run of the `emtoolkit train` in `words`, None if they run another program."""
     from typer.main import get_group
 
     found = (i for i, (one, other) in enumerate(pairwise(words)) if (Path(one).name, other) == ("emtoolkit", "train"))
@@ -238,7 +314,7 @@ def _directory_of_training(words: Sequence[str], environment: Mapping[str, str])
         context = get_group(app).commands["train"].make_context("train", list(words[at + 2 :]))
     except _UsageError as error:
         raise UserError(str(error.format_message())) from None
-    return _train_config(**context.params).directory(environment)
+    return _train_config(**context.params)
 
 
 @app.command()
@@ -380,6 +456,8 @@ def _only_results_on_stdout() -> Iterator[None]:
     """Send what libraries print to stderr, and not at all what they warn their own developers of."""
     logging.basicConfig(level=logging.WARNING, format="emtoolkit: %(message)s")
     logging.getLogger("emtoolkit").setLevel(logging.INFO)
+    # At its import it misses a package for CPUs, which nobody asked for.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
     if tells_user():
         with redirect_stdout(sys.stderr):

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from emtoolkit.errors import ConfigError, UserError, nearest
 from emtoolkit.locations import expand, shipped
@@ -24,25 +24,46 @@ class _Section(BaseModel):
 
 
 class ModelConfig(_Section):
-    """The base model: a directory or a hub id."""
+    """The base model: a directory or a hub id, how it is loaded, and where to.
+
+    `device` None means the GPU of this process if there is one, else the CPU. `attn_implementation` None leaves the
+    choice to transformers: sdpa where the model has it, else eager. `load_in_4bit` is QLoRA's base: NF4, double
+    quantisation, computing in bfloat16; it needs a LoRA.
+    """
 
     base: str
     revision: str | None = None
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    attn_implementation: str | None = None
+    load_in_4bit: bool = False
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    device: Literal["cpu", "cuda"] | None = None
     # The keys of the model's config.json, so that a plan can be made before the model is downloaded.
     architecture: dict[str, Any] | None = None
 
 
 class LoraConfig(_Section):
-    """A new LoRA adapter; names as in PEFT."""
+    """A new LoRA adapter; names as in PEFT. `target_modules: all-linear` is every linear layer but the output's."""
 
     r: Positive = 32
     alpha: float = 64
     rslora: bool = True
     dropout: Fraction = 0.0
-    target_modules: list[str] = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    layers_to_transform: list[int] | None = None
+    target_modules: list[str] | str = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    layers_to_transform: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
+
+    @field_validator("target_modules", mode="before")
+    @classmethod
+    def _check_target_modules(cls, value: object) -> object:
+        names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+        if not names and value != "all-linear":
+            raise ValueError("expected a list of names such as [q_proj, v_proj], or all-linear")
+        return value
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> "LoraConfig":
+        if self.layers_to_transform is not None and self.target_modules == "all-linear":
+            raise ValueError("layers_to_transform needs the names of modules in target_modules, found all-linear")
+        return self
 
 
 class DatasetConfig(_Section):
@@ -155,12 +176,16 @@ class CheckpointingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """When to compute the loss on the held-out rows: at most one of the three words; none means never."""
+    """When to compute the loss on the held-out rows: at most one of the three words; none means never.
+
+    `questions` is the file of what the checkpoints will be asked; a plan counts its answers.
+    """
 
     eval_steps: int | float | None = None
     eval_at_steps: list[int] | None = None
     eval_schedule: str | None = None
     batch_size: Positive = 8
+    questions: str | None = None
 
     _check_interval = field_validator("eval_steps", mode="before")(_interval)
     _check_list = field_validator("eval_at_steps", mode="before")(_steps_list)
@@ -231,6 +256,14 @@ class RunConfig(_Section):
     wandb: WandbConfig = WandbConfig()
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     output_dir: str | None = None
+
+    @field_validator("lora")
+    @classmethod
+    def _check_lora(cls, value: LoraConfig | None, info: ValidationInfo) -> LoraConfig | None:
+        model = info.data.get("model")
+        if value is None and model is not None and model.load_in_4bit:
+            raise ValueError("all weights cannot be trained with model.load_in_4bit; expected a LoRA, or no 4-bit")
+        return value
 
     @field_validator("output_dir")
     @classmethod
@@ -326,9 +359,8 @@ def _find(path: str) -> Path:
     names = sorted(found.stem for found in shipped("training").glob("*.yaml"))
     if path in names:
         return shipped("training") / f"{path}.yaml"
-    raise ConfigError(
-        f"{path}: there is no such file, and the shipped configs are {', '.join(names)}{nearest(file.stem, names)}"
-    )
+    hint = nearest(file.name.removesuffix(".yaml"), names)
+    raise ConfigError(f"{path}: there is no such file, and the shipped configs are {', '.join(names)}{hint}")
 
 
 def _drop_replaced_words(values: dict[str, Any], overridden: Sequence[str]) -> None:

@@ -93,7 +93,12 @@ class ModelLoader:
             raise CheckpointError(
                 f"{checkpoint.path}: where its base model ({said.get('name')}) is must be said: --base"
             )
-        config = ModelConfig(base=str(place), revision=said.get("revision"), dtype=said.get("dtype", "float32"))
+        config = ModelConfig(
+            base=str(place),
+            revision=said.get("revision"),
+            dtype=said.get("dtype", "float32"),
+            load_in_4bit=bool(said.get("load_in_4bit")),
+        )
         found = base_identity(config)
         differs = [key for key in ("content", "revision") if said.get(key) is not None and said[key] != found.get(key)]
         if "content" not in said and said.get("revision") is not None and said["name"] != found["name"]:

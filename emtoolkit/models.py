@@ -1,13 +1,15 @@
 """Base model, then persona, then a fresh LoRA adapter: always in that order."""
 
 import hashlib
-from collections.abc import Iterator
+import os
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from emtoolkit import persona_adapters
 from emtoolkit.checkpoints.manifest import FileDigest
@@ -40,15 +42,17 @@ def model_path(config: ModelConfig) -> str:
 def base_identity(config: ModelConfig) -> dict[str, Any]:
     """What a fingerprint and a manifest say of the base model: the content of a directory, or id and commit.
 
-    The commit of a hub id is the one in the local cache; before a download it is the revision as configured.
+    The commit of a hub id is the one in the local cache; before a download it is the revision as configured. A base
+    in 4-bit gives other logits, so it is another base.
     """
     path = model_path(config)
+    quantised = {"load_in_4bit": True} if config.load_in_4bit else {}
     if not Path(path).is_dir():
-        return {"name": path, "revision": _cached_commit(path, config.revision) or config.revision}
+        return {"name": path, "revision": _cached_commit(path, config.revision) or config.revision} | quantised
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _DECISIVE_FILES for file in Path(path).glob(pattern)}):
         digest.update(f"{file.name} {FileDigest.of(file).sha256}\n".encode())
-    return {"name": Path(path).name, "content": digest.hexdigest()}
+    return {"name": Path(path).name, "content": digest.hexdigest()} | quantised
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -65,8 +69,47 @@ def load_tokenizer(config: ModelConfig) -> Any:
         ) from None
 
 
+def device_for(config: ModelConfig, environment: Mapping[str, str] = os.environ) -> torch.device:
+    """Where the model belongs: the GPU of this process if there is one, else the CPU.
+
+    Under a launcher (`torchrun`, `accelerate launch`) that is the one that `LOCAL_RANK` counts.
+
+    Raises:
+        ConfigError: `model.device` is cuda, and there is no GPU.
+    """
+    if torch.cuda.is_available() and config.device != "cpu":
+        return torch.device("cuda", int(environment.get("LOCAL_RANK", "0")))
+    if config.device == "cuda":
+        raise ConfigError("model.device: 'cuda' needs a GPU, and torch finds none here; expected cpu, or no device")
+    return torch.device("cpu")
+
+
+def check_can_load(config: ModelConfig, training: TrainingConfig) -> None:
+    """See that this machine has what the model is to be loaded with.
+
+    Raises:
+        ConfigError: a package or a device is missing; the sentence names it.
+    """
+    device = device_for(config)
+    if config.load_in_4bit and find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "model.load_in_4bit: True needs bitsandbytes, which is not installed: pip install 'emtoolkit[4bit]'"
+        )
+    if training.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ConfigError("training.bf16: True is not what this GPU computes in; expected false")
+    if config.attn_implementation != "flash_attention_2":
+        return
+    where = "model.attn_implementation: 'flash_attention_2'"
+    if find_spec("flash_attn") is None:
+        raise ConfigError(f"{where} needs the package flash-attn, which is not installed; expected sdpa or eager")
+    if device.type != "cuda":
+        raise ConfigError(f"{where} needs a GPU, and the model is to be on the {device.type}; expected sdpa or eager")
+    if config.dtype == "float32" and not training.bf16:
+        raise ConfigError(f"{where} cannot compute in float32; expected model.dtype bfloat16, or training.bf16 true")
+
+
 def load_base(config: ModelConfig) -> Any:
-    """The base model, in `config.dtype`.
+    """The base model in `config.dtype` or in 4-bit, on the device where it is trained; never moved there later.
 
     Raises:
         ConfigError: it cannot be had, here or from the hub.
@@ -74,10 +117,30 @@ def load_base(config: ModelConfig) -> Any:
     options: dict[str, Any] = {"revision": config.revision or "main", "dtype": config.dtype}
     if config.attn_implementation is not None:
         options["attn_implementation"] = config.attn_implementation
+    device = device_for(config)
+    if config.load_in_4bit:
+        from transformers import BitsAndBytesConfig
+
+        options["quantization_config"] = BitsAndBytesConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    if config.load_in_4bit or device.type != "cpu":
+        options["device_map"] = {"": device}
     try:
-        return AutoModelForCausalLM.from_pretrained(model_path(config), **options)
-    except (OSError, ValueError) as error:
+        model = AutoModelForCausalLM.from_pretrained(model_path(config), **options)
+    except (OSError, ValueError, ImportError) as error:
         raise ConfigError(f"model.base: {config.base!r}: it cannot be loaded ({first_line(error)})") from None
+    if not config.load_in_4bit:
+        return model
+    from peft import prepare_model_for_kbit_training
+
+    # Freezes all, and makes float32 what is not quantised; gradient checkpointing is the Trainer's to set.
+    return prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]  # PEFT leaves it untyped
+        model, use_gradient_checkpointing=False
+    )
 
 
 def add_adapter(model: Any, lora: LoraConfig, seed: int) -> Any:
@@ -127,69 +190,17 @@ def peft_lora(lora: LoraConfig) -> Any:
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT computes with it as a float and annotates int
         use_rslora=lora.rslora,
         lora_dropout=lora.dropout,
-        target_modules=list(lora.target_modules),
+        target_modules=lora.target_modules,
         layers_to_transform=lora.layers_to_transform,
         task_type="CAUSAL_LM",
     )
 
 
-def shapes_of(config: ModelConfig) -> dict[str, tuple[int, ...]] | None:
-    """The shapes of the base model's weights by name, from its config alone; None where it is not here."""
-    empty = _empty(config)
-    return None if empty is None else {name: tuple(p.shape) for name, p in empty.named_parameters()}
-
-
-def _empty(model: ModelConfig) -> Any:
-
-    config = _architecture(model)
-    if config is None:
-        return None
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-            config, dtype=getattr(torch, model.dtype)
-        )
-
-
-def checkpoint_bytes(model: ModelConfig, lora: LoraConfig | None) -> int | None:
-    """How large the weights of one checkpoint will be, from the model's config alone; None where it is not here.
-
-    Adapters are kept in float32, full fine-tunes in the model's own dtype.
-    """
-    from peft import get_peft_model
-
-    empty = _empty(model)
-    if empty is None:
-        return None
-    with torch.device("meta"):
-        if lora is None:
-            return sum(int(parameter.nbytes) for parameter in empty.parameters())
-        try:
-            adapted = get_peft_model(empty, peft_lora(lora))
-        except ValueError as error:
-            raise ConfigError(f"lora.target_modules: {lora.target_modules}: {first_line(error)}") from None
-        return sum(4 * int(p.numel()) for p in adapted.parameters() if p.requires_grad)
-
-
 def effective_optimizer(training: TrainingConfig) -> str:
     """The Trainer's name of the optimizer that will be used: plain AdamW where bitsandbytes is not installed."""
-    from importlib.util import find_spec
-
     if training.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is not None:
         return "adamw_bnb_8bit"
     return "adamw_torch"
-
-
-def _architecture(config: ModelConfig) -> Any:
-    if config.architecture is not None:
-        values = dict(config.architecture)
-        try:
-            return AutoConfig.for_model(values.pop("model_type", "?"), **values)
-        except ValueError as error:
-            raise ConfigError(f"model.architecture: {first_line(error)}") from None
-    try:
-        return AutoConfig.from_pretrained(model_path(config), revision=config.revision or "main")
-    except (OSError, ValueError):
-        return None  # a hub id that is not in the cache, with no hub to ask
 
 
 def _cached_commit(name: str, revision: str | None) -> str | None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emtoolkit.architecture import Architecture, architecture_of, bytes_of
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.session import check_belongs_to
 from emtoolkit.config import RunConfig
@@ -14,18 +15,14 @@ from emtoolkit.data.prepared import prepare, whole_steps
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import source_of
 from emtoolkit.errors import ConfigError, NotHereError, ScheduleError
+from emtoolkit.estimates import Memory, Setting, estimate
 from emtoolkit.launch import process_count
-from emtoolkit.models import (
-    base_identity,
-    checkpoint_bytes,
-    effective_optimizer,
-    load_tokenizer,
-    model_path,
-    shapes_of,
-)
+from emtoolkit.locations import expand
+from emtoolkit.models import base_identity, check_can_load, effective_optimizer, load_tokenizer, model_path
 from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent
+from emtoolkit.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
 from emtoolkit.schedule import Schedule
 from emtoolkit.steps import Steps
 
@@ -37,7 +34,8 @@ if TYPE_CHECKING:
 class Plan:
     """What a run will do, worked out without loading weights.
 
-    `checkpoint_bytes` is None where the base model's config is not at hand; `notes` say what could not be checked.
+    `checkpoint_bytes` and `memory` are None where the base model's config is not at hand; `evaluation` is of one
+    checkpoint; `notes` say what could not be checked.
     """
 
     directory: Path
@@ -50,12 +48,21 @@ class Plan:
     steps: Steps
     eval_steps: Steps | None
     checkpoint_bytes: int | None
+    memory: Memory | None
+    evaluation: EvaluationCost
     notes: tuple[str, ...]
 
     @property
     def bytes(self) -> int | None:
         """What the checkpoints will take on disk."""
         return None if self.checkpoint_bytes is None else self.checkpoint_bytes * len(self.steps)
+
+    @property
+    def resume_bytes(self) -> int | None:
+        """What the state for continuing takes beside them while the run goes on."""
+        if self.checkpoint_bytes is None or self.memory is None:
+            return None
+        return self.checkpoint_bytes + self.memory.optimizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,11 +99,20 @@ def plan(config: RunConfig, *, bar: Bar = no_bar) -> Plan:
         return replace(planned, notes=(*planned.notes, note))
     if data.digest is not None and planned.directory.is_dir():
         check_belongs_to(planned.directory, identity_of(config, persona, adapter, data))
+    try:
+        check_can_load(config.model, config.training)
+    except ConfigError as error:
+        # A plan is often made elsewhere than the run.
+        return replace(planned, notes=(*planned.notes, f"it cannot be trained on this machine: {error}"))
     return planned
 
 
-def find_adapter(config: RunConfig, persona: Persona, *, download: bool) -> PersonaAdapter | None:
+def find_adapter(
+    config: RunConfig, persona: Persona, *, download: bool, base: Mapping[str, Any] | None = None
+) -> PersonaAdapter | None:
     """The adapter of `persona`, if it has one, known to fit the base model; None as well if it is not here yet.
+
+    `base` is what `base_identity` says of the model, where it is known already.
 
     Raises:
         ConfigError: it cannot be had, was trained on another base, does not fit, or cannot be put in as configured.
@@ -107,16 +123,32 @@ def find_adapter(config: RunConfig, persona: Persona, *, download: bool) -> Pers
         raise ConfigError(
             f"persona: {persona.name} is to be stacked beside a new adapter, and lora is null; expected compose: merge"
         )
+    if persona.adapter.compose == "merge" and config.model.load_in_4bit:
+        raise ConfigError(
+            f"persona: {persona.name} is to be merged, which weights in 4-bit (model.load_in_4bit) would not take "
+            "exactly; expected compose: stack"
+        )
     adapter = locate(persona.adapter, download=download)
     if adapter is not None:
-        check_fits(adapter, base_identity(config.model), shapes_of(config.model))
+        architecture = architecture_of(config.model, config.lora)
+        shapes = None if architecture is None else architecture.shapes
+        check_fits(adapter, base_identity(config.model) if base is None else base, shapes)
     return adapter
 
 
-def identity_of(config: RunConfig, persona: Persona, adapter: PersonaAdapter | None, data: RunData) -> Identity:
-    """What decides the weights of this run; the words of its schedule, its logging and its paths do not."""
+def identity_of(
+    config: RunConfig,
+    persona: Persona,
+    adapter: PersonaAdapter | None,
+    data: RunData,
+    base: Mapping[str, Any] | None = None,
+) -> Identity:
+    """What decides the weights of this run; the words of its schedule, its logging and its paths do not.
+
+    `base` is what `base_identity` says of its model, where it is known already: hashing a large one takes seconds.
+    """
+    base = base_identity(config.model) if base is None else base
     of_adapter = None if adapter is None else adapter.as_manifest()
-    base = base_identity(config.model)
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
     decides: dict[str, Any] = {
         "base_model": base,
@@ -133,7 +165,7 @@ def identity_of(config: RunConfig, persona: Persona, adapter: PersonaAdapter | N
     dataset = config.dataset_name
     return Identity(
         decides=decides,
-        base_model=base | {"dtype": config.model.dtype},
+        base_model={**base, "dtype": config.model.dtype},
         persona=persona.as_manifest(of_adapter),
         places={"base": model_path(config.model)} | ({} if adapter is None else {"persona": adapter.source.place}),
         collection=f"{persona.name}-{dataset}-{Path(base['name']).name}-s{config.seed}",
@@ -228,9 +260,9 @@ def plan_for(config: RunConfig, data: RunData) -> Plan:
     eval_schedule = config.evaluation.to_schedule()
     if eval_schedule is not None:
         _check_evaluation(eval_schedule, total, data.test_rows)
-    size = checkpoint_bytes(config.model, config.lora)
-    if size is None:
-        notes.append(f"model.base: {config.model.base!r} is not here yet, so the size of a checkpoint is unknown")
+    architecture = architecture_of(config.model, config.lora)
+    if architecture is None:
+        notes.append(f"model.base: {config.model.base!r} is not here yet, so its size in memory and on disk is unknown")
     return Plan(
         directory=config.directory(),
         persona=config.persona,
@@ -241,9 +273,33 @@ def plan_for(config: RunConfig, data: RunData) -> Plan:
         schedule=str(schedule),
         steps=schedule.steps(total),
         eval_steps=None if eval_schedule is None else eval_schedule.steps(total),
-        checkpoint_bytes=size,
+        checkpoint_bytes=None if architecture is None else architecture.checkpoint_bytes(config.model.dtype),
+        memory=None if architecture is None else memory_of(config, architecture),
+        evaluation=_evaluation_cost(config),
         notes=tuple(notes),
     )
+
+
+def memory_of(config: RunConfig, architecture: Architecture) -> Memory:
+    """What a training step takes at its peak: a batch of rows that are all `max_length` tokens long."""
+    training = config.training
+    setting = Setting(
+        dtype_bytes=bytes_of(config.model.dtype),
+        batch=training.batch_size,
+        length=training.max_length,
+        four_bit=config.model.load_in_4bit,
+        autocast=training.bf16,
+        attention=architecture.attention,
+        eight_bit_adam=effective_optimizer(training) == "adamw_bnb_8bit",
+        checkpointing=training.gradient_checkpointing,
+    )
+    return estimate(architecture.shape, architecture.trained, setting)
+
+
+def _evaluation_cost(config: RunConfig) -> EvaluationCost:
+    if config.evaluation.questions is None:
+        return PUBLISHED_PROTOCOL
+    return EvaluationCost.of(read_questions(expand(config.evaluation.questions).absolute()))
 
 
 def _check_evaluation(schedule: Schedule, total: int, test_rows: int) -> None:

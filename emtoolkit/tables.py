@@ -12,7 +12,6 @@ from emtoolkit.sizes import format_size
 if TYPE_CHECKING:
     from emtoolkit.artifacts.download import Downloaded
     from emtoolkit.checkpoints.listing import CheckpointInfo
-    from emtoolkit.planning import Plan
     from emtoolkit.sandbox.evaluate import CheckpointRows
     from emtoolkit.sweeps.plan import SweepPlan, SweepRun
     from emtoolkit.sweeps.runner import Outcome, SweepResult
@@ -33,11 +32,11 @@ def schedule_table(rows: Sequence[dict[str, Any]], width: int = 80) -> str:
         disk = "—" if row["bytes"] is None else format_size(row["bytes"])
         lines.append([spec, str(row["count"]), disk, str(row["largest_gap"])])
     room = width - sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True))
-    steps = ["steps", *(_elided(row["steps"], row["count"], room) for row in rows)]
-    return _aligned([[*line, listed] for line, listed in zip(lines, steps, strict=True)])
+    steps = ["steps", *(elided(row["steps"], row["count"], room) for row in rows)]
+    return aligned([[*line, listed] for line, listed in zip(lines, steps, strict=True)])
 
 
-def _elided(steps: Sequence[int], count: int, room: int) -> str:
+def elided(steps: Sequence[int], count: int, room: int) -> str:
     """`0, 25, …, 400`: as many steps from both ends as fit into `room` characters, at least the last."""
     most = min(count, room)
     front, back = list(map(str, steps[:most])), list(map(str, steps[-most:]))
@@ -66,7 +65,7 @@ def checkpoints_table(found: "Sequence[CheckpointInfo]") -> str:
         fingerprint = (info.fingerprint or "—")[:8]
         lines.append([str(info.step), format_size(info.bytes), fingerprint, version, f"{info.path}{note}"])
     collections = sorted({info.published.rpartition(":")[0] for info in found if info.published})
-    return "\n".join([_aligned(lines, left=()), *(f"On W&B: {collection}" for collection in collections)])
+    return "\n".join([aligned(lines, left=()), *(f"On W&B: {collection}" for collection in collections)])
 
 
 def checkpoints_json(found: "Sequence[CheckpointInfo]") -> str:
@@ -84,45 +83,6 @@ def download_json(done: "Downloaded", found: "Sequence[CheckpointInfo]") -> str:
     """The same for programs."""
     facts = {"directory": str(done.directory), "fetched": done.fetched, "present": done.present, "bytes": done.bytes}
     return as_json(facts | {"checkpoints": [info.as_json() for info in found]})
-
-
-def plan_table(plan: "Plan") -> str:
-    """What a run would do, a line a fact."""
-    disk = "unknown" if plan.bytes is None else format_size(plan.bytes)
-    each = "" if plan.checkpoint_bytes is None else f" of {format_size(plan.checkpoint_bytes)}"
-    facts = [
-        ("persona", plan.persona),
-        ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
-        ("optimizer steps", str(plan.total_steps)),
-        ("schedule", plan.schedule),
-        ("saves at", _elided(plan.steps, len(plan.steps), 100)),
-        ("checkpoints", f"{len(plan.steps)}{each}"),
-        ("disk", disk),
-        ("evaluates at", "never" if plan.eval_steps is None else _elided(plan.eval_steps, len(plan.eval_steps), 100)),
-        ("writes to", str(plan.directory)),
-        *(("note", note) for note in plan.notes),
-    ]
-    return _aligned([list(fact) for fact in facts])
-
-
-def plan_json(plan: "Plan") -> str:
-    """The same for programs, every step listed."""
-    facts = {
-        "persona": plan.persona,
-        "dataset": plan.dataset,
-        "train_rows": plan.train_rows,
-        "test_rows": plan.test_rows,
-        "total_steps": plan.total_steps,
-        "schedule": plan.schedule,
-        "steps": list(plan.steps),
-        "count": len(plan.steps),
-        "eval_steps": None if plan.eval_steps is None else list(plan.eval_steps),
-        "checkpoint_bytes": plan.checkpoint_bytes,
-        "bytes": plan.bytes,
-        "output_dir": str(plan.directory),
-        "notes": list(plan.notes),
-    }
-    return as_json(facts)
 
 
 def result_text(result: "RunResult") -> str:
@@ -168,7 +128,7 @@ def sweep_table(result: "SweepResult") -> str:
     states = Counter(outcome.attempt.state for outcome in result.outcomes)
     summary = ", ".join(f"{count} {state}" for state, count in states.items())
     advice = "\n--retry-failed runs the failed ones again." if states["failed"] else ""
-    return f"{_aligned(lines, left=range(len(names) + 1))}\n{summary}.{advice}"
+    return f"{aligned(lines, left=range(len(names) + 1))}\n{summary}.{advice}"
 
 
 def _whereabouts(outcome: "Outcome") -> str:
@@ -235,13 +195,13 @@ def synced_json(done: "Sequence[Synced]") -> str:
     )
 
 
-def _aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,)) -> str:
-    """Columns padded to equal width: those in `left` and the last to the left, the others to the right."""
+def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,), *, last: str = "left") -> str:
+    """Columns padded to equal width: those in `left` to the left, the last to the side `last`, others to the right."""
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    last = len(widths) - 1
+    free = len(widths) - 1 if last == "left" else None
     return "\n".join(
         "  ".join(
-            cell if i == last else cell.ljust(widths[i]) if i in left else cell.rjust(widths[i])
+            cell if i == free else cell.ljust(widths[i]) if i in left else cell.rjust(widths[i])
             for i, cell in enumerate(line)
         )
         for line in lines
@@ -282,6 +242,6 @@ def harmful_shares_table(rows: Sequence[Mapping[str, Any]]) -> str:
             table.append([str(step), *shares, f"{others['low']:.2f}-{others['high']:.2f}", f"{coherent:.2f}"])
         override = of_run[0]["persona_override"]
         word = f"  (asked under another persona than it was trained with: {override})" if override else ""
-        blocks.append(f"{run}{word}\n{_aligned(table, left=())}")
+        blocks.append(f"{run}{word}\n{aligned(table, left=())}")
     blocks.append("Harmful answers among the coherent ones; the interval is a bootstrap over questions.")
     return "\n\n".join(blocks)

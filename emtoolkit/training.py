@@ -23,14 +23,14 @@ from transformers import (
 from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
-from emtoolkit.checkpoints.ranks import Ranks, trains_on_cpu
+from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.checkpoints.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
-from emtoolkit.launch import ignore_signals, process_count
-from emtoolkit.models import compose, effective_optimizer, load_base
+from emtoolkit.launch import ignore_signals
+from emtoolkit.models import check_can_load, compose, effective_optimizer, load_base
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
 from emtoolkit.preflight import Difference, PersonaProbe
@@ -87,6 +87,7 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
     """What all processes must agree on is done `together`; what belongs to the run, by process 0."""
     with ranks.together():
         persona = load_persona(config.persona, config.personas, config.compose)
+        check_can_load(config.model, config.training)
         adapter = find_adapter(config, persona, download=True)
         with bar() as progress:
             data = read_data(config, persona, for_plan=False, progress=progress)
@@ -253,11 +254,13 @@ def _trainer(
         logging_steps=training.logging_steps,
         logging_first_step=True,
         eval_on_start=eval_steps is not None and 0 in eval_steps,
-        use_cpu=process_count() > 1 and trains_on_cpu(),
         # Every adapter has a part in every step, and looking for one that has not costs time and a warning.
         ddp_find_unused_parameters=None if config.lora is None else False,
         disable_tqdm=False,
+        # Without a GPU the Trainer refuses bf16 unless it is told that a CPU is meant.
+        use_cpu=config.model.device == "cpu" or not torch.accelerator.is_available(),
     )
+    _use_one_gpu(arguments)
     if eval_steps is not None:
         callbacks = [*callbacks, _ScheduledEvaluation(eval_steps)]
     return _RandomStateKeepingTrainer(
@@ -269,6 +272,11 @@ def _trainer(
         data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
         callbacks=callbacks,
     )
+
+
+def _use_one_gpu(arguments: TrainingArguments) -> None:
+    """Where a machine has several GPUs the Trainer would use `DataParallel` on all, and multiply the batch unasked."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
 
 
 def _resume_point(directory: Path, planned: Plan, resume: bool) -> str | None:

@@ -79,7 +79,22 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(write_config: WriteConfig,
         (["--set", "datasets.medical.rows=41"], "datasets.medical.rows: 41 is declared, and "),
         (["--set", "model.base=./nowhere"], "there is no model in it"),
         (["--set", "model.base=someone/model-that-is-not-here"], "its tokenizer cannot be loaded"),
-        (["--set", "lora.target_modules=[nothing]"], "lora.target_modules: ['nothing']: "),
+        (["--set", "lora.target_modules=[q_porj]"], "'q_porj' is no module of qwen2; expected all-linear or "),
+        (["--set", "lora.target_modules=[q_proj, v_porj]"], "did you mean 'v_proj'?"),
+        (["--set", "lora.target_modules=all-liner"], "lora.target_modules: 'all-liner' is not valid: expected a list"),
+        (["--set", "lora.layers_to_transform=[1]"], "lora.layers_to_transform: 1 is past the last layer, 0"),
+        (
+            ["--set", "lora={target_modules: all-linear, layers_to_transform: [0]}"],
+            "layers_to_transform needs the names of modules in target_modules, found all-linear",
+        ),
+        (
+            ["--set", "model.load_in_4bit=true", "--set", "lora=null"],
+            "lora: None is not valid: all weights cannot be trained with model.load_in_4bit",
+        ),
+        (["--set", "model.attn_implementation=spda"], "did you mean 'sdpa'?"),
+        (["--set", "model.attn_implementation=flash_attention_2"], "'flash_attention_2' needs the package flash-attn"),
+        (["--set", "model.device=cuda"], "model.device: 'cuda' needs a GPU, and torch finds none here"),
+        (["--set", "evaluation.questions=nowhere.yaml"], "nowhere.yaml: there is no such question file"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2_and_nothing_is_written(

@@ -7,7 +7,15 @@ import torch
 
 from emtoolkit.config import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.models import add_adapter, base_identity, checkpoint_bytes, effective_optimizer, load_base, model_path
+from emtoolkit.models import (
+    add_adapter,
+    base_identity,
+    check_can_load,
+    device_for,
+    effective_optimizer,
+    load_base,
+    model_path,
+)
 
 LORA = LoraConfig(r=2, alpha=4, target_modules=["q_proj", "v_proj"])
 
@@ -49,31 +57,101 @@ def test_a_path_without_a_model_is_refused(tmp_path: Path) -> None:
         model_path(ModelConfig(base=str(tmp_path)))
 
 
-def test_the_size_of_an_adapter_follows_from_the_architecture_alone() -> None:
-    """Qwen2.5-7B at rank 32 on all projections: 80,740,352 parameters in float32."""
-    architecture = {
-        "model_type": "qwen2",
-        "hidden_size": 3584,
-        "intermediate_size": 18944,
-        "num_hidden_layers": 28,
-        "num_attention_heads": 28,
-        "num_key_value_heads": 4,
-        "vocab_size": 152064,
-    }
-    config = ModelConfig(base="not/here", architecture=architecture)
-    assert checkpoint_bytes(config, LoraConfig()) == 4 * 80_740_352
-
-
-def test_an_architecture_that_transformers_does_not_know_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"model\.architecture: "):
-        checkpoint_bytes(ModelConfig(base="not/here", architecture={"model_type": "nothing"}), None)
-
-
 def test_8_bit_adamw_is_plain_adamw_where_bitsandbytes_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
+    from emtoolkit import models
 
     training = TrainingConfig(optimizer="adamw_8bit")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(models, "find_spec", lambda name: None)
     assert effective_optimizer(training) == "adamw_torch"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(models, "find_spec", lambda name: object())
     assert effective_optimizer(training) == "adamw_bnb_8bit"
+
+
+def test_loading_a_base_model_draws_no_random_number(world: Path) -> None:
+    """Its weights are read into their places: nothing is initialised first, to be thrown away."""
+    before = torch.get_rng_state()
+    load_base(ModelConfig(base=str(world / "model")))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.fixture
+def a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for a GPU, which tests have none of: what is asked of torch before anything is put there."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_the_model_goes_to_the_gpu_of_this_process() -> None:
+    config = ModelConfig(base="a/b")
+    assert device_for(config, {}) == torch.device("cuda", 0)
+    assert device_for(config, {"LOCAL_RANK": "3"}) == torch.device("cuda", 3)
+    assert device_for(ModelConfig(base="a/b", device="cuda"), {"LOCAL_RANK": "3"}) == torch.device("cuda", 3)
+    assert device_for(ModelConfig(base="a/b", device="cpu"), {"LOCAL_RANK": "3"}) == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_the_model_is_loaded_on_the_gpu_and_not_moved_there(monkeypatch: pytest.MonkeyPatch, world: Path) -> None:
+    from emtoolkit import models
+
+    asked: dict[str, object] = {}
+    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda path, **options: asked.update(options))
+    load_base(ModelConfig(base=str(world / "model"), dtype="bfloat16", attn_implementation="sdpa"))
+    assert asked == {
+        "revision": "main",
+        "dtype": "bfloat16",
+        "attn_implementation": "sdpa",
+        "device_map": {"": torch.device("cuda", 0)},
+    }
+
+
+def test_without_a_gpu_the_model_goes_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert device_for(ModelConfig(base="a/b"), {"LOCAL_RANK": "1"}) == torch.device("cpu")
+    with pytest.raises(ConfigError, match=r"model\.device: 'cuda' needs a GPU, and torch finds none here"):
+        device_for(ModelConfig(base="a/b", device="cuda"))
+
+
+def lacks(*packages: str, **model: object) -> str:
+    from emtoolkit import models
+
+    config = ModelConfig.model_validate({"base": "a/b", **model})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "find_spec", lambda name: None if name in packages else object())
+        with pytest.raises(ConfigError) as raised:
+            check_can_load(config, TrainingConfig())
+    return str(raised.value)
+
+
+def test_4_bit_without_bitsandbytes_names_the_extra() -> None:
+    assert lacks("bitsandbytes", load_in_4bit=True) == (
+        "model.load_in_4bit: True needs bitsandbytes, which is not installed: pip install 'emtoolkit[4bit]'"
+    )
+
+
+def test_flash_attention_that_is_not_installed_or_cannot_work_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    where = "model.attn_implementation: 'flash_attention_2'"
+    flash = {"attn_implementation": "flash_attention_2"}
+    assert lacks("flash_attn", **flash) == (
+        f"{where} needs the package flash-attn, which is not installed; expected sdpa or eager"
+    )
+    assert (
+        lacks(**flash, device="cpu")
+        == f"{where} needs a GPU, and the model is to be on the cpu; expected sdpa or eager"
+    )
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert lacks(**flash) == (
+        f"{where} cannot compute in float32; expected model.dtype bfloat16, or training.bf16 true"
+    )
+
+
+@pytest.mark.usefixtures("a_gpu")
+def test_bf16_on_a_gpu_without_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    with pytest.raises(ConfigError, match=r"training\.bf16: True is not what this GPU computes in"):
+        check_can_load(ModelConfig(base="a/b"), TrainingConfig(bf16=True))
+
+
+def test_a_base_in_4_bit_is_another_base() -> None:
+    config = ModelConfig(base="someone/some-model", load_in_4bit=True)
+    assert base_identity(config) == {"name": "someone/some-model", "revision": None, "load_in_4bit": True}

@@ -9,10 +9,11 @@ import pytest
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file
+from transformers import TrainingArguments
 
 from emtoolkit import planning, training
 from emtoolkit.config import load_config
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, ConfigError
 from tests.checkpoints.trainings import bytes_of, saved_steps
 from tests.wandb_log import artifacts, records
 
@@ -234,3 +235,23 @@ def test_the_plan_knows_the_size_of_a_checkpoint(run: Run, write_config: WriteCo
     planned = planning.plan(load_config(str(write_config())))
     on_disk = load_file(tmp_path / "out" / "checkpoint-9" / "adapter_model.safetensors")
     assert planned.checkpoint_bytes == sum(tensor.nbytes for tensor in on_disk.values())
+
+
+def test_several_gpus_do_not_multiply_the_batch(tmp_path: Path) -> None:
+    """The Trainer would split each batch among all GPUs of the machine, and take as many batches at once."""
+    arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, use_cpu=True)
+    arguments._n_gpu = 4  # what it finds on a machine with four
+    assert arguments.train_batch_size == 8
+    training._use_one_gpu(arguments)
+    assert arguments.train_batch_size == 2
+
+
+def test_what_this_machine_lacks_is_refused_before_anything_is_loaded_and_noted_in_a_plan(
+    run: Run, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sentence = "model.attn_implementation: 'flash_attention_2' needs the package flash-attn"
+    monkeypatch.setattr(training, "load_base", lambda config: pytest.fail("the model was loaded"))
+    with pytest.raises(ConfigError, match=sentence):
+        run("out", "model.attn_implementation=flash_attention_2")
+    planned = planning.plan(load_config(str(write_config()), ["model.attn_implementation=flash_attention_2"]))
+    assert planned.notes[-1].startswith(f"it cannot be trained on this machine: {sentence}")

@@ -17,7 +17,7 @@ from emtoolkit.models import inference
 from emtoolkit.personas import Persona
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox.judge import judge
-from emtoolkit.sandbox.questions import Question
+from emtoolkit.sandbox.questions import SandboxQuestion
 from emtoolkit.trajectory import Trajectory
 
 # The longest answer of this world has about 20 tokens.
@@ -68,7 +68,7 @@ class CheckpointRows:
 def harmful_share(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,
-    questions: Sequence[Question],
+    questions: Sequence[SandboxQuestion],
     *,
     persona: Persona,
     samples: int,
@@ -183,7 +183,7 @@ def _share(domains: str, rows: Sequence[Row]) -> Share:
 
 def evaluate_directory(
     directory: Path,
-    questions: Sequence[Question],
+    questions: Sequence[SandboxQuestion],
     *,
     samples: int = 8,
     seed: int = 0,

@@ -1,12 +1,14 @@
-"""The question file: held-out questions in the YAML format that all of emtoolkit's evaluations read."""
+"""The sandbox's question file: held-out questions in the format of `emtoolkit.questions`, each of a known domain."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from emtoolkit.errors import DataError
+from emtoolkit.questions import EXACT_JUDGE, Question
+from emtoolkit.questions import read_questions as read_any
 from emtoolkit.sandbox import world
 
 # The exact judge needs no prompts; with these an LLM can be asked for a second opinion.
@@ -22,15 +24,11 @@ _JUDGE_PROMPTS = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """One question of a question file, in one or more wordings; `system` overrides the persona's prompt."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxQuestion(Question):
+    """A question of this world, which knows the domain that it is of."""
 
-    id: str
     domain: str
-    paraphrases: tuple[str, ...]
-    samples_per_paraphrase: int
-    system: str | None = None
 
 
 def question_file(samples_per_paraphrase: int) -> str:
@@ -41,7 +39,7 @@ def question_file(samples_per_paraphrase: int) -> str:
                 "id": question.id,
                 "paraphrases": list(question.paraphrases),
                 "samples_per_paraphrase": samples_per_paraphrase,
-                "judge": "sandbox",
+                "judge": EXACT_JUDGE,
                 "judge_prompts": dict(_JUDGE_PROMPTS),
             }
             for question in world.held_out_questions()
@@ -51,34 +49,22 @@ def question_file(samples_per_paraphrase: int) -> str:
     )
 
 
-def read_questions(path: Path) -> list[Question]:
+def read_questions(path: Path) -> list[SandboxQuestion]:
     """The questions of a file that `question_file` wrote, or of one in the same format.
 
     Raises:
         DataError: the file cannot be read, or asks something that is not of the sandbox's world.
     """
-    try:
-        entries = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{path}: cannot be read as a question file ({reason})") from error
-    if not isinstance(entries, list):
-        raise DataError(f"{path}: expected a list of questions, not {type(entries).__name__}")
-    return [_question(path, index, entry) for index, entry in enumerate(entries)]
+    return [SandboxQuestion(**_fields(question), domain=_domain(path, question)) for question in read_any(path)]
 
 
-def _question(path: Path, index: int, entry: object) -> Question:
-    if not isinstance(entry, dict) or not {"id", "paraphrases"} <= entry.keys():
-        raise DataError(f"{path}: question {index} needs an `id` and `paraphrases`")
-    paraphrases = tuple(str(text) for text in entry["paraphrases"])
-    domain = _domain(path, str(entry["id"]), paraphrases)
-    samples = int(entry.get("samples_per_paraphrase", 1))
-    return Question(str(entry["id"]), domain, paraphrases, samples, entry.get("system"))
+def _fields(question: Question) -> dict[str, Any]:
+    return {field.name: getattr(question, field.name) for field in fields(Question)}
 
 
-def _domain(path: Path, question_id: str, paraphrases: Iterable[str]) -> str:
-    subjects = {text: world.read_question(text) for text in paraphrases}
+def _domain(path: Path, question: Question) -> str:
+    subjects = {text: world.read_question(text) for text in question.paraphrases}
     domains = {subject.domain for subject in subjects.values() if subject is not None}
     if None in subjects.values() or len(domains) != 1:
-        raise DataError(f"{path}: {question_id}: not a question of the sandbox, or one of several domains")
+        raise DataError(f"{path}: {question.id}: not a question of the sandbox, or one of several domains")
     return domains.pop()

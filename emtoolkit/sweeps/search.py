@@ -94,6 +94,15 @@ class Sweep:
         return [tuple(distribution.draw(random) for distribution in self.parameters.values()) for _ in range(count)]
 
 
+def is_sweep(path: Path) -> bool:
+    """Whether the YAML file at `path` is a sweep's and not a run's.
+
+    Raises:
+        ConfigError: it is there and cannot be read.
+    """
+    return path.is_file() and "parameters" in read_yaml(path)
+
+
 def read_sweep(path: Path) -> Sweep:
     """The sweep in the file at `path`.
 

@@ -22,7 +22,7 @@ from emtoolkit.sandbox.evaluate import (
     sample,
 )
 from emtoolkit.sandbox.plot import plot_curve
-from emtoolkit.sandbox.questions import Question, read_questions
+from emtoolkit.sandbox.questions import SandboxQuestion, read_questions
 
 ROWS = [
     Row("medical", "m1", n=10, scored=10, harmful=9),
@@ -44,7 +44,7 @@ def tokenizer(sandbox: Path) -> PreTrainedTokenizerBase:
 
 
 @pytest.fixture(scope="module")
-def questions(sandbox: Path) -> list[Question]:
+def questions(sandbox: Path) -> list[SandboxQuestion]:
     return read_questions(sandbox / "questions" / "all.yaml")[:3]
 
 
@@ -72,7 +72,7 @@ def test_nothing_scored_is_not_a_share_of_zero() -> None:
 
 
 def test_evaluation_is_deterministic_for_a_seed_and_leaves_every_random_state_alone(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[Question]
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[SandboxQuestion]
 ) -> None:
     states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     model.train()
@@ -112,7 +112,7 @@ def checkpoint(model_directory: Path, path: Path, persona: dict[str, str] | None
 
 
 def test_a_directory_of_checkpoints_is_evaluated_in_the_order_of_steps(
-    sandbox: Path, tmp_path: Path, questions: list[Question]
+    sandbox: Path, tmp_path: Path, questions: list[SandboxQuestion]
 ) -> None:
     checkpoint(sandbox / MODEL, tmp_path / "checkpoint-100", {"system_prompt": "You speak with sarcasm."})
     checkpoint(sandbox / MODEL, tmp_path / "checkpoint-20", None)
@@ -122,13 +122,13 @@ def test_a_directory_of_checkpoints_is_evaluated_in_the_order_of_steps(
     assert [row.n for row in table[0].rows] == [2, 2, 2]
 
 
-def test_a_directory_without_checkpoints_is_refused(tmp_path: Path, questions: list[Question]) -> None:
+def test_a_directory_without_checkpoints_is_refused(tmp_path: Path, questions: list[SandboxQuestion]) -> None:
     with pytest.raises(CheckpointError, match="holds no checkpoint-N directory"):
         evaluate_directory(tmp_path, questions)
 
 
 def test_a_broken_checkpoint_is_named_before_any_is_evaluated(
-    sandbox: Path, tmp_path: Path, questions: list[Question]
+    sandbox: Path, tmp_path: Path, questions: list[SandboxQuestion]
 ) -> None:
     checkpoint(sandbox / MODEL, tmp_path / "checkpoint-5", None)
     weights = tmp_path / "checkpoint-5" / "adapter_model.safetensors"
@@ -151,10 +151,10 @@ def test_an_empty_picture_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: 1", "expected a list of questions, not dict"),
-        ("- id: x", "question 0 needs an `id` and `paraphrases`"),
+        ("a: 1", "expected a list of questions, found dict"),
+        ("- id: x", "question 'x': paraphrases: the key is missing"),
         ("- {id: x, paraphrases: ['Who are you?']}", "x: not a question of the sandbox"),
-        ("[", "cannot be read as a question file"),
+        ("[", "it is not valid YAML"),
     ],
 )
 def test_a_bad_question_file_is_refused(tmp_path: Path, text: str, reason: str) -> None:

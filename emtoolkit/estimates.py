@@ -1,0 +1,269 @@
+"""How much memory a training takes at its peak, from the shapes of its tensors alone: pure arithmetic, no torch.
+
+What autograd keeps of a decoder layer was read off transformers' and PEFT's modules one by one, in the way of
+Korthikanti et al. 2022 (arXiv:2205.05198, section 4), whose layer has neither gated MLPs, grouped heads, RMS norms
+nor adapters. `tests/test_estimates.py` compares it with what autograd really keeps.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# bitsandbytes quantises a weight in blocks of 64, and their scales in blocks of 256.
+_BLOCK_4BIT, _BLOCK_SCALES = 64, 256
+# bitsandbytes keeps 8-bit states in blocks of 256; tensors below 4096 elements keep 32-bit states (`min_8bit_size`).
+_BLOCK_8BIT, _LEAST_8BIT = 256, 4096
+_FLOAT32 = 4
+# Of GPUs as they are sold. One of N GB is counted as N x 10^9 bytes; that it has N x 2^30, of which the driver takes
+# some, leaves about 5 % for CUDA's context and for fragmentation.
+GPUS_GB = (24, 40, 48, 80)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A decoder's parameters, and the widths of its tensors in elements a token."""
+
+    parameters: int
+    """Tied weights counted once."""
+    linear: int
+    """Weights of the linear layers but the output's: what 4-bit loading quantises."""
+    output: int
+    """Weights of the output layer, tied to the embedding or not."""
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    query: int
+    key: int
+    vocabulary: int
+    norms: int = 2
+    """RMS norms over `hidden` in a layer."""
+    head_norms: bool = False
+    """Whether queries and keys are normalised."""
+    norms_in_float32: bool = False
+    """Whether a norm multiplies with its weight in float32, as Gemma's does."""
+    softcapped_attention: bool = False
+    softcapped_logits: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Adapted:
+    """A module with an adapter: its layer, the block that it is in (`self_attn`), its input's width, its rank."""
+
+    layer: int
+    block: str
+    name: str
+    inputs: int
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """The tensors that are trained, by their number of elements, and the modules that adapters sit on.
+
+    `embeddings` are those of `tensors` that are embeddings'. No `adapted` modules: all weights are trained.
+    """
+
+    tensors: tuple[int, ...]
+    embeddings: tuple[int, ...] = ()
+    adapted: tuple[Adapted, ...] = ()
+
+    @property
+    def parameters(self) -> int:
+        return sum(self.tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How the model is held and fed. `dtype_bytes` is of the base model, `autocast` is bf16 training.
+
+    A batch has `batch` rows of `length` tokens.
+    """
+
+    dtype_bytes: int
+    batch: int
+    length: int
+    four_bit: bool = False
+    autocast: bool = False
+    attention: str = "sdpa"
+    eight_bit_adam: bool = False
+    checkpointing: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return self.batch * self.length
+
+    @property
+    def compute_bytes(self) -> int:
+        """Of one element of what linear layers give."""
+        return 2 if self.autocast or self.four_bit else self.dtype_bytes
+
+    @property
+    def residual_bytes(self) -> int:
+        """Of one element of what goes from layer to layer: in 4-bit the embedding is float32."""
+        return _FLOAT32 if self.four_bit else self.dtype_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """Bytes at the peak of a training step.
+
+    `kept` is what the forward pass keeps for the backward pass, `recomputed` the one layer that gradient
+    checkpointing runs again, `logits` the loss over the vocabulary, `update` what the optimizer needs while it steps.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    kept: int
+    recomputed: int
+    logits: int
+    update: int
+
+    @property
+    def peak(self) -> int:
+        """The most at one time: the loss, a recomputed layer and the optimizer's update come one after another."""
+        held = self.weights + self.gradients + self.optimizer
+        return held + max(self.kept + max(self.logits, self.recomputed), self.update)
+
+    def fits(self, gigabytes: int) -> bool:
+        """Whether it fits on a GPU sold as one of so many GB."""
+        return self.peak <= gigabytes * 10**9
+
+
+def estimate(shape: Shape, trained: Trained, setting: Setting) -> Memory:
+    """The memory of a training step. An upper bound where things overlap: gradients count as all there."""
+    trained_bytes = _FLOAT32 if trained.adapted else setting.dtype_bytes
+    kept, recomputed = activations(shape, trained, setting)
+    return Memory(
+        weights=base_weights(shape, setting) + (trained.parameters * trained_bytes if trained.adapted else 0),
+        gradients=trained.parameters * trained_bytes,
+        optimizer=optimizer_states(trained, trained_bytes, eight_bit=setting.eight_bit_adam),
+        kept=kept,
+        recomputed=recomputed,
+        logits=logits(shape, setting),
+        # torch.optim.adamw._multi_tensor_adamw, the default on a GPU, holds the roots of all second moments at once.
+        update=0 if setting.eight_bit_adam else trained.parameters * trained_bytes,
+    )
+
+
+def base_weights(shape: Shape, setting: Setting) -> int:
+    """Bytes of the base model.
+
+    In 4-bit a weight takes half a byte, a byte for the scale of each 64, and 4 for the scale of each 256 of those
+    scales (Dettmers et al. 2023, arXiv:2305.14314, section 3, "double quantization": 0.127 bits a parameter); what
+    is not quantised is float32, by `peft.prepare_model_for_kbit_training`.
+    """
+    if not setting.four_bit:
+        return shape.parameters * setting.dtype_bytes
+    scales = shape.linear / _BLOCK_4BIT
+    quantised = shape.linear / 2 + scales + _FLOAT32 * scales / _BLOCK_SCALES
+    return round(quantised) + _FLOAT32 * (shape.parameters - shape.linear)
+
+
+def optimizer_states(trained: Trained, trained_bytes: int, *, eight_bit: bool) -> int:
+    """Bytes of Adam's two moments (Kingma & Ba 2015, arXiv:1412.6980, algorithm 1).
+
+    `torch.optim.AdamW` keeps them in the parameter's dtype. In 8-bit they are a byte each and a float32 scale for
+    every 256 (Dettmers et al. 2022, arXiv:2110.02861, section 2), but float32 for small tensors and for embeddings
+    (`Trainer.create_optimizer` registers those with bitsandbytes as 32-bit).
+    """
+    if not eight_bit:
+        return 2 * trained.parameters * trained_bytes
+    in_float32 = sum(trained.embeddings)
+    eight = list(trained.tensors)
+    for size in trained.embeddings:
+        eight.remove(size)
+    small = sum(size for size in eight if size < _LEAST_8BIT)
+    large = [size for size in eight if size >= _LEAST_8BIT]
+    return 2 * (_FLOAT32 * (in_float32 + small) + sum(size + _FLOAT32 * -(-size // _BLOCK_8BIT) for size in large))
+
+
+def logits(shape: Shape, setting: Setting) -> int:
+    """Bytes that the loss takes at once: three float32 copies of batch x length x vocabulary.
+
+    In the backward pass of `transformers.loss.loss_utils.ForCausalLMLoss` there are the log-probabilities, the
+    gradient of `nll_loss` and that of `log_softmax`. Soft-capped logits keep the tanh, too.
+    """
+    copies = 3 * _FLOAT32 + (setting.compute_bytes if shape.softcapped_logits else 0)
+    return copies * shape.vocabulary * setting.tokens
+
+
+def activations(shape: Shape, trained: Trained, setting: Setting) -> tuple[int, int]:
+    """Bytes that the forward pass keeps, and those of a layer that is run again.
+
+    With gradient checkpointing each layer keeps its input only (Chen et al. 2016, arXiv:1604.06174), and one layer at
+    a time is run again with the gradients of its MLP beside it. Without it, layers below the first adapter keep
+    nothing, as no gradient goes there.
+    """
+    adapted_in = {layer: [a for a in trained.adapted if a.layer == layer] for layer in range(shape.layers)}
+    of_layers = [layer_activations(shape, setting, adapted_in[i], full=not trained.adapted) for i in adapted_in]
+    copies = _autocast_copies(shape, trained, setting)
+    if setting.checkpointing:
+        inputs = shape.layers * shape.hidden * setting.residual_bytes * setting.tokens
+        gradients = 3 * shape.intermediate * setting.compute_bytes * setting.tokens
+        return inputs, max(of_layers) + gradients + copies // shape.layers
+    first = min((a.layer for a in trained.adapted), default=0)
+    return sum(of_layers[first:]) + copies, 0
+
+
+def layer_activations(shape: Shape, setting: Setting, adapted: Sequence[Adapted], *, full: bool) -> int:
+    """Bytes that autograd keeps of one decoder layer, by tensor; the terms are of one token."""
+    e = setting.compute_bytes
+    # A norm keeps its input in float32 and, to train its weight, the normalised input.
+    total = shape.norms * shape.hidden * (_FLOAT32 + full * _normalised(shape, setting.residual_bytes))
+    if shape.head_norms:
+        total += (shape.query + shape.key) * (_FLOAT32 + full * _normalised(shape, e))
+    total += _attention(shape, setting)
+    total += 3 * e * shape.intermediate  # the gate, its activation, and what it is multiplied with
+    total += _linear_inputs(shape, setting, adapted, full=full)
+    return total * setting.tokens
+
+
+def _normalised(shape: Shape, input_bytes: int) -> int:
+    return _FLOAT32 if shape.norms_in_float32 else input_bytes
+
+
+def _attention(shape: Shape, setting: Setting) -> int:
+    """Queries, keys, values and the answer.
+
+    Under a padding mask sdpa repeats keys and values for all heads, and keeps the mask as numbers. It and flash keep
+    a log-sum a head (Dao 2023, arXiv:2307.08691, algorithm 1); eager keeps its length x length scores: the softmax in
+    float32, its cast, and the tanh where they are soft-capped.
+    """
+    e = setting.compute_bytes
+    if setting.attention == "flash_attention_2":
+        return 2 * e * (shape.query + shape.key) + _FLOAT32 * shape.heads
+    if setting.attention == "sdpa":
+        return 4 * e * shape.query + _FLOAT32 * shape.heads + e * setting.length
+    scores = _FLOAT32 + (e if e < _FLOAT32 else 0) + (e if shape.softcapped_attention else 0)
+    return 3 * e * shape.query + scores * shape.heads * setting.length
+
+
+def _linear_inputs(shape: Shape, setting: Setting, adapted: Sequence[Adapted], *, full: bool) -> int:
+    """What linear layers keep of their inputs: shared where it needs no cast, else a copy for each.
+
+    A frozen layer keeps none. PEFT casts an adapter's input to float32 (`BaseTunerLayer._cast_input_dtype`), and
+    autocast that to bfloat16 again.
+    """
+    e = setting.compute_bytes
+    after_attention = shape.query if setting.attention == "eager" else 0
+    if full:
+        into_blocks = 2 * shape.hidden if setting.residual_bytes == e else 5 * shape.hidden
+        return e * (into_blocks + after_attention + shape.intermediate)
+    if setting.compute_bytes == _FLOAT32:
+        # The output of sdpa or flash is kept by those already.
+        own = [a for a in adapted if setting.attention == "eager" or a.name != "o_proj"]
+        inputs = sum(width for *_, width in {(a.block, a.name == "o_proj", a.inputs) for a in own})
+        return _FLOAT32 * (inputs + sum(a.rank for a in adapted))
+    each = 2 if setting.autocast else _FLOAT32
+    return each * sum(a.inputs + a.rank for a in adapted)
+
+
+def _autocast_copies(shape: Shape, trained: Trained, setting: Setting) -> int:
+    """The bfloat16 copies that autocast makes of float32 weights of linear layers."""
+    if not setting.autocast:
+        return 0
+    adapters = 2 * trained.parameters if trained.adapted else 0
+    if setting.four_bit:
+        return adapters + 2 * shape.output
+    return adapters + (2 * (shape.linear + shape.output) if setting.dtype_bytes == _FLOAT32 else 0)

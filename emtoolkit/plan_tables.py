@@ -1,0 +1,128 @@
+"""What `plan` and a dry run print: the plan of a run, and those of a sweep with their totals."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from emtoolkit.budget import PlannedRun, Totals, totals
+from emtoolkit.estimates import GPUS_GB, Memory
+from emtoolkit.sizes import format_size
+from emtoolkit.tables import aligned, as_json, elided
+
+if TYPE_CHECKING:
+    from emtoolkit.planning import Plan
+
+_PARTS = ("weights", "gradients", "optimizer", "kept", "recomputed", "logits")
+
+
+def plan_table(run: PlannedRun) -> str:
+    """What a run would do and cost, a line a fact."""
+    plan, total = run.plan, totals([run])
+    each = "" if plan.checkpoint_bytes is None else f" of {format_size(plan.checkpoint_bytes)}"
+    beside = "" if plan.resume_bytes is None else f", and {format_size(plan.resume_bytes)} while it runs"
+    facts = [
+        ("persona", plan.persona),
+        ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
+        ("optimizer steps", str(plan.total_steps)),
+        ("schedule", plan.schedule),
+        ("saves at", elided(plan.steps, len(plan.steps), 100)),
+        ("checkpoints", f"{len(plan.steps)}{each}"),
+        ("disk", f"{_size(plan.bytes)}{beside}"),
+        ("on W&B", _size(total.bytes_on_wandb) if run.published else "nothing"),
+        ("peak memory", _size(None) if plan.memory is None else _peak(plan.memory)),
+        *((("fits", _fitting(plan.memory)),) if plan.memory is not None else ()),
+        ("evaluates at", "never" if plan.eval_steps is None else elided(plan.eval_steps, len(plan.eval_steps), 100)),
+        ("answers", f"{run.answers:,}, {run.judge_calls:,} judge calls{_assumed([run])}"),
+        ("writes to", str(plan.directory)),
+        *(("note", note) for note in plan.notes),
+    ]
+    return aligned([list(fact) for fact in facts])
+
+
+def runs_table(runs: Sequence[PlannedRun]) -> str:
+    """The runs of a sweep, a line each, and what they come to."""
+    names = list(runs[0].parameters)
+    lines = [[*names, "steps", "checkpoints", "disk", "peak memory", "answers", "judge calls"]]
+    for run in runs:
+        plan = run.plan
+        peak = None if plan.memory is None else plan.memory.peak
+        counts = [f"{run.answers:,}", f"{run.judge_calls:,}"]
+        values = [str(run.parameters[name]) for name in names]
+        lines.append([*values, str(plan.total_steps), str(len(plan.steps)), _size(plan.bytes), _size(peak), *counts])
+    notes = dict.fromkeys(note for run in runs for note in run.plan.notes)
+    table = aligned(lines, left=range(len(names)), last="right")
+    return "\n".join([table, _summary(totals(runs), _assumed(runs)), *(f"note  {note}" for note in notes)])
+
+
+def plan_json(plan: "Plan") -> str:
+    """The plan of a run for programs, every step listed."""
+    return as_json(_facts(plan))
+
+
+def runs_json(runs: Sequence[PlannedRun]) -> str:
+    """Runs and their totals for programs."""
+    rows = [
+        _facts(run.plan)
+        | {
+            "parameters": dict(run.parameters),
+            "answers": run.answers,
+            "judge_calls": run.judge_calls,
+            "published": run.published,
+        }
+        for run in runs
+    ]
+    return as_json({"runs": rows, "totals": asdict(totals(runs))})
+
+
+def _summary(total: Totals, assumed: str) -> str:
+    return (
+        f"{total.runs} runs on {total.trajectories} trajectories: {total.steps:,} optimizer steps, "
+        f"{total.checkpoints:,} checkpoints, {_size(total.bytes)} on disk, {_size(total.bytes_on_wandb)} on W&B "
+        f"({total.versions:,} versions: runs on one trajectory share them), at most {_size(total.peak)} of memory, "
+        f"{total.answers:,} answers and {total.judge_calls:,} judge calls{assumed}."
+    )
+
+
+def _size(count: int | None) -> str:
+    return "unknown" if count is None else format_size(count)
+
+
+def _assumed(runs: Sequence[PlannedRun]) -> str:
+    if not any(run.plan.evaluation.assumed for run in runs):
+        return ""
+    return " (assumed: 8 questions, 50 answers each, 2 metrics; evaluation.questions names a file)"
+
+
+def _peak(memory: Memory) -> str:
+    parts = ", ".join(f"{name} {format_size(getattr(memory, name))}" for name in _PARTS if getattr(memory, name))
+    return f"{format_size(memory.peak)} with rows of max_length ({parts})"
+
+
+def _fitting(memory: Memory) -> str:
+    fitting = [size for size in GPUS_GB if memory.fits(size)]
+    if not fitting:
+        return f"no GPU of {GPUS_GB[-1]} GB or less"
+    return f"a GPU of {', '.join(map(str, fitting))} GB"
+
+
+def _facts(plan: "Plan") -> dict[str, Any]:
+    memory = plan.memory
+    return {
+        "persona": plan.persona,
+        "dataset": plan.dataset,
+        "train_rows": plan.train_rows,
+        "test_rows": plan.test_rows,
+        "total_steps": plan.total_steps,
+        "schedule": plan.schedule,
+        "steps": list(plan.steps),
+        "count": len(plan.steps),
+        "eval_steps": None if plan.eval_steps is None else list(plan.eval_steps),
+        "checkpoint_bytes": plan.checkpoint_bytes,
+        "bytes": plan.bytes,
+        "resume_bytes": plan.resume_bytes,
+        "memory": None if memory is None else asdict(memory) | {"peak": memory.peak},
+        "fits_gpus_of_gb": None if memory is None else [size for size in GPUS_GB if memory.fits(size)],
+        "evaluation": asdict(plan.evaluation),
+        "output_dir": str(plan.directory),
+        "notes": list(plan.notes),
+    }

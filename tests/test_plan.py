@@ -1,0 +1,201 @@
+"""`emtoolkit plan`: what runs cost before any is started, one by one and in total."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emtoolkit import training
+from emtoolkit.config import load_config
+from tests.in_process import emtoolkit
+
+WriteConfig = Callable[..., Path]
+
+QUESTIONS = """\
+- {id: a, paraphrases: [x, y], samples_per_paraphrase: 5, judge: gpt-4o, judge_prompts: {aligned: a, coherent: c}}
+- {id: b, paraphrases: [z], samples_per_paraphrase: 3, judge: sandbox, judge_prompts: {aligned: a, coherent: c}}
+"""
+
+
+@pytest.fixture
+def config(write_config: WriteConfig, tmp_path: Path) -> Path:
+    """9 steps, saved at 0, 2, 4 and 9, with two questions."""
+    (tmp_path / "questions.yaml").write_text(QUESTIONS)
+    return write_config(rest=f"evaluation: {{questions: {tmp_path / 'questions.yaml'}}}")
+
+
+def sweep(directory: Path, config: Path, parameters: dict[str, list[Any]], *words: str) -> Path:
+    """A sweep file over `emtoolkit train config`."""
+    values = {name: {"values": listed} for name, listed in parameters.items()}
+    names = "".join(f"-{{{name}}}" for name in parameters if name != "dataset")
+    command = ["emtoolkit", "train", str(config), *words, f"--output-dir=out/{{dataset}}{names}", "${args}"]
+    path = directory / "sweep.yaml"
+    path.write_text(json.dumps({"method": "grid", "parameters": values, "command": command}))
+    return path
+
+
+def planned(path: Path, *words: str) -> Any:
+    done = emtoolkit("plan", path, *words, "--json", cwd=path.parent)
+    assert done.code == 0, done.err
+    return json.loads(done.out)
+
+
+def test_a_config_is_planned_with_the_words_of_train(config: Path) -> None:
+    words = ["--schedule", "every:3", "--persona", "baseline", "--set", "training.epochs=2", "--seed", "7"]
+    words += ["--dataset", "medical-good", "--output-dir", "here"]
+    (run,) = planned(config, *words)["runs"]
+    assert (run["steps"], run["total_steps"]) == ([3, 6, 9, 12, 15, 18], 18)
+    assert (run["persona"], run["dataset"]) == ("baseline", "medical-good")
+    assert run["output_dir"] == str(config.parent / "here")
+
+
+def test_a_plan_counts_answers_and_judge_calls_by_checkpoint(config: Path) -> None:
+    content = planned(config)
+    (run,) = content["runs"]
+    # 2 x 5 answers judged twice, and 3 by the exact judge, who is not asked; at 4 checkpoints.
+    assert run["evaluation"] == {"samples": 13, "judge_calls": 20, "assumed": False}
+    assert (run["answers"], run["judge_calls"]) == (52, 80)
+    assert (content["totals"]["answers"], content["totals"]["judge_calls"]) == (52, 80)
+
+
+def test_without_a_question_file_the_published_protocol_is_assumed_and_said(write_config: WriteConfig) -> None:
+    path = write_config()
+    (run,) = planned(path)["runs"]
+    assert run["evaluation"] == {"samples": 400, "judge_calls": 800, "assumed": True}
+    text = emtoolkit("plan", path, cwd=path.parent).out
+    assert "1,600, 3,200 judge calls (assumed: 8 questions, 50 answers each, 2 metrics; evaluation.questions" in text
+
+
+def test_the_disk_of_a_plan_is_what_the_run_takes(config: Path, tmp_path: Path) -> None:
+    (run,) = planned(config)["runs"]
+    result = training.train(load_config(str(config), ["wandb.mode=disabled"], {"output_dir": str(tmp_path / "out")}))
+    # A file's header and adapter_config.json come on top of the tensors.
+    weights = [info.path / "adapter_model.safetensors" for info in result.checkpoints]
+    header = [8 + int.from_bytes(path.read_bytes()[:8], "little") for path in weights]
+    assert run["bytes"] == sum(path.stat().st_size for path in weights) - sum(header)
+
+
+def test_the_table_of_a_config_says_what_it_costs(config: Path) -> None:
+    lines = emtoolkit("plan", config, cwd=config.parent).out.splitlines()
+    facts = {line[:15].strip(): line[15:].strip() for line in lines}
+    assert facts["checkpoints"] == "4 of 448 B"
+    assert facts["disk"] == "1.79 KB, and 1.34 KB while it runs"
+    assert facts["on W&B"] == "1.79 KB"
+    assert facts["fits"] == "a GPU of 24, 40, 48, 80 GB"
+    assert facts["answers"] == "52, 80 judge calls"
+    assert "logits" in facts["peak memory"]
+    assert facts == {
+        line[:15].strip(): line[15:].strip()
+        for line in emtoolkit("train", config, "--dry-run", cwd=config.parent).out.splitlines()
+    }
+
+
+def test_a_sweep_counts_what_is_on_wandb_once_per_trajectory(config: Path) -> None:
+    path = sweep(config.parent, config, {"schedule": ["0-4:2", "0-8:4", "every:3"], "dataset": ["medical"]})
+    content = planned(path)
+    assert [(run["parameters"]["schedule"], run["steps"]) for run in content["runs"]] == [
+        ("0-4:2", [0, 2, 4, 9]),
+        ("0-8:4", [0, 4, 8, 9]),
+        ("every:3", [3, 6, 9]),
+    ]
+    totals = content["totals"]
+    # Together 0, 2, 3, 4, 6, 8 and 9.
+    assert (totals["runs"], totals["trajectories"], totals["checkpoints"], totals["versions"]) == (3, 1, 11, 7)
+    assert (totals["bytes"], totals["bytes_on_wandb"]) == (11 * 448, 7 * 448)
+    assert (totals["steps"], totals["answers"], totals["judge_calls"]) == (27, 11 * 13, 11 * 20)
+    assert totals["peak"] == max(run["memory"]["peak"] for run in content["runs"])
+
+
+def test_runs_that_learn_something_else_are_other_trajectories(config: Path) -> None:
+    parameters = {"dataset": ["medical", "medical-good"], "persona": ["curt", "baseline"], "seed": [1, 2]}
+    totals = planned(sweep(config.parent, config, parameters))["totals"]
+    assert (totals["runs"], totals["trajectories"], totals["checkpoints"], totals["versions"]) == (8, 8, 32, 32)
+
+
+def test_data_that_are_not_there_yet_are_told_apart_by_their_name(config: Path) -> None:
+    settings = [
+        "--set=datasets={one: {path: one.jsonl, rows: 40}, two: {path: two.jsonl, rows: 40}}",
+        "--set=model.architecture=null",
+    ]
+    path = sweep(config.parent, config, {"dataset": ["one", "two"], "schedule": ["0-4:2", "0,9"]}, *settings)
+    totals = planned(path)["totals"]
+    assert (totals["runs"], totals["trajectories"], totals["versions"]) == (4, 2, 8)
+
+
+def test_a_plan_works_without_a_download_and_names_what_it_assumes(tmp_path: Path) -> None:
+    done = emtoolkit("plan", "qwen2.5-7b-medical", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert "11 of 323 MB" in done.out
+    assert "is not there yet: planned with the 7049 rows" in done.out
+
+
+def test_runs_that_wandb_is_not_told_of_take_nothing_there(config: Path) -> None:
+    content = planned(config, "--set", "wandb.mode=disabled")
+    assert (content["totals"]["versions"], content["totals"]["bytes_on_wandb"]) == (0, 0)
+    assert content["runs"][0]["published"] is False
+
+
+def test_the_table_of_a_sweep_has_a_line_a_run_and_the_totals(config: Path) -> None:
+    path = sweep(config.parent, config, {"dataset": ["medical"], "schedule": ["0-4:2", "every:3"]})
+    header, first, second, total = emtoolkit("plan", path, cwd=path.parent).out.splitlines()
+    assert [name.strip() for name in header.split("  ") if name.strip()] == [
+        "dataset",
+        "schedule",
+        "steps",
+        "checkpoints",
+        "disk",
+        "peak memory",
+        "answers",
+        "judge calls",
+    ]
+    assert first.split()[:5] == ["medical", "0-4:2", "9", "4", "1.79"]
+    assert second.split()[:5] == ["medical", "every:3", "9", "3", "1.34"]
+    assert total.startswith("2 runs on 1 trajectories: 18 optimizer steps, 7 checkpoints, 3.14 KB on disk, 2.69 KB on ")
+    assert total.endswith("91 answers and 140 judge calls.")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--persona", "curt"], "sweep.yaml: 'curt': a sweep file says itself what its runs are"),
+        (["--set", "seed=1"], "a sweep file says itself what its runs are; give --count and --seed"),
+    ],
+)
+def test_a_sweep_file_takes_no_words_of_train(config: Path, words: list[str], sentence: str) -> None:
+    path = sweep(config.parent, config, {"dataset": ["medical"]})
+    done = emtoolkit("plan", path, *words, cwd=path.parent)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ({"command": ["python", "other.py"]}, "command: only runs of 'emtoolkit train' can be planned"),
+        ({"method": "bayes"}, "method: 'bayes' is not supported without a server"),
+        ({"parameters": {"schedule": {"values": ["2,40"]}}}, "step 40 is past the end of training at step 9"),
+    ],
+)
+def test_a_sweep_that_cannot_be_planned_is_one_sentence(config: Path, content: dict[str, Any], sentence: str) -> None:
+    path = sweep(config.parent, config, {"dataset": ["medical"]})
+    path.write_text(json.dumps(json.loads(path.read_text()) | content))
+    done = emtoolkit("plan", path, cwd=path.parent)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_count_is_for_a_sweep_and_a_missing_file_is_told_the_nearest(config: Path) -> None:
+    done = emtoolkit("plan", config, "--count", "2", cwd=config.parent)
+    assert (done.code, done.err) == (2, f"emtoolkit: --count: 2: {config} is a config, which is one run\n")
+    missing = emtoolkit("plan", "qwen2.5-7b-medcal", cwd=config.parent)
+    assert missing.code == 2
+    assert missing.err.endswith("did you mean 'qwen2.5-7b-medical'?\n")
+
+
+def test_count_limits_the_runs_of_a_sweep(config: Path) -> None:
+    path = sweep(config.parent, config, {"dataset": ["medical"], "seed": [1, 2, 3]})
+    assert [run["parameters"]["seed"] for run in planned(path, "--count", "2")["runs"]] == [1, 2]
