@@ -52,3 +52,18 @@ def test_the_presets_in_the_table_are_those_that_ship() -> None:
     for name in ("dense-early", "pythia"):
         (grammar,) = re.findall(rf"^\| `{name}` \| a preset: `([^`]+)`", README, flags=re.MULTILINE)
         assert list(Schedule.parse(name).steps(143000)) == list(Schedule.parse(grammar).steps(143000))
+
+
+def test_the_shipped_configs_are_listed_with_the_gpu_that_their_plan_fits_on() -> None:
+    from emtoolkit import planning
+    from emtoolkit.config import load_config
+    from emtoolkit.estimates import GPUS_GB
+    from emtoolkit.locations import shipped
+
+    table = README.split("| shipped |")[1].split("\n\n")[0]
+    rows = dict(re.findall(r"^\| `([^`]+)` \| [^|]+ \| (\d+) GB \|", table, flags=re.MULTILINE))
+    assert {*rows, "sandbox"} == {path.stem for path in shipped("training").glob("*.yaml")}
+    for name, size in rows.items():
+        memory = planning.plan(load_config(name)).memory
+        assert memory is not None
+        assert next(str(gpu) for gpu in GPUS_GB if memory.fits(gpu)) == size
