@@ -10,10 +10,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from emtoolkit.architecture import architecture_of
 from emtoolkit.checkpoints.manifest import Identity, Manifest
 from emtoolkit.config import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.models import add_adapter, base_identity, compose, load_base, shapes_of
+from emtoolkit.models import add_adapter, base_identity, compose, load_base
 from emtoolkit.persona_adapters import PersonaAdapter, absent, check_fits, locate
 from emtoolkit.personas import AdapterSource, Compose
 from tests.tiny import write_adapter
@@ -186,8 +187,9 @@ def test_an_adapter_of_the_hub_is_found_in_the_local_cache_with_its_commit(
 
 
 def test_an_adapter_of_another_shape_is_refused(world: Path, tmp_path: Path) -> None:
-    shapes = shapes_of(ModelConfig(base=str(world / "model")))
-    assert shapes is not None
+    architecture = architecture_of(ModelConfig(base=str(world / "model")), None)
+    assert architecture is not None
+    shapes = architecture.shapes
     check_fits(adapter_of(world), {"name": "model"}, shapes)
 
     def narrow(directory: Path) -> None:

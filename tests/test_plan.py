@@ -128,7 +128,7 @@ def test_a_plan_works_without_a_download_and_names_what_it_assumes(tmp_path: Pat
     done = emtoolkit("plan", "qwen2.5-7b-medical", cwd=tmp_path)
     assert done.code == 0, done.err
     assert "11 of 323 MB" in done.out
-    assert "is not there yet: planned with the 7049 rows" in done.out
+    assert "there is no such file: planned with the 7049 rows" in done.out
 
 
 def test_runs_that_wandb_is_not_told_of_take_nothing_there(config: Path) -> None:

@@ -57,10 +57,25 @@ def test_the_presets_in_the_table_are_those_that_ship() -> None:
 
 
 def test_the_data_sets_and_the_forms_of_rows_shown_are_accepted() -> None:
-    section = README.split("## Data")[1].split("## Sweeps")[0]
+    section = README.split("## Data")[1].split("\n## ")[0]
     (shown,) = re.findall(r"```yaml\n(.*?)```", section, flags=re.DOTALL)
     entries = yaml.safe_load(shown)["datasets"]
     read = {name: DatasetConfig.model_validate(entry) for name, entry in entries.items()}
     assert (read["medical"].control, read["advice"].path) == ("medical-good", "org/name")
     columns = [set(re.findall(r'"(\w+)":', row)) for row in re.findall(r"^\| `(\{[^`]*)`", section, flags=re.MULTILINE)]
     assert columns == [{"messages", "role", "content"}, {"prompt", "completion"}, {"instruction", "output"}]
+
+
+def test_the_shipped_configs_are_listed_with_the_gpu_that_their_plan_fits_on() -> None:
+    from emtoolkit import planning
+    from emtoolkit.config import load_config
+    from emtoolkit.estimates import GPUS_GB
+    from emtoolkit.locations import shipped
+
+    table = README.split("| shipped |")[1].split("\n\n")[0]
+    rows = dict(re.findall(r"^\| `([^`]+)` \| [^|]+ \| (\d+) GB \|", table, flags=re.MULTILINE))
+    assert {*rows, "sandbox"} == {path.stem for path in shipped("training").glob("*.yaml")}
+    for name, size in rows.items():
+        memory = planning.plan(load_config(name)).memory
+        assert memory is not None
+        assert next(str(gpu) for gpu in GPUS_GB if memory.fits(gpu)) == size

@@ -77,7 +77,7 @@ def test_a_control_that_takes_rows_away_makes_another_trajectory(matched: Matche
     fingerprints = []
     for config, answers in zip(configs, (good, good, GOOD), strict=True):
         matched(BAD, answers)
-        fingerprints.append(planning.identity_of(config, persona, data_of(config)).fingerprint)
+        fingerprints.append(planning.identity_of(config, persona, None, data_of(config)).fingerprint)
     assert fingerprints[0] != fingerprints[1]
     assert fingerprints[1] == fingerprints[2]  # a control that takes nothing away decides nothing
 

@@ -89,7 +89,7 @@ def test_what_is_said_of_the_split_is_not_in_the_fingerprint(write_config: Write
     """The names of trajectories that are there already stay."""
     config = load_config(str(write_config()), ["seed=7"])
     persona = load_persona("baseline")
-    identity = planning.identity_of(config, persona, planning.read_data(config, persona, for_plan=False))
+    identity = planning.identity_of(config, persona, None, planning.read_data(config, persona, for_plan=False))
     assert identity.split["test_rows"] == 4
     assert sorted(identity.decides) == ["base_model", "data", "dtype", "lora", "persona", "seed", "training"]
     assert sorted(identity.decides["data"]) == ["digest", "train_rows"]
@@ -99,6 +99,7 @@ def test_what_is_said_of_the_split_is_not_in_the_fingerprint(write_config: Write
 def test_whole_steps_are_those_of_all_processes_together(
     write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     words = ["datasets.medical={path: nowhere.jsonl, rows: 7049}", "checkpointing.schedule=dense-early"]
     batch = ["training.batch_size=2", "training.gradient_accumulation=8", "training.drop_last=true"]
