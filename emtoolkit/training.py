@@ -69,7 +69,7 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunR
         data = read_data(config, persona, for_plan=False, progress=progress)
     planned = plan_for(config, data)
     for note in planned.notes:
-        logger.warning("%s", note)
+        logger.log(logging.INFO if note in data.remarks else logging.WARNING, "%s", note)
     directory = planned.directory
     identity = identity_of(config, persona, data)
     check_belongs_to(directory, identity)
