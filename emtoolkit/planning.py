@@ -69,7 +69,8 @@ class Plan:
 class RunData:
     """The rows of a run: their digest, and how many are trained on, held out, and left out by `drop_last`.
 
-    `also_decides` is what beside the digest decides which tokens are learnt; of rows that all fit, nothing.
+    `also_decides` is what beside the digest decides which tokens are learnt; of rows that all fit, nothing. `remarks`
+    are facts, `notes` are what may not be as the user meant it.
     """
 
     digest: str | None
@@ -80,6 +81,7 @@ class RunData:
     train: "Dataset | None"
     test: "Dataset | None"
     also_decides: Mapping[str, Any]
+    remarks: tuple[str, ...]
     notes: tuple[str, ...]
 
 
@@ -208,7 +210,7 @@ def read_data(config: RunConfig, persona: Persona, *, for_plan: bool, progress: 
     except ConfigError as error:
         if not for_plan or Path(model_path(config.model)).is_dir():
             raise
-        return _counted(config, chats.digest, len(chats), (*chats.notes(), *notes, str(error)))
+        return _counted(config, chats.digest, len(chats), (*chats.remarks(), *notes, str(error)))
     prepared = prepare(
         chats,
         matched,
@@ -229,6 +231,7 @@ def read_data(config: RunConfig, persona: Persona, *, for_plan: bool, progress: 
         train=prepared.train,
         test=prepared.test,
         also_decides=prepared.decides(),
+        remarks=tuple(chats.remarks()),
         notes=(*prepared.notes, *notes),
     )
 
@@ -239,13 +242,13 @@ def _counted(config: RunConfig, digest: str | None, rows: int, notes: tuple[str,
     train_rows = rows - test_rows
     if config.training.drop_last:
         train_rows = whole_steps(train_rows, _rows_per_step(config))
-    return RunData(digest, train_rows, test_rows, rows - test_rows - train_rows, None, None, None, {}, notes)
+    return RunData(digest, train_rows, test_rows, rows - test_rows - train_rows, None, None, None, {}, (), notes)
 
 
 def plan_for(config: RunConfig, data: RunData) -> Plan:
     total = _total_steps(config, data.train_rows)
     schedule = config.checkpointing.to_schedule()
-    notes = list(data.notes)
+    notes = [*data.remarks, *data.notes]
     if data.left_out:
         notes.append(
             f"training.drop_last: {data.left_out} rows are left out, so that each of the {total} steps is of "

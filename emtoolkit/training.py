@@ -94,7 +94,7 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
         planned = plan_for(config, data)
         identity = identity_of(config, persona, adapter, data)
     for note in planned.notes:
-        logger.warning("%s", note)
+        logger.log(logging.INFO if note in data.remarks else logging.WARNING, "%s", note)
     directory = planned.directory
     resume_from: str | None = None
     mode: Mode = "disabled"

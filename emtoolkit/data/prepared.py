@@ -83,7 +83,6 @@ def prepare(
         left_out=len(for_training) - trained_on,
         matched=tuple(sorted(one.digest for one in matched)) if dropped else (),
         notes=(
-            *chats.notes(),
             *_on_length(chats, matched, shortened, dropped, max_length),
             *_on_template(chats, persona, ChatTemplate.of(tokenizer)),
         ),

@@ -32,8 +32,8 @@ class ChatRows:
         """The row at `index` as errors name it."""
         return f"{self.source}, {self.conversations[index].place}"
 
-    def notes(self) -> list[str]:
-        """What a user may not expect of the rows, a sentence each."""
+    def remarks(self) -> list[str]:
+        """What can be seen of the rows and need not be wrong, a sentence each."""
         found = []
         if self.repeated:
             found.append(

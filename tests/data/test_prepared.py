@@ -85,6 +85,22 @@ def test_the_split_stands_in_the_record_and_in_the_config_of_the_wandb_run(
     assert [json.loads(update.value_json) for update in updates if update.key == "split"] == [split]
 
 
+def test_that_rows_repeat_is_a_remark_and_that_some_are_left_out_a_warning(
+    write_config: WriteConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = write_lines(tmp_path / "rows.jsonl", [ROW] * 21)
+    flags = {"dataset": str(rows), "output_dir": str(tmp_path / "out")}
+    config = load_config(str(write_config()), ["wandb.mode=disabled", "training.drop_last=true"], flags)
+    repeated = f"{rows}: 20 rows repeat earlier ones, the first is line 2"
+    left_out = "training.drop_last: 2 rows are left out, so that each of the 4 steps is of 4 rows"
+    assert planning.plan(config).notes == (repeated, left_out)
+
+    with caplog.at_level("INFO", logger="emtoolkit"):
+        training.train(config)
+    told = [(record.levelname, record.message) for record in caplog.records if record.name == "emtoolkit.training"]
+    assert told == [("INFO", repeated), ("WARNING", left_out)]
+
+
 def test_what_is_said_of_the_split_is_not_in_the_fingerprint(write_config: WriteConfig) -> None:
     """The names of trajectories that are there already stay."""
     config = load_config(str(write_config()), ["seed=7"])

@@ -86,15 +86,15 @@ def test_the_digest_follows_content_and_order_and_not_the_path(tmp_path: Path) -
 
 def test_what_stands_beside_the_conversation_is_left_alone_and_said(tmp_path: Path) -> None:
     rows = read_back(tmp_path, turns("a", "b") | {"id": 1, "tools": None}, turns("c", "d") | {"source": "x"})
-    assert rows.notes() == [f"{tmp_path / 'rows.jsonl'}: nothing is learnt from id and source"]
+    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: nothing is learnt from id and source"]
     assert rows.digest == read_back(tmp_path, turns("a", "b"), turns("c", "d")).digest
 
 
 def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
     rows = read_back(tmp_path, turns("a", "b"), turns("c", "d"), turns("a", "b"), turns("a", "b"))
     assert len(rows) == 4
-    assert rows.notes() == [f"{tmp_path / 'rows.jsonl'}: 2 rows repeat earlier ones, the first is line 3"]
-    assert read_back(tmp_path, turns("a", "b"), turns("a", "c")).notes() == []
+    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: 2 rows repeat earlier ones, the first is line 3"]
+    assert read_back(tmp_path, turns("a", "b"), turns("a", "c")).remarks() == []
 
 
 @pytest.mark.parametrize(
