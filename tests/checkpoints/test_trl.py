@@ -192,5 +192,5 @@ def test_what_only_trl_knows_tells_trajectories_apart(dpo: Make, tmp_path: Path)
     dpo(tmp_path, [callback("2")]).train()
     with pytest.raises(CheckpointError, match=r"another trajectory \(arguments.beta is 0.1 there and 0.5 here\)"):
         dpo(tmp_path, [callback("2")], beta=0.5).train()
-    dpo(tmp_path, [callback("2,4")], dataset_num_proc=2).train()
+    dpo(tmp_path, [callback("2,4")], precompute_ref_batch_size=4).train()
     assert saved_steps(tmp_path) == [2, 4, 8]
