@@ -139,7 +139,7 @@ def test_runs_that_wandb_is_not_told_of_take_nothing_there(config: Path) -> None
 
 def test_the_table_of_a_sweep_has_a_line_a_run_and_the_totals(config: Path) -> None:
     path = sweep(config.parent, config, {"dataset": ["medical"], "schedule": ["0-4:2", "every:3"]})
-    header, first, second, total = emtoolkit("plan", path, cwd=path.parent).out.splitlines()
+    header, first, second, total, note = emtoolkit("plan", path, cwd=path.parent).out.splitlines()
     assert [name.strip() for name in header.split("  ") if name.strip()] == [
         "dataset",
         "schedule",
