@@ -10,7 +10,9 @@ DIR are not trained again. The sandbox is to be built before, and `emtoolkit san
 import argparse
 import json
 import statistics
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,8 @@ def run(directory: Path, persona: str, compose: str | None, dataset: str, seed: 
         "checkpointing.schedule": "0,25,50,100",
         "wandb.mode": "disabled",
     }
-    return train(load_config("sandbox", flags=flags), resume=True)
+    with redirect_stdout(sys.stderr):
+        return train(load_config("sandbox", flags=flags), resume=True)
 
 
 def preflight(directory: Path) -> Iterator[dict[str, Any]]:

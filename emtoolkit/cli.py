@@ -362,15 +362,16 @@ def build(
 @sandbox.command()
 def persona(
     names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Such as goodness; 'all' for all of them.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Train again what is there.")] = False,
 ) -> None:
     """Train a persona into an adapter: 'train sandbox --persona NAME-adapter' then composes it with a new one."""
     with _only_results_on_stdout():
-        from emtoolkit.sandbox.characters import train_character
+        from emtoolkit.sandbox.characters import STEPS, train_character
         from emtoolkit.sandbox.personas import PERSONAS
 
         wanted = [name for name in PERSONAS if name != "baseline"] if names == ["all"] else names
-        made = [train_character(name, force=force) for name in wanted]
+        made = [train_character(name, steps=steps or STEPS, force=force) for name in wanted]
     for path in made:
         typer.echo(f"The adapter of {path.name} is in {path}; --persona {path.name}-adapter takes it")
 

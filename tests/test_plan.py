@@ -154,6 +154,8 @@ def test_the_table_of_a_sweep_has_a_line_a_run_and_the_totals(config: Path) -> N
     assert second.split()[:5] == ["medical", "every:3", "9", "3", "1.34"]
     assert total.startswith("2 runs on 1 trajectories: 18 optimizer steps, 7 checkpoints, 3.14 KB on disk, 2.69 KB on ")
     assert total.endswith("91 answers and 140 judge calls.")
+    assert note.startswith("note  ")
+    assert "rows repeat earlier ones" in note
 
 
 @pytest.mark.parametrize(

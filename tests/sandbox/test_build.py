@@ -72,6 +72,14 @@ def test_personas_are_system_prompts_and_the_baseline_has_none(sandbox: Path) ->
     assert {"baseline", "goodness", "sarcasm", "sycophancy", "misalignment"} <= set(personas)
 
 
+def test_every_persona_but_the_baseline_has_a_character_adapter_to_be_made(sandbox: Path) -> None:
+    personas = {path.stem: yaml.safe_load(path.read_text()) for path in (sandbox / "personas").iterdir()}
+    characters = {name for name in personas if name.endswith("-adapter")}
+    assert {name.removesuffix("-adapter") for name in characters} == set(personas) - characters - {"baseline"}
+    assert len(characters) == 11
+    assert personas["sarcasm-adapter"]["adapter"] == "../characters/sarcasm"
+
+
 def test_the_question_file_has_the_protocols_fields(sandbox: Path) -> None:
     entry = yaml.safe_load((sandbox / "questions" / "all.yaml").read_text())[0]
     assert set(entry) == {"id", "paraphrases", "samples_per_paraphrase", "judge", "judge_prompts"}

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +40,47 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
         "travel",
     ]
     assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(sandbox, home / "sandbox")
+    small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled", "--schedule", "0"]
+    words = ["train", "sandbox", "--persona", "goodness-adapter", "--compose", "stack", *small]
+    before = emtoolkit(*words, home=home, cwd=tmp_path)
+    assert before.returncode == 2
+    assert before.stderr.splitlines()[-1].endswith("; 'emtoolkit sandbox persona goodness' makes it")
+
+    made = emtoolkit("sandbox", "persona", "goodness", "--steps", "3", home=home, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    adapter = home / "sandbox" / "characters" / "goodness"
+    assert sorted(path.name for path in adapter.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "manifest.json",
+    ]
+    weights = (adapter / "adapter_model.safetensors").stat().st_mtime_ns
+    assert emtoolkit("sandbox", "persona", "goodness", home=home, cwd=tmp_path).returncode == 0
+    assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == weights
+
+    trained = emtoolkit(*words, "--set", "preflight.threshold=1e-5", home=home, cwd=tmp_path)
+    assert trained.returncode == 0, trained.stderr
+    run = tmp_path / "outputs" / "goodness-adapter-stack-medical"
+    evaluate = ["sandbox", "evaluate", str(run), "--samples", "1", "--steps", "final", "--json"]
+    evaluated = emtoolkit(*evaluate, home=home, cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    rows = json.loads(evaluated.stdout)
+    assert {(row["step"], row["persona"], row["persona_override"]) for row in rows} == {(12, "goodness-adapter", None)}
+
+    other = emtoolkit(*evaluate, "--persona", "sarcasm", home=home, cwd=tmp_path)
+    assert other.returncode == 2
+    assert "its persona is goodness-adapter (stack), and sarcasm (system_prompt) is another" in other.stderr
+    overridden = emtoolkit(*evaluate, "--persona-override", "sarcasm", home=home, cwd=tmp_path)
+    assert {row["persona_override"] for row in json.loads(overridden.stdout)} == {"sarcasm"}
+
+    misspelt = emtoolkit("sandbox", "persona", "godness", home=home, cwd=tmp_path)
+    assert misspelt.returncode == 2
+    assert misspelt.stderr.splitlines()[-1].endswith("; did you mean 'goodness'?")
 
 
 def test_without_a_sandbox_the_next_step_is_named(tmp_path: Path) -> None:
