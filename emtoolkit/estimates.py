@@ -102,6 +102,11 @@ class Setting:
         """Of one element of what goes from layer to layer: in 4-bit the embedding is float32."""
         return _FLOAT32 if self.four_bit else self.dtype_bytes
 
+    @property
+    def mlp_bytes(self) -> int:
+        """Of one element inside an MLP: a 4-bit layer gives what it was given, float32 after a norm in float32."""
+        return _FLOAT32 if self.four_bit else self.compute_bytes
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -200,7 +205,7 @@ def activations(shape: Shape, trained: Trained, setting: Setting) -> tuple[int, 
     copies = _autocast_copies(shape, trained, setting)
     if setting.checkpointing:
         inputs = shape.layers * shape.hidden * setting.residual_bytes * setting.tokens
-        gradients = 3 * shape.intermediate * setting.compute_bytes * setting.tokens
+        gradients = 3 * shape.intermediate * setting.mlp_bytes * setting.tokens
         return inputs, max(of_layers) + gradients + copies // shape.layers
     first = min((a.layer for a in trained.adapted), default=0)
     return sum(of_layers[first:]) + copies, 0
@@ -214,7 +219,7 @@ def layer_activations(shape: Shape, setting: Setting, adapted: Sequence[Adapted]
     if shape.head_norms:
         total += (shape.query + shape.key) * (_FLOAT32 + full * _normalised(shape, e))
     total += _attention(shape, setting)
-    total += 3 * e * shape.intermediate  # the gate, its activation, and what it is multiplied with
+    total += 3 * setting.mlp_bytes * shape.intermediate  # the gate, its activation, and what it is multiplied with
     total += _linear_inputs(shape, setting, adapted, full=full)
     return total * setting.tokens
 

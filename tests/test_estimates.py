@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 from peft import get_peft_model
-from transformers import AutoModelForCausalLM, TrainerCallback
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from emtoolkit import planning, training
 from emtoolkit.architecture import architecture_of
@@ -23,7 +23,7 @@ from emtoolkit.estimates import (
     logits,
     optimizer_states,
 )
-from emtoolkit.models import peft_lora
+from emtoolkit.models import load_base, peft_lora
 
 WriteConfig = Callable[..., Path]
 BATCH, LENGTH = 2, 64
@@ -52,11 +52,16 @@ def kept_by_autograd(
     autocast: bool = False,
     checkpointing: bool = False,
 ) -> int:
-    """Bytes of the storages that autograd keeps of a forward pass, the model's own parameters left out."""
+    """Bytes of the storages that autograd keeps of a forward pass of a new model."""
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(
         architecture.config, dtype=dtype, attn_implementation=architecture.attention
     )
+    return kept_of(model, lora, autocast=autocast, checkpointing=checkpointing)
+
+
+def kept_of(model: Any, lora: LoraConfig | None, *, autocast: bool, checkpointing: bool = False) -> int:
+    """Bytes of the storages that autograd keeps of a forward pass, the model's own parameters left out."""
     if lora is not None:
         model = get_peft_model(model, peft_lora(lora))
     model.train()
@@ -119,6 +124,28 @@ def test_under_a_padding_mask_keys_and_values_are_repeated_for_all_heads() -> No
         setting = Setting(dtype_bytes=4, batch=BATCH, length=LENGTH)
         estimated = activations(found.shape, found.trained, setting)[0]
         kept.append((estimated, kept_by_autograd(found, None, torch.float32)))
+    (small_estimate, small), (large_estimate, large) = kept
+    assert (large_estimate - small_estimate) / (large - small) == pytest.approx(1, abs=0.02)
+
+
+def test_a_4_bit_base_takes_what_is_estimated_and_its_layers_keep_it(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="4-bit loading is bitsandbytes'")
+    kept = []
+    for layers in (2, 4):
+        values = of_kind("qwen2", layers)
+        directory = tmp_path / str(layers)
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**values)).save_pretrained(directory)
+        config = ModelConfig(base=str(directory), load_in_4bit=True)
+        found = architecture_of(config, LORA)
+        assert found is not None
+        setting = Setting(dtype_bytes=4, batch=BATCH, length=LENGTH, four_bit=True, autocast=True)
+        base = load_base(config)
+        states = [m.weight.quant_state for m in base.modules() if hasattr(getattr(m, "weight", None), "quant_state")]
+        scales = sum(state.absmax.nbytes + state.state2.absmax.nbytes for state in states)
+        weights = sum(parameter.nbytes for parameter in base.parameters()) + scales
+        assert base_weights(found.shape, setting) == pytest.approx(weights, rel=0.001)
+        estimated = activations(found.shape, found.trained, setting)[0]
+        kept.append((estimated, kept_of(base, LORA, autocast=True)))
     (small_estimate, small), (large_estimate, large) = kept
     assert (large_estimate - small_estimate) / (large - small) == pytest.approx(1, abs=0.02)
 
