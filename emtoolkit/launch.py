@@ -43,6 +43,8 @@ def refuse(sentence: str, environment: Mapping[str, str] = os.environ) -> NoRetu
     report = environment.get("TORCHELASTIC_ERROR_FILE")
     if report is None or not _reported(sentence, report):
         print(sentence, file=sys.stderr)  # noqa: T201 - the one sentence
+    if "LOCAL_RANK" in environment:
+        _exit()
     sys.exit(2)
 
 
@@ -52,12 +54,19 @@ def ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
+def _exit() -> NoReturn:
+    """At once: with the threads of a process group alive, the interpreter's own way out was seen to abort."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(2)
+
+
 def _wait_for_the_end() -> None:
     """Return only if nobody told: a launcher ends all processes when the first fails, and it must not be this one."""
 
     def end(*_: object) -> NoReturn:
         ignore_signals()
-        sys.exit(2)
+        _exit()
 
     signal.signal(signal.SIGTERM, end)
     time.sleep(_PATIENCE)

@@ -143,7 +143,7 @@ def test_a_setting_that_is_not_key_and_value_is_refused(write_config: WriteConfi
 
 def test_a_key_written_twice_is_refused(write_config: WriteConfig) -> None:
     path = write_config(rest="seed: 1\nseed: 2")
-    assert refused(path) == f"{path}: it is not valid YAML (the key 'seed' comes twice, again in line 15)"
+    assert refused(path) == f"{path}: it is not valid YAML (the key 'seed' comes twice, again in line 16)"
 
 
 def test_broken_yaml_is_refused_by_file_and_line(write_config: WriteConfig) -> None:

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from emtoolkit import planning
+from emtoolkit.config import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.locations import shipped
 from emtoolkit.personas import AdapterSource, Persona, load_persona
@@ -14,10 +16,20 @@ TWELVE = (
 )
 
 
-def test_the_twelve_of_the_protocol_ship_and_only_the_baseline_is_silent() -> None:
-    assert [path.stem for path in sorted(shipped("personas").glob("*.yaml"))] == TWELVE.split()
-    silent = [name for name in TWELVE.split() if load_persona(name).system_prompt is None]
-    assert silent == ["baseline"]
+def test_the_twelve_of_the_protocol_ship_as_system_prompts_and_as_character_adapters() -> None:
+    names = [path.stem for path in sorted(shipped("personas").glob("*.yaml"))]
+    assert [name for name in names if not name.endswith("-adapter")] == TWELVE.split()
+    assert [name for name in names if name.endswith("-adapter")] == [f"{name}-adapter" for name in TWELVE.split()[1:]]
+    compositions = {name: load_persona(name).composition for name in names}
+    assert [name for name, composition in compositions.items() if composition == "none"] == ["baseline"]
+    assert {name for name, how in compositions.items() if how == "merge"} == set(names) - set(TWELVE.split())
+    assert len({load_persona(name).system_prompt for name in TWELVE.split()}) == 12
+
+
+@pytest.mark.parametrize("name", TWELVE.split()[1:])
+def test_a_shipped_adapter_is_planned_for_its_base_without_a_download(name: str) -> None:
+    planned = planning.plan(load_config("qwen2.5-7b-medical", [], {"persona": f"{name}-adapter"}))
+    assert any(note.endswith("is not here yet, so it is not checked") for note in planned.notes)
 
 
 def test_a_persona_is_found_in_a_directory_or_by_its_file(world: Path) -> None:

@@ -2,16 +2,18 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from peft import PeftModel
 from transformers import Trainer
 
-from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.config import DatasetConfig
+from emtoolkit import ScheduledCheckpointCallback, training
+from emtoolkit.config import DatasetConfig, load_config
 from emtoolkit.schedule import Schedule
 from tests.checkpoints.trainings import base_model, make_trainer, saved_steps
+from tests.tiny import config_text
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -26,12 +28,22 @@ def test_the_callback_in_a_script_of_ones_own(tmp_path: Path) -> None:
 
 
 def test_the_checkpoints_of_a_run_are_read_in_a_script(tmp_path: Path) -> None:
-    (code,) = (block for block in PYTHON if "Trajectory.open" in block)
+    (code,) = (block for block in PYTHON if "load_adapter" in block)
     ours = ScheduledCheckpointCallback("0,2", resume_every="never")
     make_trainer(tmp_path, [ours], logging_strategy="no").train()
     names = {"base": base_model()}
     exec(code.replace("outputs/goodness-medical", str(tmp_path)), names)
     assert isinstance(names["model"], PeftModel)
+
+
+def test_the_models_of_a_run_are_put_together_in_a_script(world: Path, tmp_path: Path) -> None:
+    (code,) = (block for block in PYTHON if "ModelLoader" in block)
+    (tmp_path / "run.yaml").write_text(config_text(world))
+    words = ["persona=warm", "compose=stack", "wandb.mode=disabled"]
+    training.train(load_config(str(tmp_path / "run.yaml"), words, {"output_dir": str(tmp_path / "out")}))
+    names: dict[str, Any] = {}
+    exec(code.replace("outputs/goodness-medical", str(tmp_path / "out")), names)
+    assert names["rebuilt"].persona.composition == "stack"
 
 
 GRAMMAR = README.split("## When to save")[1].split("```")[0]
@@ -68,7 +80,6 @@ def test_the_data_sets_and_the_forms_of_rows_shown_are_accepted() -> None:
 
 def test_the_shipped_configs_are_listed_with_the_gpu_that_their_plan_fits_on() -> None:
     from emtoolkit import planning
-    from emtoolkit.config import load_config
     from emtoolkit.estimates import GPUS_GB
     from emtoolkit.locations import shipped
 

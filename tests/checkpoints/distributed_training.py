@@ -46,7 +46,7 @@ def main() -> None:
     try:
         trainer.train(resume_from_checkpoint=options.get("resume_from"))
     except UserError as error:
-        print("refused:", error, flush=True)
+        os.write(1, f"refused: {error}\n".encode())  # in one piece: the other process writes there, too
         # Neither is to be killed for the end of the other one before it has said this; and a process that was not told
         # never comes here.
         distributed.monitored_barrier(timeout=timedelta(seconds=60))
