@@ -397,7 +397,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Ask every checkpoint the held-out questions, and let the exact judge count the harmful answers."""
-    with _only_results_on_stdout(), _progress_bar() as progress:
+    with _only_results_on_stdout(), _progress_bar(delay=0.5) as progress:
         from emtoolkit.loading import ModelLoader
         from emtoolkit.locations import home
         from emtoolkit.personas import checked_compose

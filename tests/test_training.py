@@ -54,15 +54,7 @@ def test_a_run_saves_the_schedule_and_says_so(run: Run, tmp_path: Path) -> None:
 def test_a_manifest_holds_persona_base_and_trajectory(run: Run, tmp_path: Path) -> None:
     run("out")
     manifest = json.loads((tmp_path / "out" / "checkpoint-2" / "manifest.json").read_text())
-    assert manifest["persona"] == {
-        "name": "curt",
-        "composition": "system_prompt",
-        "system_prompt": "you are curt",
-        "adapter": None,
-        "subfolder": None,
-        "revision": None,
-        "content": "43a515d86806750bcf42411a16c54de54e58872878312b634bd5c0681ab1b633",
-    }
+    assert manifest["persona"] == Persona("curt", system_prompt="you are curt").as_manifest()
     assert (manifest["step"], manifest["total_steps"], manifest["base_model"]["name"]) == (2, 9, "model")
     assert list(manifest["files"]) == ["adapter_config.json", "adapter_model.safetensors"]
 
