@@ -14,6 +14,7 @@ from transformers import TrainingArguments
 from emtoolkit import planning, training
 from emtoolkit.config import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.personas import Persona
 from tests.checkpoints.trainings import bytes_of, saved_steps
 from tests.wandb_log import artifacts, records
 
