@@ -23,6 +23,7 @@ from transformers import (
 from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.checkpoints.resume import newest_resume_state
@@ -31,7 +32,8 @@ from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals
 from emtoolkit.models import check_can_load, compose, effective_optimizer, load_base
-from emtoolkit.personas import load_persona
+from emtoolkit.persona_adapters import PersonaAdapter
+from emtoolkit.personas import Persona, load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
 from emtoolkit.preflight import Difference, PersonaProbe
 from emtoolkit.progress import Bar, no_bar
@@ -83,26 +85,31 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunR
         ranks.close()
 
 
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """What is known of a run before its model is loaded."""
+
+    persona: Persona
+    adapter: PersonaAdapter | None
+    data: RunData
+    plan: Plan
+    identity: Identity
+
+
 def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunResult:
     """What all processes must agree on is done `together`; what belongs to the run, by process 0."""
     with ranks.together():
-        persona = load_persona(config.persona, config.personas, config.compose)
-        check_can_load(config.model, config.training)
-        adapter = find_adapter(config, persona, download=True)
-        with bar() as progress:
-            data = read_data(config, persona, for_plan=False, progress=progress)
-        planned = plan_for(config, data)
-        identity = identity_of(config, persona, adapter, data)
-    for note in planned.notes:
-        logger.log(logging.INFO if note in data.remarks else logging.WARNING, "%s", note)
-    directory = planned.directory
+        ready = _get_ready(config, bar)
+    for note in ready.plan.notes:
+        logger.log(logging.INFO if note in ready.data.remarks else logging.WARNING, "%s", note)
+    directory = ready.plan.directory
     resume_from: str | None = None
     mode: Mode = "disabled"
     with ranks.together():
         if ranks.index == 0:
-            check_belongs_to(directory, identity)
+            check_belongs_to(directory, ready.identity)
             check_not_in_use(directory)
-            resume_from = _resume_point(directory, planned, resume)
+            resume_from = _resume_point(directory, ready.plan, resume)
             if resume_from == "nothing":
                 clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
             else:
@@ -110,26 +117,54 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
     resume_from = ranks.shared(resume_from)
     if resume_from == "nothing":
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
-
-    set_seed(config.seed)
     with ranks.together():
-        model = load_base(config.model)
-        prompts, threshold = config.preflight.prompts, config.preflight.threshold
-        probe = PersonaProbe(model, data.tokenizer, persona, adapter, prompts, threshold)
-        model = compose(model, adapter, config.lora, config.seed)
-        differences = [probe.before_training(model)]
-    logger.info("%s", differences[0])
+        model, probe, before = _composed_model(config, ready)
     run = None
     with ranks.together():
         if ranks.index == 0:
             directory.mkdir(parents=True, exist_ok=True)
-            run = start_run(config, directory, directory.name, identity.collection, mode)
+            run = start_run(config, directory, directory.name, ready.identity.collection, mode)
             if run is not None:
-                run.config.update({"split": dict(identity.split)})
+                run.config.update({"split": dict(ready.identity.split)})
+    return _fit(config, ready, model, probe, before, run, resume_from)
+
+
+def _get_ready(config: RunConfig, bar: Bar) -> _Ready:
+    persona = load_persona(config.persona, config.personas, config.compose)
+    check_can_load(config.model, config.training)
+    adapter = find_adapter(config, persona, download=True)
+    with bar() as progress:
+        data = read_data(config, persona, for_plan=False, progress=progress)
+    return _Ready(persona, adapter, data, plan_for(config, data), identity_of(config, persona, adapter, data))
+
+
+def _composed_model(config: RunConfig, ready: _Ready) -> tuple[Any, PersonaProbe, Difference]:
+    """Base, persona and a new adapter; the probe that looked at the base; and what the persona was found to change."""
+    set_seed(config.seed)
+    base = load_base(config.model)
+    asked = config.preflight
+    probe = PersonaProbe(base, ready.data.tokenizer, ready.persona, ready.adapter, asked.prompts, asked.threshold)
+    model = compose(base, ready.adapter, config.lora, config.seed)
+    before = probe.before_training(model)
+    logger.info("%s", before)
+    return model, probe, before
+
+
+def _fit(
+    config: RunConfig,
+    ready: _Ready,
+    model: Any,
+    probe: PersonaProbe,
+    before: Difference,
+    run: Any,
+    resume_from: str | None,
+) -> RunResult:
+    """Train `model` and save it, log to the W&B `run` if there is one, and look for the persona once more."""
+    directory = ready.plan.directory
     callback = ScheduledCheckpointCallback(
         config.checkpointing.to_schedule(),
         output_dir=directory,
-        identity=identity,
+        identity=ready.identity,
         resume_every=config.checkpointing.resume_every,
         resume_at_end=config.checkpointing.resume_at_end,
         allow_unreachable=config.checkpointing.allow_unreachable,
@@ -137,18 +172,19 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
         max_in_flight=config.checkpointing.max_in_flight,
         on_error=config.checkpointing.on_error,
     )
+    differences = [before]
     ended_well = False
     try:
         callbacks = [_PersonaCheck(probe), callback]
-        trainer = _trainer(config, planned, data, model, callbacks, logs_to_wandb=run is not None)
+        trainer = _trainer(config, ready.plan, ready.data, model, callbacks, logs_to_wandb=run is not None)
         callback.follow(trainer)
         try:
             trainer.train(resume_from_checkpoint=resume_from)
-            differences.append(probe.in_training(trainer.model, "at the end"))
-            logger.info("%s", differences[-1])
         except BaseException:
             callback.save_after_failure()
             raise
+        differences.append(probe.in_training(trainer.model, "at the end"))
+        logger.info("%s", differences[-1])
         ended_well = True
     finally:
         if run is not None:
@@ -177,7 +213,7 @@ def _finish(
     """End the W&B run; that it lacks something is told once, and by the callback if it lacks checkpoints."""
     run.summary.update(
         {"checkpoints": len(callback.saved), "checkpoint_bytes": sum(saved.bytes for saved in callback.saved)}
-        | {f"preflight/largest_difference {found.when}": found.largest for found in differences}
+        | {f"preflight/{found.when.replace(' ', '_')}": found.largest for found in differences}
     )
     why = finish_run(run, seconds_for_finish(config), failed=failed)
     if why is not None and not callback.unpublished:

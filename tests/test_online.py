@@ -125,7 +125,8 @@ def test_a_failing_server_costs_neither_the_run_nor_a_checkpoint(
             wandb_server.faults.add(each)
     caplog.set_level(logging.INFO)
 
-    result = run("wandb.publish_timeout=3")
+    # What can be published is waited for, on a busy machine too; what cannot only costs time.
+    result = run(f"wandb.publish_timeout={10 if taken == 4 else 3}")
 
     assert [(info.step, info.complete) for info in result.checkpoints] == [(0, True), (2, True), (4, True), (9, True)]
     assert len(told := warnings(caplog)) == 1, told
