@@ -16,6 +16,8 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from emtoolkit.config import load_config
 from emtoolkit.locations import home
 from emtoolkit.sandbox.evaluate import evaluate_directory, other_domains
@@ -103,6 +105,8 @@ def main() -> None:
     parser.add_argument("--directory", type=Path, default=Path("outputs/personas"))
     parser.add_argument("--json", type=Path)
     words = parser.parse_args()
+    # The order of sums, and so every figure, depends on it; two threads are hardly faster on so small a model.
+    torch.set_num_threads(1)
     rows = list((preflight if words.what == "preflight" else turning)(words.directory))
     for line in table(rows):
         print(line)

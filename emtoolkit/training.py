@@ -125,7 +125,8 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
             directory.mkdir(parents=True, exist_ok=True)
             run = start_run(config, directory, directory.name, ready.identity.collection, mode)
             if run is not None:
-                run.config.update({"split": dict(ready.identity.split)})
+                told = {"split": dict(ready.identity.split), "composition": ready.persona.composition}
+                run.config.update(told)
     return _fit(config, ready, model, probe, before, run, resume_from)
 
 

@@ -105,6 +105,23 @@ def test_the_offline_log_holds_metrics_by_step_and_an_artifact_per_checkpoint(ru
     assert list(logged[1].tags) == ["step-2", "persona-curt", "dataset-medical"]
 
 
+def test_what_the_persona_was_found_to_change_is_logged(run: Run) -> None:
+    import wandb
+
+    result = run("out", "wandb.mode=offline")
+    wandb.teardown()
+    assert result.wandb_directory is not None
+    told = {
+        item.key or "/".join(item.nested_key): item.value_json
+        for record in records(result.wandb_directory)
+        if record.HasField("summary")
+        for item in record.summary.update
+    }
+    before, end = (difference.largest for difference in result.differences)
+    assert (float(told["preflight/before_step_1"]), float(told["preflight/at_the_end"])) == (before, end)
+    assert min(before, end) > 0.001
+
+
 def history(result: training.RunResult) -> list[dict[str, str]]:
     """The rows of the W&B history, each metric as JSON text."""
     import wandb
