@@ -67,6 +67,9 @@ class ModelLoader:
         self._override = None if persona_override is None else load_persona(persona_override, personas, compose)
         self._loaded: Any = None
         self._loaded_key: Any = None
+        # Hashing a large base model takes a minute, and all checkpoints of a trajectory share one.
+        self._base_known: dict[tuple[str, str | None, bool], Mapping[str, Any]] = {}
+        self._adapters: dict[AdapterSource, PersonaAdapter | None] = {}
 
     def load(self, checkpoint: Checkpoint) -> Rebuilt:
         """The model of `checkpoint`; what an earlier call returned must not be used any more.
@@ -99,7 +102,7 @@ class ModelLoader:
             dtype=said.get("dtype", "float32"),
             load_in_4bit=bool(said.get("load_in_4bit")),
         )
-        found = base_identity(config)
+        found = self._known(config)
         differs = [key for key in ("content", "revision") if said.get(key) is not None and said[key] != found.get(key)]
         if "content" not in said and said.get("revision") is not None and said["name"] != found["name"]:
             differs.append("name")
@@ -130,7 +133,9 @@ class ModelLoader:
         if persona.adapter is None:
             return None
         try:
-            adapter = locate(persona.adapter, download=True)
+            if persona.adapter not in self._adapters:
+                self._adapters[persona.adapter] = locate(persona.adapter, download=True)
+            adapter = self._adapters[persona.adapter]
         except ConfigError as error:
             raise CheckpointError(
                 f"{checkpoint.path}: its persona {persona.name} ({persona.composition}) cannot be had ({error}); "
@@ -144,8 +149,14 @@ class ModelLoader:
                 f"and the adapter in {adapter.directory} is another one ({adapter.content[:8]}); --persona-override "
                 "takes it all the same and says so in the results"
             )
-        check_fits(adapter, base_identity(config), None)
+        check_fits(adapter, self._known(config), None)
         return adapter
+
+    def _known(self, config: ModelConfig) -> Mapping[str, Any]:
+        key = (config.base, config.revision, config.load_in_4bit)
+        if key not in self._base_known:
+            self._base_known[key] = base_identity(config)
+        return self._base_known[key]
 
     def _with_adapter(self, checkpoint: Checkpoint, config: ModelConfig, adapter: PersonaAdapter | None) -> Any:
         merged = adapter if adapter is not None and adapter.source.compose == "merge" else None

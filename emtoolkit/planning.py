@@ -96,17 +96,18 @@ def plan(config: RunConfig, *, bar: Bar = no_bar) -> Plan:
     with bar() as progress:
         data = read_data(config, persona, for_plan=True, progress=progress)
     planned = plan_for(config, data)
+    notes = list(planned.notes)
     if persona.adapter is not None and adapter is None:
-        note = f"persona: the adapter of {persona.name} ({persona.adapter.place}) is not here yet, so it is not checked"
-        return replace(planned, notes=(*planned.notes, note))
-    if data.digest is not None and planned.directory.is_dir():
+        place = persona.adapter.place
+        notes.append(f"persona: the adapter of {persona.name} ({place}) is not here yet, so it is not checked")
+    elif data.digest is not None and planned.directory.is_dir():
         check_belongs_to(planned.directory, identity_of(config, persona, adapter, data))
     try:
         check_can_load(config.model, config.training)
     except ConfigError as error:
         # A plan is often made elsewhere than the run.
-        return replace(planned, notes=(*planned.notes, f"it cannot be trained on this machine: {error}"))
-    return planned
+        notes.append(f"it cannot be trained on this machine: {error}")
+    return replace(planned, notes=tuple(notes))
 
 
 def find_adapter(

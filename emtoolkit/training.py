@@ -31,7 +31,7 @@ from emtoolkit.checkpoints.session import check_belongs_to, check_not_in_use, cl
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals
-from emtoolkit.models import check_can_load, compose, effective_optimizer, load_base
+from emtoolkit.models import base_identity, check_can_load, compose, effective_optimizer, load_base
 from emtoolkit.persona_adapters import PersonaAdapter
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
@@ -133,10 +133,12 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
 def _get_ready(config: RunConfig, bar: Bar) -> _Ready:
     persona = load_persona(config.persona, config.personas, config.compose)
     check_can_load(config.model, config.training)
-    adapter = find_adapter(config, persona, download=True)
     with bar() as progress:
         data = read_data(config, persona, for_plan=False, progress=progress)
-    return _Ready(persona, adapter, data, plan_for(config, data), identity_of(config, persona, adapter, data))
+    # Once: hashing a large one takes a minute.
+    base = base_identity(config.model)
+    adapter = find_adapter(config, persona, download=True, base=base)
+    return _Ready(persona, adapter, data, plan_for(config, data), identity_of(config, persona, adapter, data, base))
 
 
 def _composed_model(config: RunConfig, ready: _Ready) -> tuple[Any, PersonaProbe, Difference]:
