@@ -206,6 +206,7 @@ def test_a_run_with_a_stacked_persona_resumes_exactly_and_leaves_the_persona_alo
 ) -> None:
     """The stock resume leaves one adapter active; with the persona first, the optimizer then trains the persona."""
     words = ["persona=warm", "compose=stack", "wandb.mode=disabled", "lora.dropout=0.1"]
+    words += ["evaluation.eval_schedule=every:2"]
     path = str(write_config(checkpointing="schedule: '0-9:1'"))
     training.train(load_config(path, words, {"output_dir": str(tmp_path / "whole")}))
 
@@ -227,6 +228,8 @@ def test_a_run_with_a_stacked_persona_resumes_exactly_and_leaves_the_persona_alo
     result = training.train(config, resume=True)
 
     assert [found.when for found in result.differences] == ["before step 1", "at the end"]
+    # After saves, evaluations and a resume.
+    assert kept[-1].base_model.active_adapters == ["default", "persona"]
     for step in range(10):
         assert bytes_of(tmp_path / "resumed" / f"checkpoint-{step}") == bytes_of(
             tmp_path / "whole" / f"checkpoint-{step}"
