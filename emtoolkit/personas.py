@@ -16,6 +16,7 @@ A file that says `none`, or no more than a description, leaves the model and the
 """
 
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -167,5 +168,5 @@ def _place(text: str, beside: Path) -> str:
     """A directory as an absolute path, relative to the persona's file; a hub id as it is."""
     path = expand(text)
     if text.startswith(("$", "~", "/", ".")) or (beside / path).is_dir():
-        return str((beside / path).absolute())
+        return os.path.normpath((beside / path).absolute())
     return text
