@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/goodness-medical
 
-.PHONY: install demo emergence personas test crash-test lint format
+.PHONY: install demo emergence personas test crash-test docs lint format
 
 install: .venv/.installed
 
@@ -50,6 +50,10 @@ test: lint
 # Kills a training at each file-system event of its saves, one a run, and resumes it: about five minutes.
 crash-test: install
 	$(BIN)/python -m tests.crash.audit --stock
+
+# The site of the documentation, in build/docs/site; fails on a broken link or a missing API reference.
+docs: install
+	$(BIN)/python -m docs.generator
 
 format: install
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,1 @@
+"""The generator of the documentation site; `make docs` runs it."""

@@ -1,0 +1,87 @@
+"""The page on the keys of a config, from the models that read it."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from emtoolkit.config import RunConfig
+
+_BEGINNING = """# Config keys
+
+Every key of the YAML file that `emtoolkit train` takes, as the models that read it declare them.
+"""
+_AT_THE_TOP = "Top level"
+
+
+def config_page() -> str:
+    """Every section with its keys, in Markdown."""
+    schema = RunConfig.model_json_schema()
+    sections = [(_AT_THE_TOP, schema), *_sections(schema, schema["$defs"])]
+    return "\n".join([_BEGINNING, *(_section(path, model, schema["$defs"]) for path, model in sections)])
+
+
+def _sections(model: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The sections in `model` by their dotted keys; `datasets.NAME` stands for each of a mapping's."""
+    for key, field in model["properties"].items():
+        for name in _references(field):
+            mapping = field.get("type") == "object" or any(
+                one.get("type") == "object" for one in field.get("anyOf", ())
+            )
+            yield f"{key}.NAME" if mapping else key, definitions[name]
+
+
+def _references(field: Mapping[str, Any]) -> Iterator[str]:
+    if "$ref" in field:
+        yield field["$ref"].rpartition("/")[2]
+    for inner in (*field.get("anyOf", ()), *field.get("allOf", ()), field.get("additionalProperties")):
+        if isinstance(inner, Mapping):
+            yield from _references(inner)
+
+
+def _section(path: str, model: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
+    required = model.get("required", ())
+    heading = f"## {path}" if path == _AT_THE_TOP else f"## `{path}`"
+    rows = ["| key | values | default | meaning |", "|---|---|---|---|"]
+    rows += [_row(key, field, key in required) for key, field in model["properties"].items()]
+    return "\n".join([f"{heading}\n", f"{model.get('description', '').strip()}\n", *rows, ""])
+
+
+def _row(key: str, field: Mapping[str, Any], required: bool) -> str:
+    default = "required" if required else _value(field.get("default"))
+    section = next(_references(field), None)
+    if section is not None:
+        mapping = "additionalProperties" in field
+        anchor = f"{key}name" if mapping else key
+        none = " or `null`" if any(one.get("type") == "null" for one in field.get("anyOf", ())) else ""
+        values = f"[{'sections by name' if mapping else 'section'}](#{anchor}){none}"
+        default = "required" if required else ""
+    else:
+        values = _values(field)
+    return f"| `{key}` | {values} | {default} | {_text(field.get('description', ''))} |"
+
+
+def _values(field: Mapping[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(_values(one) for one in field["anyOf"])
+    if "enum" in field:
+        return ", ".join(_value(one) for one in field["enum"])
+    if "const" in field:
+        return _value(field["const"])
+    kind = field.get("type", "anything")
+    if kind == "array":
+        return f"list of {_values(field['items'])}"
+    names = {"string": "text", "integer": "whole number", "object": "mapping", "boolean": "`true`, `false`"}
+    text = "`null`" if kind == "null" else names.get(kind, kind)
+    bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {field[name]}" for name, sign in bounds.items() if name in field]
+    return f"{text} {', '.join(limits)}".strip()
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "`null`"
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
+
+
+def _text(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())

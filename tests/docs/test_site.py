@@ -1,0 +1,65 @@
+"""The documentation site builds, and its generator refuses what readers would stumble over."""
+
+from pathlib import Path
+
+import pytest
+
+from docs.generator.__main__ import render, stage
+from docs.generator.command_line import command_line_page
+from docs.generator.config_keys import config_page
+from docs.generator.links import broken_links
+
+
+def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
+    stage(tmp_path)
+    assert render(tmp_path) == []
+    assert (tmp_path / "site" / "reference" / "python.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("page", "problem"),
+    [
+        ("[there](nowhere.md)\n", "page does not exist"),
+        ("[there](reference/exit-codes.md#nowhere)\n", "anchor does not exist"),
+        ("::: emtoolkit.Trajectory.nowhere\n", "emtoolkit.Trajectory.nowhere"),
+        ("![nothing](nothing.png)\n", "index.html: nothing.png: there is no such file"),
+    ],
+)
+def test_the_site_is_refused(tmp_path: Path, page: str, problem: str) -> None:
+    stage(tmp_path)
+    (tmp_path / "pages" / "index.md").write_text(page)
+    (found,) = render(tmp_path)
+    assert problem in found
+
+
+def test_the_navigation_lists_every_page_and_no_other(tmp_path: Path) -> None:
+    (tmp_path / "there.html").write_text("")
+    (tmp_path / "unlisted.html").write_text("")
+    settings = tmp_path / "zensical.toml"
+    settings.write_text('[project]\nnav = [{ "Guides" = ["there.md", "gone.md"] }]\n')
+    assert broken_links(tmp_path, settings) == [
+        "zensical.toml: nav: there is no page gone.md",
+        "zensical.toml: nav: the page unlisted.md is missing",
+    ]
+
+
+def test_a_page_loads_nothing_from_the_network(tmp_path: Path) -> None:
+    (tmp_path / "index.html").write_text('<script src="https://example.org/x.js"></script>')
+    settings = tmp_path / "zensical.toml"
+    settings.write_text('[project]\nnav = ["index.md"]\n')
+    assert broken_links(tmp_path, settings) == ["index.html: https://example.org/x.js is loaded from the network"]
+
+
+def test_the_command_line_page_has_every_command_with_its_options() -> None:
+    page = command_line_page()
+    assert "## emtoolkit sandbox evaluate\n" in page
+    assert "emtoolkit download COLLECTION [OPTIONS]\n" in page
+    assert "\n| `--set` `KEY=VALUE` | " in page
+
+
+def test_the_config_page_has_every_section_with_types_and_defaults() -> None:
+    page = config_page()
+    assert "\n## `datasets.NAME`\n" in page
+    assert "\n| `dtype` | `float32`, `bfloat16`, `float16` | `float32` | " in page
+    assert "\n| `batch_size` | whole number ≥ 1 | `2` | " in page
+    assert "\n| `base` | text | required | " in page
