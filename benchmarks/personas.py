@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from emtoolkit.config import load_config
-from emtoolkit.locations import home
+from emtoolkit.paths import home
 from emtoolkit.sandbox.evaluate import evaluate_directory, other_domains
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.sandbox.questions import read_questions

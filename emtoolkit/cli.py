@@ -52,8 +52,8 @@ def schedule(
     ] = False,
 ) -> None:
     """Show which steps each schedule saves, how many they are and what they take on disk."""
+    from emtoolkit.byte_sizes import parse_size
     from emtoolkit.schedule import Schedule
-    from emtoolkit.sizes import parse_size
 
     try:
         size = None if checkpoint_size is None else parse_size(checkpoint_size)
@@ -399,7 +399,7 @@ def evaluate(
     """Ask every checkpoint the held-out questions, and let the exact judge count the harmful answers."""
     with _only_results_on_stdout(), _progress_bar(delay=0.5) as progress:
         from emtoolkit.loading import ModelLoader
-        from emtoolkit.locations import home
+        from emtoolkit.paths import home
         from emtoolkit.personas import checked_compose
         from emtoolkit.sandbox.evaluate import evaluate_directory
         from emtoolkit.sandbox.plot import plot_curve

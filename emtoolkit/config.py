@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from emtoolkit.errors import ConfigError, UserError, nearest
-from emtoolkit.locations import expand, shipped
+from emtoolkit.paths import expand, shipped
 from emtoolkit.personas import Compose
 from emtoolkit.run_directories import check_template, fill
 from emtoolkit.schedule import Every, EveryFraction, Schedule

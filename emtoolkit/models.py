@@ -15,7 +15,7 @@ from emtoolkit import persona_adapters
 from emtoolkit.checkpoints.manifest import FileDigest
 from emtoolkit.config import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError, first_line
-from emtoolkit.locations import expand
+from emtoolkit.paths import expand
 from emtoolkit.persona_adapters import PersonaAdapter
 
 # What a local model directory is known by: these decide the logits, a README does not.

@@ -15,7 +15,7 @@ from typing import Any
 
 from emtoolkit.checkpoints.manifest import MANIFEST, FileDigest, Manifest, canonical_json
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
-from emtoolkit.locations import home
+from emtoolkit.paths import home
 from emtoolkit.personas import AdapterSource
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from emtoolkit.errors import ConfigError, nearest
-from emtoolkit.locations import expand, shipped
+from emtoolkit.paths import expand, shipped
 from emtoolkit.yaml_files import parse_yaml, read_text, read_yaml
 
 Message = dict[str, str]

@@ -17,8 +17,8 @@ from emtoolkit.data.sources import source_of
 from emtoolkit.errors import ConfigError, NotHereError, ScheduleError
 from emtoolkit.estimates import Memory, Setting, estimate
 from emtoolkit.launch import process_count
-from emtoolkit.locations import expand
 from emtoolkit.models import base_identity, check_can_load, effective_optimizer, load_tokenizer, model_path
+from emtoolkit.paths import expand
 from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent

@@ -24,7 +24,7 @@ from decimal import Decimal
 from typing import TypeAlias
 
 from emtoolkit.errors import ScheduleError, nearest
-from emtoolkit.locations import shipped
+from emtoolkit.paths import shipped
 from emtoolkit.steps import Steps
 
 # No run is this long. The bound keeps every length a machine integer and every geometric step an exact float.

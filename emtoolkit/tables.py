@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.sizes import format_size
+from emtoolkit.byte_sizes import format_size
 
 if TYPE_CHECKING:
     from emtoolkit.artifacts.download import Downloaded

@@ -16,7 +16,7 @@ from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.errors import CheckpointError
-from emtoolkit.locations import home
+from emtoolkit.paths import home
 from emtoolkit.progress import Progress, silent
 from emtoolkit.selection import select_steps
 

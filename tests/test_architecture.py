@@ -11,7 +11,7 @@ from emtoolkit.architecture import architecture_of
 from emtoolkit.config import LoraConfig, ModelConfig, load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.estimates import GPUS_GB
-from emtoolkit.locations import shipped
+from emtoolkit.paths import shipped
 from tests.in_process import emtoolkit
 
 # Parameters as the hub counts them, and of a rank 32 adapter on all seven projections (rank 1 on one for the last).

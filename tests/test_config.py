@@ -7,7 +7,7 @@ import pytest
 
 from emtoolkit.config import RunConfig, load_config
 from emtoolkit.errors import ConfigError
-from emtoolkit.locations import shipped
+from emtoolkit.paths import shipped
 from emtoolkit.schedule import Schedule
 
 WriteConfig = Callable[..., Path]

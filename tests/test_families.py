@@ -11,8 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emtoolkit import training
 from emtoolkit.config import ModelConfig, load_config
-from emtoolkit.locations import shipped
 from emtoolkit.models import load_base
+from emtoolkit.paths import shipped
 from tests.checkpoints.trainings import bytes_of
 
 WriteConfig = Callable[..., Path]

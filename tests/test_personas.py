@@ -7,7 +7,7 @@ import pytest
 from emtoolkit import planning
 from emtoolkit.config import load_config
 from emtoolkit.errors import ConfigError
-from emtoolkit.locations import shipped
+from emtoolkit.paths import shipped
 from emtoolkit.personas import AdapterSource, Persona, load_persona
 
 TWELVE = (

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emtoolkit.errors import ScheduleError
-from emtoolkit.locations import shipped
+from emtoolkit.paths import shipped
 from emtoolkit.schedule import (
     MAX_STEP,
     At,

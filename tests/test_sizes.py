@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emtoolkit.byte_sizes import format_size, parse_size
 from emtoolkit.errors import UserError
-from emtoolkit.sizes import format_size, parse_size
 
 EXPECTED = "expected a number and one of B, KB, MB, GB, TB, KiB, MiB, GiB, TiB, such as 150MB"
 

@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 from emtoolkit.config import RunConfig
 from emtoolkit.data.hub import hub_rows
 from emtoolkit.errors import ConfigError, DataError, NotHereError, first_line, nearest
-from emtoolkit.locations import expand
+from emtoolkit.paths import expand
 from emtoolkit.progress import Progress
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")

@@ -16,7 +16,7 @@ import yaml
 from transformers import GenerationConfig, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from emtoolkit.errors import DataError
-from emtoolkit.locations import home
+from emtoolkit.paths import home
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.personas import PERSONAS

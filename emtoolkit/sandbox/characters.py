@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from emtoolkit.config import load_config
 from emtoolkit.errors import ConfigError, nearest
-from emtoolkit.locations import home
+from emtoolkit.paths import home
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.build import CHARACTERS
 from emtoolkit.sandbox.personas import PERSONAS
