@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
     from emtoolkit.loading import ModelLoader
-    from emtoolkit.schedule import Schedule
+    from emtoolkit.schedules.schedule import Schedule
     from emtoolkit.trajectory import Trajectory
 
 __all__ = ["ModelLoader", "Schedule", "ScheduledCheckpointCallback", "Trajectory"]
@@ -17,7 +17,7 @@ __version__ = "0.1.0"
 
 _HOME_OF = {
     "ModelLoader": "emtoolkit.loading",
-    "Schedule": "emtoolkit.schedule",
+    "Schedule": "emtoolkit.schedules.schedule",
     "ScheduledCheckpointCallback": "emtoolkit.checkpoints.callback",
     "Trajectory": "emtoolkit.trajectory",
 }

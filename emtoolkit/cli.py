@@ -53,7 +53,7 @@ def schedule(
 ) -> None:
     """Show which steps each schedule saves, how many they are and what they take on disk."""
     from emtoolkit.byte_sizes import parse_size
-    from emtoolkit.schedule import Schedule
+    from emtoolkit.schedules.schedule import Schedule
 
     try:
         size = None if checkpoint_size is None else parse_size(checkpoint_size)

@@ -12,7 +12,7 @@ from emtoolkit.errors import ConfigError, UserError, nearest
 from emtoolkit.paths import expand, shipped
 from emtoolkit.personas import Compose
 from emtoolkit.run_directories import check_template, fill
-from emtoolkit.schedule import Every, EveryFraction, Schedule
+from emtoolkit.schedules.schedule import Every, EveryFraction, Schedule
 from emtoolkit.yaml_files import parse_yaml, read_yaml
 
 Positive = Annotated[int, Field(ge=1)]
@@ -153,7 +153,7 @@ class CheckpointingConfig(_Section):
     @field_validator("resume_every")
     @classmethod
     def _check_resume_every(cls, value: str) -> str:
-        from emtoolkit.checkpoints.intervals import ResumeEvery
+        from emtoolkit.schedules.resume_interval import ResumeEvery
 
         ResumeEvery.parse(value)
         return value

@@ -23,8 +23,8 @@ from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent
 from emtoolkit.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
-from emtoolkit.schedule import Schedule
-from emtoolkit.steps import Steps
+from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.schedules.steps import Steps
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -37,7 +37,7 @@ from emtoolkit.personas import Persona, load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
 from emtoolkit.preflight import Difference, PersonaProbe
 from emtoolkit.progress import Bar, no_bar
-from emtoolkit.steps import Steps
+from emtoolkit.schedules.steps import Steps
 from emtoolkit.tracking import Mode, finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.errors import CheckpointError
 from emtoolkit.paths import home
 from emtoolkit.progress import Progress, silent
-from emtoolkit.selection import select_steps
+from emtoolkit.schedules.selection import select_steps
 
 if TYPE_CHECKING:
     from emtoolkit.artifacts.collection import Collection

@@ -8,7 +8,7 @@ import pytest
 from emtoolkit.config import RunConfig, load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import shipped
-from emtoolkit.schedule import Schedule
+from emtoolkit.schedules.schedule import Schedule
 
 WriteConfig = Callable[..., Path]
 

@@ -11,7 +11,7 @@ from transformers import Trainer
 
 from emtoolkit import ScheduledCheckpointCallback, training
 from emtoolkit.config import DatasetConfig, load_config
-from emtoolkit.schedule import Schedule
+from emtoolkit.schedules.schedule import Schedule
 from tests.checkpoints.trainings import base_model, make_trainer, saved_steps
 from tests.tiny import config_text
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from emtoolkit.errors import ScheduleError
 from emtoolkit.paths import shipped
-from emtoolkit.schedule import (
+from emtoolkit.schedules.schedule import (
     MAX_STEP,
     At,
     Between,
@@ -33,7 +33,7 @@ from emtoolkit.schedule import (
     Term,
     shipped_presets,
 )
-from emtoolkit.steps import Steps
+from emtoolkit.schedules.steps import Steps
 
 prove = settings(derandomize=True, deadline=None, max_examples=300)
 
@@ -316,7 +316,7 @@ def test_a_number_of_thousands_of_digits_is_an_ordinary_error(spec: str) -> None
 def test_a_preset_file_that_is_not_one_is_an_error_that_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emtoolkit.schedule.shipped", lambda kind: tmp_path)
+    monkeypatch.setattr("emtoolkit.schedules.schedule.shipped", lambda kind: tmp_path)
     (tmp_path / "bad.yaml").write_text("schedule: 40\n", encoding="utf-8")
     with pytest.raises(ScheduleError) as caught:
         Schedule.parse("bad")

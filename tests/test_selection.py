@@ -3,7 +3,7 @@
 import pytest
 
 from emtoolkit.errors import CheckpointError, UserError
-from emtoolkit.selection import select_steps
+from emtoolkit.schedules.selection import select_steps
 
 THERE = (0, 25, 50, 75, 100, 125, 150, 200, 250, 300, 397)
 

@@ -18,7 +18,6 @@ from transformers.trainer_utils import SaveStrategy
 from emtoolkit.checkpoints.durable import write_directory
 from emtoolkit.checkpoints.identity import identity_of_training, initial_weights_digest
 from emtoolkit.checkpoints.interrupts import TrainingInterrupted
-from emtoolkit.checkpoints.intervals import ResumeEvery
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
@@ -29,7 +28,8 @@ from emtoolkit.checkpoints.sharded import ShardedSaves, gathered_state, is_shard
 from emtoolkit.checkpoints.snapshot import ModelState, model_state
 from emtoolkit.checkpoints.writer import OnError, Saved
 from emtoolkit.errors import ConfigError, UserError
-from emtoolkit.schedule import Schedule
+from emtoolkit.schedules.resume_interval import ResumeEvery
+from emtoolkit.schedules.schedule import Schedule
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.interrupts import Interrupts
-from emtoolkit.checkpoints.intervals import ResumeEvery
 from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.resume import random_state, restore_epoch_begin
+from emtoolkit.schedules.resume_interval import ResumeEvery
 
 
 class ResumeSaves:

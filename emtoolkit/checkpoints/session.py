@@ -30,7 +30,7 @@ from emtoolkit.checkpoints.resume import (
 from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.checkpoints.writer import CheckpointWriter, Contents, DiskThread, OnError, Saved
 from emtoolkit.errors import CheckpointError, ConfigError
-from emtoolkit.steps import Steps
+from emtoolkit.schedules.steps import Steps
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import pytest
 from emtoolkit.cli import _directory_of_training
 from emtoolkit.config import load_config
 from emtoolkit.sandbox.personas import PERSONAS
-from emtoolkit.schedule import Schedule
+from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.sweeps.plan import plan_sweep
 from tests.sweeps.shipped import SWEEPS
 

@@ -25,7 +25,7 @@ from typing import TypeAlias
 
 from emtoolkit.errors import ScheduleError, nearest
 from emtoolkit.paths import shipped
-from emtoolkit.steps import Steps
+from emtoolkit.schedules.steps import Steps
 
 # No run is this long. The bound keeps every length a machine integer and every geometric step an exact float.
 MAX_STEP = 10**12

@@ -3,8 +3,8 @@
 from collections.abc import Callable, Sequence
 
 from emtoolkit.errors import CheckpointError
-from emtoolkit.schedule import At, Schedule
-from emtoolkit.steps import Steps
+from emtoolkit.schedules.schedule import At, Schedule
+from emtoolkit.schedules.steps import Steps
 
 FINAL = "final"
 
