@@ -20,11 +20,11 @@ from typing import Any, Literal
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
 from emtoolkit.checkpoints.ledger import Ledger, Published, WandbRun, add_published
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
-from emtoolkit.checkpoints.lock import InUseError, lock_directory
 from emtoolkit.checkpoints.publisher import Publication, artifact_of, log_artifact
 from emtoolkit.checkpoints.record import RECORD
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
+from emtoolkit.storage.lock import InUseError, lock_directory
 from emtoolkit.tracking import client_bounds
 
 _PROJECT = "emtoolkit"

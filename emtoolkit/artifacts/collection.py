@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
-from emtoolkit.checkpoints.names import why_unsafe
 from emtoolkit.errors import CheckpointError, first_line, nearest
+from emtoolkit.storage.safe_paths import why_unsafe
 
 # W&B's own pages are 50; a larger one is answered, and 300 checkpoints are three of them.
 _PER_PAGE = 100

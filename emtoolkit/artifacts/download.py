@@ -12,9 +12,9 @@ from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheck
 from emtoolkit.artifacts.receive import Receiver, is_present
 from emtoolkit.artifacts.transfer import Patience, Stopped, Transfer
 from emtoolkit.checkpoints.ledger import Ledger
-from emtoolkit.checkpoints.lock import lock_directory
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, silent
+from emtoolkit.storage.lock import lock_directory
 
 # As many connections as W&B's own client opens for one artifact are not needed to fill a line.
 _WORKERS = 8

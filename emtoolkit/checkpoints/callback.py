@@ -15,7 +15,6 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from emtoolkit.checkpoints.durable import write_directory
 from emtoolkit.checkpoints.identity import identity_of_training, initial_weights_digest
 from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.manifest import Identity
@@ -30,6 +29,7 @@ from emtoolkit.checkpoints.writer import OnError, Saved
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.schedules.resume_interval import ResumeEvery
 from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.storage.atomic import write_directory
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.names import why_unsafe
 from emtoolkit.checkpoints.record import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.safe_paths import why_unsafe
 
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 _WEIGHTS = ("adapter_model.safetensors", "model.safetensors")

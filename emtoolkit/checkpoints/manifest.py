@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.names import is_plain_below
 from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.safe_paths import is_plain_below
 
 MANIFEST = "manifest.json"
 FORMAT = 1

@@ -16,8 +16,8 @@ from typing import Any
 
 from emtoolkit.checkpoints.ledger import Published, add_published
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.priority import NETWORK, give_way
 from emtoolkit.errors import CheckpointError, first_line
+from emtoolkit.storage.thread_priority import NETWORK, give_way
 
 logger = logging.getLogger(__name__)
 

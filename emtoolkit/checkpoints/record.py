@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.durable import write_file
 from emtoolkit.checkpoints.manifest import FORMAT, canonical_json
 from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.atomic import write_file
 
 RECORD = "trajectory.json"
 

@@ -20,10 +20,10 @@ from torch import Tensor
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
-from emtoolkit.checkpoints.durable import remove_directory, write_directory
 from emtoolkit.checkpoints.manifest import Identity, Manifest
 from emtoolkit.checkpoints.snapshot import ModelState, failures_as_os_errors
 from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.atomic import remove_directory, write_directory
 
 RESUME_DIRECTORY = "resume"
 _NAME = re.compile(r"checkpoint-([0-9]+)")

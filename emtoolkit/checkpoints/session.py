@@ -12,12 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
-from emtoolkit.checkpoints.durable import remove_temporaries
 from emtoolkit.checkpoints.ledger import LEDGER, WandbRun, add_collection, add_run, add_saved
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.lock import LOCK, lock_directory
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.priority import DISK
 from emtoolkit.checkpoints.publisher import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.checkpoints.record import RECORD, TrajectoryRecord
 from emtoolkit.checkpoints.resume import (
@@ -31,6 +28,9 @@ from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.checkpoints.writer import CheckpointWriter, Contents, DiskThread, OnError, Saved
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.schedules.steps import Steps
+from emtoolkit.storage.atomic import remove_temporaries
+from emtoolkit.storage.lock import LOCK, lock_directory
+from emtoolkit.storage.thread_priority import DISK
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from emtoolkit.checkpoints.durable import TEMPORARY, write_directory
 from emtoolkit.checkpoints.manifest import MANIFEST, Identity, Manifest
-from emtoolkit.checkpoints.priority import give_way
 from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.atomic import TEMPORARY, write_directory
+from emtoolkit.storage.thread_priority import give_way
 
 logger = logging.getLogger(__name__)
 

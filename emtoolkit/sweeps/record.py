@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.checkpoints.durable import write_file
 from emtoolkit.errors import ConfigError
+from emtoolkit.storage.atomic import write_file
 
 RECORD = "sweep.json"
 _FORMAT = 1

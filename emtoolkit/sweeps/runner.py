@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from emtoolkit.checkpoints.durable import remove_temporaries, write_file
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.lock import InUseError, lock_directory
 from emtoolkit.errors import ConfigError, UserError
+from emtoolkit.storage.atomic import remove_temporaries, write_file
+from emtoolkit.storage.lock import InUseError, lock_directory
 from emtoolkit.sweeps.command import args_json, as_typed, with_environment
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
 from emtoolkit.sweeps.processes import Processes

@@ -19,9 +19,9 @@ from emtoolkit.artifacts.download import Downloaded, download
 from emtoolkit.artifacts.transfer import Patience, TransferError
 from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.lock import lock_directory
 from emtoolkit.checkpoints.manifest import Identity, Manifest
 from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.lock import lock_directory
 from tests.artifacts.stored import COLLECTION, IDENTITY, REFERENCE, checkpoint_files, gets, store_steps, store_version
 from tests.checkpoints.trainings import bytes_of
 from tests.wandb_server import WandbServer
