@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
     from emtoolkit.loading import ModelLoader
+    from emtoolkit.saving.callback import ScheduledCheckpointCallback
     from emtoolkit.schedules.schedule import Schedule
     from emtoolkit.trajectory import Trajectory
 
@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 _HOME_OF = {
     "ModelLoader": "emtoolkit.loading",
     "Schedule": "emtoolkit.schedules.schedule",
-    "ScheduledCheckpointCallback": "emtoolkit.checkpoints.callback",
+    "ScheduledCheckpointCallback": "emtoolkit.saving.callback",
     "Trajectory": "emtoolkit.trajectory",
 }
 

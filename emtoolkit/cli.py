@@ -118,7 +118,7 @@ def train(
     )
     with _only_results_on_stdout():
         from emtoolkit import budget, plan_tables, training
-        from emtoolkit.checkpoints.interrupts import TrainingInterrupted
+        from emtoolkit.saving.signals import TrainingInterrupted
 
         try:
             if dry_run:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from emtoolkit.architecture import Architecture, architecture_of, bytes_of
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.session import check_belongs_to
 from emtoolkit.config import RunConfig
 from emtoolkit.data.matching import check_matched, matched_with
 from emtoolkit.data.prepared import prepare, whole_steps
@@ -23,6 +22,7 @@ from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent
 from emtoolkit.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
+from emtoolkit.saving.session import check_belongs_to
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps
 

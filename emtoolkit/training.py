@@ -20,14 +20,9 @@ from transformers import (
     set_seed,
 )
 
-from emtoolkit.checkpoints.callback import ScheduledCheckpointCallback
-from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
-from emtoolkit.checkpoints.resume import newest_resume_state
-from emtoolkit.checkpoints.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals
@@ -37,6 +32,11 @@ from emtoolkit.personas import Persona, load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
 from emtoolkit.preflight import Difference, PersonaProbe
 from emtoolkit.progress import Bar, no_bar
+from emtoolkit.saving.callback import ScheduledCheckpointCallback
+from emtoolkit.saving.ranks import Ranks
+from emtoolkit.saving.resume_state import newest_resume_state
+from emtoolkit.saving.session import check_belongs_to, check_not_in_use, clear_left_overs
+from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.tracking import Mode, finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
 

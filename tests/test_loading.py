@@ -13,9 +13,9 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from emtoolkit import ModelLoader, Trajectory, training
-from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.config import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.saving.signals import TrainingInterrupted
 from tests.checkpoints.trainings import bytes_of
 from tests.tiny import write_adapter
 

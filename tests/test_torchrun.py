@@ -14,10 +14,10 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from emtoolkit import planning
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.config import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.launch import process_count
+from emtoolkit.saving.ranks import Ranks
 from tests.checkpoints.trainings import bytes_of, saved_steps
 from tests.in_process import emtoolkit
 from tests.launched import ACCELERATE, command, environment, launched

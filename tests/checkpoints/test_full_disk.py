@@ -16,8 +16,8 @@ from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.resume_state import newest_resume_state
 from tests.checkpoints.trainings import base_model, make_trainer
 
 

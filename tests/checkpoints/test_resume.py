@@ -11,12 +11,12 @@ from accelerate.optimizer import AcceleratedOptimizer
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, default_data_collator
 
 from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.ranks import Ranks
-from emtoolkit.checkpoints.resume import ResumeState
-from emtoolkit.checkpoints.session import SavingSession
-from emtoolkit.checkpoints.snapshot import model_state
+from emtoolkit.saving.ranks import Ranks
+from emtoolkit.saving.resume_state import ResumeState
+from emtoolkit.saving.session import SavingSession
+from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.saving.snapshot import model_state
 from tests.checkpoints.test_callback import FailAt, callback
 from tests.checkpoints.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from emtoolkit.checkpoints.snapshot import SnapshotBuffers, model_state
+from emtoolkit.saving.snapshot import SnapshotBuffers, model_state
 from tests.checkpoints.trainings import base_model, lora_model
 
 

@@ -33,8 +33,8 @@ os.environ |= {
 from emtoolkit.checkpoints.ledger import LEDGER, Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
-from emtoolkit.checkpoints.resume import RESUME_DIRECTORY, newest_resume_state
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.resume_state import RESUME_DIRECTORY, newest_resume_state
 from tests.checkpoints.trainings import bytes_of, lora_model, make_trainer, saved_steps
 from tests.crash.shim import AFTER, BEFORE, HALFWAY, Event, arm, build, compiler, read_events
 from tests.crash.training import STEPS, STOCK_STEPS, train, train_stock

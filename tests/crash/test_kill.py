@@ -13,8 +13,8 @@ import pytest
 from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.checkpoints.resume import newest_resume_state
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.resume_state import newest_resume_state
 from tests.checkpoints.trainings import lora_model, make_trainer
 from tests.crash.shim import compiler
 from tests.crash.training import train

@@ -15,18 +15,18 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from emtoolkit.checkpoints.identity import identity_of_training, initial_weights_digest
-from emtoolkit.checkpoints.interrupts import TrainingInterrupted
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.ranks import Ranks
 from emtoolkit.checkpoints.record import TrajectoryRecord
-from emtoolkit.checkpoints.resume import stateful_callbacks_of
-from emtoolkit.checkpoints.resume_saves import ResumeSaves
-from emtoolkit.checkpoints.session import SavingSession, SessionSettings, set_aside
-from emtoolkit.checkpoints.sharded import ShardedSaves, gathered_state, is_sharded
-from emtoolkit.checkpoints.snapshot import ModelState, model_state
-from emtoolkit.checkpoints.writer import OnError, Saved
 from emtoolkit.errors import ConfigError, UserError
+from emtoolkit.saving.ranks import Ranks
+from emtoolkit.saving.resume_state import stateful_callbacks_of
+from emtoolkit.saving.resume_timing import ResumeSaves
+from emtoolkit.saving.session import SavingSession, SessionSettings, set_aside
+from emtoolkit.saving.sharded import ShardedSaves, gathered_state, is_sharded
+from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.saving.snapshot import ModelState, model_state
+from emtoolkit.saving.trainer_identity import identity_of_training, initial_weights_digest
+from emtoolkit.saving.writer import OnError, Saved
 from emtoolkit.schedules.resume_interval import ResumeEvery
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.storage.atomic import write_directory

@@ -21,8 +21,8 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
 from emtoolkit.checkpoints.manifest import Identity, Manifest
-from emtoolkit.checkpoints.snapshot import ModelState, failures_as_os_errors
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.snapshot import ModelState, failures_as_os_errors
 from emtoolkit.storage.atomic import remove_directory, write_directory
 
 RESUME_DIRECTORY = "resume"

@@ -12,8 +12,8 @@ from typing import Literal
 from torch import Tensor
 
 from emtoolkit.checkpoints.manifest import MANIFEST, Identity, Manifest
-from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
 from emtoolkit.storage.thread_priority import give_way
 

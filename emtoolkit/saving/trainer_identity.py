@@ -10,7 +10,7 @@ import torch
 from transformers import TrainingArguments
 
 from emtoolkit.checkpoints.manifest import Identity, canonical_json
-from emtoolkit.checkpoints.snapshot import ModelState
+from emtoolkit.saving.snapshot import ModelState
 
 # The arguments that decide the weights. Where things are written, logged or evaluated does not.
 _DECISIVE_ARGUMENTS = (

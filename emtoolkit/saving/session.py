@@ -17,16 +17,16 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.publisher import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.checkpoints.record import RECORD, TrajectoryRecord
-from emtoolkit.checkpoints.resume import (
+from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.saving.resume_state import (
     RESUME_DIRECTORY,
     ResumeState,
     adopt_resume_state,
     remove_resume_states,
     write_resume_state,
 )
-from emtoolkit.checkpoints.snapshot import ModelState, SnapshotBuffers
-from emtoolkit.checkpoints.writer import CheckpointWriter, Contents, DiskThread, OnError, Saved
-from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers
+from emtoolkit.saving.writer import CheckpointWriter, Contents, DiskThread, OnError, Saved
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.storage.atomic import remove_temporaries
 from emtoolkit.storage.lock import LOCK, lock_directory

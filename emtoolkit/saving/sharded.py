@@ -19,10 +19,10 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import TrainerControl, TrainingArguments
 
-from emtoolkit.checkpoints.ranks import Ranks
-from emtoolkit.checkpoints.session import SavingSession
-from emtoolkit.checkpoints.snapshot import ModelState, model_state
-from emtoolkit.checkpoints.writer import Contents
+from emtoolkit.saving.ranks import Ranks
+from emtoolkit.saving.session import SavingSession
+from emtoolkit.saving.snapshot import ModelState, model_state
+from emtoolkit.saving.writer import Contents
 from emtoolkit.storage.atomic import TEMPORARY
 
 logger = logging.getLogger(__name__)

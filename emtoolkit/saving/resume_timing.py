@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.interrupts import Interrupts
-from emtoolkit.checkpoints.ranks import Ranks
-from emtoolkit.checkpoints.resume import random_state, restore_epoch_begin
+from emtoolkit.saving.ranks import Ranks
+from emtoolkit.saving.resume_state import random_state, restore_epoch_begin
+from emtoolkit.saving.signals import Interrupts
 from emtoolkit.schedules.resume_interval import ResumeEvery
 
 
