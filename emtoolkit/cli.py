@@ -327,7 +327,7 @@ def sync(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
 ) -> None:
     """Publish what W&B does not have: logs of runs, and checkpoints, once and in step order."""
-    from emtoolkit.sync import run_directories, sync_all
+    from emtoolkit.artifacts.sync import run_directories, sync_all
 
     found = run_directories(directories or [Path("outputs")])
     try:

@@ -11,11 +11,11 @@ from emtoolkit.byte_sizes import format_size
 
 if TYPE_CHECKING:
     from emtoolkit.artifacts.download import Downloaded
+    from emtoolkit.artifacts.sync import Synced
     from emtoolkit.checkpoints.listing import CheckpointInfo
     from emtoolkit.sandbox.evaluate import CheckpointRows
     from emtoolkit.sweeps.plan import SweepPlan, SweepRun
     from emtoolkit.sweeps.runner import Outcome, SweepResult
-    from emtoolkit.sync import Synced
     from emtoolkit.training import RunResult
 
 

@@ -138,8 +138,8 @@ class Trajectory(Sequence[Checkpoint]):
 
     @classmethod
     def _of(cls, collection: "Collection", cache: Path) -> "Trajectory":
+        from emtoolkit.artifacts.checkpoint_download import place_of
         from emtoolkit.artifacts.download import download_one
-        from emtoolkit.artifacts.receive import place_of
 
         checkpoints = [
             Checkpoint(

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 
 from emtoolkit import training
+from emtoolkit.artifacts.sync import sync
 from emtoolkit.checkpoints import publisher
 from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.config import load_config
 from emtoolkit.errors import ConfigError
-from emtoolkit.sync import sync
 from tests.wandb_server import Fault, WandbServer
 
 Run = Callable[..., training.RunResult]

@@ -14,10 +14,10 @@ import pytest
 from filelock import FileLock
 
 from emtoolkit import Trajectory, training
+from emtoolkit.artifacts.sync import run_directories, sync
 from emtoolkit.checkpoints.ledger import LEDGER, Ledger
 from emtoolkit.config import load_config
 from emtoolkit.errors import CheckpointError
-from emtoolkit.sync import run_directories, sync
 from tests.tiny import config_text
 from tests.wandb_server import Fault, WandbServer
 from tests.wandb_server.processes import run_wandb

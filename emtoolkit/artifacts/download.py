@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emtoolkit.artifacts.checkpoint_download import Receiver, is_present
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint
-from emtoolkit.artifacts.receive import Receiver, is_present
-from emtoolkit.artifacts.transfer import Patience, Stopped, Transfer
+from emtoolkit.artifacts.file_transfer import Patience, Stopped, Transfer
 from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, silent

@@ -16,7 +16,7 @@ from wandb.sdk.artifacts._generated import ArtifactDigestAlgorithm
 from emtoolkit import Trajectory
 from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.artifacts.download import Downloaded, download
-from emtoolkit.artifacts.transfer import Patience, TransferError
+from emtoolkit.artifacts.file_transfer import Patience, TransferError
 from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity, Manifest

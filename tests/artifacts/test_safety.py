@@ -12,7 +12,7 @@ import pytest
 
 from emtoolkit.artifacts.collection import Collection, Reference, RefusedError, RemoteFile, _check_names
 from emtoolkit.artifacts.download import Downloaded, download
-from emtoolkit.artifacts.transfer import Patience, Transfer
+from emtoolkit.artifacts.file_transfer import Patience, Transfer
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.errors import CheckpointError

@@ -14,9 +14,9 @@ import wandb
 from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.checkpoints import session
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.publisher import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
 from tests.checkpoints.test_callback import StopAt
 from tests.checkpoints.trainings import make_trainer
 from tests.wandb_log import artifacts

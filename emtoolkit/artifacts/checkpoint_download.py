@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint, RemoteFile
-from emtoolkit.artifacts.transfer import Transfer
+from emtoolkit.artifacts.file_transfer import Transfer
 from emtoolkit.checkpoints.ledger import Ledger, Published, add_published, add_saved
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest

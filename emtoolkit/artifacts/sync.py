@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
+from emtoolkit.artifacts.publish import Publication, artifact_of, log_artifact
 from emtoolkit.checkpoints.ledger import Ledger, Published, WandbRun, add_published
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
-from emtoolkit.checkpoints.publisher import Publication, artifact_of, log_artifact
 from emtoolkit.checkpoints.record import RECORD
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
