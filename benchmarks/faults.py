@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.publications import Ledger
 from tests.wandb_server import Fault, WandbServer
 
 STEPS = (0, 5, 10, 15, 20, 25, 30, 35, 40, 45)

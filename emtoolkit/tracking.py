@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
-from emtoolkit.checkpoints.ledger import WandbRun
+from emtoolkit.checkpoints.publications import WandbRun
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
 

@@ -22,7 +22,7 @@ from transformers import (
 
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals

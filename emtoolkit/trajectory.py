@@ -12,9 +12,9 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.errors import CheckpointError
 from emtoolkit.paths import home
 from emtoolkit.progress import Progress, silent

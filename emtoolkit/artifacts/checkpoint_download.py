@@ -14,10 +14,10 @@ from pathlib import Path, PurePosixPath
 
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint, RemoteFile
 from emtoolkit.artifacts.file_transfer import Transfer
-from emtoolkit.checkpoints.ledger import Ledger, Published, add_published, add_saved
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.publications import Ledger, Published, add_published, add_saved
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
 from emtoolkit.storage.safe_paths import is_plain_below, why_unsafe

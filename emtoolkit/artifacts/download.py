@@ -11,7 +11,7 @@ from pathlib import Path
 from emtoolkit.artifacts.checkpoint_download import Receiver, is_present
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint
 from emtoolkit.artifacts.file_transfer import Patience, Stopped, Transfer
-from emtoolkit.checkpoints.ledger import Ledger
+from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import lock_directory

@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
 from emtoolkit.artifacts.publish import Publication, artifact_of, log_artifact
-from emtoolkit.checkpoints.ledger import Ledger, Published, WandbRun, add_published
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
-from emtoolkit.checkpoints.record import RECORD
+from emtoolkit.checkpoints.publications import Ledger, Published, WandbRun, add_published
+from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory

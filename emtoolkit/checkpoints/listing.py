@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.safe_paths import why_unsafe
 

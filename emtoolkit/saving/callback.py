@@ -16,7 +16,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import SaveStrategy
 
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.record import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import stateful_callbacks_of

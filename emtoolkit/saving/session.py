@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
-from emtoolkit.checkpoints.ledger import LEDGER, WandbRun, add_collection, add_run, add_saved
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.record import RECORD, TrajectoryRecord
+from emtoolkit.checkpoints.publications import LEDGER, WandbRun, add_collection, add_run, add_saved
+from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.saving.resume_state import (
     RESUME_DIRECTORY,

@@ -17,9 +17,9 @@ from emtoolkit import Trajectory
 from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.artifacts.download import Downloaded, download
 from emtoolkit.artifacts.file_transfer import Patience, TransferError
-from emtoolkit.checkpoints.ledger import Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.lock import lock_directory
 from tests.artifacts.stored import COLLECTION, IDENTITY, REFERENCE, checkpoint_files, gets, store_steps, store_version

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.checkpoints.ledger import (
+from emtoolkit.checkpoints.publications import (
     LEDGER,
     Ledger,
     Published,

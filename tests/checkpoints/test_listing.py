@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.checkpoints.ledger import Published, add_published
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.publications import Published, add_published
 from emtoolkit.errors import CheckpointError
 from emtoolkit.tables import checkpoints_table
 from tests.checkpoints.trainings import make_trainer

@@ -30,9 +30,9 @@ os.environ |= {
     "WANDB_MODE": "offline",
 }
 
-from emtoolkit.checkpoints.ledger import LEDGER, Ledger
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.publications import LEDGER, Ledger
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, newest_resume_state
 from tests.checkpoints.trainings import bytes_of, lora_model, make_trainer, saved_steps
