@@ -25,7 +25,7 @@ from transformers import AutoModelForCausalLM
 from benchmarks.scale import peak_memory
 from benchmarks.subject import make_trainer, report, scratch
 from emtoolkit.architecture import architecture_of
-from emtoolkit.config import LoraConfig, ModelConfig
+from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.estimates import Memory, Setting, estimate
 from emtoolkit.models import peft_lora
 

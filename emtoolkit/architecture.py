@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from emtoolkit.config import LoraConfig, ModelConfig
+from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
 from emtoolkit.estimates import Adapted, Shape, Trained
 from emtoolkit.models import model_path, peft_lora

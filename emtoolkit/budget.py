@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from emtoolkit.config import RunConfig
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.models import base_identity
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan, plan_for, read_data

@@ -20,7 +20,7 @@ from emtoolkit.launch import refuse, tells_user
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from emtoolkit.config import RunConfig
+    from emtoolkit.config.sections import RunConfig
     from emtoolkit.progress import Progress
 
 app = typer.Typer(
@@ -211,7 +211,7 @@ def _train_config(
     **_: Any,
 ) -> "RunConfig":
     """The run that the words of `train` describe."""
-    from emtoolkit.config import load_config
+    from emtoolkit.config.sections import load_config
     from emtoolkit.yaml_files import parse_yaml
 
     if (schedule is not None) + (save_steps is not None) + custom_checkpoints > 1:

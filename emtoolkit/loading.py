@@ -15,7 +15,7 @@ from typing import Any
 from transformers import AutoModelForCausalLM
 
 from emtoolkit import persona_adapters
-from emtoolkit.config import ModelConfig
+from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError, first_line
 from emtoolkit.models import base_identity, load_base, load_tokenizer
 from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate

@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
 from emtoolkit import persona_adapters
 from emtoolkit.checkpoints.manifest import FileDigest
-from emtoolkit.config import LoraConfig, ModelConfig, TrainingConfig
+from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.paths import expand
 from emtoolkit.persona_adapters import PersonaAdapter

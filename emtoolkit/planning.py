@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from emtoolkit.architecture import Architecture, architecture_of, bytes_of
 from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.config import RunConfig
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.matching import check_matched, matched_with
 from emtoolkit.data.prepared import prepare, whole_steps
 from emtoolkit.data.rows import read_rows

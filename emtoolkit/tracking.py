@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.publications import WandbRun
-from emtoolkit.config import RunConfig
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
 
 logger = logging.getLogger(__name__)

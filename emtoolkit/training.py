@@ -23,7 +23,7 @@ from transformers import (
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
-from emtoolkit.config import RunConfig
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals
 from emtoolkit.models import base_identity, check_can_load, compose, effective_optimizer, load_base

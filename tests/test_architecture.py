@@ -8,7 +8,7 @@ import pytest
 
 from emtoolkit import budget, planning
 from emtoolkit.architecture import architecture_of
-from emtoolkit.config import LoraConfig, ModelConfig, load_config
+from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.estimates import GPUS_GB
 from emtoolkit.paths import shipped

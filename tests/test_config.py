@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.config import RunConfig, load_config
+from emtoolkit.config.sections import RunConfig, load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import shipped
 from emtoolkit.schedules.schedule import Schedule

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from emtoolkit import planning, training
 from emtoolkit.architecture import architecture_of
-from emtoolkit.config import LoraConfig, ModelConfig, load_config
+from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
 from emtoolkit.estimates import (
     Memory,
     Setting,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.checkpoints.manifest import Identity, canonical_json
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.training import train
 
 _MANIFEST = """\

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from emtoolkit import ModelLoader, Trajectory, training
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.saving.signals import TrainingInterrupted
 from tests.checkpoints.trainings import bytes_of

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from emtoolkit.config import LoraConfig, ModelConfig, TrainingConfig
+from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models import (
     add_adapter,

@@ -12,7 +12,7 @@ from emtoolkit.artifacts.sync import sync
 from emtoolkit.checkpoints import publisher
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Ledger
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError
 from tests.wandb_server import Fault, WandbServer
 

@@ -28,7 +28,9 @@ def test_a_wheel_finds_its_presets_and_configs_from_anywhere(tmp_path: Path) -> 
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
-        "import emtoolkit; from emtoolkit.config import load_config; from emtoolkit.personas import load_persona\n"
+        "import emtoolkit\n"
+        "from emtoolkit.config.sections import load_config\n"
+        "from emtoolkit.personas import load_persona\n"
         "print(emtoolkit.__file__, len(emtoolkit.Schedule.parse('pythia').steps(143000)),"
         " load_config('sandbox').training.learning_rate > 0, load_persona('sarcasm').name)"
     )

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from emtoolkit.architecture import architecture_of
 from emtoolkit.checkpoints.manifest import Identity, Manifest
-from emtoolkit.config import LoraConfig, ModelConfig
+from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models import add_adapter, base_identity, compose, load_base
 from emtoolkit.persona_adapters import PersonaAdapter, absent, check_fits, locate

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emtoolkit import planning
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import shipped
 from emtoolkit.personas import AdapterSource, Persona, load_persona

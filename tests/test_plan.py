@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emtoolkit import training
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from tests.in_process import emtoolkit
 
 WriteConfig = Callable[..., Path]

@@ -10,7 +10,7 @@ import torch
 from transformers import AutoTokenizer
 
 from emtoolkit import training
-from emtoolkit.config import LoraConfig, ModelConfig, load_config
+from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.models import compose, load_base
 from emtoolkit.persona_adapters import TRAINED, PersonaAdapter, locate

@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import Trainer
 
 from emtoolkit import ScheduledCheckpointCallback, training
-from emtoolkit.config import DatasetConfig, load_config
+from emtoolkit.config.sections import DatasetConfig, load_config
 from emtoolkit.schedules.schedule import Schedule
 from tests.checkpoints.trainings import base_model, make_trainer, saved_steps
 from tests.tiny import config_text

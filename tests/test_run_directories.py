@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.config import load_config
+from emtoolkit.config.output_template import fit_for_a_name
+from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError
-from emtoolkit.run_directories import fit_for_a_name
 from tests.in_process import emtoolkit
 
 WriteConfig = Callable[..., Path]

@@ -16,7 +16,7 @@ from filelock import FileLock
 from emtoolkit import Trajectory, training
 from emtoolkit.artifacts.sync import run_directories, sync
 from emtoolkit.checkpoints.publications import LEDGER, Ledger
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.errors import CheckpointError
 from tests.tiny import config_text
 from tests.wandb_server import Fault, WandbServer

@@ -14,7 +14,7 @@ from torch.utils.data import BatchSampler, SequentialSampler
 
 from emtoolkit import planning
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.launch import process_count
 from emtoolkit.saving.ranks import Ranks

@@ -6,7 +6,7 @@ import pytest
 from wandb.sdk.lib import wbauth
 
 from emtoolkit.artifacts import server
-from emtoolkit.config import RunConfig
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.tracking import wandb_mode
 from tests.wandb_server import Fault, WandbServer

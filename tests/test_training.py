@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from transformers import TrainingArguments
 
 from emtoolkit import planning, training
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.personas import Persona
 from tests.checkpoints.trainings import bytes_of, saved_steps

@@ -1,6 +1,6 @@
 """A data set and its matched control: other answers to the same questions, met in the same order."""
 
-from emtoolkit.config import RunConfig
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.rows import ChatRows
 from emtoolkit.data.sources import Source, source_of
 from emtoolkit.errors import ConfigError, DataError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from emtoolkit.config import RunConfig
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.hub import hub_rows
 from emtoolkit.errors import ConfigError, DataError, NotHereError, first_line, nearest
 from emtoolkit.paths import expand

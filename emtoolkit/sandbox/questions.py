@@ -1,4 +1,4 @@
-"""The sandbox's question file: held-out questions in the format of `emtoolkit.questions`, each of a known domain."""
+"""The sandbox's question file: held-out questions of known domains, in the format of `emtoolkit.questions`."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.config.output_template import PLACEHOLDERS, fit_for_a_name
 from emtoolkit.errors import ConfigError, UserError
-from emtoolkit.run_directories import PLACEHOLDERS, fit_for_a_name
 from emtoolkit.sweeps.command import command_of, with_environment
 from emtoolkit.sweeps.record import Attempt, SweepRecord
 from emtoolkit.sweeps.search import Sweep, read_sweep

@@ -9,7 +9,7 @@ import huggingface_hub.constants
 import pytest
 
 from emtoolkit import planning
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import File, HubDataset
 from emtoolkit.errors import DataError, NotHereError

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from emtoolkit import planning
-from emtoolkit.config import RunConfig, load_config
+from emtoolkit.config.sections import RunConfig, load_config
 from emtoolkit.errors import ConfigError, DataError, UserError
 from emtoolkit.personas import load_persona
 from tests.data.chats import turns, write_lines

@@ -9,7 +9,7 @@ import pytest
 import wandb
 
 from emtoolkit import planning, training
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from emtoolkit.data.prepared import Prepared, prepare
 from emtoolkit.personas import Persona, load_persona
 from tests.data import templates

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emtoolkit import planning, training
-from emtoolkit.config import load_config
+from emtoolkit.config.sections import load_config
 from tests.checkpoints.trainings import saved_steps
 from tests.data.chats import turns, write_lines
 

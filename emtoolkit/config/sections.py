@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
+from emtoolkit.config.output_template import check_template, fill
 from emtoolkit.errors import ConfigError, UserError, nearest
 from emtoolkit.paths import expand, shipped
 from emtoolkit.personas import Compose
-from emtoolkit.run_directories import check_template, fill
 from emtoolkit.schedules.schedule import Every, EveryFraction, Schedule
 from emtoolkit.yaml_files import parse_yaml, read_yaml
 
