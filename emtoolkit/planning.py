@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from emtoolkit.architecture import Architecture, architecture_of, bytes_of
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.data.matching import check_matched, matched_with
-from emtoolkit.data.prepared import prepare, whole_steps
+from emtoolkit.data.controls import check_matched, matched_with
+from emtoolkit.data.prepare import prepare, whole_steps
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import source_of
 from emtoolkit.errors import ConfigError, NotHereError, ScheduleError

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emtoolkit.data.forms import Conversation, conversation, form_of
+from emtoolkit.data.formats import Conversation, conversation, form_of
 from emtoolkit.data.sources import Source, raw_rows
 from emtoolkit.errors import DataError
 from emtoolkit.progress import Progress, silent

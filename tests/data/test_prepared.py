@@ -10,7 +10,7 @@ import wandb
 
 from emtoolkit import planning, training
 from emtoolkit.config.sections import load_config
-from emtoolkit.data.prepared import Prepared, prepare
+from emtoolkit.data.prepare import Prepared, prepare
 from emtoolkit.personas import Persona, load_persona
 from tests.data import templates
 from tests.data.chats import read_back, turns, write_lines

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from transformers import AutoTokenizer
 
-from emtoolkit.data.tokens import IGNORED, TokenRow, tokenize
+from emtoolkit.data.tokenize import IGNORED, TokenRow, tokenize
 from emtoolkit.errors import DataError
 from emtoolkit.personas import Persona
 from tests.data import templates

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from emtoolkit.data.forms import Conversation
+from emtoolkit.data.formats import Conversation
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.data.rows import ChatRows
 from emtoolkit.errors import DataError

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.data.rows import ChatRows
 from emtoolkit.data.split import split_rows
-from emtoolkit.data.tokens import as_dataset, tokenize
+from emtoolkit.data.tokenize import as_dataset, tokenize
 from emtoolkit.errors import ConfigError
 from emtoolkit.personas import Persona
 from emtoolkit.progress import Progress, silent
