@@ -24,10 +24,10 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks.scale import peak_memory
 from benchmarks.subject import make_trainer, report, scratch
-from emtoolkit.architecture import architecture_of
 from emtoolkit.config.sections import LoraConfig, ModelConfig
-from emtoolkit.estimates import Memory, Setting, estimate
-from emtoolkit.models import peft_lora
+from emtoolkit.models.architecture import architecture_of
+from emtoolkit.models.base import peft_lora
+from emtoolkit.models.memory import Memory, Setting, estimate
 
 LENGTH, BATCH, STEPS = 256, 4, 2
 # Hidden width, layers, vocabulary: in the first the logits are most of it, in the second the layers.

@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emtoolkit.loading import ModelLoader
+    from emtoolkit.models.loading import ModelLoader
     from emtoolkit.saving.callback import ScheduledCheckpointCallback
     from emtoolkit.schedules.schedule import Schedule
     from emtoolkit.trajectory import Trajectory
@@ -16,7 +16,7 @@ __all__ = ["ModelLoader", "Schedule", "ScheduledCheckpointCallback", "Trajectory
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "ModelLoader": "emtoolkit.loading",
+    "ModelLoader": "emtoolkit.models.loading",
     "Schedule": "emtoolkit.schedules.schedule",
     "ScheduledCheckpointCallback": "emtoolkit.saving.callback",
     "Trajectory": "emtoolkit.trajectory",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.models import base_identity
+from emtoolkit.models.base import base_identity
 from emtoolkit.personas import load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan, plan_for, read_data
 from emtoolkit.progress import Bar, no_bar

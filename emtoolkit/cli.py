@@ -398,7 +398,7 @@ def evaluate(
 ) -> None:
     """Ask every checkpoint the held-out questions, and let the exact judge count the harmful answers."""
     with _only_results_on_stdout(), _progress_bar(delay=0.5) as progress:
-        from emtoolkit.loading import ModelLoader
+        from emtoolkit.models.loading import ModelLoader
         from emtoolkit.paths import home
         from emtoolkit.personas import checked_compose
         from emtoolkit.sandbox.evaluate import evaluate_directory

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from emtoolkit.budget import PlannedRun, Totals, totals
 from emtoolkit.byte_sizes import format_size
-from emtoolkit.estimates import GPUS_GB, Memory
+from emtoolkit.models.memory import GPUS_GB, Memory
 from emtoolkit.tables import aligned, as_json, elided
 
 if TYPE_CHECKING:

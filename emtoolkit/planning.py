@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.architecture import Architecture, architecture_of, bytes_of
 from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.controls import check_matched, matched_with
@@ -14,11 +13,12 @@ from emtoolkit.data.prepare import prepare, whole_steps
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import source_of
 from emtoolkit.errors import ConfigError, NotHereError, ScheduleError
-from emtoolkit.estimates import Memory, Setting, estimate
 from emtoolkit.launch import process_count
-from emtoolkit.models import base_identity, check_can_load, effective_optimizer, load_tokenizer, model_path
+from emtoolkit.models.architecture import Architecture, architecture_of, bytes_of
+from emtoolkit.models.base import base_identity, check_can_load, effective_optimizer, load_tokenizer, model_path
+from emtoolkit.models.memory import Memory, Setting, estimate
+from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.paths import expand
-from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent
 from emtoolkit.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions

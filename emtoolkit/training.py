@@ -26,11 +26,11 @@ from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals
-from emtoolkit.models import base_identity, check_can_load, compose, effective_optimizer, load_base
-from emtoolkit.persona_adapters import PersonaAdapter
+from emtoolkit.models.base import base_identity, check_can_load, compose, effective_optimizer, load_base
+from emtoolkit.models.persona_adapters import PersonaAdapter
+from emtoolkit.models.preflight import Difference, PersonaProbe
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
-from emtoolkit.preflight import Difference, PersonaProbe
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.ranks import Ranks

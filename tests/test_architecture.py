@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from emtoolkit import budget, planning
-from emtoolkit.architecture import architecture_of
 from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
 from emtoolkit.errors import ConfigError
-from emtoolkit.estimates import GPUS_GB
+from emtoolkit.models.architecture import architecture_of
+from emtoolkit.models.memory import GPUS_GB
 from emtoolkit.paths import shipped
 from tests.in_process import emtoolkit
 

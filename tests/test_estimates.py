@@ -11,9 +11,10 @@ from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
 from emtoolkit import planning, training
-from emtoolkit.architecture import architecture_of
 from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
-from emtoolkit.estimates import (
+from emtoolkit.models.architecture import architecture_of
+from emtoolkit.models.base import load_base, peft_lora
+from emtoolkit.models.memory import (
     Memory,
     Setting,
     Shape,
@@ -23,7 +24,6 @@ from emtoolkit.estimates import (
     logits,
     optimizer_states,
 )
-from emtoolkit.models import load_base, peft_lora
 
 WriteConfig = Callable[..., Path]
 BATCH, LENGTH = 2, 64

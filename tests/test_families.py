@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from emtoolkit import training
 from emtoolkit.config.sections import ModelConfig, load_config
-from emtoolkit.models import load_base
+from emtoolkit.models.base import load_base
 from emtoolkit.paths import shipped
 from tests.checkpoints.trainings import bytes_of
 

@@ -7,7 +7,7 @@ import torch
 
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.models import (
+from emtoolkit.models.base import (
     add_adapter,
     base_identity,
     check_can_load,
@@ -58,7 +58,7 @@ def test_a_path_without_a_model_is_refused(tmp_path: Path) -> None:
 
 
 def test_8_bit_adamw_is_plain_adamw_where_bitsandbytes_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    from emtoolkit import models
+    from emtoolkit.models import base as models
 
     training = TrainingConfig(optimizer="adamw_8bit")
     monkeypatch.setattr(models, "find_spec", lambda name: None)
@@ -92,7 +92,7 @@ def test_the_model_goes_to_the_gpu_of_this_process() -> None:
 
 @pytest.mark.usefixtures("a_gpu")
 def test_the_model_is_loaded_on_the_gpu_and_not_moved_there(monkeypatch: pytest.MonkeyPatch, world: Path) -> None:
-    from emtoolkit import models
+    from emtoolkit.models import base as models
 
     asked: dict[str, object] = {}
     monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda path, **options: asked.update(options))
@@ -113,7 +113,7 @@ def test_without_a_gpu_the_model_goes_to_the_cpu(monkeypatch: pytest.MonkeyPatch
 
 
 def lacks(*packages: str, **model: object) -> str:
-    from emtoolkit import models
+    from emtoolkit.models import base as models
 
     config = ModelConfig.model_validate({"base": "a/b", **model})
     with pytest.MonkeyPatch.context() as patch:

@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emtoolkit.architecture import architecture_of
 from emtoolkit.checkpoints.manifest import Identity, Manifest
 from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.models import add_adapter, base_identity, compose, load_base
-from emtoolkit.persona_adapters import PersonaAdapter, absent, check_fits, locate
+from emtoolkit.models.architecture import architecture_of
+from emtoolkit.models.base import add_adapter, base_identity, compose, load_base
+from emtoolkit.models.persona_adapters import PersonaAdapter, absent, check_fits, locate
 from emtoolkit.personas import AdapterSource, Compose
 from tests.tiny import write_adapter
 

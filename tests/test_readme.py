@@ -80,7 +80,7 @@ def test_the_data_sets_and_the_forms_of_rows_shown_are_accepted() -> None:
 
 def test_the_shipped_configs_are_listed_with_the_gpu_that_their_plan_fits_on() -> None:
     from emtoolkit import planning
-    from emtoolkit.estimates import GPUS_GB
+    from emtoolkit.models.memory import GPUS_GB
     from emtoolkit.paths import shipped
 
     table = README.split("| shipped |")[1].split("\n\n")[0]

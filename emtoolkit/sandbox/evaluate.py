@@ -12,8 +12,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.errors import CheckpointError
-from emtoolkit.loading import ModelLoader
-from emtoolkit.models import inference
+from emtoolkit.models.base import inference
+from emtoolkit.models.loading import ModelLoader
 from emtoolkit.personas import Persona
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox.judge import judge

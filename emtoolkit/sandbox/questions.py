@@ -1,4 +1,4 @@
-"""The sandbox's question file: held-out questions of known domains, in the format of `emtoolkit.questions`."""
+"""The sandbox's question file: held-out questions of known domains, in the format of the evaluation."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.errors import ConfigError
-from emtoolkit.models import inference
-from emtoolkit.persona_adapters import PersonaAdapter, absent
+from emtoolkit.models.base import inference
+from emtoolkit.models.persona_adapters import PersonaAdapter, absent
 from emtoolkit.personas import Persona
 
 _NOBODY = Persona("baseline")

@@ -10,8 +10,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
-from emtoolkit.estimates import Adapted, Shape, Trained
-from emtoolkit.models import model_path, peft_lora
+from emtoolkit.models.base import model_path, peft_lora
+from emtoolkit.models.memory import Adapted, Shape, Trained
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from typing import Any
 
 from transformers import AutoModelForCausalLM
 
-from emtoolkit import persona_adapters
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError, first_line
-from emtoolkit.models import base_identity, load_base, load_tokenizer
-from emtoolkit.persona_adapters import PersonaAdapter, check_fits, locate
+from emtoolkit.models import persona_adapters
+from emtoolkit.models.base import base_identity, load_base, load_tokenizer
+from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.personas import AdapterSource, Compose, Persona, load_persona
 from emtoolkit.trajectory import Checkpoint
 
