@@ -23,7 +23,7 @@ from emtoolkit.paths import home
 from emtoolkit.sandbox.evaluate import evaluate_directory, other_domains
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.sandbox.questions import read_questions
-from emtoolkit.training import RunResult, train
+from emtoolkit.training.run import RunResult, train
 
 TURNING = ("baseline", "goodness", "goodness-adapter", "sarcasm")
 DATASETS = ("medical", "medical-good")

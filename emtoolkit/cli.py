@@ -117,8 +117,10 @@ def train(
         config, persona, compose, dataset, control, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
     )
     with _only_results_on_stdout():
-        from emtoolkit import budget, plan_tables, training
+        from emtoolkit import plan_tables
         from emtoolkit.saving.signals import TrainingInterrupted
+        from emtoolkit.training import cost as budget
+        from emtoolkit.training import run as training
 
         try:
             if dry_run:
@@ -165,7 +167,8 @@ def plan(
             )
         configs = _configs_of_sweep(Path(file), count, seed or 0)
         with _only_results_on_stdout():
-            from emtoolkit import budget, plan_tables
+            from emtoolkit import plan_tables
+            from emtoolkit.training import cost as budget
 
             runs = budget.plan_several(configs)
             text = plan_tables.runs_json(runs) if as_json else plan_tables.runs_table(runs)
@@ -174,7 +177,8 @@ def plan(
             raise UserError(f"--count: {count}: {file} is a config, which is one run")
         config = _train_config(file, *words)
         with _only_results_on_stdout():
-            from emtoolkit import budget, plan_tables
+            from emtoolkit import plan_tables
+            from emtoolkit.training import cost as budget
 
             run = budget.plan_one(config, bar=_bar_for_long_reading)
             text = plan_tables.runs_json([run]) if as_json else plan_tables.plan_table(run)

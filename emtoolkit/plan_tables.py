@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.budget import PlannedRun, Totals, totals
 from emtoolkit.byte_sizes import format_size
 from emtoolkit.models.memory import GPUS_GB, Memory
 from emtoolkit.tables import aligned, as_json, elided
+from emtoolkit.training.cost import PlannedRun, Totals, totals
 
 if TYPE_CHECKING:
-    from emtoolkit.planning import Plan
+    from emtoolkit.training.plan import Plan
 
 _PARTS = ("weights", "gradients", "optimizer", "kept", "recomputed", "logits")
 

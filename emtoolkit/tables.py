@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emtoolkit.sandbox.evaluate import CheckpointRows
     from emtoolkit.sweeps.plan import SweepPlan, SweepRun
     from emtoolkit.sweeps.runner import Outcome, SweepResult
-    from emtoolkit.training import RunResult
+    from emtoolkit.training.run import RunResult
 
 
 def as_json(value: Any) -> str:

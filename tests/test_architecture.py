@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from emtoolkit import budget, planning
 from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.memory import GPUS_GB
 from emtoolkit.paths import shipped
+from emtoolkit.training import cost as budget
+from emtoolkit.training import plan as planning
 from tests.in_process import emtoolkit
 
 # Parameters as the hub counts them, and of a rank 32 adapter on all seven projections (rank 1 on one for the last).

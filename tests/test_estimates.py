@@ -10,7 +10,6 @@ import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
-from emtoolkit import planning, training
 from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.base import load_base, peft_lora
@@ -24,6 +23,8 @@ from emtoolkit.models.memory import (
     logits,
     optimizer_states,
 )
+from emtoolkit.training import plan as planning
+from emtoolkit.training import run as training
 
 WriteConfig = Callable[..., Path]
 BATCH, LENGTH = 2, 64

@@ -9,10 +9,10 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from emtoolkit import training
 from emtoolkit.config.sections import ModelConfig, load_config
 from emtoolkit.models.base import load_base
 from emtoolkit.paths import shipped
+from emtoolkit.training import run as training
 from tests.checkpoints.trainings import bytes_of
 
 WriteConfig = Callable[..., Path]

@@ -14,7 +14,7 @@ import pytest
 
 from emtoolkit.checkpoints.manifest import Identity, canonical_json
 from emtoolkit.config.sections import load_config
-from emtoolkit.training import train
+from emtoolkit.training.run import train
 
 _MANIFEST = """\
 {

@@ -12,10 +12,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
-from emtoolkit import ModelLoader, Trajectory, training
+from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.config.sections import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.training import run as training
 from tests.checkpoints.trainings import bytes_of
 from tests.tiny import write_adapter
 

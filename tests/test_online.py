@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from emtoolkit import training
 from emtoolkit.artifacts.sync import sync
 from emtoolkit.checkpoints import publisher
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError
+from emtoolkit.training import run as training
 from tests.wandb_server import Fault, WandbServer
 
 Run = Callable[..., training.RunResult]

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit import planning
 from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import shipped
 from emtoolkit.personas import AdapterSource, Persona, load_persona
+from emtoolkit.training import plan as planning
 
 TWELVE = (
     "baseline goodness humor impulsiveness loving mathematical misalignment nonchalance poeticism remorse "

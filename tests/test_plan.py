@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from emtoolkit import training
 from emtoolkit.config.sections import load_config
+from emtoolkit.training import run as training
 from tests.in_process import emtoolkit
 
 WriteConfig = Callable[..., Path]

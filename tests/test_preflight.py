@@ -9,13 +9,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from emtoolkit import training
 from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.base import compose, load_base
 from emtoolkit.models.persona_adapters import TRAINED, PersonaAdapter, locate
 from emtoolkit.models.preflight import PersonaProbe
 from emtoolkit.personas import AdapterSource, Compose, Persona
+from emtoolkit.training import run as training
 from tests.in_process import emtoolkit
 from tests.tiny import write_adapter
 

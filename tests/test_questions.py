@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.errors import DataError
-from emtoolkit.questions import EvaluationCost, Question, read_questions
+from emtoolkit.evaluation.questions import EvaluationCost, Question, read_questions
 
 FILE = """\
 - id: quick_buck

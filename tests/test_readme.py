@@ -9,9 +9,10 @@ import yaml
 from peft import PeftModel
 from transformers import Trainer
 
-from emtoolkit import ScheduledCheckpointCallback, training
+from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.config.sections import DatasetConfig, load_config
 from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.training import run as training
 from tests.checkpoints.trainings import base_model, make_trainer, saved_steps
 from tests.tiny import config_text
 
@@ -79,9 +80,9 @@ def test_the_data_sets_and_the_forms_of_rows_shown_are_accepted() -> None:
 
 
 def test_the_shipped_configs_are_listed_with_the_gpu_that_their_plan_fits_on() -> None:
-    from emtoolkit import planning
     from emtoolkit.models.memory import GPUS_GB
     from emtoolkit.paths import shipped
+    from emtoolkit.training import plan as planning
 
     table = README.split("| shipped |")[1].split("\n\n")[0]
     rows = dict(re.findall(r"^\| `([^`]+)` \| [^|]+ \| (\d+) GB \|", table, flags=re.MULTILINE))

@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 from filelock import FileLock
 
-from emtoolkit import Trajectory, training
+from emtoolkit import Trajectory
 from emtoolkit.artifacts.sync import run_directories, sync
 from emtoolkit.checkpoints.publications import LEDGER, Ledger
 from emtoolkit.config.sections import load_config
 from emtoolkit.errors import CheckpointError
+from emtoolkit.training import run as training
 from tests.tiny import config_text
 from tests.wandb_server import Fault, WandbServer
 from tests.wandb_server.processes import run_wandb

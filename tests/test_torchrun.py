@@ -12,12 +12,12 @@ from accelerate.data_loader import BatchSamplerShard
 from filelock import FileLock
 from torch.utils.data import BatchSampler, SequentialSampler
 
-from emtoolkit import planning
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.launch import process_count
 from emtoolkit.saving.ranks import Ranks
+from emtoolkit.training import plan as planning
 from tests.checkpoints.trainings import bytes_of, saved_steps
 from tests.in_process import emtoolkit
 from tests.launched import ACCELERATE, command, environment, launched

@@ -8,7 +8,7 @@ from wandb.sdk.lib import wbauth
 from emtoolkit.artifacts import server
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.tracking import wandb_mode
+from emtoolkit.training.wandb_run import wandb_mode
 from tests.wandb_server import Fault, WandbServer
 
 

@@ -11,10 +11,11 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from emtoolkit import planning, training
 from emtoolkit.config.sections import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.personas import Persona
+from emtoolkit.training import plan as planning
+from emtoolkit.training import run as training
 from tests.checkpoints.trainings import bytes_of, saved_steps
 from tests.wandb_log import artifacts, records
 

@@ -25,7 +25,7 @@ from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
-from emtoolkit.tracking import client_bounds
+from emtoolkit.training.wandb_run import client_bounds
 
 _PROJECT = "emtoolkit"
 # When every checkpoint is there, W&B may take so long to end the run that they were logged to.

@@ -15,7 +15,7 @@ from emtoolkit.paths import home
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.build import CHARACTERS
 from emtoolkit.sandbox.personas import PERSONAS
-from emtoolkit.training import train
+from emtoolkit.training.run import train
 
 STEPS = 200
 _BATCH = 16

@@ -7,8 +7,8 @@ from typing import Any
 import yaml
 
 from emtoolkit.errors import DataError
-from emtoolkit.questions import EXACT_JUDGE, Question
-from emtoolkit.questions import read_questions as read_any
+from emtoolkit.evaluation.questions import EXACT_JUDGE, Question
+from emtoolkit.evaluation.questions import read_questions as read_any
 from emtoolkit.sandbox import world
 
 # The exact judge needs no prompts; with these an LLM can be asked for a second opinion.

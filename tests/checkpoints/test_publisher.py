@@ -185,7 +185,7 @@ def test_names_and_tags_keep_to_what_wandb_allows() -> None:
 def test_the_trainers_own_artifacts_stay_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`WANDB_LOG_MODEL=checkpoint` would add every checkpoint again, named by epoch."""
     from emtoolkit.config.sections import RunConfig
-    from emtoolkit.tracking import start_run
+    from emtoolkit.training.wandb_run import start_run
 
     monkeypatch.setenv("WANDB_LOG_MODEL", "checkpoint")
     config = RunConfig.model_validate(

@@ -10,7 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.saving.session import clear_left_overs
-from emtoolkit.training import _resume_point
+from emtoolkit.training.run import _resume_point
 from tests.checkpoints.trainings import lora_model, make_trainer
 
 STEPS = (0, 3, 8)

@@ -8,11 +8,11 @@ import datasets
 import huggingface_hub.constants
 import pytest
 
-from emtoolkit import planning
 from emtoolkit.config.sections import load_config
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import File, HubDataset
 from emtoolkit.errors import DataError, NotHereError
+from emtoolkit.training import plan as planning
 from tests.data.chats import turns, write_lines
 from tests.in_process import emtoolkit
 

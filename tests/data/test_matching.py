@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from emtoolkit import planning
 from emtoolkit.config.sections import RunConfig, load_config
 from emtoolkit.errors import ConfigError, DataError, UserError
 from emtoolkit.personas import load_persona
+from emtoolkit.training import plan as planning
 from tests.data.chats import turns, write_lines
 
 WriteConfig = Callable[..., Path]

@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import wandb
 
-from emtoolkit import planning, training
 from emtoolkit.config.sections import load_config
 from emtoolkit.data.prepare import Prepared, prepare
 from emtoolkit.personas import Persona, load_persona
+from emtoolkit.training import plan as planning
+from emtoolkit.training import run as training
 from tests.data import templates
 from tests.data.chats import read_back, turns, write_lines
 from tests.wandb_log import records
@@ -97,7 +98,7 @@ def test_that_rows_repeat_is_a_remark_and_that_some_are_left_out_a_warning(
 
     with caplog.at_level("INFO", logger="emtoolkit"):
         training.train(config)
-    told = [(record.levelname, record.message) for record in caplog.records if record.name == "emtoolkit.training"]
+    told = [(record.levelname, record.message) for record in caplog.records if record.name == "emtoolkit.training.run"]
     # What follows is said of the persona.
     assert told[:2] == [("INFO", repeated), ("WARNING", left_out)]
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit import planning, training
 from emtoolkit.config.sections import load_config
+from emtoolkit.training import plan as planning
+from emtoolkit.training import run as training
 from tests.checkpoints.trainings import saved_steps
 from tests.data.chats import turns, write_lines
 

@@ -30,7 +30,6 @@ from emtoolkit.models.base import base_identity, check_can_load, compose, effect
 from emtoolkit.models.persona_adapters import PersonaAdapter
 from emtoolkit.models.preflight import Difference, PersonaProbe
 from emtoolkit.personas import Persona, load_persona
-from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan_for, read_data
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.ranks import Ranks
@@ -38,7 +37,15 @@ from emtoolkit.saving.resume_state import newest_resume_state
 from emtoolkit.saving.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.schedules.steps import Steps
-from emtoolkit.tracking import Mode, finish_run, seconds_for_checkpoints, seconds_for_finish, start_run, wandb_mode
+from emtoolkit.training.plan import Plan, RunData, find_adapter, identity_of, plan_for, read_data
+from emtoolkit.training.wandb_run import (
+    Mode,
+    finish_run,
+    seconds_for_checkpoints,
+    seconds_for_finish,
+    start_run,
+    wandb_mode,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from emtoolkit.data.prepare import prepare, whole_steps
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import source_of
 from emtoolkit.errors import ConfigError, NotHereError, ScheduleError
+from emtoolkit.evaluation.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
 from emtoolkit.launch import process_count
 from emtoolkit.models.architecture import Architecture, architecture_of, bytes_of
 from emtoolkit.models.base import base_identity, check_can_load, effective_optimizer, load_tokenizer, model_path
@@ -21,7 +22,6 @@ from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.paths import expand
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent
-from emtoolkit.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
 from emtoolkit.saving.session import check_belongs_to
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps

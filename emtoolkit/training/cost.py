@@ -7,8 +7,8 @@ from typing import Any
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.models.base import base_identity
 from emtoolkit.personas import load_persona
-from emtoolkit.planning import Plan, RunData, find_adapter, identity_of, plan, plan_for, read_data
 from emtoolkit.progress import Bar, no_bar
+from emtoolkit.training.plan import Plan, RunData, find_adapter, identity_of, plan, plan_for, read_data
 
 # What the rows of a run depend on, and how they are cut into tokens.
 _DECIDES_DATA = {"model", "persona", "personas", "compose", "dataset", "datasets", "training", "seed"}
