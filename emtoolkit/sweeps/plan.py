@@ -9,8 +9,8 @@ from typing import Any
 from emtoolkit.config.output_template import PLACEHOLDERS, fit_for_a_name
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.sweeps.command import command_of, with_environment
-from emtoolkit.sweeps.record import Attempt, SweepRecord
 from emtoolkit.sweeps.search import Sweep, read_sweep
+from emtoolkit.sweeps.sweep_file import Attempt, SweepRecord
 
 # Set by `wandb agent`; a run of ours that inherited them would believe that it belongs to the agent's.
 _OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")

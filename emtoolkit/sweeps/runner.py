@@ -16,7 +16,7 @@ from emtoolkit.storage.lock import InUseError, lock_directory
 from emtoolkit.sweeps.command import args_json, as_typed, with_environment
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
 from emtoolkit.sweeps.processes import Processes
-from emtoolkit.sweeps.record import Attempt, State, SweepRecord
+from emtoolkit.sweeps.sweep_file import Attempt, State, SweepRecord
 
 # What a program says last is not always why it failed: W&B's own words follow an exception.
 _OURS = "emtoolkit: "
