@@ -1,5 +1,5 @@
 """`python -m emtoolkit` is the console script."""
 
-from emtoolkit.cli import main
+from emtoolkit.cli.app import main
 
 main()

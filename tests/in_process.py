@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from emtoolkit import cli
+from emtoolkit.cli import app as cli
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-RUN = "import sys; from emtoolkit.cli import main; sys.argv[0] = 'emtoolkit'; main()"
+RUN = "import sys; from emtoolkit.cli.app import main; sys.argv[0] = 'emtoolkit'; main()"
 
 
 def emtoolkit(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -114,7 +114,7 @@ def test_allow_unreachable_turns_the_error_into_a_warning() -> None:
 @pytest.mark.parametrize("format_words", [[], ["--json"]])
 def test_the_answer_costs_no_heavy_import(format_words: list[str]) -> None:
     code = (
-        "import sys\nfrom emtoolkit.cli import main\n"
+        "import sys\nfrom emtoolkit.cli.app import main\n"
         f"sys.argv = ['emtoolkit', 'schedule', 'every:25', 'dense-early', '--total-steps', '400', *{format_words}]\n"
         "try:\n    main()\nfinally:\n    print([name for name in ('torch', 'transformers', 'wandb', 'peft', "
         "'numpy', 'rich') if name in sys.modules])"

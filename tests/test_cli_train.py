@@ -113,7 +113,7 @@ def test_bad_input_is_one_sentence_and_exit_code_2_and_nothing_is_written(
 
 def _in_process(words: list[str]) -> int:
     """What the console script does, without starting Python and loading torch for every case."""
-    from emtoolkit import cli
+    from emtoolkit.cli import app as cli
 
     before = sys.argv
     sys.argv = ["emtoolkit", *words]

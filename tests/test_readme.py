@@ -56,7 +56,7 @@ def test_every_term_in_the_grammar_table_parses(term: str) -> None:
 
 
 def test_the_comparison_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
-    from emtoolkit import cli
+    from emtoolkit.cli import app as cli
 
     command, shown = re.findall(r"```\n\$ emtoolkit (schedule [^\n]*)\n(.*?)```", README, flags=re.DOTALL)[0]
     cli.app(command.split(), standalone_mode=False)

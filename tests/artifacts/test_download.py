@@ -252,7 +252,7 @@ def test_the_command_says_what_it_did_and_ctrl_c_leaves_what_it_continues(server
 
 
 def test_the_command_shows_a_table(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from emtoolkit import cli
+    from emtoolkit.cli import app as cli
 
     store_steps(server, tmp_path / "files", [0, 300])
     cli.app(["download", REFERENCE, "--to", str(tmp_path / "out"), "--steps", "final"], standalone_mode=False)

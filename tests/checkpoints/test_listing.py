@@ -8,8 +8,8 @@ import pytest
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Published, add_published
+from emtoolkit.cli.render import checkpoints_table
 from emtoolkit.errors import CheckpointError
-from emtoolkit.tables import checkpoints_table
 from tests.checkpoints.trainings import make_trainer
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit import cli
+from emtoolkit.cli import app as cli
 from emtoolkit.training import run as training
 from tests.data.chats import turns, write_lines
 from tests.in_process import emtoolkit

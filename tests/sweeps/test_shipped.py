@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.cli import _directory_of_training
+from emtoolkit.cli.app import _directory_of_training
 from emtoolkit.config.sections import load_config
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.schedules.schedule import Schedule

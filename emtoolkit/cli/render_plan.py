@@ -5,8 +5,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.byte_sizes import format_size
+from emtoolkit.cli.render import aligned, as_json, elided
 from emtoolkit.models.memory import GPUS_GB, Memory
-from emtoolkit.tables import aligned, as_json, elided
 from emtoolkit.training.cost import PlannedRun, Totals, totals
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emtoolkit import tables
+from emtoolkit.cli import render as tables
 from emtoolkit.errors import UserError
 from emtoolkit.launch import refuse, tells_user
 
@@ -117,7 +117,7 @@ def train(
         config, persona, compose, dataset, control, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
     )
     with _only_results_on_stdout():
-        from emtoolkit import plan_tables
+        from emtoolkit.cli import render_plan as plan_tables
         from emtoolkit.saving.signals import TrainingInterrupted
         from emtoolkit.training import cost as budget
         from emtoolkit.training import run as training
@@ -167,7 +167,7 @@ def plan(
             )
         configs = _configs_of_sweep(Path(file), count, seed or 0)
         with _only_results_on_stdout():
-            from emtoolkit import plan_tables
+            from emtoolkit.cli import render_plan as plan_tables
             from emtoolkit.training import cost as budget
 
             runs = budget.plan_several(configs)
@@ -177,7 +177,7 @@ def plan(
             raise UserError(f"--count: {count}: {file} is a config, which is one run")
         config = _train_config(file, *words)
         with _only_results_on_stdout():
-            from emtoolkit import plan_tables
+            from emtoolkit.cli import render_plan as plan_tables
             from emtoolkit.training import cost as budget
 
             run = budget.plan_one(config, bar=_bar_for_long_reading)
