@@ -13,7 +13,7 @@ from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.config.sections import DatasetConfig, load_config
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.training import run as training
-from tests.checkpoints.trainings import base_model, make_trainer, saved_steps
+from tests.saving.trainings import base_model, make_trainer, saved_steps
 from tests.tiny import config_text
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")

@@ -18,8 +18,8 @@ from emtoolkit import Trajectory
 from emtoolkit.artifacts.publish import collection_name
 from emtoolkit.errors import CheckpointError, ScheduleError
 from tests.artifacts.stored import IDENTITY
-from tests.checkpoints.test_callback import StopAt, callback
-from tests.checkpoints.trainings import base_model, bytes_of, make_trainer
+from tests.saving.test_callback import StopAt, callback
+from tests.saving.trainings import base_model, bytes_of, make_trainer
 from tests.wandb_server import WandbServer
 
 ON_WANDB = f"tester/proj/{collection_name(IDENTITY)}"

@@ -2,7 +2,7 @@
 
 What autograd keeps of a decoder layer was read off transformers' and PEFT's modules one by one, in the way of
 Korthikanti et al. 2022 (arXiv:2205.05198, section 4), whose layer has neither gated MLPs, grouped heads, RMS norms
-nor adapters. `tests/test_estimates.py` compares it with what autograd really keeps.
+nor adapters. `tests/models/test_memory.py` compares it with what autograd really keeps.
 """
 
 from collections.abc import Sequence

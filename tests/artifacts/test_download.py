@@ -23,7 +23,7 @@ from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.lock import lock_directory
 from tests.artifacts.stored import COLLECTION, IDENTITY, REFERENCE, checkpoint_files, gets, store_steps, store_version
-from tests.checkpoints.trainings import bytes_of
+from tests.saving.trainings import bytes_of
 from tests.wandb_server import WandbServer
 from tests.wandb_server.faults import Fault
 

@@ -10,7 +10,7 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Published, add_published
 from emtoolkit.cli.render import checkpoints_table
 from emtoolkit.errors import CheckpointError
-from tests.checkpoints.trainings import make_trainer
+from tests.saving.trainings import make_trainer
 
 
 @pytest.fixture

@@ -35,9 +35,9 @@ from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.publications import LEDGER, Ledger
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, newest_resume_state
-from tests.checkpoints.trainings import bytes_of, lora_model, make_trainer, saved_steps
 from tests.crash.shim import AFTER, BEFORE, HALFWAY, Event, arm, build, compiler, read_events
 from tests.crash.training import STEPS, STOCK_STEPS, train, train_stock
+from tests.saving.trainings import bytes_of, lora_model, make_trainer, saved_steps
 
 DAMAGES = ("half", "empty", "gone")
 

@@ -15,9 +15,9 @@ from transformers import TrainerCallback
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.resume_state import newest_resume_state
-from tests.checkpoints.trainings import lora_model, make_trainer
 from tests.crash.shim import compiler
 from tests.crash.training import train
+from tests.saving.trainings import lora_model, make_trainer
 
 REPOSITORY = Path(__file__).parents[2]
 RESUME_FILES = (

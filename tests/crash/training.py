@@ -11,7 +11,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.saving.session import clear_left_overs
 from emtoolkit.training.run import _resume_point
-from tests.checkpoints.trainings import lora_model, make_trainer
+from tests.saving.trainings import lora_model, make_trainer
 
 STEPS = (0, 3, 8)
 STOCK_STEPS = (3, 6, 8)

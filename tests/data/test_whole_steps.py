@@ -9,8 +9,8 @@ import pytest
 from emtoolkit.config.sections import load_config
 from emtoolkit.training import plan as planning
 from emtoolkit.training import run as training
-from tests.checkpoints.trainings import saved_steps
 from tests.data.chats import turns, write_lines
+from tests.saving.trainings import saved_steps
 
 WriteConfig = Callable[..., Path]
 

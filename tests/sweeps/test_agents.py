@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints.trainings import saved_steps
+from tests.saving.trainings import saved_steps
 from tests.sweeps.shipped import fast_version
 from tests.wandb_server import WandbServer
 

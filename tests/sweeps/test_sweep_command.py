@@ -15,8 +15,8 @@ import yaml
 
 from emtoolkit.sweeps.plan import plan_sweep
 from emtoolkit.sweeps.runner import _last_words, _shared, run_sweep
-from tests.checkpoints.trainings import saved_steps
 from tests.in_process import Done, emtoolkit
+from tests.saving.trainings import saved_steps
 from tests.sweeps.shipped import fast_version
 
 WriteConfig = Callable[..., Path]

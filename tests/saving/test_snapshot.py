@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from emtoolkit.saving.snapshot import SnapshotBuffers, model_state
-from tests.checkpoints.trainings import base_model, lora_model
+from tests.saving.trainings import base_model, lora_model
 
 
 class TwoTensors:

@@ -17,8 +17,8 @@ from emtoolkit.saving.resume_state import ResumeState
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.saving.snapshot import model_state
-from tests.checkpoints.test_callback import FailAt, callback
-from tests.checkpoints.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
+from tests.saving.test_callback import FailAt, callback
+from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
 
 def whole_and_resumed(

@@ -13,7 +13,7 @@ from emtoolkit.config.sections import ModelConfig, load_config
 from emtoolkit.models.base import load_base
 from emtoolkit.paths import shipped
 from emtoolkit.training import run as training
-from tests.checkpoints.trainings import bytes_of
+from tests.saving.trainings import bytes_of
 
 WriteConfig = Callable[..., Path]
 

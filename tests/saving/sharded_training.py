@@ -16,8 +16,8 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from emtoolkit import ScheduledCheckpointCallback
 from tests.checkpoints import trainings
-from tests.checkpoints.distributed_training import Die
-from tests.checkpoints.test_callback import StopAt
+from tests.saving.distributed_training import Die
+from tests.saving.test_callback import StopAt
 
 FSDP = {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"], "cpu_ram_efficient_loading": False}
 DEEPSPEED = {

@@ -16,7 +16,7 @@ from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.personas import Persona
 from emtoolkit.training import plan as planning
 from emtoolkit.training import run as training
-from tests.checkpoints.trainings import bytes_of, saved_steps
+from tests.saving.trainings import bytes_of, saved_steps
 from tests.wandb_log import artifacts, records
 
 WriteConfig = Callable[..., Path]

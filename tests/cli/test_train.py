@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.checkpoints.trainings import bytes_of, saved_steps
+from tests.saving.trainings import bytes_of, saved_steps
 
 WriteConfig = Callable[..., Path]
 RUN = [sys.executable, "-m", "emtoolkit"]

@@ -8,8 +8,8 @@ import torch
 from transformers import Trainer
 
 from emtoolkit.checkpoints.listing import list_checkpoints
-from tests.checkpoints.test_callback import FailAt, callback
-from tests.checkpoints.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
+from tests.saving.test_callback import FailAt, callback
+from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
 
 class OwnStep(Trainer):

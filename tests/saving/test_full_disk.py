@@ -18,7 +18,7 @@ from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.resume_state import newest_resume_state
-from tests.checkpoints.trainings import base_model, make_trainer
+from tests.saving.trainings import base_model, make_trainer
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from emtoolkit.config.sections import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training import run as training
-from tests.checkpoints.trainings import bytes_of
+from tests.saving.trainings import bytes_of
 from tests.tiny import write_adapter
 
 IDS = torch.tensor([[5, 6, 7, 8]])

@@ -12,7 +12,7 @@ from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.errors import UserError
-from tests.checkpoints.trainings import lora_model, make_trainer
+from tests.saving.trainings import lora_model, make_trainer
 
 
 class Die(TrainerCallback):

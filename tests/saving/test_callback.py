@@ -14,7 +14,7 @@ from transformers.trainer_utils import SaveStrategy
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError, ConfigError, ScheduleError
-from tests.checkpoints.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
+from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
 
 def callback(schedule: str, **options: Any) -> ScheduledCheckpointCallback:

@@ -17,8 +17,8 @@ from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.checkpoints import session
 from emtoolkit.checkpoints.manifest import Identity
-from tests.checkpoints.test_callback import StopAt
-from tests.checkpoints.trainings import make_trainer
+from tests.saving.test_callback import StopAt
+from tests.saving.trainings import make_trainer
 from tests.wandb_log import artifacts
 from tests.wandb_server import Fault, WandbServer
 

@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from emtoolkit.checkpoints.listing import list_checkpoints
-from tests.checkpoints.trainings import bytes_of, saved_steps
 from tests.launched import ACCELERATE, TORCHRUN, launched
+from tests.saving.trainings import bytes_of, saved_steps
 
 
 def train(
     directory: Path, schedule: str, launcher: tuple[str, ...] = TORCHRUN, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     words = (directory, schedule, json.dumps(options))
-    done = launched("tests.checkpoints.distributed_training", *words, launcher=launcher)
+    done = launched("tests.saving.distributed_training", *words, launcher=launcher)
     # There really are two.
     for index in (0, 1):
         assert done.stdout.count(f"process {index} of 2") == 1, done.stderr[-3000:]

@@ -14,8 +14,8 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
-from tests.checkpoints.test_callback import FailAt, callback
-from tests.checkpoints.trainings import bytes_of, saved_steps
+from tests.saving.test_callback import FailAt, callback
+from tests.saving.trainings import bytes_of, saved_steps
 from tests.tiny import chat
 
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.1)

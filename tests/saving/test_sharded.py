@@ -9,8 +9,8 @@ import pytest
 from safetensors.torch import load_file
 
 from emtoolkit.checkpoints.listing import list_checkpoints
-from tests.checkpoints.trainings import bytes_of, saved_steps
 from tests.launched import launched
+from tests.saving.trainings import bytes_of, saved_steps
 
 KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
 WEIGHTS = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
@@ -20,7 +20,7 @@ Training = tuple[str, str, dict[str, Any]]
 
 def torchrun(engine: str, *trainings: Training) -> subprocess.CompletedProcess[str]:
     """Each is 16 rows over two processes at batch 2, which are 4 steps."""
-    return launched("tests.checkpoints.sharded_training", engine, json.dumps(trainings))
+    return launched("tests.saving.sharded_training", engine, json.dumps(trainings))
 
 
 def train(engine: str, *trainings: Training) -> str:

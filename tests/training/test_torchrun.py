@@ -18,9 +18,9 @@ from emtoolkit.errors import ConfigError
 from emtoolkit.launch import process_count
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.training import plan as planning
-from tests.checkpoints.trainings import bytes_of, saved_steps
 from tests.in_process import emtoolkit
 from tests.launched import ACCELERATE, command, environment, launched
+from tests.saving.trainings import bytes_of, saved_steps
 from tests.tiny import config_text
 from tests.wandb_log import artifacts
 
