@@ -1,11 +1,31 @@
 """The W&B server that this process would use, whether anybody is logged in to it, and whether it answers at all."""
 
 import os
+from typing import Any
 
 from emtoolkit.errors import first_line
 
 # How long the server may take to show that it is there, in seconds.
 _PROBE_SECONDS = 5
+# The client's own bounds, in whole seconds: fractions count as unset. An attempt that fails is made again by us.
+_BOUNDS = {
+    "init_timeout": 20,
+    "x_graphql_retry_max": 2,
+    "x_graphql_retry_wait_min_seconds": 1,
+    "x_graphql_retry_wait_max_seconds": 5,
+    "x_graphql_timeout_seconds": 20,
+    "x_file_transfer_retry_max": 3,
+    "x_file_transfer_retry_wait_min_seconds": 1,
+    "x_file_transfer_retry_wait_max_seconds": 10,
+    # One file: large adapters over slow lines must have their time.
+    "x_file_transfer_timeout_seconds": 600,
+    "x_file_stream_timeout_seconds": 30,
+}
+# Names of variables that mean one of these and are not spelt like it.
+_OTHER_NAMES = {
+    "x_graphql_timeout_seconds": "WANDB_HTTP_TIMEOUT",
+    "x_file_transfer_timeout_seconds": "WANDB_FILE_PUSHER_TIMEOUT",
+}
 
 
 def address() -> str:
@@ -43,3 +63,12 @@ def why_unreachable() -> str | None:
     except requests.RequestException as error:
         return f"{address()}: {error}"
     return None
+
+
+def client_bounds() -> dict[str, Any]:
+    """Settings of the client that bound its waits, without those that the user has set in the environment."""
+    return {
+        name: value
+        for name, value in _BOUNDS.items()
+        if f"WANDB_{name.upper()}" not in os.environ and _OTHER_NAMES.get(name, "") not in os.environ
+    }

@@ -19,13 +19,13 @@ from typing import Any, Literal
 
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
 from emtoolkit.artifacts.publish import Publication, artifact_of, log_artifact
+from emtoolkit.artifacts.server import client_bounds
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.publications import Ledger, Published, WandbRun, add_published
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
-from emtoolkit.training.wandb_run import client_bounds
 
 _PROJECT = "emtoolkit"
 # When every checkpoint is there, W&B may take so long to end the run that they were logged to.

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
+from emtoolkit.artifacts.server import client_bounds, why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.publications import WandbRun
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
@@ -30,25 +30,6 @@ _TAG_LIMIT = 64
 
 # Of `publish_timeout`, what is left for the run's own log when the checkpoints had their time.
 _SHARE_OF_FINISH = 1 / 3
-# The client's own bounds, in whole seconds: fractions count as unset. An attempt that fails is made again by us.
-_BOUNDS = {
-    "init_timeout": 20,
-    "x_graphql_retry_max": 2,
-    "x_graphql_retry_wait_min_seconds": 1,
-    "x_graphql_retry_wait_max_seconds": 5,
-    "x_graphql_timeout_seconds": 20,
-    "x_file_transfer_retry_max": 3,
-    "x_file_transfer_retry_wait_min_seconds": 1,
-    "x_file_transfer_retry_wait_max_seconds": 10,
-    # One file: large adapters over slow lines must have their time.
-    "x_file_transfer_timeout_seconds": 600,
-    "x_file_stream_timeout_seconds": 30,
-}
-# Names of variables that mean one of these and are not spelt like it.
-_OTHER_NAMES = {
-    "x_graphql_timeout_seconds": "WANDB_HTTP_TIMEOUT",
-    "x_file_transfer_timeout_seconds": "WANDB_FILE_PUSHER_TIMEOUT",
-}
 
 
 def wandb_mode(config: RunConfig, environment: Mapping[str, str] = os.environ) -> Mode:
@@ -146,15 +127,6 @@ def seconds_for_checkpoints(config: RunConfig) -> float:
 def seconds_for_finish(config: RunConfig) -> float:
     """Of `publish_timeout`, what the run's own log may take after that."""
     return config.wandb.publish_timeout * _SHARE_OF_FINISH
-
-
-def client_bounds() -> dict[str, Any]:
-    """Settings of the client that bound its waits, without those that the user has set in the environment."""
-    return {
-        name: value
-        for name, value in _BOUNDS.items()
-        if f"WANDB_{name.upper()}" not in os.environ and _OTHER_NAMES.get(name, "") not in os.environ
-    }
 
 
 def _not_on_server(path: str, timeout: float) -> str | None:
