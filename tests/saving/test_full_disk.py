@@ -137,7 +137,7 @@ def test_a_run_whose_schedule_does_not_fit_is_refused_before_it_starts(
 ) -> None:
     from collections import namedtuple
 
-    from emtoolkit.checkpoints import session
+    from emtoolkit.saving import session
 
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(session.shutil, "disk_usage", lambda path: usage(10_000, 8_000, 2_000))

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from emtoolkit.artifacts import publish
 from emtoolkit.artifacts.sync import sync
-from emtoolkit.checkpoints import publisher
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.config.sections import load_config
@@ -159,7 +159,7 @@ def test_a_lost_answer_makes_no_second_version(on: str, run: Run, wandb_server: 
 def test_a_server_that_was_away_gets_what_it_missed_while_training_goes_on(
     run: Run, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(publisher, "_PAUSES", (0.01,))
+    monkeypatch.setattr(publish, "_PAUSES", (0.01,))
     caplog.set_level(logging.INFO)
     wandb_server.faults.add(Fault("CreateArtifact", 403, times=2))
     assert run("wandb.publish_timeout=30").unpublished == ()
