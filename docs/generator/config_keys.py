@@ -9,6 +9,7 @@ from emtoolkit.config import RunConfig
 _BEGINNING = """# Config keys
 
 Every key of the YAML file that `emtoolkit train` takes, as the models that read it declare them.
+[Configs](../guides/configs.md) explains how a file, `--set` and flags go together.
 """
 _AT_THE_TOP = "Top level"
 
