@@ -5,7 +5,7 @@ from typing import Any
 
 from typer.main import get_command
 
-from emtoolkit import cli
+from emtoolkit.cli.app import app
 
 _BEGINNING = """# Command line
 
@@ -18,7 +18,7 @@ _KINDS = {str: "TEXT", int: "N", float: "X"}
 
 def command_line_page() -> str:
     """Every command with its arguments and options, in Markdown."""
-    return "\n".join([_BEGINNING, *_commands(get_command(cli.app), "emtoolkit")])
+    return "\n".join([_BEGINNING, *_commands(get_command(app), "emtoolkit")])
 
 
 def _commands(command: Any, name: str) -> Iterator[str]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from emtoolkit.config import RunConfig
+from emtoolkit.config.sections import RunConfig
 
 _BEGINNING = """# Config keys
 
