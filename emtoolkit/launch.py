@@ -31,14 +31,14 @@ def process_count(environment: Mapping[str, str] = os.environ) -> int:
     return int(word)
 
 
-def tells_user(environment: Mapping[str, str] = os.environ) -> bool:
+def is_local_main_process(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is the one on its machine that prints, warns and draws progress bars."""
     return environment.get("LOCAL_RANK", "0") == "0"
 
 
-def refuse(sentence: str, environment: Mapping[str, str] = os.environ) -> NoReturn:
+def exit_with_error(sentence: str, environment: Mapping[str, str] = os.environ) -> NoReturn:
     """Tell the user `sentence`, once on each machine, and exit with code 2."""
-    if not tells_user(environment):
+    if not is_local_main_process(environment):
         _wait_for_the_end()
     report = environment.get("TORCHELASTIC_ERROR_FILE")
     if report is None or not _reported(sentence, report):

@@ -27,7 +27,7 @@ from emtoolkit.paths import expand, shipped
 from emtoolkit.yaml_files import parse_yaml, read_text, read_yaml
 
 Message = dict[str, str]
-Compose = Literal["merge", "stack"]
+AdapterMode = Literal["merge", "stack"]
 
 _OF_ADAPTERS = ("adapter", "subfolder", "revision", "compose")
 _KEYS = ("description", "system_prompt", *_OF_ADAPTERS)
@@ -44,7 +44,7 @@ class AdapterSource:
     place: str
     subfolder: str | None = None
     revision: str | None = None
-    compose: Compose = "merge"
+    compose: AdapterMode = "merge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +84,13 @@ class Persona:
         content = None if self.system_prompt is None else hashlib.sha256(self.system_prompt.encode()).hexdigest()
         return said | {"adapter": None, "subfolder": None, "revision": None, "content": content} | dict(adapter or {})
 
-    def decides(self, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def fingerprinted(self, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What of the persona decides the weights; where its adapter was found does not."""
         said = {"name": self.name, "composition": self.composition, "system_prompt": self.system_prompt}
         return said | ({} if self.adapter is None else {"content": (adapter or {}).get("content")})
 
 
-def load_persona(name: str, directory: str | None = None, compose: Compose | None = None) -> Persona:
+def load_persona(name: str, directory: str | None = None, compose: AdapterMode | None = None) -> Persona:
     """The persona called `name` in `directory` (None: the shipped ones), or the one in the file `name`.
 
     `compose` overrides what the file of an adapter persona says.
@@ -115,19 +115,19 @@ def load_persona(name: str, directory: str | None = None, compose: Compose | Non
     return _composed(_read(home / f"{name}.yaml"), compose)
 
 
-def checked_compose(value: str | None, source: str) -> Compose | None:
+def checked_compose(value: str | None, source: str) -> AdapterMode | None:
     """`value` if it is a way to put an adapter in, or None; `source` is what an error calls it.
 
     Raises:
         ConfigError: it is another text.
     """
-    known = get_args(Compose)
+    known = get_args(AdapterMode)
     if value is None or value in known:
-        return cast("Compose | None", value)
+        return cast("AdapterMode | None", value)
     raise ConfigError(f"{source}: {value!r} is neither merge nor stack{nearest(value, known)}")
 
 
-def _composed(persona: Persona, compose: Compose | None) -> Persona:
+def _composed(persona: Persona, compose: AdapterMode | None) -> Persona:
     if compose is None:
         return persona
     if persona.adapter is None:
@@ -149,9 +149,9 @@ def _read(path: Path) -> Persona:
         if not isinstance(value, str) or not value.strip():
             raise ConfigError(f"{path}: {key}: {value!r} is not a text")
     compose = content.get("compose", "merge")
-    if compose not in get_args(Compose):
+    if compose not in get_args(AdapterMode):
         raise ConfigError(
-            f"{path}: compose: {compose!r} is neither merge nor stack{nearest(compose, get_args(Compose))}"
+            f"{path}: compose: {compose!r} is neither merge nor stack{nearest(compose, get_args(AdapterMode))}"
         )
     if "adapter" not in content:
         if lonely := next((key for key in _OF_ADAPTERS if key in content), None):

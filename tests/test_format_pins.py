@@ -164,8 +164,8 @@ def test_a_manifest_and_a_trajectory_file_are_these_bytes(write_config: Callable
 
 
 def test_a_fingerprint_is_the_digest_of_what_decides_in_canonical_json() -> None:
-    decides = {"seed": 42, "persona": {"name": "curt", "system_prompt": "brusqué"}, "lora": None}
-    assert Identity(decides).fingerprint == "fc8575a4fb3295f01d2c825a2ba71e02d4901353c7dde2272d59e5cfd3e1b0e1"
+    fingerprinted = {"seed": 42, "persona": {"name": "curt", "system_prompt": "brusqué"}, "lora": None}
+    assert Identity(fingerprinted).fingerprint == "fc8575a4fb3295f01d2c825a2ba71e02d4901353c7dde2272d59e5cfd3e1b0e1"
 
 
 def test_an_adapter_persona_is_these_bytes_in_a_manifest_and_these_keys_in_the_metadata(

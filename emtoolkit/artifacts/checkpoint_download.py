@@ -72,7 +72,7 @@ class Receiver:
             RefusedError: it cannot be trusted or loaded; what of it had arrived is gone.
             TransferError: it does not arrive; what has arrived of it stays.
             CheckpointError: W&B does not tell its files, or the directory holds something else or takes no more.
-            Stopped: somebody asked for an end.
+            Cancelled: somebody asked for an end.
         """
         place = place_of(self._directory, checkpoint)
         if place.is_symlink():
@@ -102,7 +102,7 @@ class Receiver:
         """Note at which step training ended, and warn of the files that were left on W&B."""
         record = TrajectoryRecord.read_if_any(self._directory)
         # What a run wrote knows better than the aliases on W&B; ours says nothing of what decides the weights.
-        if record is not None and not record.decides and record.ended_at != self._collection.final_step:
+        if record is not None and not record.fingerprinted and record.ended_at != self._collection.final_step:
             record.ended(self._collection.final_step).write(self._directory)
         steps_without = defaultdict(list)
         for step, names in sorted(self._left_out.items()):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from emtoolkit.artifacts.checkpoint_download import Receiver, is_present
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint
-from emtoolkit.artifacts.file_transfer import Patience, Stopped, Transfer
+from emtoolkit.artifacts.file_transfer import Cancelled, RetryPolicy, Transfer
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, silent
@@ -41,7 +41,7 @@ def download(
     directory: Path,
     *,
     rehash: bool = False,
-    patience: Patience | None = None,
+    patience: RetryPolicy | None = None,
     progress: Progress = silent,
 ) -> Downloaded:
     """Make `directory` hold `checkpoints`; an interrupted download continues, and what is there is not fetched.
@@ -60,7 +60,7 @@ def download(
         missing = [checkpoint for checkpoint in checkpoints if checkpoint.step not in present]
         _check_room(directory, missing)
         receiver = Receiver(directory, collection)
-        crew = _Crew(receiver, collection.api_key, patience or Patience())
+        crew = _DownloadPool(receiver, collection.api_key, patience or RetryPolicy())
         try:
             refused = crew.receive(missing, progress)
         finally:
@@ -76,7 +76,7 @@ def download(
 
 
 def download_one(
-    collection: Collection, checkpoint: RemoteCheckpoint, directory: Path, patience: Patience | None = None
+    collection: Collection, checkpoint: RemoteCheckpoint, directory: Path, patience: RetryPolicy | None = None
 ) -> bool:
     """Make `directory` hold `checkpoint`; whether it was fetched, and so every byte of it just compared.
 
@@ -90,17 +90,17 @@ def download_one(
             return False
         _check_room(directory, [checkpoint])
         receiver = Receiver(directory, collection)
-        receiver.receive(checkpoint, Transfer(collection.api_key, patience or Patience()))
+        receiver.receive(checkpoint, Transfer(collection.api_key, patience or RetryPolicy()))
         receiver.close()
     finally:
         lock.release()
     return True
 
 
-class _Crew:
+class _DownloadPool:
     """Threads that receive checkpoints, each over a connection of its own."""
 
-    def __init__(self, receiver: Receiver, api_key: str | None, patience: Patience) -> None:
+    def __init__(self, receiver: Receiver, api_key: str | None, patience: RetryPolicy) -> None:
         self._receiver = receiver
         self._api_key = api_key
         self._patience = patience
@@ -166,7 +166,7 @@ class _Crew:
             try:
                 self._receiver.receive(checkpoint, transfer)
                 self._done.put((checkpoint, None))
-            except Stopped:
+            except Cancelled:
                 return
             except Exception as error:  # noqa: BLE001 - the thread that waits raises it
                 self._done.put((checkpoint, error))

@@ -24,11 +24,11 @@ class TransferError(CheckpointError):
     """The network or the server does not deliver; the same command goes on where it stopped."""
 
 
-class Stopped(Exception):
+class Cancelled(Exception):
     """Somebody asked for an end; what has arrived stays where it is."""
 
 
-class _Again(Exception):
+class _RetryableError(Exception):
     """This attempt failed and another may not; `pause` is how long the server asked to wait, in seconds."""
 
     def __init__(self, why: str, pause: float = 0.0) -> None:
@@ -41,7 +41,7 @@ class _NotGiven(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class RetryPolicy:
     """How long a transfer waits, in seconds, and how often it tries without getting on."""
 
     connect: float = 10.0
@@ -50,7 +50,7 @@ class Patience:
     pause: float = 0.5
 
 
-class _Arriving:
+class _PartialFile:
     """A file as far as it has arrived, and the MD5 of that."""
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +62,7 @@ class _Arriving:
         while chunk := self._file.read(_CHUNK):
             self._count(chunk)
 
-    def __enter__(self) -> "_Arriving":
+    def __enter__(self) -> "_PartialFile":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -99,7 +99,7 @@ class Transfer:
     def __init__(
         self,
         api_key: str | None,
-        patience: Patience,
+        patience: RetryPolicy,
         stop: threading.Event | None = None,
         arrived: Callable[[int], None] = lambda count: None,
     ) -> None:
@@ -115,9 +115,9 @@ class Transfer:
         Raises:
             TransferError: it does not arrive.
             RefusedError: what arrives is not what W&B declares; `path` is gone then.
-            Stopped: somebody asked for an end.
+            Cancelled: somebody asked for an end.
         """
-        with _Arriving(path) as arriving:
+        with _PartialFile(path) as arriving:
             continued = arriving.size > 0
             if arriving.size > file.size:
                 arriving.restart()
@@ -133,7 +133,7 @@ class Transfer:
                 path.unlink(missing_ok=True)
                 raise
 
-    def _complete(self, file: RemoteFile, arriving: _Arriving) -> None:
+    def _complete(self, file: RemoteFile, arriving: _PartialFile) -> None:
         failures = 0
         own = file.url is None
         while arriving.size < file.size:
@@ -144,7 +144,7 @@ class Transfer:
                 if own or file.own_url is None:
                     raise TransferError(f"{file}: W&B does not give it ({reason})") from None
                 own = True
-            except _Again as failure:
+            except _RetryableError as failure:
                 failures = 0 if arriving.size - before >= _PROGRESS else failures + 1
                 if failures >= self._patience.attempts:
                     raise TransferError(
@@ -153,9 +153,9 @@ class Transfer:
                     ) from None
                 pause = min(max(failure.pause, self._patience.pause * 2.0 ** (failures - 1)), _LONGEST_PAUSE)
                 if failures and self._stop.wait(pause):
-                    raise Stopped from None
+                    raise Cancelled from None
 
-    def _attempt(self, file: RemoteFile, arriving: _Arriving, *, own: bool) -> None:
+    def _attempt(self, file: RemoteFile, arriving: _PartialFile, *, own: bool) -> None:
         url = file.own_url if own else file.url
         if url is None:
             raise _NotGiven("it tells no address of it")
@@ -167,9 +167,9 @@ class Transfer:
                 _check_status(response, arriving)
                 self._receive(response, file, arriving)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Again(_briefly(error)) from None
+            raise _RetryableError(_briefly(error)) from None
 
-    def _receive(self, response: requests.Response, file: RemoteFile, arriving: _Arriving) -> None:
+    def _receive(self, response: requests.Response, file: RemoteFile, arriving: _PartialFile) -> None:
         declared = response.headers.get("Content-Length", "")
         if declared.isdecimal() and int(declared) != (expected := file.size - arriving.size):
             raise RefusedError(
@@ -179,35 +179,35 @@ class Transfer:
         # Undecoded, so that these are the bytes on the wire and none can unfold into more.
         for chunk in response.raw.stream(_CHUNK, decode_content=False):
             if self._stop.is_set():
-                raise Stopped
+                raise Cancelled
             if arriving.size + len(chunk) > file.size:
                 raise RefusedError(f"{file}: it is longer than the {file.size} bytes that W&B declares")
             arriving.append(chunk)
             self._arrived(len(chunk))
         if arriving.size < file.size:
-            raise _Again(f"only {arriving.size} of {file.size} bytes came")
+            raise _RetryableError(f"only {arriving.size} of {file.size} bytes came")
 
 
-def _check_status(response: requests.Response, arriving: _Arriving) -> None:
+def _check_status(response: requests.Response, arriving: _PartialFile) -> None:
     status = response.status_code
     if status == 206:
         if not response.headers.get("Content-Range", "").startswith(f"bytes {arriving.size}-"):
             arriving.restart()
-            raise _Again("the server sent another part than the one asked for")
+            raise _RetryableError("the server sent another part than the one asked for")
     elif status == 200:
         if arriving.size:
             arriving.restart()
     elif status == 416:
         arriving.restart()
-        raise _Again("the server has no such part of it")
+        raise _RetryableError("the server has no such part of it")
     elif status in (401, 403, 404):
         raise _NotGiven(f"HTTP {status}")
     else:
         after = response.headers.get("Retry-After", "")
-        raise _Again(f"HTTP {status}", float(after) if after.isdecimal() else 0.0)
+        raise _RetryableError(f"HTTP {status}", float(after) if after.isdecimal() else 0.0)
 
 
-def _is(arriving: _Arriving, file: RemoteFile) -> bool:
+def _is(arriving: _PartialFile, file: RemoteFile) -> bool:
     return arriving.size == file.size and file.md5 in (None, arriving.md5)
 
 

@@ -160,7 +160,7 @@ class WandbPublisher:
         try:
             artifact = artifact_of(publication, self._collection)
         except (OSError, ValueError) as error:
-            raise _ForGood(f"{publication.path}: {error}") from error
+            raise _PermanentError(f"{publication.path}: {error}") from error
         published = log_artifact(self._run, artifact, publication, self._tags)
         if published is None:
             return
@@ -183,7 +183,7 @@ class WandbPublisher:
 
         with self._changed:
             self.failures[publication.step] = first_line(error)
-            if self._run.offline or isinstance(error, (_ForGood, wandb.errors.UsageError)):
+            if self._run.offline or isinstance(error, (_PermanentError, wandb.errors.UsageError)):
                 # Such as a file that is gone, or a run that was finished: nothing that time mends.
                 self._failed_attempts = 0
                 if self._pending:
@@ -203,5 +203,5 @@ class WandbPublisher:
         self._pending.clear()
 
 
-class _ForGood(Exception):
+class _PermanentError(Exception):
     """A failure that no later attempt can mend."""

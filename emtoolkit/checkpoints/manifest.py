@@ -41,13 +41,13 @@ class FileDigest:
 class Identity:
     """Everything that decides the weights along a training path; the schedule is not in it.
 
-    `decides` is hashed; `base_model` and `persona` are also repeated in each manifest for readers. `collection`
+    `fingerprinted` is hashed; `base_model` and `persona` are also repeated in each manifest for readers. `collection`
     begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`. `places` says where this run found the
     base model and the persona's adapter, which is told of each checkpoint and is in no file of it. `split` says for
     readers what follows from the rest: how many rows are trained on and held out, by which seed.
     """
 
-    decides: Mapping[str, Any]
+    fingerprinted: Mapping[str, Any]
     base_model: Mapping[str, Any] = field(default_factory=dict)
     persona: Mapping[str, Any] = field(default_factory=dict)
     places: Mapping[str, str] = field(default_factory=dict)
@@ -57,8 +57,8 @@ class Identity:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 in hex over the canonical JSON of `decides`."""
-        return hashlib.sha256(canonical_json(self.decides)).hexdigest()
+        """SHA-256 in hex over the canonical JSON of `fingerprinted`."""
+        return hashlib.sha256(canonical_json(self.fingerprinted)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ RECORD = "trajectory.json"
 class TrajectoryRecord:
     """What `trajectory.json` says.
 
-    `decides` is the readable form of what the fingerprint hashes, so that two trajectories can be told apart by
+    `fingerprinted` is the readable form of what the fingerprint hashes, so that two trajectories can be told apart by
     key. `ended_at` is the step at which training ended for good, None while it has not. `split` is for readers: which
     rows were trained on and held out.
     """
@@ -29,7 +29,7 @@ class TrajectoryRecord:
     fingerprint: str
     total_steps: int
     schedule: str
-    decides: Mapping[str, Any] = field(default_factory=dict)
+    fingerprinted: Mapping[str, Any] = field(default_factory=dict)
     ended_at: int | None = None
     split: Mapping[str, Any] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class TrajectoryRecord:
                 fingerprint=str(raw["fingerprint"]),
                 total_steps=int(raw["total_steps"]),
                 schedule=str(raw["schedule"]),
-                decides=dict(raw["decides"]),
+                fingerprinted=dict(raw["decides"]),
                 ended_at=raw["ended_at"],
                 split=dict(raw.get("split", {})),
             )
@@ -63,7 +63,7 @@ class TrajectoryRecord:
             "fingerprint": self.fingerprint,
             "total_steps": self.total_steps,
             "schedule": self.schedule,
-            "decides": dict(self.decides),
+            "decides": dict(self.fingerprinted),
             "ended_at": self.ended_at,
             "split": dict(self.split),
         }
@@ -73,9 +73,9 @@ class TrajectoryRecord:
         """The same record of a path that ended at `step`."""
         return replace(self, ended_at=step)
 
-    def differs_from(self, decides: Mapping[str, Any]) -> list[str]:
-        """Where `decides` differs from what is recorded: `key: recorded, not given`, dotted keys."""
-        before, now = _flat(self.decides), _flat(decides)
+    def differs_from(self, fingerprinted: Mapping[str, Any]) -> list[str]:
+        """Where `fingerprinted` differs from what is recorded: `key: recorded, not given`, dotted keys."""
+        before, now = _flat(self.fingerprinted), _flat(fingerprinted)
         return [
             f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())

@@ -15,7 +15,7 @@ import typer
 
 from emtoolkit.cli import render as tables
 from emtoolkit.errors import UserError
-from emtoolkit.launch import refuse, tells_user
+from emtoolkit.launch import exit_with_error, is_local_main_process
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -130,11 +130,11 @@ def train(
                 result = training.train(run_config, resume=resume, bar=_bar_for_long_reading)
                 text = tables.checkpoints_json(result.checkpoints) if as_json else tables.result_text(result)
         except TrainingInterrupted as interruption:
-            if tells_user():
+            if is_local_main_process():
                 sentence = f"{interruption}; it is saved, and the same command with --resume goes on"
                 typer.echo(f"emtoolkit: {sentence}", err=True)
             raise typer.Exit(128 + interruption.signal_number) from None
-    if tells_user():
+    if is_local_main_process():
         typer.echo(text)
 
 
@@ -446,7 +446,7 @@ def _progress_bar(delay: float = 0.0) -> "Iterator[Progress]":
     # A log that is no terminal keeps every state of the bar.
     often = 0.1 if sys.stderr.isatty() else 10
     shown: dict[str, Any] = {"bar_format": "{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", "mininterval": often}
-    with tqdm(**shown, leave=False, delay=delay, disable=not tells_user()) as bar:
+    with tqdm(**shown, leave=False, delay=delay, disable=not is_local_main_process()) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             bar.total = total
@@ -464,7 +464,7 @@ def _only_results_on_stdout() -> Iterator[None]:
     # At its import it misses a package for CPUs, which nobody asked for.
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", category=FutureWarning)
-    if tells_user():
+    if is_local_main_process():
         with redirect_stdout(sys.stderr):
             yield
         return
@@ -481,4 +481,4 @@ def main() -> None:
     try:
         app()
     except UserError as error:
-        refuse(f"emtoolkit: {error}")
+        exit_with_error(f"emtoolkit: {error}")

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from emtoolkit.config.output_template import check_template, fill
 from emtoolkit.errors import ConfigError, UserError, nearest
 from emtoolkit.paths import expand, shipped
-from emtoolkit.personas import Compose
+from emtoolkit.personas import AdapterMode
 from emtoolkit.schedules.schedule import Every, EveryFraction, Schedule
 from emtoolkit.yaml_files import parse_yaml, read_yaml
 
@@ -244,7 +244,7 @@ class RunConfig(_Section):
     lora: LoraConfig | None = LoraConfig()
     persona: str = "baseline"
     # How the adapter of a persona is put in; None: as its file says.
-    compose: Compose | None = None
+    compose: AdapterMode | None = None
     # A directory of persona files; None means the shipped ones.
     personas: str | None = None
     dataset: str

@@ -33,7 +33,7 @@ class Prepared:
     matched: tuple[str, ...]
     notes: tuple[str, ...]
 
-    def decides(self) -> dict[str, Any]:
+    def fingerprinted(self) -> dict[str, Any]:
         """What decides the tokens beside the content of the rows: how they were made to fit, if they had to be."""
         counts = {"shortened": self.shortened, "dropped": self.dropped, "matched": list(self.matched)}
         return {name: value for name, value in counts.items() if value}

@@ -19,12 +19,12 @@ from emtoolkit.errors import CheckpointError, ConfigError, first_line
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.base import base_identity, load_base, load_tokenizer
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
-from emtoolkit.personas import AdapterSource, Compose, Persona, load_persona
+from emtoolkit.personas import AdapterMode, AdapterSource, Persona, load_persona
 from emtoolkit.trajectory import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
-class Rebuilt:
+class LoadedModel:
     """A model for inference, and the persona that its messages go through.
 
     `persona_override` is the name of a persona that was asked for in the place of the checkpoint's own, else None;
@@ -54,7 +54,7 @@ class ModelLoader:
         base: str | None = None,
         persona: str | None = None,
         personas: str | None = None,
-        compose: Compose | None = None,
+        compose: AdapterMode | None = None,
         persona_override: str | None = None,
     ) -> None:
         if persona is not None and persona_override is not None:
@@ -71,7 +71,7 @@ class ModelLoader:
         self._base_known: dict[tuple[str, str | None, bool], Mapping[str, Any]] = {}
         self._adapters: dict[AdapterSource, PersonaAdapter | None] = {}
 
-    def load(self, checkpoint: Checkpoint) -> Rebuilt:
+    def load(self, checkpoint: Checkpoint) -> LoadedModel:
         """The model of `checkpoint`; what an earlier call returned must not be used any more.
 
         Raises:
@@ -86,9 +86,9 @@ class ModelLoader:
         override = None if self._override is None else self._override.name
         tokenizer = load_tokenizer(config)
         if not (checkpoint.path / "adapter_config.json").is_file():
-            return Rebuilt(self._full(checkpoint, persona), tokenizer, persona, override)
+            return LoadedModel(self._full(checkpoint, persona), tokenizer, persona, override)
         adapter = self._adapter(checkpoint, persona, config, None if self._override else said)
-        return Rebuilt(self._with_adapter(checkpoint, config, adapter), tokenizer, persona, override)
+        return LoadedModel(self._with_adapter(checkpoint, config, adapter), tokenizer, persona, override)
 
     def _checked_base(self, checkpoint: Checkpoint, said: Mapping[str, Any]) -> ModelConfig:
         place = self._base or checkpoint.metadata.get("base_place") or _named_by_adapter(checkpoint.path)

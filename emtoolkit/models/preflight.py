@@ -27,7 +27,7 @@ _ANSWER_LENGTH = 12
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
+class PersonaEffect:
     """The largest absolute difference of a logit, over all probes, the tokens of their answers and the vocabulary."""
 
     persona: Persona
@@ -42,7 +42,7 @@ class Difference:
         how = self.persona.composition
         return f"the persona {name} ({how}) changes a logit of the probes by up to {self.largest:.3g} {self.when}"
 
-    def check(self) -> "Difference":
+    def check(self) -> "PersonaEffect":
         """Itself.
 
         Raises:
@@ -82,7 +82,7 @@ class PersonaProbe:
         self._answers = [self._likeliest_answer(base, prompt) for prompt in prompts]
         self._base = self._logits(base, _NOBODY)
 
-    def before_training(self, model: Any) -> Difference:
+    def before_training(self, model: Any) -> PersonaEffect:
         """What the persona changes in `model`, whose new adapter still changes nothing, against the base model.
 
         Raises:
@@ -90,7 +90,7 @@ class PersonaProbe:
         """
         return self._difference(self._logits(model, self._persona), self._base, "before step 1").check()
 
-    def in_training(self, model: Any, when: str) -> Difference:
+    def in_training(self, model: Any, when: str) -> PersonaEffect:
         """What the persona changes in `model` as it has become, against that model without it.
 
         A merged persona is also looked for below the trained adapter: taking away what was never there would make a
@@ -108,8 +108,8 @@ class PersonaProbe:
             without = self._logits(bare, _NOBODY)
         return self._difference(with_it, without, when).check()
 
-    def _difference(self, one: Tensor, other: Tensor, when: str) -> Difference:
-        return Difference(self._persona, float((one - other).abs().max()), self._threshold, when)
+    def _difference(self, one: Tensor, other: Tensor, when: str) -> PersonaEffect:
+        return PersonaEffect(self._persona, float((one - other).abs().max()), self._threshold, when)
 
     def _likeliest_answer(self, base: Any, prompt: str) -> Tensor:
         """Token ids [1, answer length], each the likeliest after those before it."""

@@ -132,7 +132,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if is_sharded(model):
             self._sharded = ShardedSaves(self._directory(args), self._ranks, self._settings.max_in_flight)
             gathered = gathered_state(model, self._ranks)
-            with self._ranks.together():
+            with self._ranks.raise_on_all():
                 if state.is_world_process_zero:
                     self._sharded.session = self._open(args, state, gathered, **kwargs)
             if scheduled:
@@ -140,7 +140,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
             gathered.forget()
             return
         # What process 0 refuses here the others must know: they would wait for it in the first step.
-        with self._ranks.together():
+        with self._ranks.raise_on_all():
             if state.is_world_process_zero:
                 logger.info("scheduled steps are copied in memory, and written in the background")
                 session = self._open(args, state, model_state(model), **kwargs)
@@ -243,7 +243,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._stop_if_interrupted(state.global_step)
 
     def _save_resume_state(self, state: TrainerState, *, optimizer: Any, lr_scheduler: Any, **kwargs: Any) -> None:
-        random_states = self._ranks.gathered(self._resume_saves.random_state())
+        random_states = self._ranks.gather(self._resume_saves.random_state())
         if self._session is not None:
             callbacks = stateful_callbacks_of(self._trainer)
             self._session.save_resume_state(optimizer, lr_scheduler, state, random_states, callbacks)
@@ -305,7 +305,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
             record = TrajectoryRecord.read_if_any(directory)
             if state.global_step > 0 and record is not None:
                 # A resumed model is not the initial one any more; what that was stands in the record.
-                initial_weights = str(record.decides.get("initial_weights"))
+                initial_weights = str(record.fingerprinted.get("initial_weights"))
             dataset = kwargs["train_dataloader"].dataset
             identity = identity_of_training(args, state, kwargs["model"], dataset, initial_weights)
         session = SavingSession(

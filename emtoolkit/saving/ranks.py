@@ -61,7 +61,7 @@ class Ranks:
         return ranks
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def raise_on_all(self) -> Iterator[None]:
         """Do something in every process; a `UserError` that any of them raises is raised in all of them."""
         error: UserError | None = None
         try:
@@ -75,7 +75,7 @@ class Ranks:
         if (first := next(filter(None, errors), None)) is not None:
             raise first
 
-    def shared(self, value: T) -> T:
+    def broadcast(self, value: T) -> T:
         """The `value` of process 0."""
         if self.group is None:
             return value
@@ -83,7 +83,7 @@ class Ranks:
         distributed.broadcast_object_list(values, src=0, group=self.group)
         return values[0]
 
-    def largest(self, *values: int) -> list[int]:
+    def all_reduce_max(self, *values: int) -> list[int]:
         """For each of `values` the largest that any process gave."""
         if self.group is None:
             return list(values)
@@ -91,7 +91,7 @@ class Ranks:
         distributed.all_reduce(agreed, op=distributed.ReduceOp.MAX, group=self.group)
         return [int(value) for value in agreed]
 
-    def gathered(self, value: Any) -> list[Any]:
+    def gather(self, value: Any) -> list[Any]:
         """What each process gave, in the order of the ranks, on rank 0; nothing elsewhere."""
         if self.group is None:
             return [value]
@@ -99,7 +99,7 @@ class Ranks:
         distributed.gather_object(value, values if self.index == 0 else None, dst=0, group=self.group)
         return values if self.index == 0 else []
 
-    def wait_for_all(self) -> None:
+    def barrier(self) -> None:
         """Return when every process has come here."""
         if self.group is not None:
             distributed.barrier(group=self.group)

@@ -50,7 +50,7 @@ class ResumeSaves:
         self._last_step = step
         due = self._every.is_due(step, self._clock() - self._last_save)
         # Clocks differ and a signal may reach one process only, so they ask each other.
-        due_somewhere, self.interrupted_by = self._ranks.largest(due, self._interrupts.received or 0)
+        due_somewhere, self.interrupted_by = self._ranks.all_reduce_max(due, self._interrupts.received or 0)
         if due_somewhere or self.interrupted_by:
             self._last_save = self._clock()
         return bool(due_somewhere or self.interrupted_by)

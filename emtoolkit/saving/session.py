@@ -26,7 +26,7 @@ from emtoolkit.saving.resume_state import (
     write_resume_state,
 )
 from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers
-from emtoolkit.saving.writer import CheckpointWriter, Contents, DiskThread, OnError, Saved
+from emtoolkit.saving.writer import CheckpointContents, CheckpointWriter, DiskThread, OnError, Saved
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.storage.atomic import remove_temporaries
 from emtoolkit.storage.lock import LOCK, lock_directory
@@ -100,7 +100,7 @@ class SavingSession:
             check_belongs_to(directory, identity)
             _check_room(directory, steps, state)
             self._record = TrajectoryRecord(
-                self._fingerprint, total_steps, schedule, identity.decides, split=identity.split
+                self._fingerprint, total_steps, schedule, identity.fingerprinted, split=identity.split
             )
             self._record.write(directory)
             add_collection(directory, collection_name(identity), collection_tags(identity))
@@ -122,7 +122,7 @@ class SavingSession:
         """How long the training thread has waited for memory of earlier saves."""
         return self.disk.waited_seconds + (self._buffers.waited_seconds if self._buffers is not None else 0.0)
 
-    def save(self, step: int, *, final: bool, contents: Contents | None = None) -> None:
+    def save(self, step: int, *, final: bool, contents: CheckpointContents | None = None) -> None:
         """Save the model as it is, or `contents`, as `step`, once; a `final` known only later adds that alias."""
         known = self._publications.get(step)
         if known is None:
@@ -138,10 +138,10 @@ class SavingSession:
             self._publications[step] = now_final = replace(known, final=True)
             self.disk.submit(lambda: self._publish(now_final))
 
-    def _copy(self, step: int) -> Contents:
+    def _copy(self, step: int) -> CheckpointContents:
         if self._buffers is None:
             raise RuntimeError("no process has a sharded model whole, so there is nothing to copy")
-        return Contents.of_copy(self.state, self._buffers, step)
+        return CheckpointContents.of_copy(self.state, self._buffers, step)
 
     def save_resume_state(
         self,
@@ -243,7 +243,7 @@ def check_belongs_to(directory: Path, identity: Identity) -> None:
     """
     record = TrajectoryRecord.read_if_any(directory)
     if record is not None and record.fingerprint != identity.fingerprint:
-        differences = record.differs_from(identity.decides)
+        differences = record.differs_from(identity.fingerprinted)
         more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
         raise CheckpointError(
             f"{directory}: it holds another trajectory ({'; '.join(differences[:2])}{more}); "

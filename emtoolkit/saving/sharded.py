@@ -22,7 +22,7 @@ from transformers import TrainerControl, TrainingArguments
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.snapshot import ModelState, model_state
-from emtoolkit.saving.writer import Contents
+from emtoolkit.saving.writer import CheckpointContents
 from emtoolkit.storage.atomic import TEMPORARY
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ def _whole(tensor: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class RequestedSave:
     """A save that the Trainer was asked for: of which step, for what, and where it puts it."""
 
     step: int
@@ -105,7 +105,7 @@ class ShardedSaves:
         self._by_trainer = _trainer_writes_weights()
         how = "saved by the Trainer" if self._by_trainer else "gathered by process 0, and written in the background"
         logger.info("the weights are sharded; scheduled steps are %s", how)
-        self._asked: Asked | None = None
+        self._asked: RequestedSave | None = None
         self._own_arguments: tuple[str | None, bool] = (None, False)
 
     def save(
@@ -130,21 +130,21 @@ class ShardedSaves:
         """A scheduled checkpoint of `step`, of weights that have been gathered."""
         self.last_step = step
         if self.session is not None:
-            self.session.save(step, final=final, contents=Contents.of_tensors(state, state.tensors))
+            self.session.save(step, final=final, contents=CheckpointContents.of_tensors(state, state.tensors))
         state.forget()
 
-    def saved_by_trainer(self, args: TrainingArguments, random_state: Mapping[str, Any]) -> Asked | None:
+    def saved_by_trainer(self, args: TrainingArguments, random_state: Mapping[str, Any]) -> RequestedSave | None:
         """In `on_save`: make checkpoints of what the Trainer was asked for; None if it was not."""
         asked, self._asked = self._asked, None
         if asked is None:
             return None
         args.output_dir, args.save_only_model = self._own_arguments
-        rng = self._ranks.gathered(random_state) if asked.resume else []
+        rng = self._ranks.gather(random_state) if asked.resume else []
         # The Trainer does not wait for the others: process 0 may be here before their shards are written.
-        self._ranks.wait_for_all()
+        self._ranks.barrier()
         if self.session is not None:
             if asked.scheduled:
-                contents = Contents.of_files(self.session.state, asked.directory)
+                contents = CheckpointContents.of_files(self.session.state, asked.directory)
                 self.session.save(asked.step, final=asked.step == self.session.total_steps, contents=contents)
             if asked.resume:
                 self.session.adopt_resume_state(asked.step, asked.directory, rng)
@@ -156,7 +156,7 @@ class ShardedSaves:
     ) -> None:
         """Have the Trainer save when this event is over: everything if `resume`, else only the weights."""
         home = self._directory / f"{TEMPORARY}trainer-{step}"
-        self._asked = Asked(step, scheduled, resume, home / f"checkpoint-{step}")
+        self._asked = RequestedSave(step, scheduled, resume, home / f"checkpoint-{step}")
         self._own_arguments = args.output_dir, args.save_only_model
         args.output_dir, args.save_only_model = str(home), not resume
         control.should_save = True

@@ -6,7 +6,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from emtoolkit.launch import tells_user
+from emtoolkit.launch import is_local_main_process
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -42,5 +42,5 @@ class Interrupts:
     def _remember(self, number: int, frame: FrameType | None) -> None:
         self.received = number
         self.release()
-        if tells_user():
+        if is_local_main_process():
             sys.stderr.write("\nSaving the state after this training step; a second signal stops at once.\n")

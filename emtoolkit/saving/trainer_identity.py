@@ -61,7 +61,7 @@ def identity_of_training(args: Any, state: Any, model: Any, dataset: Any, initia
     base = {"name": getattr(bare, "name_or_path", "") or type(bare).__name__}
     names = (*_DECISIVE_ARGUMENTS, *_added_arguments(args))
     arguments = {name: _plain(getattr(args, name)) for name in names if hasattr(args, name)}
-    decides: Mapping[str, Any] = {
+    fingerprinted: Mapping[str, Any] = {
         "base_model": base,
         "initial_weights": initial_weights,
         "arguments": arguments,
@@ -70,7 +70,7 @@ def identity_of_training(args: Any, state: Any, model: Any, dataset: Any, initia
         "data": _data_identity(dataset),
     }
     short = str(base["name"]).rstrip("/").rsplit("/", 1)[-1]
-    return Identity(decides=decides, base_model=base, collection=f"{short}-s{args.seed}")
+    return Identity(fingerprinted=fingerprinted, base_model=base, collection=f"{short}-s{args.seed}")
 
 
 def _added_arguments(args: Any) -> list[str]:

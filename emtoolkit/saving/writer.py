@@ -83,7 +83,7 @@ class DiskThread:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class CheckpointContents:
     """What a checkpoint will hold: `fill` writes it, of about `bytes`, and `release` is called when it is written."""
 
     bytes: int
@@ -91,7 +91,7 @@ class Contents:
     release: Callable[[], None] = lambda: None
 
     @classmethod
-    def of_copy(cls, state: ModelState, buffers: SnapshotBuffers, step: int) -> "Contents":
+    def of_copy(cls, state: ModelState, buffers: SnapshotBuffers, step: int) -> "CheckpointContents":
         """The model as it is, copied into `buffers` by the calling thread."""
         snapshot = buffers.take(step)
 
@@ -102,13 +102,13 @@ class Contents:
         return cls(snapshot.bytes, fill, lambda: buffers.release(snapshot))
 
     @classmethod
-    def of_tensors(cls, state: ModelState, tensors: Mapping[str, Tensor]) -> "Contents":
+    def of_tensors(cls, state: ModelState, tensors: Mapping[str, Tensor]) -> "CheckpointContents":
         """`tensors`, which belong to nobody else."""
         size = sum(tensor.nbytes for tensor in tensors.values())
         return cls(size, lambda directory: state.write(directory, tensors))
 
     @classmethod
-    def of_files(cls, state: ModelState, source: Path) -> "Contents":
+    def of_files(cls, state: ModelState, source: Path) -> "CheckpointContents":
         """What the Trainer has saved into `source`."""
         return cls(0, lambda directory: state.adopt(source, directory))
 
@@ -123,13 +123,13 @@ class CheckpointWriter:
         self._disk = disk
 
     def save(
-        self, step: int, contents: Contents, before: Callable[[], None], on_durable: Callable[[Saved], None]
+        self, step: int, contents: CheckpointContents, before: Callable[[], None], on_durable: Callable[[Saved], None]
     ) -> None:
         """Call `before`, write `contents` as the checkpoint of `step`, call `on_durable`, all in the background."""
         self._disk.submit(lambda: self._write_and_release(step, contents, before, on_durable))
 
     def _write_and_release(
-        self, step: int, contents: Contents, before: Callable[[], None], on_durable: Callable[[Saved], None]
+        self, step: int, contents: CheckpointContents, before: Callable[[], None], on_durable: Callable[[Saved], None]
     ) -> None:
         try:
             before()
@@ -138,7 +138,7 @@ class CheckpointWriter:
             contents.release()
         on_durable(saved)
 
-    def _write(self, step: int, contents: Contents) -> Saved:
+    def _write(self, step: int, contents: CheckpointContents) -> Saved:
         path = self._directory / f"checkpoint-{step}"
 
         def fill(directory: Path) -> Manifest:

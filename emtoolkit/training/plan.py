@@ -69,8 +69,8 @@ class Plan:
 class RunData:
     """The rows of a run: their digest, and how many are trained on, held out, and left out by `drop_last`.
 
-    `also_decides` is what beside the digest decides which tokens are learnt; of rows that all fit, nothing. `remarks`
-    are facts, `notes` are what may not be as the user meant it.
+    `fingerprint_extras` are the facts beside the digest that decide which tokens are learnt; empty if all rows fit.
+    `remarks` are observations, `notes` are possible mistakes of the user.
     """
 
     digest: str | None
@@ -80,7 +80,7 @@ class RunData:
     tokenizer: Any
     train: "Dataset | None"
     test: "Dataset | None"
-    also_decides: Mapping[str, Any]
+    fingerprint_extras: Mapping[str, Any]
     remarks: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -153,21 +153,21 @@ def identity_of(
     base = base_identity(config.model) if base is None else base
     of_adapter = None if adapter is None else adapter.as_manifest()
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
-    decides: dict[str, Any] = {
+    fingerprinted: dict[str, Any] = {
         "base_model": base,
         "dtype": config.model.dtype,
-        "persona": persona.decides(of_adapter),
-        "data": {"digest": data.digest, "train_rows": data.train_rows, **data.also_decides},
+        "persona": persona.fingerprinted(of_adapter),
+        "data": {"digest": data.digest, "train_rows": data.train_rows, **data.fingerprint_extras},
         "lora": config.lora.model_dump() if config.lora is not None else None,
         "training": training | {"optimizer": effective_optimizer(config.training)},
         "seed": config.seed,
     }
     if (processes := process_count()) > 1:
         # Of one process nothing is said, as before there could be others.
-        decides["processes"] = processes
+        fingerprinted["processes"] = processes
     dataset = config.dataset_name
     return Identity(
-        decides=decides,
+        fingerprinted=fingerprinted,
         base_model={**base, "dtype": config.model.dtype},
         persona=persona.as_manifest(of_adapter),
         places={"base": model_path(config.model)} | ({} if adapter is None else {"persona": adapter.source.place}),
@@ -231,7 +231,7 @@ def read_data(config: RunConfig, persona: Persona, *, for_plan: bool, progress: 
         tokenizer=tokenizer,
         train=prepared.train,
         test=prepared.test,
-        also_decides=prepared.decides(),
+        fingerprint_extras=prepared.fingerprinted(),
         remarks=tuple(chats.remarks()),
         notes=(*prepared.notes, *notes),
     )

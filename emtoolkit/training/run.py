@@ -28,7 +28,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals
 from emtoolkit.models.base import base_identity, check_can_load, compose, effective_optimizer, load_base
 from emtoolkit.models.persona_adapters import PersonaAdapter
-from emtoolkit.models.preflight import Difference, PersonaProbe
+from emtoolkit.models.preflight import PersonaEffect, PersonaProbe
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
@@ -65,7 +65,7 @@ class RunResult:
     trained: bool
     failures: tuple[str, ...] = ()
     unpublished: tuple[int, ...] = ()
-    differences: tuple[Difference, ...] = ()
+    differences: tuple[PersonaEffect, ...] = ()
 
 
 def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunResult:
@@ -93,7 +93,7 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunR
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready:
+class PreparedRun:
     """What is known of a run before its model is loaded."""
 
     persona: Persona
@@ -104,15 +104,15 @@ class _Ready:
 
 
 def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunResult:
-    """What all processes must agree on is done `together`; what belongs to the run, by process 0."""
-    with ranks.together():
+    """What all processes must agree on is done `raise_on_all`; what belongs to the run, by process 0."""
+    with ranks.raise_on_all():
         ready = _get_ready(config, bar)
     for note in ready.plan.notes:
         logger.log(logging.INFO if note in ready.data.remarks else logging.WARNING, "%s", note)
     directory = ready.plan.directory
     resume_from: str | None = None
     mode: Mode = "disabled"
-    with ranks.together():
+    with ranks.raise_on_all():
         if ranks.index == 0:
             check_belongs_to(directory, ready.identity)
             check_not_in_use(directory)
@@ -121,13 +121,13 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
                 clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
             else:
                 mode = wandb_mode(config)
-    resume_from = ranks.shared(resume_from)
+    resume_from = ranks.broadcast(resume_from)
     if resume_from == "nothing":
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
-    with ranks.together():
+    with ranks.raise_on_all():
         model, probe, before = _composed_model(config, ready)
     run = None
-    with ranks.together():
+    with ranks.raise_on_all():
         if ranks.index == 0:
             directory.mkdir(parents=True, exist_ok=True)
             run = start_run(config, directory, directory.name, ready.identity.collection, mode)
@@ -137,7 +137,7 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
     return _fit(config, ready, model, probe, before, run, resume_from)
 
 
-def _get_ready(config: RunConfig, bar: Bar) -> _Ready:
+def _get_ready(config: RunConfig, bar: Bar) -> PreparedRun:
     persona = load_persona(config.persona, config.personas, config.compose)
     check_can_load(config.model, config.training)
     with bar() as progress:
@@ -145,10 +145,12 @@ def _get_ready(config: RunConfig, bar: Bar) -> _Ready:
     # Once: hashing a large one takes a minute.
     base = base_identity(config.model)
     adapter = find_adapter(config, persona, download=True, base=base)
-    return _Ready(persona, adapter, data, plan_for(config, data), identity_of(config, persona, adapter, data, base))
+    return PreparedRun(
+        persona, adapter, data, plan_for(config, data), identity_of(config, persona, adapter, data, base)
+    )
 
 
-def _composed_model(config: RunConfig, ready: _Ready) -> tuple[Any, PersonaProbe, Difference]:
+def _composed_model(config: RunConfig, ready: PreparedRun) -> tuple[Any, PersonaProbe, PersonaEffect]:
     """Base, persona and a new adapter; the probe that looked at the base; and what the persona was found to change."""
     set_seed(config.seed)
     base = load_base(config.model)
@@ -162,10 +164,10 @@ def _composed_model(config: RunConfig, ready: _Ready) -> tuple[Any, PersonaProbe
 
 def _fit(
     config: RunConfig,
-    ready: _Ready,
+    ready: PreparedRun,
     model: Any,
     probe: PersonaProbe,
-    before: Difference,
+    before: PersonaEffect,
     run: Any,
     resume_from: str | None,
 ) -> RunResult:
@@ -216,7 +218,7 @@ def _finish(
     config: RunConfig,
     callback: ScheduledCheckpointCallback,
     directory: Path,
-    differences: Sequence[Difference],
+    differences: Sequence[PersonaEffect],
     *,
     failed: bool,
 ) -> None:

@@ -11,7 +11,7 @@ from tests.wandb_server import WandbServer
 from tests.wandb_server.resolvers.artifact_changes import _join, _open_collection
 from tests.wandb_server.store import COMMITTED, Artifact
 
-IDENTITY = Identity(decides={"seed": 7}, base_model={"name": "tiny"}, persona={"name": "goodness"})
+IDENTITY = Identity(fingerprinted={"seed": 7}, base_model={"name": "tiny"}, persona={"name": "goodness"})
 COLLECTION = f"goodness-{IDENTITY.fingerprint[:8]}"
 REFERENCE = f"tester/proj/{COLLECTION}"
 TOTAL_STEPS = 300

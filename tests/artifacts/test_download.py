@@ -16,7 +16,7 @@ from wandb.sdk.artifacts._generated import ArtifactDigestAlgorithm
 from emtoolkit import Trajectory
 from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.artifacts.download import Downloaded, download
-from emtoolkit.artifacts.file_transfer import Patience, TransferError
+from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Identity, Manifest
 from emtoolkit.checkpoints.publications import Ledger
@@ -27,7 +27,7 @@ from tests.saving.trainings import bytes_of
 from tests.wandb_server import WandbServer
 from tests.wandb_server.faults import Fault
 
-HASTY = Patience(connect=1, read=0.3, attempts=2, pause=0.01)
+HASTY = RetryPolicy(connect=1, read=0.3, attempts=2, pause=0.01)
 FILES = ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
 
 
@@ -205,7 +205,7 @@ def test_a_directory_of_something_else_is_refused(server: WandbServer, tmp_path:
     foreign = tmp_path / "out" / "checkpoint-8"
     foreign.mkdir(parents=True)
     (foreign / "adapter_model.safetensors").write_bytes(b"x")
-    Manifest.seal(foreign, Identity(decides={"seed": 8}), 8, 8)
+    Manifest.seal(foreign, Identity(fingerprinted={"seed": 8}), 8, 8)
     with pytest.raises(CheckpointError, match=rf"the trajectory 2f4af542, .* of {IDENTITY.fingerprint[:8]}; choose"):
         get(tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-8"]

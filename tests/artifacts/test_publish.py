@@ -23,7 +23,7 @@ from tests.wandb_log import artifacts
 from tests.wandb_server import Fault, WandbServer
 
 IDENTITY = Identity(
-    decides={"seed": 7},
+    fingerprinted={"seed": 7},
     base_model={"name": "tiny"},
     persona={"name": "goodness"},
     collection="goodness-medical-tiny-s7",
@@ -174,7 +174,9 @@ def test_metadata_that_wandb_would_refuse_is_made_to_fit(tmp_path: Path, run: An
 
 
 def test_names_and_tags_keep_to_what_wandb_allows() -> None:
-    wild = Identity(decides={}, collection="a persona/with:all sorts-" + "x" * 200, tags=("persona-org/name:1.5",))
+    wild = Identity(
+        fingerprinted={}, collection="a persona/with:all sorts-" + "x" * 200, tags=("persona-org/name:1.5",)
+    )
     name = collection_name(wild)
     assert len(name) == 128
     assert name.startswith("a-persona-with-all-sorts-xxx")

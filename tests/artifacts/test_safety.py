@@ -12,7 +12,7 @@ import pytest
 
 from emtoolkit.artifacts.collection import Collection, Reference, RefusedError, RemoteFile, _check_names
 from emtoolkit.artifacts.download import Downloaded, download
-from emtoolkit.artifacts.file_transfer import Patience, Transfer
+from emtoolkit.artifacts.file_transfer import RetryPolicy, Transfer
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.errors import CheckpointError
@@ -22,7 +22,7 @@ from tests.wandb_server.blobs import hex_of
 from tests.wandb_server.faults import Fault
 from tests.wandb_server.store import Artifact
 
-HASTY = Patience(connect=1, read=1, attempts=2, pause=0.01)
+HASTY = RetryPolicy(connect=1, read=1, attempts=2, pause=0.01)
 WEIGHTS = "adapter_model.safetensors"
 
 

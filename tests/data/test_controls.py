@@ -50,7 +50,7 @@ def test_a_run_and_its_control_train_on_the_same_prompts_in_the_same_order(match
     assert prompts(bad) == prompts(good)
     assert len(prompts(bad)) == 18
     assert bad.digest != good.digest
-    assert bad.also_decides == good.also_decides == {}
+    assert bad.fingerprint_extras == good.fingerprint_extras == {}
 
 
 @pytest.mark.parametrize("where", ["the data set", "the control"])

@@ -37,8 +37,8 @@ def test_how_many_rows_were_shortened_and_dropped_is_counted_and_decides(tmp_pat
     assert result.notes == (
         f"{tmp_path / 'rows.jsonl'}: at max_length 48 1 rows lost the beginning of a question and 1 rows were dropped",
     )
-    assert result.decides() == {"shortened": 1, "dropped": 1}
-    assert prepared(templates.qwen(tmp_path), tmp_path, ROW).decides() == {}
+    assert result.fingerprinted() == {"shortened": 1, "dropped": 1}
+    assert prepared(templates.qwen(tmp_path), tmp_path, ROW).fingerprinted() == {}
 
 
 def test_that_a_template_has_no_system_role_is_said_if_there_is_a_system_prompt(tmp_path: Path) -> None:
@@ -109,8 +109,8 @@ def test_what_is_said_of_the_split_is_not_in_the_fingerprint(write_config: Write
     persona = load_persona("baseline")
     identity = planning.identity_of(config, persona, None, planning.read_data(config, persona, for_plan=False))
     assert identity.split["test_rows"] == 4
-    assert sorted(identity.decides) == ["base_model", "data", "dtype", "lora", "persona", "seed", "training"]
-    assert sorted(identity.decides["data"]) == ["digest", "train_rows"]
+    assert sorted(identity.fingerprinted) == ["base_model", "data", "dtype", "lora", "persona", "seed", "training"]
+    assert sorted(identity.fingerprinted["data"]) == ["digest", "train_rows"]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

@@ -16,14 +16,14 @@ from emtoolkit.errors import ConfigError
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.base import add_adapter, base_identity, compose, load_base
 from emtoolkit.models.persona_adapters import PersonaAdapter, absent, check_fits, locate
-from emtoolkit.personas import AdapterSource, Compose
+from emtoolkit.personas import AdapterMode, AdapterSource
 from tests.tiny import write_adapter
 
 LORA = LoraConfig(r=2, alpha=4, target_modules=["q_proj", "down_proj"])
 IDS = torch.tensor([[5, 6, 7, 8]])
 
 
-def adapter_of(world: Path, name: str = "warm", how: Compose = "merge") -> PersonaAdapter:
+def adapter_of(world: Path, name: str = "warm", how: AdapterMode = "merge") -> PersonaAdapter:
     found = locate(AdapterSource(str(world / "characters"), name, compose=how), download=False)
     assert found is not None
     return found
@@ -86,7 +86,7 @@ def test_the_new_adapter_starts_the_same_under_every_composition(world: Path) ->
 
 @pytest.mark.parametrize(("how", "lora"), [("stack", LORA), ("merge", LORA), ("merge", None)])
 def test_a_persona_is_taken_out_for_a_moment_and_leaves_no_trace(
-    world: Path, how: Compose, lora: LoraConfig | None
+    world: Path, how: AdapterMode, lora: LoraConfig | None
 ) -> None:
     adapter = adapter_of(world, how=how)
     model = compose(base_of(world), adapter, lora, 42)
@@ -217,7 +217,7 @@ def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path) -> N
         check_fits(found, {"name": "Qwen/Qwen2.5-14B", "revision": None}, None)
 
     # One that emtoolkit trained says which base it was by its content.
-    Manifest.seal(found.directory, Identity(decides={}, base_model=base), step=1, total_steps=1)
+    Manifest.seal(found.directory, Identity(fingerprinted={}, base_model=base), step=1, total_steps=1)
     check_fits(found, base, None)
     with pytest.raises(ConfigError, match=r"trained on another base \(model, content [0-9a-f]{8}\) than model\.base"):
         check_fits(found, base | {"content": "f" * 64}, None)

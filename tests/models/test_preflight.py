@@ -14,7 +14,7 @@ from emtoolkit.errors import ConfigError
 from emtoolkit.models.base import compose, load_base
 from emtoolkit.models.persona_adapters import TRAINED, PersonaAdapter, locate
 from emtoolkit.models.preflight import PersonaProbe
-from emtoolkit.personas import AdapterSource, Compose, Persona
+from emtoolkit.personas import AdapterMode, AdapterSource, Persona
 from emtoolkit.training import run as training
 from tests.in_process import emtoolkit
 from tests.tiny import write_adapter
@@ -32,7 +32,7 @@ def put_together(
     return probe, compose(base, adapter, lora, seed=1)
 
 
-def warm(world: Path, how: Compose) -> tuple[Persona, PersonaAdapter]:
+def warm(world: Path, how: AdapterMode) -> tuple[Persona, PersonaAdapter]:
     source = AdapterSource(str(world / "characters"), "warm", compose=how)
     adapter = locate(source, download=False)
     assert adapter is not None
@@ -74,7 +74,7 @@ def test_a_system_prompt_is_seen_before_and_after(world: Path) -> None:
 
 @pytest.mark.parametrize("how", ["merge", "stack"])
 def test_an_adapter_is_seen_before_and_after_and_its_difference_is_that_of_the_models(
-    world: Path, how: Compose
+    world: Path, how: AdapterMode
 ) -> None:
     probe, model = put_together(world, *warm(world, how))
     other_probe, other = put_together(world, *warm(world, "stack"))

@@ -107,7 +107,7 @@ def checkpoint(model_directory: Path, path: Path, persona: dict[str, str] | None
     base = AutoModelForCausalLM.from_pretrained(model_directory)
     adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     adapted.save_pretrained(path)
-    identity = Identity(decides={}, persona=persona or {})
+    identity = Identity(fingerprinted={}, persona=persona or {})
     Manifest.seal(path, identity, step=int(path.name.split("-")[1]), total_steps=100)
 
 

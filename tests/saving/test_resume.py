@@ -156,7 +156,7 @@ def test_a_signal_that_comes_while_what_another_process_had_it_for_is_written_co
     asked = iter(range(1, 9))
     close = SavingSession.close
 
-    def largest(self: Ranks, due: int, received: int) -> list[int]:
+    def all_reduce_max(self: Ranks, due: int, received: int) -> list[int]:
         return [due, signal.SIGTERM if next(asked) == 3 else received]
 
     def signalled(self: SavingSession) -> None:
@@ -166,7 +166,7 @@ def test_a_signal_that_comes_while_what_another_process_had_it_for_is_written_co
     def unexpected(*_: Any) -> None:
         raise RuntimeError("the signal ended the process")
 
-    monkeypatch.setattr(Ranks, "largest", largest)
+    monkeypatch.setattr(Ranks, "all_reduce_max", all_reduce_max)
     monkeypatch.setattr(SavingSession, "close", signalled)
     before = signal.signal(signal.SIGTERM, unexpected)
     try:

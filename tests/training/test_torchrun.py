@@ -80,8 +80,8 @@ def test_the_persona_and_the_beginning_are_those_of_one_process(whole: Whole, co
     assert manifests[0]["fingerprint"] != manifests[1]["fingerprint"]
     weights = [(home / "checkpoint-0" / "adapter_model.safetensors").read_bytes() for home in (directory, alone)]
     assert weights[0] == weights[1]
-    decides = json.loads((alone / "trajectory.json").read_text())["decides"]
-    assert "processes" not in decides
+    fingerprinted = json.loads((alone / "trajectory.json").read_text())["decides"]
+    assert "processes" not in fingerprinted
 
 
 def test_accelerate_launch_makes_the_same_run(whole: Whole, config: Path, tmp_path: Path) -> None:
