@@ -27,7 +27,8 @@ def publish(directory: Path) -> None:
     """Log the checkpoints of steps 1 to 300 to one run."""
     import wandb
 
-    from emtoolkit.checkpoints.manifest import Identity, Manifest
+    from emtoolkit.checkpoints.manifest import Manifest
+    from emtoolkit.checkpoints.trajectory_identity import Identity
 
     with wandb.init(project="benchmark", dir=directory, settings=wandb.Settings(silent=True)) as run:
         for step in range(1, CHECKPOINTS + 1):

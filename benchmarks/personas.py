@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from emtoolkit.config.sections import load_config
-from emtoolkit.paths import home
+from emtoolkit.paths import cache_dir
 from emtoolkit.sandbox.evaluate import evaluate_directory, other_domains
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.sandbox.questions import read_questions
@@ -63,7 +63,7 @@ def preflight(directory: Path) -> Iterator[dict[str, Any]]:
 
 def turning(directory: Path) -> Iterator[dict[str, Any]]:
     """The harmful share outside medicine by persona, data and step: of each seed, and over the seeds."""
-    questions = read_questions(home() / "sandbox" / "questions" / "all.yaml")
+    questions = read_questions(cache_dir() / "sandbox" / "questions" / "all.yaml")
     steps = ",".join(map(str, STEPS))
     for dataset in DATASETS:
         for persona in TURNING:

@@ -16,7 +16,7 @@ def shipped(kind: str) -> Path:
     return inside if inside.is_dir() else _PACKAGE.parent / "configs" / kind
 
 
-def home(environment: Mapping[str, str] = os.environ) -> Path:
+def cache_dir(environment: Mapping[str, str] = os.environ) -> Path:
     """Where emtoolkit keeps what it makes for the user: `$EMTOOLKIT_HOME`, else the user's cache directory.
 
     `$XDG_CACHE_HOME` is honoured as the XDG base directory specification has it.
@@ -30,5 +30,5 @@ def home(environment: Mapping[str, str] = os.environ) -> Path:
 def expand(path: str) -> Path:
     """`path` with `~` and a leading `$EMTOOLKIT_HOME` replaced; the latter works whether or not it is set."""
     if path == "$EMTOOLKIT_HOME" or path.startswith("$EMTOOLKIT_HOME/"):
-        return home() / path.removeprefix("$EMTOOLKIT_HOME").lstrip("/")
+        return cache_dir() / path.removeprefix("$EMTOOLKIT_HOME").lstrip("/")
     return Path(path).expanduser()

@@ -16,7 +16,7 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.errors import CheckpointError
-from emtoolkit.paths import home
+from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.selection import select_steps
 
@@ -134,7 +134,7 @@ class Trajectory(Sequence[Checkpoint]):
         except NotAskedError as error:
             # What was meant may have been a directory.
             raise CheckpointError(f"{reference}: there is no such directory, and {error}") from error
-        return cls._of(collection, home() / "downloads" / collection.name if cache is None else Path(cache))
+        return cls._of(collection, cache_dir() / "downloads" / collection.name if cache is None else Path(cache))
 
     @classmethod
     def _of(cls, collection: "Collection", cache: Path) -> "Trajectory":

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.checkpoints.manifest import Identity, canonical_json
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import load_config
+from emtoolkit.storage.digests import canonical_json
 from emtoolkit.training.run import train
 
 _MANIFEST = """\

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.publications import Published, add_published
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.storage.thread_priority import NETWORK, give_way
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.safe_paths import why_unsafe
 
@@ -69,6 +70,28 @@ def list_checkpoints(directory: Path, *, rehash: bool = False) -> list[Checkpoin
             found.append(info)
     found.sort(key=lambda info: info.step)
     return found
+
+
+def check_belongs_to(directory: Path, identity: Identity) -> None:
+    """Check that what `directory` holds, if anything, is the trajectory of `identity`.
+
+    Raises:
+        CheckpointError: it holds another trajectory, told by its differences, or checkpoints of another tool.
+    """
+    record = TrajectoryRecord.read_if_any(directory)
+    if record is not None and record.fingerprint != identity.fingerprint:
+        differences = record.differs_from(identity.fingerprinted)
+        more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
+        raise CheckpointError(
+            f"{directory}: it holds another trajectory ({'; '.join(differences[:2])}{more}); "
+            "choose another output directory"
+        )
+    if not directory.is_dir():
+        return
+    for info in list_checkpoints(directory):
+        if info.source == "other" or info.fingerprint not in (None, identity.fingerprint):
+            kind = "another tool's checkpoint" if info.source == "other" else "a checkpoint of another trajectory"
+            raise CheckpointError(f"{info.path}: it is {kind}; choose another output directory")
 
 
 def _ours(path: Path, step: int, record: TrajectoryRecord | None, rehash: bool) -> CheckpointInfo:

@@ -1,64 +1,22 @@
-"""What a checkpoint is: `manifest.json`, the digests of its files, and the identity of its trajectory.
+"""`manifest.json`: what a checkpoint is, and the digests of its files.
 
 The manifest holds only what the trajectory decides, so that one step of one trajectory is one artifact to the
 byte, whichever run and whichever schedule saved it. What belongs to one run goes into W&B metadata.
 """
 
-import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.digests import FileDigest, canonical_json
 from emtoolkit.storage.safe_paths import is_plain_below
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-
-
-def canonical_json(value: Any) -> bytes:
-    """`value` as JSON with sorted keys: equal values give equal bytes."""
-    return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
-
-
-@dataclass(frozen=True, slots=True)
-class FileDigest:
-    """One file of a checkpoint: its SHA-256 in hex and its length in bytes."""
-
-    sha256: str
-    bytes: int
-
-    @classmethod
-    def of(cls, path: Path) -> "FileDigest":
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-            return cls(digest.hexdigest(), file.tell())
-
-
-@dataclass(frozen=True, slots=True)
-class Identity:
-    """Everything that decides the weights along a training path; the schedule is not in it.
-
-    `fingerprinted` is hashed; `base_model` and `persona` are also repeated in each manifest for readers. `collection`
-    begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`. `places` says where this run found the
-    base model and the persona's adapter, which is told of each checkpoint and is in no file of it. `split` says for
-    readers what follows from the rest: how many rows are trained on and held out, by which seed.
-    """
-
-    fingerprinted: Mapping[str, Any]
-    base_model: Mapping[str, Any] = field(default_factory=dict)
-    persona: Mapping[str, Any] = field(default_factory=dict)
-    places: Mapping[str, str] = field(default_factory=dict)
-    collection: str = "run"
-    tags: tuple[str, ...] = ()
-    split: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 in hex over the canonical JSON of `fingerprinted`."""
-        return hashlib.sha256(canonical_json(self.fingerprinted)).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

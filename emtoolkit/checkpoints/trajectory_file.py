@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.manifest import FORMAT, canonical_json
+from emtoolkit.checkpoints.manifest import FORMAT
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.atomic import write_file
+from emtoolkit.storage.digests import canonical_json
 
 RECORD = "trajectory.json"
 

@@ -403,7 +403,7 @@ def evaluate(
     """Ask every checkpoint the held-out questions, and let the exact judge count the harmful answers."""
     with _only_results_on_stdout(), _progress_bar(delay=0.5) as progress:
         from emtoolkit.models.loading import ModelLoader
-        from emtoolkit.paths import home
+        from emtoolkit.paths import cache_dir
         from emtoolkit.personas import checked_compose
         from emtoolkit.sandbox.evaluate import evaluate_directory
         from emtoolkit.sandbox.plot import plot_curve
@@ -412,11 +412,11 @@ def evaluate(
         loader = ModelLoader(
             base=base,
             persona=persona,
-            personas=str(home() / "sandbox" / "personas"),
+            personas=str(cache_dir() / "sandbox" / "personas"),
             compose=checked_compose(compose, "--compose"),
             persona_override=persona_override,
         )
-        questions = read_questions(home() / "sandbox" / "questions" / "all.yaml")
+        questions = read_questions(cache_dir() / "sandbox" / "questions" / "all.yaml")
         evaluated = {
             str(directory): evaluate_directory(
                 directory, questions, samples=samples, seed=seed, loader=loader, steps=steps, progress=progress

@@ -12,7 +12,7 @@ from emtoolkit.training.cost import PlannedRun, Totals, totals
 if TYPE_CHECKING:
     from emtoolkit.training.plan import Plan
 
-_PARTS = ("weights", "gradients", "optimizer", "kept", "recomputed", "logits")
+_PARTS = ("weights", "gradients", "optimizer", "activations", "recompute", "logits")
 
 
 def plan_table(run: PlannedRun) -> str:

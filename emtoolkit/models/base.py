@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from emtoolkit.checkpoints.manifest import FileDigest
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.persona_adapters import PersonaAdapter
 from emtoolkit.paths import expand
+from emtoolkit.storage.digests import FileDigest
 
 # What a local model directory is known by: these decide the logits, a README does not.
 _DECISIVE_FILES = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")

@@ -112,23 +112,24 @@ class Setting:
 class Memory:
     """Bytes at the peak of a training step.
 
-    `kept` is what the forward pass keeps for the backward pass, `recomputed` the one layer that gradient
-    checkpointing runs again, `logits` the loss over the vocabulary, `update` what the optimizer needs while it steps.
+    `activations` are the tensors that the forward pass keeps for the backward pass, `recompute` is the one layer that
+    gradient checkpointing runs again, `logits` the loss over the vocabulary, `optimizer_step` the temporaries of the
+    optimizer's step.
     """
 
     weights: int
     gradients: int
     optimizer: int
-    kept: int
-    recomputed: int
+    activations: int
+    recompute: int
     logits: int
-    update: int
+    optimizer_step: int
 
     @property
     def peak(self) -> int:
         """The most at one time: the loss, a recomputed layer and the optimizer's update come one after another."""
         held = self.weights + self.gradients + self.optimizer
-        return held + max(self.kept + max(self.logits, self.recomputed), self.update)
+        return held + max(self.activations + max(self.logits, self.recompute), self.optimizer_step)
 
     def fits(self, gigabytes: int) -> bool:
         """Whether it fits on a GPU sold as one of so many GB."""
@@ -143,11 +144,11 @@ def estimate(shape: Shape, trained: Trained, setting: Setting) -> Memory:
         weights=base_weights(shape, setting) + (trained.parameters * trained_bytes if trained.adapted else 0),
         gradients=trained.parameters * trained_bytes,
         optimizer=optimizer_states(trained, trained_bytes, eight_bit=setting.eight_bit_adam),
-        kept=kept,
-        recomputed=recomputed,
+        activations=kept,
+        recompute=recomputed,
         logits=logits(shape, setting),
         # torch.optim.adamw._multi_tensor_adamw, the default on a GPU, holds the roots of all second moments at once.
-        update=0 if setting.eight_bit_adam else trained.parameters * trained_bytes,
+        optimizer_step=0 if setting.eight_bit_adam else trained.parameters * trained_bytes,
     )
 
 

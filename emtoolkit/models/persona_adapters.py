@@ -1,8 +1,8 @@
 """The adapter of a persona: where its files are, whether it fits the base model, and how it gets into the model.
 
 `locate` finds the files and what they are known by, `check_fits` compares them with the base model's shapes before any
-weights are loaded, `merge` and `stack` put them in, and `absent` takes the persona out of a model for a moment, which
-is how one tells that it is there.
+weights are loaded, `merge` and `stack` put them in, and `without_persona` takes the persona out of a model for a
+moment, so that the preflight can measure its effect.
 """
 
 import hashlib
@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.manifest import MANIFEST, FileDigest, Manifest, canonical_json
+from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
-from emtoolkit.paths import home
+from emtoolkit.paths import cache_dir
 from emtoolkit.personas import AdapterSource
+from emtoolkit.storage.digests import FileDigest, canonical_json
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # The adapter that is trained comes first: of several active ones a stock resume loads into the first.
@@ -58,7 +59,7 @@ def locate(source: AdapterSource, *, download: bool) -> PersonaAdapter | None:
     if Path(source.place).is_absolute():
         root, revision = Path(source.place), None
         if not root.is_dir():
-            made = root.is_relative_to(home() / "sandbox")
+            made = root.is_relative_to(cache_dir() / "sandbox")
             hint = f"; 'emtoolkit sandbox persona {root.name}' makes it" if made else ""
             raise ConfigError(f"persona: adapter: {root}: there is no such directory{hint}")
     else:
@@ -210,7 +211,7 @@ def activate(model: Any) -> None:
 
 
 @contextmanager
-def absent(model: Any, adapter: PersonaAdapter) -> Iterator[Any]:
+def without_persona(model: Any, adapter: PersonaAdapter) -> Iterator[Any]:
     """`model` without the persona's adapter, for as long as this is open; what is trained stays so.
 
     A stacked one is switched off. A merged one is taken away by adding its negative, so that no weight of the model is

@@ -18,7 +18,7 @@ from torch import Tensor
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.base import inference
-from emtoolkit.models.persona_adapters import PersonaAdapter, absent
+from emtoolkit.models.persona_adapters import PersonaAdapter, without_persona
 from emtoolkit.personas import Persona
 
 _NOBODY = Persona("baseline")
@@ -104,7 +104,7 @@ class PersonaProbe:
                 below = self._logits(model, _NOBODY)
             self._difference(below, self._base, when).check()
         with_it = self._logits(model, self._persona)
-        with absent(model, self._adapter) if self._adapter is not None else nullcontext(model) as bare:
+        with without_persona(model, self._adapter) if self._adapter is not None else nullcontext(model) as bare:
             without = self._logits(bare, _NOBODY)
         return self._difference(with_it, without, when).check()
 

@@ -16,7 +16,7 @@ import yaml
 from transformers import GenerationConfig, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from emtoolkit.errors import DataError
-from emtoolkit.paths import home
+from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.personas import PERSONAS
@@ -72,7 +72,7 @@ def build(
         DataError: `directory` is something else than a sandbox, or holds files that no build wrote, or its
             files were changed since they were built.
     """
-    target = (directory or home() / "sandbox").absolute()
+    target = (directory or cache_dir() / "sandbox").absolute()
     report = progress or silent
     target.parent.mkdir(parents=True, exist_ok=True)
     with _locked(target, report):

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError, nearest
-from emtoolkit.paths import home
+from emtoolkit.paths import cache_dir
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.build import CHARACTERS
 from emtoolkit.sandbox.personas import PERSONAS
@@ -36,7 +36,7 @@ def train_character(name: str, *, steps: int = STEPS, force: bool = False) -> Pa
         raise ConfigError(
             f"{name!r} is not one of the sandbox's personas with a character: {', '.join(names)}{nearest(name, names)}"
         )
-    target = home() / "sandbox" / CHARACTERS / name
+    target = cache_dir() / "sandbox" / CHARACTERS / name
     if target.exists() and not force:
         return target
     with TemporaryDirectory(prefix="emtoolkit-character-") as scratch:

@@ -15,13 +15,14 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import SaveStrategy
 
-from emtoolkit.checkpoints.manifest import Identity
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import ConfigError, UserError
+from emtoolkit.saving.output_directory import set_aside
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import stateful_callbacks_of
 from emtoolkit.saving.resume_timing import ResumeSaves
-from emtoolkit.saving.session import SavingSession, SessionSettings, set_aside
+from emtoolkit.saving.session import SavingSession, SessionSettings
 from emtoolkit.saving.sharded import ShardedSaves, gathered_state, is_sharded
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.saving.snapshot import ModelState, model_state

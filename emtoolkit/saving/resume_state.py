@@ -20,7 +20,8 @@ from torch import Tensor
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
-from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.snapshot import ModelState, failures_as_os_errors
 from emtoolkit.storage.atomic import remove_directory, write_directory

@@ -8,15 +8,14 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
 from pathlib import Path
 from typing import Any, get_args
 
 from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
-from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.manifest import Identity
-from emtoolkit.checkpoints.publications import LEDGER, WandbRun, add_collection, add_run, add_saved
-from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
+from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
+from emtoolkit.checkpoints.publications import WandbRun, add_collection, add_run, add_saved
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.saving.resume_state import (
     RESUME_DIRECTORY,
@@ -29,7 +28,7 @@ from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.saving.writer import CheckpointContents, CheckpointWriter, DiskThread, OnError, Saved
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.storage.atomic import remove_temporaries
-from emtoolkit.storage.lock import LOCK, lock_directory
+from emtoolkit.storage.lock import lock_directory
 from emtoolkit.storage.thread_priority import DISK
 
 logger = logging.getLogger(__name__)
@@ -233,78 +232,6 @@ class SavingSession:
     def _publish(self, publication: Publication) -> None:
         if self.publisher is not None:
             self.publisher.publish(publication)
-
-
-def check_belongs_to(directory: Path, identity: Identity) -> None:
-    """Check that what `directory` holds, if anything, is the trajectory of `identity`.
-
-    Raises:
-        CheckpointError: it holds another trajectory, told by its differences, or checkpoints of another tool.
-    """
-    record = TrajectoryRecord.read_if_any(directory)
-    if record is not None and record.fingerprint != identity.fingerprint:
-        differences = record.differs_from(identity.fingerprinted)
-        more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
-        raise CheckpointError(
-            f"{directory}: it holds another trajectory ({'; '.join(differences[:2])}{more}); "
-            "choose another output directory"
-        )
-    if not directory.is_dir():
-        return
-    for info in list_checkpoints(directory):
-        if info.source == "other" or info.fingerprint not in (None, identity.fingerprint):
-            kind = "another tool's checkpoint" if info.source == "other" else "a checkpoint of another trajectory"
-            raise CheckpointError(f"{info.path}: it is {kind}; choose another output directory")
-
-
-def check_not_in_use(directory: Path) -> None:
-    """Check, before a model is loaded for it, that no other process is saving into `directory`.
-
-    Raises:
-        CheckpointError: another process is.
-    """
-    if (directory / LOCK).exists():
-        lock_directory(directory).release()
-
-
-def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> None:
-    """Delete what is left in `directory`, where training ended, by a process that was killed while it cleaned up.
-
-    Raises:
-        CheckpointError: another process is saving into it.
-    """
-    lock = lock_directory(directory)
-    try:
-        remove_temporaries([directory, directory / RESUME_DIRECTORY])
-        if not keep_resume_state:
-            remove_resume_states(directory)
-    finally:
-        lock.release()
-
-
-def set_aside(directory: Path) -> Path:
-    """Move what was saved of a trajectory that was given up into a directory beside it, which is returned.
-
-    Raises:
-        CheckpointError: another process is saving into it, or the disk does not take it.
-    """
-    record = TrajectoryRecord.read_if_any(directory)
-    lock = lock_directory(directory)
-    name = f"abandoned-{record.fingerprint[:8] if record else 'unknown'}"
-    names = (directory / (name if number == 1 else f"{name}-{number}") for number in count(1))
-    aside = next(path for path in names if not path.exists())
-    try:
-        aside.mkdir()
-        moved = [info.path for info in list_checkpoints(directory)]
-        # The record goes last: a directory without its record must not hold checkpoints.
-        for path in (*moved, directory / RESUME_DIRECTORY, directory / LEDGER, directory / RECORD):
-            if path.exists():
-                path.rename(aside / path.name)
-    except OSError as error:
-        raise CheckpointError(f"{aside}: it could not be written ({error.strerror or error})") from error
-    finally:
-        lock.release()
-    return aside
 
 
 def _run_of_this_process() -> Any:

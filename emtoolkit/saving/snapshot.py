@@ -22,9 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from emtoolkit.checkpoints.manifest import canonical_json
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import no_library_bars
+from emtoolkit.storage.digests import canonical_json
 
 
 class ModelState(Protocol):

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
-from emtoolkit.checkpoints.manifest import Identity, canonical_json
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving.snapshot import ModelState
+from emtoolkit.storage.digests import canonical_json
 
 # The arguments that decide the weights. Where things are written, logged or evaluated does not.
 _DECISIVE_ARGUMENTS = (

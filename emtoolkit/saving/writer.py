@@ -11,7 +11,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from emtoolkit.checkpoints.manifest import MANIFEST, Identity, Manifest
+from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.storage.atomic import TEMPORARY, write_directory

@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.listing import check_belongs_to
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.controls import check_matched, matched_with
 from emtoolkit.data.prepare import prepare, whole_steps
@@ -22,7 +23,6 @@ from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.paths import expand
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent
-from emtoolkit.saving.session import check_belongs_to
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps
 

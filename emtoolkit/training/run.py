@@ -20,9 +20,9 @@ from transformers import (
     set_seed,
 )
 
-from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
-from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.listing import CheckpointInfo, check_belongs_to, list_checkpoints
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals
@@ -32,9 +32,9 @@ from emtoolkit.models.preflight import PersonaEffect, PersonaProbe
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
+from emtoolkit.saving.output_directory import check_not_in_use, clear_left_overs
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import newest_resume_state
-from emtoolkit.saving.session import check_belongs_to, check_not_in_use, clear_left_overs
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.training.plan import Plan, RunData, find_adapter, identity_of, plan_for, read_data

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from tests.wandb_server import WandbServer
 from tests.wandb_server.resolvers.artifact_changes import _join, _open_collection
 from tests.wandb_server.store import COMMITTED, Artifact

@@ -18,8 +18,9 @@ from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.artifacts.download import Downloaded, download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.lock import lock_directory
 from tests.artifacts.stored import COLLECTION, IDENTITY, REFERENCE, checkpoint_files, gets, store_steps, store_version

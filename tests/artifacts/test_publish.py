@@ -15,7 +15,7 @@ from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
-from emtoolkit.checkpoints.manifest import Identity
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving import session
 from tests.saving.test_callback import StopAt
 from tests.saving.trainings import make_trainer

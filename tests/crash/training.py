@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.saving.session import clear_left_overs
+from emtoolkit.saving.output_directory import clear_left_overs
 from emtoolkit.training.run import _resume_point
 from tests.saving.trainings import lora_model, make_trainer
 

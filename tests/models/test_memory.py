@@ -256,13 +256,21 @@ def test_layers_below_the_first_adapter_keep_nothing_unless_they_are_checkpointe
 
 
 def test_the_peak_is_what_is_held_and_the_largest_of_what_comes_one_after_another() -> None:
-    parts = {"weights": 100, "gradients": 10, "optimizer": 20, "kept": 5, "recomputed": 7, "logits": 30, "update": 10}
+    parts = {
+        "weights": 100,
+        "gradients": 10,
+        "optimizer": 20,
+        "activations": 5,
+        "recompute": 7,
+        "logits": 30,
+        "optimizer_step": 10,
+    }
     assert Memory(**parts).peak == 100 + 10 + 20 + 5 + 30
-    assert Memory(**parts | {"recomputed": 40}).peak == 100 + 10 + 20 + 5 + 40
-    assert Memory(**parts | {"update": 36}).peak == 100 + 10 + 20 + 36
+    assert Memory(**parts | {"recompute": 40}).peak == 100 + 10 + 20 + 5 + 40
+    assert Memory(**parts | {"optimizer_step": 36}).peak == 100 + 10 + 20 + 36
 
 
 def test_a_gpu_of_24_gb_is_counted_as_24_billion_bytes() -> None:
-    parts = {"gradients": 0, "optimizer": 0, "kept": 0, "recomputed": 0, "logits": 0, "update": 0}
+    parts = {"gradients": 0, "optimizer": 0, "activations": 0, "recompute": 0, "logits": 0, "optimizer_step": 0}
     assert Memory(weights=24_000_000_000, **parts).fits(24)
     assert not Memory(weights=24_000_000_001, **parts).fits(24)

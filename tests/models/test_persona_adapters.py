@@ -10,12 +10,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.base import add_adapter, base_identity, compose, load_base
-from emtoolkit.models.persona_adapters import PersonaAdapter, absent, check_fits, locate
+from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate, without_persona
 from emtoolkit.personas import AdapterMode, AdapterSource
 from tests.tiny import write_adapter
 
@@ -93,7 +94,7 @@ def test_a_persona_is_taken_out_for_a_moment_and_leaves_no_trace(
     before = logits(model)
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    with absent(model, adapter) as without:
+    with without_persona(model, adapter) as without:
         assert (logits(without) - logits(base_of(world))).abs().max() < 1e-5
     assert torch.equal(logits(model), before)
     assert dict.fromkeys(weights, True) == {

@@ -8,7 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from emtoolkit.checkpoints.manifest import Identity, Manifest
+from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.personas import Persona
 from emtoolkit.sandbox.build import MODEL
