@@ -7,26 +7,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from emtoolkit.config.sections import load_config
+    from emtoolkit.errors import UserError
     from emtoolkit.models.loading import ModelLoader
     from emtoolkit.saving.callback import ScheduledCheckpointCallback
     from emtoolkit.schedules.schedule import Schedule
-    from emtoolkit.trajectory import Trajectory
+    from emtoolkit.training.run import train
+    from emtoolkit.trajectory import Checkpoint, Trajectory
 
-__all__ = ["ModelLoader", "Schedule", "ScheduledCheckpointCallback", "Trajectory"]
+__all__ = [
+    "Checkpoint",
+    "ModelLoader",
+    "Schedule",
+    "ScheduledCheckpointCallback",
+    "Trajectory",
+    "UserError",
+    "load_config",
+    "train",
+]
 __version__ = "0.1.0"
 
-_HOME_OF = {
+_MODULE_OF = {
+    "Checkpoint": "emtoolkit.trajectory",
     "ModelLoader": "emtoolkit.models.loading",
     "Schedule": "emtoolkit.schedules.schedule",
     "ScheduledCheckpointCallback": "emtoolkit.saving.callback",
     "Trajectory": "emtoolkit.trajectory",
+    "UserError": "emtoolkit.errors",
+    "load_config": "emtoolkit.config.sections",
+    "train": "emtoolkit.training.run",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'emtoolkit' has no attribute {name!r}")
-    return getattr(import_module(_HOME_OF[name]), name)
+    return getattr(import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

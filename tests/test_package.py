@@ -15,11 +15,22 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+def test_the_public_names_are_these() -> None:
     import emtoolkit
 
+    names = [
+        "Checkpoint",
+        "ModelLoader",
+        "Schedule",
+        "ScheduledCheckpointCallback",
+        "Trajectory",
+        "UserError",
+        "load_config",
+        "train",
+    ]
+    assert dir(emtoolkit) == emtoolkit.__all__ == names
+    assert [getattr(emtoolkit, name).__name__ for name in names] == names
     assert not hasattr(emtoolkit, "Schedul")
-    assert dir(emtoolkit) == ["ModelLoader", "Schedule", "ScheduledCheckpointCallback", "Trajectory"]
 
 
 def test_a_wheel_finds_its_presets_and_configs_from_anywhere(tmp_path: Path) -> None:
