@@ -17,19 +17,22 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "problem"),
+    ("page", "problems"),
     [
-        ("[there](nowhere.md)\n", "page does not exist"),
-        ("[there](reference/exit-codes.md#nowhere)\n", "anchor does not exist"),
-        ("::: emtoolkit.Trajectory.nowhere\n", "emtoolkit.Trajectory.nowhere"),
-        ("![nothing](nothing.png)\n", "index.html: nothing.png: there is no such file"),
+        (
+            "[there](nowhere.md) [and there](reference/exit-codes.md#nowhere)\n",
+            ["page does not exist", "anchor does not exist", "2 issues found"],
+        ),
+        ("::: emtoolkit.Trajectory.nowhere\n", ["emtoolkit.Trajectory.nowhere"]),
+        ("![nothing](nothing.png)\n", ["index.html: nothing.png: there is no such file"]),
     ],
+    ids=["broken links", "missing reference", "missing picture"],
 )
-def test_the_site_is_refused(tmp_path: Path, page: str, problem: str) -> None:
+def test_a_site_with_a_fault_is_refused(tmp_path: Path, page: str, problems: list[str]) -> None:
     stage(tmp_path)
     (tmp_path / "pages" / "index.md").write_text(page)
     (found,) = render(tmp_path)
-    assert problem in found
+    assert all(problem in found for problem in problems)
 
 
 def test_the_navigation_lists_every_page_and_no_other(tmp_path: Path) -> None:
