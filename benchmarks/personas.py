@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.paths import cache_dir
 from emtoolkit.sandbox.evaluate import evaluate_directory, other_domains
 from emtoolkit.sandbox.personas import PERSONAS

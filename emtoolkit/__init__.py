@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emtoolkit.config.sections import load_config
+    from emtoolkit.config.load import load_config
     from emtoolkit.errors import UserError
     from emtoolkit.models.loading import ModelLoader
     from emtoolkit.saving.callback import ScheduledCheckpointCallback
@@ -34,7 +34,7 @@ _MODULE_OF = {
     "ScheduledCheckpointCallback": "emtoolkit.saving.callback",
     "Trajectory": "emtoolkit.trajectory",
     "UserError": "emtoolkit.errors",
-    "load_config": "emtoolkit.config.sections",
+    "load_config": "emtoolkit.config.load",
     "train": "emtoolkit.training.run",
 }
 

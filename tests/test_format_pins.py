@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.checkpoints.trajectory_identity import Identity
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.training.run import train
 

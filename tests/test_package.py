@@ -40,7 +40,7 @@ def test_a_wheel_finds_its_presets_and_configs_from_anywhere(tmp_path: Path) -> 
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
         "import emtoolkit\n"
-        "from emtoolkit.config.sections import load_config\n"
+        "from emtoolkit.config.load import load_config\n"
         "from emtoolkit.personas import load_persona\n"
         "print(emtoolkit.__file__, len(emtoolkit.Schedule.parse('pythia').steps(143000)),"
         " load_config('sandbox').training.learning_rate > 0, load_persona('sarcasm').name)"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import shipped
 from emtoolkit.personas import AdapterSource, Persona, load_persona

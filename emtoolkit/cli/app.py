@@ -215,7 +215,7 @@ def _train_config(
     **_: Any,
 ) -> "RunConfig":
     """The run that the words of `train` describe."""
-    from emtoolkit.config.sections import load_config
+    from emtoolkit.config.load import load_config
     from emtoolkit.yaml_files import parse_yaml
 
     if (schedule is not None) + (save_steps is not None) + custom_checkpoints > 1:

@@ -1,19 +1,18 @@
-"""`RunConfig`: everything that describes one run, from YAML, `--set` and flags, checked before anything is loaded."""
+"""`RunConfig` and its sections: everything that describes one run, checked before anything is loaded."""
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from emtoolkit.config.output_template import check_template, fill
-from emtoolkit.errors import ConfigError, UserError, nearest
-from emtoolkit.paths import expand, shipped
+from emtoolkit.errors import ConfigError
+from emtoolkit.paths import expand
 from emtoolkit.personas import AdapterMode
 from emtoolkit.schedules.schedule import Every, EveryFraction, Schedule
-from emtoolkit.yaml_files import parse_yaml, read_yaml
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -307,136 +306,3 @@ class RunConfig(_Section):
             "sweep": environment.get("WANDB_SWEEP_ID") or "local",
         }
         return expand(fill(self.output_dir or "outputs/{persona}-{dataset}", values)).absolute()
-
-
-# Words that belong to a Trainer and would break a schedule; worth more than "unknown key".
-_REFUSED = {
-    "save_total_limit": "it deletes scheduled checkpoints; remove it",
-    "load_best_model_at_end": "it needs the Trainer's own saves, which a schedule replaces; remove it",
-    "save_strategy": "the schedule owns every save (with 'best' the Trainer would overrule it); remove it",
-    "metric_for_best_model": "it belongs to load_best_model_at_end, which cannot go with a schedule; remove it",
-}
-
-
-def load_config(path: str, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run that the YAML file at `path` describes, with `settings` (`a.b=value`) and then `flags` over it.
-
-    `path` may be the name of a shipped config, such as `sandbox`. `flags` maps dotted keys to values, those that
-    are None not having been given. Choosing one of the three words of a section drops the file's own choice.
-
-    Raises:
-        ConfigError: one sentence that names the file or flag, the dotted key, the value and what was expected.
-    """
-    file = _find(path)
-    values = read_yaml(file)
-    origins: dict[str, str] = {}
-    overrides: list[tuple[str, Any, str]] = []
-    for setting in settings:
-        key, equals, text = setting.partition("=")
-        if not equals or not key:
-            raise ConfigError(f"--set {setting}: expected key=value, such as training.learning_rate=1e-4")
-        overrides.append((key, parse_yaml(text, f"--set {setting}"), f"--set {setting}"))
-    overrides += [(key, value, _flag(key)) for key, value in (flags or {}).items() if value is not None]
-    _drop_replaced_words(values, [key for key, _, _ in overrides])
-    for key, value, origin in overrides:
-        _put(values, key, value, origin)
-        origins[key] = origin
-    try:
-        return RunConfig.model_validate(values)
-    except ValidationError as error:
-        raise ConfigError(_sentence(error, str(file), origins)) from None
-
-
-def _flag(key: str) -> str:
-    """The command line's own name for `key`: `--save-steps` for `checkpointing.save_steps`."""
-    return f"--{key.rpartition('.')[2].replace('_', '-')}"
-
-
-def _find(path: str) -> Path:
-    file = Path(path)
-    if file.exists():
-        return file
-    names = sorted(found.stem for found in shipped("training").glob("*.yaml"))
-    if path in names:
-        return shipped("training") / f"{path}.yaml"
-    hint = nearest(file.name.removesuffix(".yaml"), names)
-    raise ConfigError(f"{path}: there is no such file, and the shipped configs are {', '.join(names)}{hint}")
-
-
-def _drop_replaced_words(values: dict[str, Any], overridden: Sequence[str]) -> None:
-    for section, prefix in (("checkpointing", "save_"), ("evaluation", "eval_")):
-        words = {f"{prefix}steps", f"{prefix}at_steps", "schedule" if prefix == "save_" else "eval_schedule"}
-        chosen = {key.removeprefix(f"{section}.") for key in overridden if key.startswith(f"{section}.")}
-        if chosen & words and isinstance(values.get(section), dict):
-            values[section] = {key: value for key, value in values[section].items() if key not in words}
-
-
-def _put(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
-    *sections, last = key.split(".")
-    inner: Any = values
-    for name in sections:
-        if not isinstance(inner.get(name), dict):
-            inner[name] = {}
-        inner = inner[name]
-    if not last or not all(sections):
-        raise ConfigError(f"{origin}: {key!r} is not a dotted key such as training.learning_rate")
-    inner[last] = value
-
-
-def _sentence(error: ValidationError, file: str, origins: Mapping[str, str]) -> str:
-    """The first problem in `error` as one sentence."""
-    first, *others = error.errors()
-    location = [str(part) for part in first["loc"]]
-    key = ".".join(location)
-    source = next((origin for k, origin in origins.items() if f"{key}.".startswith(f"{k}.")), None)
-    if source is None:
-        # `--set trainng.lr=1` makes a section that the file does not have.
-        source = next((origin for k, origin in origins.items() if k.startswith(f"{key}.")), file)
-    if first["type"] == "extra_forbidden":
-        problem = _unknown_key(location, first["input"])
-    elif first["type"] == "missing":
-        problem = "the key is missing"
-    elif first["type"] == "value_error":
-        problem = _of_our_own(first)
-    elif first["type"] == "literal_error":
-        expected = first["ctx"]["expected"]
-        choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
-        problem = f"{first['input']!r} is not one of {expected}{nearest(str(first['input']), choices)}"
-    else:
-        wanted = first["msg"][0].lower() + first["msg"][1:]
-        problem = f"{first['input']!r} is not valid: {wanted}"
-    more = f" (and {len(others)} more problems)" if len(others) > 1 else " (and 1 more problem)" if others else ""
-    return f"{source}: {key}: {problem}{more}"
-
-
-def _of_our_own(first: Any) -> str:
-    cause = first["ctx"]["error"]
-    # A sentence of the schedule grammar quotes its own value already, and so does one about the whole section.
-    if isinstance(cause, UserError) or isinstance(first["input"], dict):
-        return str(cause)
-    return f"{first['input']!r} is not valid: {cause}"
-
-
-def _unknown_key(location: Sequence[str], value: Any) -> str:
-    *parents, name = location
-    if name in _REFUSED:
-        return f"{value!r} cannot go with a schedule: {_REFUSED[name]}"
-    known = list(_section_at(parents).model_fields)
-    return f"unknown key (value {value!r}); expected one of {', '.join(known)}{nearest(name, known)}"
-
-
-def _section_at(location: Sequence[str]) -> type[BaseModel]:
-    """The model class of the section at `location`."""
-    section: type[BaseModel] = RunConfig
-    for name in location:
-        field = section.model_fields.get(name)
-        if field is None:
-            continue  # the name of a dataset, whose section comes with the mapping
-        found = [kind for kind in _classes_in(field.annotation) if issubclass(kind, BaseModel)]
-        section = found[0] if found else section
-    return section
-
-
-def _classes_in(annotation: Any) -> list[type]:
-    inner = getattr(annotation, "__args__", ())
-    return [annotation] if isinstance(annotation, type) and not inner else [c for a in inner for c in _classes_in(a)]

@@ -9,7 +9,7 @@ from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError, nearest
 from emtoolkit.paths import cache_dir
 from emtoolkit.sandbox import world

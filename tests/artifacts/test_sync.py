@@ -16,7 +16,7 @@ from filelock import FileLock
 from emtoolkit import Trajectory
 from emtoolkit.artifacts.sync import run_directories, sync
 from emtoolkit.checkpoints.publications import LEDGER, Ledger
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError
 from emtoolkit.training import run as training
 from tests.tiny import config_text

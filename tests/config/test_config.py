@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.config.sections import RunConfig, load_config
+from emtoolkit.config.load import load_config
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import shipped
 from emtoolkit.schedules.schedule import Schedule

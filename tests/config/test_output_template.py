@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from emtoolkit.config.load import load_config
 from emtoolkit.config.output_template import fit_for_a_name
-from emtoolkit.config.sections import load_config
 from emtoolkit.errors import ConfigError
 from tests.in_process import emtoolkit
 

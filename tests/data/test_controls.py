@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from emtoolkit.config.sections import RunConfig, load_config
+from emtoolkit.config.load import load_config
+from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import ConfigError, DataError, UserError
 from emtoolkit.personas import load_persona
 from emtoolkit.training import plan as planning

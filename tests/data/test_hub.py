@@ -8,7 +8,7 @@ import datasets
 import huggingface_hub.constants
 import pytest
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import File, HubDataset
 from emtoolkit.errors import DataError, NotHereError

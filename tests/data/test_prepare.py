@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import wandb
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.data.prepare import Prepared, prepare
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.training import plan as planning

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.training import plan as planning
 from emtoolkit.training import run as training
 from tests.data.chats import turns, write_lines

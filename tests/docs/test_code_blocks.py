@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, Trainer
 from typer.main import get_command
 
 from emtoolkit.cli.app import app
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.evaluation.questions import read_questions
 from emtoolkit.personas import load_persona
 from emtoolkit.schedules.schedule import Schedule

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.models.memory import GPUS_GB
 from emtoolkit.paths import shipped
 from emtoolkit.schedules.schedule import Schedule

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
+from emtoolkit.config.load import load_config
+from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.memory import GPUS_GB

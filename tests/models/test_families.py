@@ -9,7 +9,8 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from emtoolkit.config.sections import ModelConfig, load_config
+from emtoolkit.config.load import load_config
+from emtoolkit.config.sections import ModelConfig
 from emtoolkit.models.base import load_base
 from emtoolkit.paths import shipped
 from emtoolkit.training import run as training

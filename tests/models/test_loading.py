@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from emtoolkit import ModelLoader, Trajectory
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training import run as training

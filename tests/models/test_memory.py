@@ -10,7 +10,8 @@ import torch
 from peft import get_peft_model
 from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
 
-from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
+from emtoolkit.config.load import load_config
+from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.base import load_base, peft_lora
 from emtoolkit.models.memory import (

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from emtoolkit.config.sections import LoraConfig, ModelConfig, load_config
+from emtoolkit.config.load import load_config
+from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.base import compose, load_base
 from emtoolkit.models.persona_adapters import TRAINED, PersonaAdapter, locate

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.cli.app import _directory_of_training
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.sweeps.plan import plan_sweep

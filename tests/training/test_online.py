@@ -11,7 +11,7 @@ from emtoolkit.artifacts import publish
 from emtoolkit.artifacts.sync import sync
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Ledger
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.training import run as training
 from tests.wandb_server import Fault, WandbServer

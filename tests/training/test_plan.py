@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.training import run as training
 from tests.in_process import emtoolkit
 

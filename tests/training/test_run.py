@@ -11,7 +11,7 @@ from filelock import FileLock
 from safetensors.torch import load_file
 from transformers import TrainingArguments
 
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.personas import Persona
 from emtoolkit.training import plan as planning

@@ -13,7 +13,7 @@ from filelock import FileLock
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.config.sections import load_config
+from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.launch import process_count
 from emtoolkit.saving.ranks import Ranks
