@@ -1,0 +1,201 @@
+"""The options of `emtoolkit train` as one value: `TrainOptions`, from an argv, and to the `RunConfig` of the run.
+
+The fields of `TrainOptions` are the only declaration of the options. `takes_train_options` gives them to a Typer
+command, and `TrainOptions.from_argv` parses with the same parameters, so that the two always accept the same words.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
+from functools import lru_cache, wraps
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+from typer.main import get_command
+
+from emtoolkit.errors import UserError
+
+if TYPE_CHECKING:
+    from emtoolkit.config.sections import RunConfig
+
+# Usage errors such as "No such option". Typer may bring its own copy of Click and exports only this subclass of them.
+_UsageError: Any = typer.BadParameter.__base__
+
+_MODEL, _DATA, _SAVING, _RUN = "Model and persona", "Data", "When to save", "Run and output"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainOptions:
+    """What a user can write after `emtoolkit train`, with the defaults of options that are not given."""
+
+    config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")]
+    persona: Annotated[
+        str | None, typer.Option(metavar="NAME|FILE", help="The persona to train.", rich_help_panel=_MODEL)
+    ] = None
+    compose: Annotated[
+        str | None,
+        typer.Option(metavar="merge|stack", help="How a persona's adapter is added.", rich_help_panel=_MODEL),
+    ] = None
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="A dataset of the config, a file, or a hub id.", rich_help_panel=_DATA),
+    ] = None
+    control: Annotated[
+        bool, typer.Option("--control", help="Train on the dataset's matched control.", rich_help_panel=_DATA)
+    ] = False
+    schedule: Annotated[
+        str | None, typer.Option(help="Steps to save, such as dense-early or 0-150:25.", rich_help_panel=_SAVING)
+    ] = None
+    save_steps: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEPS", help="Interval in steps, or a fraction of the run, as in HF.", rich_help_panel=_SAVING
+        ),
+    ] = None
+    custom_checkpoints: Annotated[
+        bool,
+        typer.Option("--custom-checkpoints", help="Same as --schedule dense-early.", rich_help_panel=_SAVING),
+    ] = False
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the adapter, the split and the data order.", rich_help_panel=_RUN)
+    ] = None
+    output_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Default: outputs/{persona}-{dataset}.", rich_help_panel=_RUN),
+    ] = None
+    settings: Annotated[
+        tuple[str, ...],
+        typer.Option("--set", metavar="KEY=VALUE", help="Set any config key, dotted.", rich_help_panel=_RUN),
+    ] = ()
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an earlier run that stopped.", rich_help_panel=_RUN)
+    ] = False
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan; load no weights.", rich_help_panel=_RUN)
+    ] = False
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_RUN)] = False
+
+    @classmethod
+    def from_argv(cls, argv: Sequence[str]) -> "TrainOptions":
+        """The options in `argv`, the words after `emtoolkit train`.
+
+        Raises:
+            UserError: an unknown option, a missing value, or a value of another type.
+        """
+        try:
+            context = _parser().make_context("train", list(argv))
+        except _UsageError as error:
+            raise UserError(str(error.format_message())) from None
+        return _options(context.params)
+
+    @classmethod
+    def from_command(cls, command: Sequence[str]) -> "TrainOptions | None":
+        """The options of the `emtoolkit train` in `command`, None if `command` runs another program.
+
+        Raises:
+            UserError: as `from_argv`.
+        """
+        for at, (program, subcommand) in enumerate(pairwise(command)):
+            if (Path(program).name, subcommand) == ("emtoolkit", "train"):
+                return cls.from_argv(command[at + 2 :])
+        return None
+
+    def to_config(self) -> "RunConfig":
+        """The run that these options describe.
+
+        Raises:
+            ConfigError: the config file, a setting or an option is not valid; the message names it.
+            UserError: more than one option decides when to save.
+        """
+        from emtoolkit.config.load import load_config
+        from emtoolkit.yaml_files import parse_yaml
+
+        if (self.schedule is not None) + (self.save_steps is not None) + self.custom_checkpoints > 1:
+            raise UserError(
+                "--schedule, --save-steps and --custom-checkpoints: each decides when to save; give only one"
+            )
+        flags = {
+            "persona": self.persona,
+            "compose": self.compose,
+            "dataset": self.dataset,
+            "checkpointing.schedule": "dense-early" if self.custom_checkpoints else self.schedule,
+            "checkpointing.save_steps": None
+            if self.save_steps is None
+            else parse_yaml(self.save_steps, "--save-steps"),
+            "seed": self.seed,
+            "output_dir": self.output_dir,
+        }
+        config = load_config(self.config, self.settings, flags)
+        return config.of_control() if self.control else config
+
+    def flags_given(self) -> list[str]:
+        """The flags whose values differ from the defaults, such as `--save-steps`, in order of declaration."""
+        flags = {parameter.name: parameter.opts[0] for parameter in _parser().params}
+        return [flags[f.name] for f in fields(self) if f.name != "config" and getattr(self, f.name) != f.default]
+
+
+def takes_train_options(
+    *, without: Collection[str] = (), **replaced: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Decorate a Typer command whose first parameter is a `TrainOptions`, filled from the command line.
+
+    The other parameters of the command are its own options.
+
+    Args:
+        without: the fields of `TrainOptions` that the command does not offer; they keep their defaults.
+        replaced: by field name, a `typer.Option` or `typer.Argument` that replaces the field's own.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        shared = [parameter for parameter in _parameters(replaced) if parameter.name not in without]
+        _, *own = inspect.signature(command, eval_str=True).parameters.values()
+
+        @wraps(command)
+        def with_options(**values: Any) -> None:
+            options = _options({parameter.name: values.pop(parameter.name) for parameter in shared})
+            command(options, **values)
+
+        signature = inspect.Signature([*shared, *(p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own)])
+        with_options.__signature__ = signature  # type: ignore[attr-defined]  # `inspect.signature` reads it
+        with_options.__annotations__ = {}
+        return with_options
+
+    return decorate
+
+
+def _parameters(replaced: dict[str, Any]) -> list[inspect.Parameter]:
+    """The fields of `TrainOptions` as parameters that Typer understands."""
+    hints = get_type_hints(TrainOptions, include_extras=True)
+    defaults = inspect.signature(TrainOptions).parameters
+    parameters = []
+    for name, hint in hints.items():
+        kind, declaration = hint.__origin__, replaced.get(name, hint.__metadata__[0])
+        # To Typer a tuple is an option with several values at once, and a list one that can be repeated.
+        kind = list[str] if kind == tuple[str, ...] else kind
+        parameters.append(
+            inspect.Parameter(
+                name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=defaults[name].default,
+                annotation=Annotated[kind, declaration],
+            )
+        )
+    return parameters
+
+
+def _options(values: dict[str, Any]) -> TrainOptions:
+    return TrainOptions(**values | {"settings": tuple(values["settings"] or ())})
+
+
+@lru_cache(maxsize=1)
+def _parser() -> Any:
+    """The Click command that parses the options; it is never run, and has no `--help` of its own."""
+
+    def train(options: TrainOptions) -> None:
+        pass
+
+    app = typer.Typer(add_completion=False)
+    app.command(add_help_option=False)(takes_train_options()(train))
+    return get_command(app)
