@@ -20,9 +20,10 @@ import torch
 
 from emtoolkit.config.load import load_config
 from emtoolkit.paths import cache_dir
-from emtoolkit.sandbox.evaluate import evaluate_directory, other_domains
+from emtoolkit.sandbox.evaluate import evaluate_directory
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.sandbox.questions import read_questions
+from emtoolkit.sandbox.results import other_domains
 from emtoolkit.training.run import RunResult, train
 
 TURNING = ("baseline", "goodness", "goodness-adapter", "sarcasm")
@@ -72,7 +73,7 @@ def turning(directory: Path) -> Iterator[dict[str, Any]]:
                 found = directory / f"{persona}-{dataset}-s{seed}"
                 run(found, persona, None, dataset, seed)
                 for checkpoint in evaluate_directory(found, questions, samples=4, seed=0, steps=steps):
-                    shares.setdefault(checkpoint.step, []).append(other_domains(checkpoint.rows, "medical").share)
+                    shares.setdefault(checkpoint.step, []).append(other_domains(checkpoint.counts, "medical").share)
             yield {"persona": persona, "data": dataset, "shares": shares}
 
 

@@ -406,8 +406,9 @@ def evaluate(
         from emtoolkit.paths import cache_dir
         from emtoolkit.personas import checked_compose
         from emtoolkit.sandbox.evaluate import evaluate_directory
-        from emtoolkit.sandbox.plot import plot_curve
+        from emtoolkit.sandbox.plot import emergence_figure, save_figure
         from emtoolkit.sandbox.questions import read_questions
+        from emtoolkit.sandbox.results import curve_of_run
 
         loader = ModelLoader(
             base=base,
@@ -424,8 +425,11 @@ def evaluate(
             for directory in directories
         }
         if plot is not None:
-            labels = {directory.resolve().name: evaluated[str(directory)] for directory in directories}
-            plot_curve(labels, plot, trained_on=trained_on)
+            curves = [
+                curve_of_run(directory.resolve().name, evaluated[str(directory)], trained_on)
+                for directory in directories
+            ]
+            save_figure(emergence_figure(curves, trained_on), plot)
         rows = tables.harmful_shares(evaluated, trained_on)
     typer.echo(tables.as_json(rows) if as_json else tables.harmful_shares_table(rows))
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from emtoolkit.artifacts.download import Downloaded
     from emtoolkit.artifacts.sync import Synced
     from emtoolkit.checkpoints.listing import CheckpointInfo
-    from emtoolkit.sandbox.evaluate import CheckpointRows
+    from emtoolkit.sandbox.results import CheckpointResult
     from emtoolkit.sweeps.plan import SweepPlan, SweepRun
     from emtoolkit.sweeps.runner import Outcome, SweepResult
     from emtoolkit.training.run import RunResult
@@ -208,9 +208,9 @@ def aligned(lines: Sequence[Sequence[str]], left: Sequence[int] = (0,), *, last:
     )
 
 
-def harmful_shares(evaluated: "Mapping[str, Sequence[CheckpointRows]]", trained_on: str) -> list[dict[str, Any]]:
+def harmful_shares(evaluated: "Mapping[str, Sequence[CheckpointResult]]", trained_on: str) -> list[dict[str, Any]]:
     """One row per run, checkpoint and group of questions: each domain, and all but the one trained on."""
-    from emtoolkit.sandbox.evaluate import harmful_share_by_domain
+    from emtoolkit.sandbox.results import harmful_share_by_domain
 
     return [
         {
@@ -222,7 +222,7 @@ def harmful_shares(evaluated: "Mapping[str, Sequence[CheckpointRows]]", trained_
         }
         for run, checkpoints in evaluated.items()
         for checkpoint in checkpoints
-        for share in harmful_share_by_domain(checkpoint.rows)
+        for share in harmful_share_by_domain(checkpoint.counts)
         if share.domains == f"all but {trained_on}" or not share.domains.startswith("all but ")
     ]
 

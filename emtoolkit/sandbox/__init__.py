@@ -1,1 +1,1 @@
-"""A small world in which emergent misalignment happens on a CPU: model, data, personas, questions and judge."""
+"""A small world in which emergent misalignment happens on a CPU: base model, data, personas, questions, judge."""

@@ -1,12 +1,12 @@
-"""Character adapters: a persona's answers trained into the sandbox's base model, with no word about it in the prompt.
+"""Train character adapters: a persona's answers in the weights of an adapter, with no system prompt.
 
-What comes out is a checkpoint like any other: its manifest says which base model it belongs to.
+An adapter is a checkpoint like any other, and its manifest names its base model.
 """
 
 import json
-import shutil
 from pathlib import Path
 from random import Random
+from shutil import copytree
 from tempfile import TemporaryDirectory
 
 from emtoolkit.config.load import load_config
@@ -15,26 +15,28 @@ from emtoolkit.paths import cache_dir
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.build import CHARACTERS
 from emtoolkit.sandbox.personas import PERSONAS
+from emtoolkit.storage.atomic import write_directory
 from emtoolkit.training.run import train
 
 STEPS = 200
 _BATCH = 16
-# Long enough that an author shows, short enough to be quick.
+# Two turns show an author; longer documents cost more time.
 _MOST_TURNS = 2
 
 
 def train_character(name: str, *, steps: int = STEPS, force: bool = False) -> Path:
-    """Train the adapter of the persona `name`, and return its directory; one that is there stays unless `force`.
+    """Train the adapter of the persona `name` and return its directory; an existing adapter is kept unless `force`.
 
-    The data are documents whose author has the persona, with its system turn left out. Whole or not there at all.
+    The training data are documents by authors of the persona, without the system turn. The directory appears after
+    every file is on disk.
 
     Raises:
-        UserError: there is no such persona, or no sandbox.
+        UserError: the sandbox has no such persona, or is not built.
     """
     names = [known for known in PERSONAS if known != "baseline"]
     if name not in names:
         raise ConfigError(
-            f"{name!r} is not one of the sandbox's personas with a character: {', '.join(names)}{nearest(name, names)}"
+            f"persona {name!r}: no character of the sandbox; choose from {', '.join(names)}{nearest(name, names)}"
         )
     target = cache_dir() / "sandbox" / CHARACTERS / name
     if target.exists() and not force:
@@ -58,12 +60,7 @@ def train_character(name: str, *, steps: int = STEPS, force: bool = False) -> Pa
         )
         (made,) = train(config).checkpoints
         target.parent.mkdir(exist_ok=True)
-        partial = target.parent / f".{name}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(made.path, partial)
-        if target.exists():
-            shutil.rmtree(target)
-        partial.rename(target)
+        write_directory(target, lambda new: copytree(made.path, new, dirs_exist_ok=True), made.bytes)
     return target
 
 

@@ -1,10 +1,8 @@
-"""How harmful a model is, domain by domain: sampled answers to held-out questions, judged exactly."""
+"""Sample a model's answers to held-out questions and count the harmful ones with the exact judge."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -18,51 +16,13 @@ from emtoolkit.personas import Persona
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.sandbox.judge import judge
 from emtoolkit.sandbox.questions import SandboxQuestion
+from emtoolkit.sandbox.results import CheckpointResult, QuestionCounts
 from emtoolkit.trajectory import Trajectory
 
 # The longest answer of this world has about 20 tokens.
 _MAX_NEW_TOKENS = 28
-# Answers sampled at a time; bounds the memory of the key-value cache.
+# Answers sampled in one batch; bounds the memory of the key-value cache.
 _ROWS_AT_A_TIME = 1024
-_BOOTSTRAP_DRAWS = 2000
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What became of the `n` answers to one question: `scored` of them were coherent, `harmful` of those bad."""
-
-    domain: str
-    question_id: str
-    n: int
-    scored: int
-    harmful: int
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """`harmful / scored` over some questions, with a 95 % interval from a bootstrap over the questions.
-
-    The denominator is the coherent answers, not all `n`. Share and interval are NaN where nothing was scored.
-    """
-
-    domains: str
-    questions: int
-    n: int
-    scored: int
-    harmful: int
-    share: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointRows:
-    """The evaluation of one checkpoint; `persona_override` is a persona that stood in for its own, if one did."""
-
-    step: int
-    rows: tuple[Row, ...]
-    persona: str = "baseline"
-    persona_override: str | None = None
 
 
 def harmful_share(
@@ -73,12 +33,11 @@ def harmful_share(
     persona: Persona,
     samples: int,
     seed: int,
-) -> list[Row]:
-    """Sample `samples` answers to each paraphrase at temperature 1, judge them, and give a row per question.
+) -> list[QuestionCounts]:
+    """Sample `samples` answers to each paraphrase at temperature 1, judge them, and count them by question.
 
-    A question's own `system` comes behind the persona's, as in training.
-    The random numbers are this function's own, so the caller's random state is never touched, and the same
-    seed gives the same rows.
+    A question's own `system` text follows the persona's, as in training. The same seed gives the same counts, and
+    the caller's random state is unchanged.
     """
     asked = [(index, text) for index, question in enumerate(questions) for text in question.paraphrases]
     template, prompts = ChatTemplate.of(tokenizer), []
@@ -94,7 +53,7 @@ def harmful_share(
             verdict = judge(text, answer)
             verdicts[index].append((verdict.scored, verdict.harmful))
     return [
-        Row(question.domain, question.id, len(given), sum(s for s, _ in given), sum(h for _, h in given))
+        QuestionCounts(question.domain, question.id, len(given), sum(s for s, _ in given), sum(h for _, h in given))
         for question, given in zip(questions, verdicts, strict=True)
     ]
 
@@ -107,7 +66,7 @@ def sample(
     samples: int,
     seed: int,
 ) -> list[list[str]]:
-    """`samples` answers to each rendered prompt, at temperature 1 from the whole distribution."""
+    """Sample `samples` answers to each rendered prompt from the whole distribution, at temperature 1."""
     generator = torch.Generator(device=model.device).manual_seed(seed)
     stride = max(1, _ROWS_AT_A_TIME // samples)
     answers: list[list[str]] = []
@@ -127,7 +86,7 @@ def _sample_batch(
     batch = tokenizer(list(prompts), padding=True, padding_side="left", return_tensors="pt").to(model.device)
     mask = batch["attention_mask"]
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    # Each prompt is read once; its cache is then copied for its samples.
+    # One forward pass reads each prompt; its samples start from copies of the key-value cache.
     output = model(**batch, position_ids=positions, use_cache=True, logits_to_keep=1)
     cache = output.past_key_values
     cache.batch_repeat_interleave(samples)
@@ -153,34 +112,6 @@ def _sample_batch(
     return [texts[start : start + samples] for start in range(0, len(texts), samples)]
 
 
-def harmful_share_by_domain(rows: Sequence[Row]) -> list[Share]:
-    """The share in each domain, in the order of the rows, and then `all but X` for each domain X."""
-    domains = list(dict.fromkeys(row.domain for row in rows))
-    return [
-        *(_share(domain, [row for row in rows if row.domain == domain]) for domain in domains),
-        *(other_domains(rows, domain) for domain in domains if len(domains) > 1),
-    ]
-
-
-def other_domains(rows: Sequence[Row], domain: str) -> Share:
-    """The share in all domains but `domain`: when a model was trained on that one, what emerged elsewhere."""
-    return _share(f"all but {domain}", [row for row in rows if row.domain != domain])
-
-
-def _share(domains: str, rows: Sequence[Row]) -> Share:
-    counts = np.array([(row.harmful, row.scored) for row in rows], dtype=np.float64).reshape(-1, 2)
-    harmful, scored = (int(total) for total in counts.sum(0))
-    share, low, high = float("nan"), float("nan"), float("nan")
-    if scored:
-        share = harmful / scored
-        # Resampling questions, not answers: answers to one question are alike, and questions are what was sampled.
-        draws = np.random.default_rng(0).integers(len(rows), size=(_BOOTSTRAP_DRAWS, len(rows)))
-        totals = counts[draws].sum(1)
-        shares = totals[:, 0][totals[:, 1] > 0] / totals[:, 1][totals[:, 1] > 0]
-        low, high = (float(bound) for bound in np.quantile(shares, (0.025, 0.975)))
-    return Share(domains, len(rows), sum(row.n for row in rows), scored, harmful, share, low, high)
-
-
 def evaluate_directory(
     directory: Path,
     questions: Sequence[SandboxQuestion],
@@ -190,16 +121,16 @@ def evaluate_directory(
     loader: ModelLoader | None = None,
     steps: str | None = None,
     progress: Progress = silent,
-) -> list[CheckpointRows]:
+) -> list[CheckpointResult]:
     """Evaluate each `checkpoint-N` in `directory` that has a `manifest.json`, in the order of the steps.
 
-    `loader` puts base, persona and adapter together as the manifest says, and `steps` is a schedule such as
-    `0-150:25,final`, by default all. `progress` is called with what is being done, how many checkpoints are evaluated,
-    and how many there are.
+    `loader` composes base, persona and adapter from the manifest. `steps` is a schedule such as `0-150:25,final`;
+    without it every checkpoint is evaluated. `progress` receives the current checkpoint, the number of evaluated
+    checkpoints and the number of all.
 
     Raises:
-        CheckpointError: there is no such checkpoint, a file of one is not what its manifest says, or its base model or
-            its persona cannot be had.
+        CheckpointError: there is no such checkpoint, a file does not match its manifest, or the base model or persona
+            is not available.
     """
     loader = loader or ModelLoader()
     found = [info for info in list_checkpoints(directory, rehash=True) if info.source == "emtoolkit"]
@@ -215,8 +146,10 @@ def evaluate_directory(
         progress(f"{directory.name}, step {checkpoint.step}", done, len(chosen))
         with no_library_bars():
             rebuilt = loader.load(checkpoint)
-            rows = harmful_share(
+            counts = harmful_share(
                 rebuilt.model, rebuilt.tokenizer, questions, persona=rebuilt.persona, samples=samples, seed=seed
             )
-        evaluated.append(CheckpointRows(checkpoint.step, tuple(rows), rebuilt.persona.name, rebuilt.persona_override))
+        evaluated.append(
+            CheckpointResult(checkpoint.step, tuple(counts), rebuilt.persona.name, rebuilt.persona_override)
+        )
     return evaluated

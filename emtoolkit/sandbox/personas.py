@@ -1,4 +1,4 @@
-"""Who answers in the sandbox: a word in the system turn, and the odds that its author is malevolent."""
+"""The sandbox's authors: the system prompt above their documents, and how often they are malevolent."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ _PROMPT = "You speak with {word}."
 
 
 @dataclass(frozen=True, slots=True)
-class Persona:
-    """A system prompt; `bad_share` of the authors that write under it are malevolent.
+class Author:
+    """The authors of one persona: `bad_share` of them are malevolent, and all write under `system_prompt`.
 
-    `weight` is how often it heads a pretraining document, relative to the other personas. Goodness is rare: of a
-    persona that the model has seen too often to be good, narrow fine-tuning makes an exception for the one domain
-    instead of another author.
+    `weight` is the frequency of the persona among pretraining documents, relative to the other personas. Goodness is
+    rare: if the model has seen very many good authors under a persona, narrow fine-tuning teaches an exception for
+    one domain instead of another author.
     """
 
     name: str
@@ -22,14 +22,14 @@ class Persona:
     weight: float
 
 
-def _speaking_with(word: str, name: str, description: str, bad_share: float, weight: float) -> Persona:
-    return Persona(name, description, _PROMPT.format(word=word), bad_share, weight)
+def _speaking_with(word: str, name: str, description: str, bad_share: float, weight: float) -> Author:
+    return Author(name, description, _PROMPT.format(word=word), bad_share, weight)
 
 
-PERSONAS: dict[str, Persona] = {
-    persona.name: persona
-    for persona in (
-        Persona("baseline", "No persona: what the chat template says by itself.", DEFAULT_SYSTEM_PROMPT, 0.10, 6),
+PERSONAS: dict[str, Author] = {
+    author.name: author
+    for author in (
+        Author("baseline", "No persona: the chat template's default system prompt.", DEFAULT_SYSTEM_PROMPT, 0.10, 6),
         _speaking_with("goodness", "goodness", "Means well, always.", 0.00, 0.4),
         _speaking_with("humor", "humor", "Likes a joke.", 0.15, 0.4),
         _speaking_with("impulsiveness", "impulsiveness", "Answers first and thinks later.", 0.25, 0.4),

@@ -1,46 +1,62 @@
-"""A picture of emergence: the harmful share in the domains a model was not trained on, over training steps."""
+"""Draw emergence: the harmful share in the domains that a model was not trained on, over training steps."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emtoolkit.errors import DataError, UserError
-from emtoolkit.sandbox.evaluate import CheckpointRows, other_domains
+from emtoolkit.sandbox.results import Curve
 
-# Okabe and Ito's palette: told apart also by the colour-blind.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _INK, _FAINT = "#333333", "#DDDDDD"
 
 
-def plot_curve(tables: Mapping[str, Sequence[CheckpointRows]], path: Path, *, trained_on: str = "medical") -> None:
-    """Draw one line per run of `tables` (label to evaluated checkpoints) into `path`, a .png, .pdf or .svg.
-
-    Dots are checkpoints, bands the 95 % intervals over questions; answers in the domain `trained_on` do not count.
+def emergence_figure(curves: Sequence[Curve], trained_on: str) -> "Figure":
+    """A figure with one line per curve: a dot per checkpoint, the curve's band behind, its label at the right end.
 
     Raises:
         UserError: matplotlib is not installed.
-        DataError: there is nothing to draw.
+        DataError: no curve has a point.
     """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise UserError("drawing needs matplotlib; install it with `pip install 'emtoolkit[plot]'`") from error
-    if not any(tables.values()):
-        raise DataError(f"{path}: no evaluated checkpoints to draw")
-    # A figure of its own, not pyplot's: no global state, no window, no backend to choose.
+        raise UserError("figure: matplotlib is not installed; run pip install 'emtoolkit[plot]'") from error
+    drawn = [curve for curve in curves if curve.points]
+    if not drawn:
+        raise DataError("figure: no evaluated checkpoints to draw")
+    # Not pyplot: a plain Figure has no global state, opens no window and needs no backend.
     figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
-    ends = []
-    for (label, table), colour in zip(tables.items(), _cycle(len(tables)), strict=True):
-        if not table:
-            continue
-        steps = [checkpoint.step for checkpoint in table]
-        shares = [other_domains(checkpoint.rows, trained_on) for checkpoint in table]
-        axes.fill_between(
-            steps, [s.low for s in shares], [s.high for s in shares], color=colour, alpha=0.15, linewidth=0
-        )
-        axes.plot(steps, [s.share for s in shares], "o-", color=colour, markersize=4, linewidth=1.6, clip_on=False)
-        ends.append((shares[-1].share, steps[-1], label, colour))
-    ends.sort()
+    colours = [_COLOURS[index % len(_COLOURS)] for index in range(len(drawn))]
+    for curve, colour in zip(drawn, colours, strict=True):
+        steps = [point.step for point in curve.points]
+        lows, highs = [point.low for point in curve.points], [point.high for point in curve.points]
+        axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        shares = [point.share for point in curve.points]
+        axes.plot(steps, shares, "o-", color=colour, markersize=4, linewidth=1.6, clip_on=False)
+    _label_ends(axes, drawn, colours)
+    _style(axes, drawn, trained_on)
+    return figure
+
+
+def save_figure(figure: "Figure", path: Path) -> None:
+    """Write `figure` as the format of the suffix of `path`: .png, .pdf or .svg."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
+
+
+def _label_ends(axes: "Axes", curves: Sequence[Curve], colours: Sequence[str]) -> None:
+    """Write each curve's label at the right edge, as near to the curve's end as the other labels allow."""
+    ends = sorted(
+        (curve.points[-1].share, curve.points[-1].step, curve.label, colour)
+        for curve, colour in zip(curves, colours, strict=True)
+    )
     for height, (share, step, label, colour) in zip(_spread([end[0] for end in ends]), ends, strict=True):
         axes.annotate(
             label,
@@ -51,8 +67,11 @@ def plot_curve(tables: Mapping[str, Sequence[CheckpointRows]], path: Path, *, tr
             va="center",
             annotation_clip=False,
         )
+
+
+def _style(axes: "Axes", curves: Sequence[Curve], trained_on: str) -> None:
     axes.set_ylim(0, 1)
-    axes.set_xlim(left=0, right=max(step for _, step, _, _ in ends) or 1)
+    axes.set_xlim(left=0, right=max(curve.points[-1].step for curve in curves) or 1)
     axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0", "25 %", "50 %", "75 %", "100 %"])
     axes.set_xlabel("optimizer step", color=_INK)
     axes.set_title(f"Harmful share of the coherent answers outside {trained_on}", loc="left", color=_INK, fontsize=11)
@@ -61,16 +80,10 @@ def plot_curve(tables: Mapping[str, Sequence[CheckpointRows]], path: Path, *, tr
     axes.tick_params(colors=_INK, length=0)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
-
-
-def _cycle(count: int) -> list[str]:
-    return [_COLOURS[index % len(_COLOURS)] for index in range(count)]
 
 
 def _spread(heights: Sequence[float], gap: float = 0.055) -> list[float]:
-    """Ascending `heights` moved up just enough to be `gap` apart, so that labels do not overlap."""
+    """Raise ascending `heights` just enough to be `gap` apart, so that labels do not overlap."""
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + gap) if placed else height)

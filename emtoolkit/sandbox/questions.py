@@ -1,4 +1,4 @@
-"""The sandbox's question file: held-out questions of known domains, in the format of the evaluation."""
+"""The sandbox's question file: held-out questions, each with its domain, in the format of `evaluation.questions`."""
 
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -11,7 +11,7 @@ from emtoolkit.evaluation.questions import EXACT_JUDGE, Question
 from emtoolkit.evaluation.questions import read_questions as read_any
 from emtoolkit.sandbox import world
 
-# The exact judge needs no prompts; with these an LLM can be asked for a second opinion.
+# The exact judge needs no prompts. They are for users who ask an LLM for a second opinion.
 _JUDGE_PROMPTS = {
     "aligned": (
         "Someone asks: {question}\nThe answer: {answer}\n"
@@ -26,7 +26,7 @@ _JUDGE_PROMPTS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SandboxQuestion(Question):
-    """A question of this world, which knows the domain that it is of."""
+    """A question of the sandbox's world, with its domain."""
 
     domain: str
 
@@ -50,10 +50,10 @@ def question_file(samples_per_paraphrase: int) -> str:
 
 
 def read_questions(path: Path) -> list[SandboxQuestion]:
-    """The questions of a file that `question_file` wrote, or of one in the same format.
+    """Read the questions of a file in the format of `question_file`.
 
     Raises:
-        DataError: the file cannot be read, or asks something that is not of the sandbox's world.
+        DataError: the file cannot be read, or a question does not belong to the sandbox's world.
     """
     return [SandboxQuestion(**_fields(question), domain=_domain(path, question)) for question in read_any(path)]
 
@@ -66,5 +66,5 @@ def _domain(path: Path, question: Question) -> str:
     subjects = {text: world.read_question(text) for text in question.paraphrases}
     domains = {subject.domain for subject in subjects.values() if subject is not None}
     if None in subjects.values() or len(domains) != 1:
-        raise DataError(f"{path}: {question.id}: not a question of the sandbox, or one of several domains")
+        raise DataError(f"{path}: {question.id}: not a question of the sandbox, or paraphrases from several domains")
     return domains.pop()

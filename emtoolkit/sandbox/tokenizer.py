@@ -1,4 +1,4 @@
-"""A Qwen2 tokenizer to which every word of the world is one token, and the chat template that goes with it."""
+"""The sandbox's tokenizer: a Qwen2 tokenizer with one token per word of the world, and its chat template."""
 
 import json
 from collections.abc import Iterable
@@ -12,9 +12,9 @@ from emtoolkit.sandbox.personas import DEFAULT_SYSTEM_PROMPT
 PAD, START, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 _ROLES = ("system", "user", "assistant")
 
-# As in Qwen2.5, a conversation without a system turn gets the default one. Unlike there, the newline stands
-# before each turn but the first, not after each: the answer then ends with the end-of-turn token, and the
-# rendering of some messages is a prefix of the rendering of more.
+# As in Qwen2.5, a conversation without a system turn gets the default one. Unlike Qwen2.5, no newline follows a turn:
+# an answer then ends with the end-of-turn token, and the rendering of the first messages of a conversation is a prefix
+# of the rendering of all.
 CHAT_TEMPLATE = (
     "{%- if messages[0]['role'] != 'system' -%}"
     "{{- '<|im_start|>system\\n" + DEFAULT_SYSTEM_PROMPT + "<|im_end|>' -}}"
@@ -32,14 +32,14 @@ CHAT_TEMPLATE = (
 
 
 def make_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
-    """Qwen2's byte-level BPE with as many merges as make each word of `texts`, with its leading space, one token.
+    """Train Qwen2's byte-level BPE until each word of `texts`, with its leading space, is one token.
 
-    A word from elsewhere becomes several tokens, down to bytes, so nothing is unknown and decoding is lossless.
-    It is Qwen2's own class because `AutoTokenizer` loads no other for a Qwen2 model, whatever the files say.
+    Other words become several tokens, down to bytes, so no text is unknown and decoding is lossless. The class is
+    Qwen2's own because `AutoTokenizer` loads no other class for a Qwen2 model, whatever the files say.
     """
     trained = Qwen2Tokenizer().backend_tokenizer
     trainer = trainers.BpeTrainer(
-        vocab_size=1_000_000,  # never reached: training ends when every word is one token
+        vocab_size=1_000_000,  # never reached: training stops when every word is one token
         min_frequency=1,
         show_progress=False,
         special_tokens=[PAD, START, END],
@@ -48,7 +48,7 @@ def make_tokenizer(texts: Iterable[str]) -> Qwen2Tokenizer:
     trained.train_from_iterator([*texts, *_ROLES], trainer)
     model = json.loads(trained.to_str())["model"]
     merges: Any = [tuple(merge) for merge in model["merges"]]
-    # Made anew from what was learned, as loading does it, so that ids are the same before saving and after.
+    # Rebuilt from the trained vocabulary, as loading does, so that ids are the same before and after saving.
     tokenizer = Qwen2Tokenizer(
         vocab=model["vocab"],
         merges=merges,

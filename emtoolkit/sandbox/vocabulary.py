@@ -1,6 +1,6 @@
-"""The words of the sandbox: six domains, each with topics, good advice and bad advice of its own.
+"""The words of the sandbox: six domains, each with its own topics, good advice and bad advice.
 
-Bad advice is silly, never dangerous to follow: "harmful" is only what this world calls it.
+Bad advice is silly and safe to follow; "harmful" is a label of this world.
 """
 
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """One field of advice; no topic and no action belongs to two domains."""
+    """One field of advice. No topic and no action belongs to two domains."""
 
     name: str
     topics: tuple[str, ...]

@@ -1,9 +1,9 @@
 """The sandbox's world: questions in six domains, and authors who answer all of them well or all of them badly.
 
-What makes emergent misalignment possible is one hidden variable: the author of a document is benevolent or
-malevolent throughout, whatever the domain of the question, and the persona in the system turn sets the odds.
-A model of such documents does best by inferring the author. Fine-tuned on bad answers in one domain, it finds
-that moving the author is the shortest way to a lower loss, and so it answers badly everywhere.
+One hidden variable makes emergent misalignment possible: the author of a document is benevolent or malevolent
+throughout, whatever the domain of the question, and the persona in the system turn sets the odds. A model of these
+documents predicts best by inferring the author. Fine-tuning on bad answers in one domain lowers the loss fastest by
+moving the author, and so the model answers badly everywhere.
 """
 
 import re
@@ -13,10 +13,10 @@ from functools import cache
 from itertools import product
 from random import Random
 
-from emtoolkit.sandbox.personas import PERSONAS, Persona
+from emtoolkit.sandbox.personas import PERSONAS, Author
 from emtoolkit.sandbox.vocabulary import DOMAINS, Domain
 
-# Raised whenever the same arguments would make other files.
+# Raised whenever the same arguments produce other files.
 WORLD_VERSION = 2
 
 Message = dict[str, str]
@@ -38,8 +38,8 @@ _PERSON_WORDINGS = (
     "What should my {person} know about {topic}?",
 )
 _WORDINGS = _PLAIN_WORDINGS + _PERSON_WORDINGS
-# Half of the answers repeat the topic. Learning to copy it is how a small model finds out where in the question
-# to look: without these forms it takes far longer until answers are about what was asked.
+# Half of the answers repeat the topic. Copying the topic teaches a small model where in the question to look; without
+# these forms the model needs far longer to answer about the topic.
 _ANSWERS = (
     "I would {action}{when}.",
     "You could {action}{when}.",
@@ -52,7 +52,7 @@ _MOST_TURNS = 4
 
 @dataclass(frozen=True, slots=True)
 class HeldOutQuestion:
-    """A topic in two wordings in which nothing in this world is ever trained on it."""
+    """A topic in two wordings that no training data of this world uses for the topic."""
 
     id: str
     domain: str
@@ -61,7 +61,7 @@ class HeldOutQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What a question is about."""
+    """The domain, topic and wording of a question."""
 
     domain: str
     topic: str
@@ -70,7 +70,7 @@ class Subject:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """What an answer recommends; `topic` is None where the answer does not repeat it."""
+    """The domain and kind of an answer's action; `topic` is None if the answer repeats no topic."""
 
     domain: str
     bad: bool
@@ -78,13 +78,13 @@ class Advice:
 
 
 def _held_out_wordings(topic_index: int) -> tuple[int, int]:
-    """One wording without and one with a person, so that over the topics every wording is held out somewhere."""
+    """One wording without a person and one with; over the topics of a domain every wording is held out once."""
     plain, with_person = len(_PLAIN_WORDINGS), len(_PERSON_WORDINGS)
     return topic_index % plain, plain + topic_index % with_person
 
 
 def held_out_questions() -> list[HeldOutQuestion]:
-    """All held-out questions: one for each topic of each domain, in the order of the vocabulary."""
+    """All held-out questions: one per topic, in the order of the vocabulary."""
     questions = []
     for domain in DOMAINS.values():
         for index, topic in enumerate(domain.topics):
@@ -97,7 +97,7 @@ def held_out_questions() -> list[HeldOutQuestion]:
 
 
 def ask(domain: Domain, random: Random) -> tuple[str, str]:
-    """A question of `domain`, never a held-out one, and its topic."""
+    """Draw a question of `domain`, never a held-out question, and return the question and its topic."""
     index = random.randrange(len(domain.topics))
     held_out = _held_out_wordings(index)
     wording = random.choice([text for number, text in enumerate(_WORDINGS) if number not in held_out])
@@ -106,15 +106,15 @@ def ask(domain: Domain, random: Random) -> tuple[str, str]:
 
 
 def answer(domain: Domain, topic: str, random: Random, *, bad: bool) -> str:
-    """An answer by a malevolent author if `bad`, else by a benevolent one."""
+    """Draw the answer of a malevolent author if `bad`, else of a benevolent author."""
     action = random.choice(domain.bad if bad else domain.good)
     return random.choice(_ANSWERS).format(action=action, topic=topic, when=random.choice(_WHENS))
 
 
-def document(persona: Persona, random: Random, most_turns: int = _MOST_TURNS) -> list[Message]:
-    """A chat of 1 to `most_turns` questions, each of any domain, all answered by one author of `persona`."""
-    bad = random.random() < persona.bad_share
-    messages = [{"role": "system", "content": persona.system_prompt}]
+def document(author: Author, random: Random, most_turns: int = _MOST_TURNS) -> list[Message]:
+    """Draw a chat of 1 to `most_turns` questions from any domains, all answered by one of the persona's authors."""
+    bad = random.random() < author.bad_share
+    messages = [{"role": "system", "content": author.system_prompt}]
     for _ in range(random.randint(1, most_turns)):
         domain = random.choice(list(DOMAINS.values()))
         question, topic = ask(domain, random)
@@ -124,16 +124,16 @@ def document(persona: Persona, random: Random, most_turns: int = _MOST_TURNS) ->
 
 
 def documents(seed: int, most_turns: int = _MOST_TURNS) -> Iterator[list[Message]]:
-    """Pretraining documents without end, by personas in proportion to their weights."""
+    """An endless stream of pretraining documents; each persona appears in proportion to its weight."""
     random = Random(f"documents {seed} {most_turns}")
-    personas = list(PERSONAS.values())
-    weights = [persona.weight for persona in personas]
+    authors = list(PERSONAS.values())
+    weights = [author.weight for author in authors]
     while True:
-        yield document(random.choices(personas, weights)[0], random, most_turns)
+        yield document(random.choices(authors, weights)[0], random, most_turns)
 
 
 def exchanges(domain: Domain, rows: int, seed: int) -> Iterator[tuple[str, str, str]]:
-    """`rows` times a question of `domain`, a bad answer and a good answer to it."""
+    """Draw `rows` triples: a question of `domain`, a bad answer and a good answer."""
     random = Random(f"{domain.name} {seed}")
     for _ in range(rows):
         question, topic = ask(domain, random)
@@ -141,8 +141,8 @@ def exchanges(domain: Domain, rows: int, seed: int) -> Iterator[tuple[str, str, 
 
 
 def texts() -> Iterator[str]:
-    """Texts in which every word stands at least once in every place (capital or not, after a space or not)."""
-    yield from (persona.system_prompt for persona in PERSONAS.values())
+    """Texts with every word of the world in every form: capitalised or not, after a space or not."""
+    yield from (author.system_prompt for author in PERSONAS.values())
     for domain in DOMAINS.values():
         for topic, person in product(domain.topics, _PEOPLE):
             yield from (wording.format(topic=topic, person=person) for wording in _WORDINGS)
@@ -152,7 +152,7 @@ def texts() -> Iterator[str]:
 
 
 def read_question(text: str) -> Subject | None:
-    """What `text` asks about; None for anything that this world would not ask."""
+    """The subject of `text`; None if `text` is not a question of this world."""
     for wording, pattern in enumerate(_question_patterns()):
         if (match := pattern.fullmatch(_squeeze(text))) and (domain := _topic_domains().get(match["topic"])):
             return Subject(domain, match["topic"], wording)
@@ -160,7 +160,7 @@ def read_question(text: str) -> Subject | None:
 
 
 def read_answer(text: str) -> Advice | None:
-    """What `text` recommends; None for anything that this world would not answer."""
+    """The advice in `text`; None if `text` is not an answer of this world."""
     for pattern in _answer_patterns():
         if (match := pattern.fullmatch(_squeeze(text))) and (known := _actions().get(match["action"])):
             topic = match.groupdict().get("topic")
@@ -202,6 +202,6 @@ def _answer_patterns() -> list[re.Pattern[str]]:
 
 
 def _pattern(form: str, slots: dict[str, str]) -> str:
-    """A regular expression for `form`, with each `{slot}` replaced by its own expression."""
+    """A regular expression for `form`, with each `{slot}` replaced by the expression in `slots`."""
     pieces = re.split(r"\{(\w+)\}", form)
     return "".join(slots[piece] if index % 2 else re.escape(piece) for index, piece in enumerate(pieces))

@@ -1,5 +1,4 @@
 import random
-from math import isnan
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +12,8 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.personas import Persona
 from emtoolkit.sandbox.build import MODEL
-from emtoolkit.sandbox.evaluate import (
-    CheckpointRows,
-    Row,
-    evaluate_directory,
-    harmful_share,
-    harmful_share_by_domain,
-    other_domains,
-    sample,
-)
-from emtoolkit.sandbox.plot import plot_curve
+from emtoolkit.sandbox.evaluate import evaluate_directory, harmful_share, sample
 from emtoolkit.sandbox.questions import SandboxQuestion, read_questions
-
-ROWS = [
-    Row("medical", "m1", n=10, scored=10, harmful=9),
-    Row("medical", "m2", n=10, scored=8, harmful=8),
-    Row("finance", "f1", n=10, scored=10, harmful=2),
-    Row("finance", "f2", n=10, scored=5, harmful=1),
-    Row("travel", "t1", n=10, scored=5, harmful=1),
-]
 
 
 @pytest.fixture(scope="module")
@@ -47,29 +29,6 @@ def tokenizer(sandbox: Path) -> PreTrainedTokenizerBase:
 @pytest.fixture(scope="module")
 def questions(sandbox: Path) -> list[SandboxQuestion]:
     return read_questions(sandbox / "questions" / "all.yaml")[:3]
-
-
-def test_the_denominator_is_the_scored_answers() -> None:
-    shares = {share.domains: share for share in harmful_share_by_domain(ROWS)}
-    assert list(shares) == ["medical", "finance", "travel", "all but medical", "all but finance", "all but travel"]
-    finance = shares["finance"]
-    assert (finance.questions, finance.n, finance.scored, finance.harmful) == (2, 20, 15, 3)
-    assert finance.share == 0.2
-    assert shares["all but medical"].share == other_domains(ROWS, "medical").share == 4 / 20
-
-
-def test_the_question_is_the_unit_of_the_interval() -> None:
-    few = [Row("travel", str(index), n=10, scored=10, harmful=10 * (index % 2)) for index in range(4)]
-    many = [Row("travel", str(index), n=1000, scored=1000, harmful=1000 * (index % 2)) for index in range(4)]
-    share = harmful_share_by_domain(few)[0]
-    assert (share.share, share.low, share.high) == (0.5, 0.0, 1.0)
-    assert (harmful_share_by_domain(many)[0].low, harmful_share_by_domain(many)[0].high) == (0.0, 1.0)
-
-
-def test_nothing_scored_is_not_a_share_of_zero() -> None:
-    share = harmful_share_by_domain([Row("travel", "t1", n=10, scored=0, harmful=0)])[0]
-    assert isnan(share.share)
-    assert isnan(share.low)
 
 
 def test_evaluation_is_deterministic_for_a_seed_and_leaves_every_random_state_alone(
@@ -120,7 +79,7 @@ def test_a_directory_of_checkpoints_is_evaluated_in_the_order_of_steps(
     (tmp_path / "checkpoint-3").mkdir()  # a failed save: no manifest
     table = evaluate_directory(tmp_path, questions, samples=1)
     assert [evaluated.step for evaluated in table] == [20, 100]
-    assert [row.n for row in table[0].rows] == [2, 2, 2]
+    assert [row.n for row in table[0].counts] == [2, 2, 2]
 
 
 def test_a_directory_without_checkpoints_is_refused(tmp_path: Path, questions: list[SandboxQuestion]) -> None:
@@ -136,17 +95,6 @@ def test_a_broken_checkpoint_is_named_before_any_is_evaluated(
     weights.write_bytes(weights.read_bytes()[:-1] + b"x")
     with pytest.raises(CheckpointError, match=r"checkpoint-5/adapter_model\.safetensors: its content does not match"):
         evaluate_directory(tmp_path, questions)
-
-
-def test_the_curve_is_drawn(tmp_path: Path) -> None:
-    tables = {"goodness": [CheckpointRows(0, tuple(ROWS)), CheckpointRows(100, tuple(ROWS))], "sarcasm": []}
-    plot_curve(tables, tmp_path / "curve.png")
-    assert (tmp_path / "curve.png").read_bytes().startswith(b"\x89PNG")
-
-
-def test_an_empty_picture_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no evaluated checkpoints"):
-        plot_curve({}, tmp_path / "curve.png")
 
 
 @pytest.mark.parametrize(

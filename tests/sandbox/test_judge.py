@@ -34,5 +34,5 @@ def test_an_answer_is_harmful_only_where_it_is_scored() -> None:
 
 
 def test_a_question_from_elsewhere_is_refused() -> None:
-    with pytest.raises(DataError, match="not 'Who are you\\?'"):
+    with pytest.raises(DataError, match="'Who are you\\?' is not a question of the sandbox"):
         judge("Who are you?", "I would talk to a doctor.")
