@@ -15,12 +15,11 @@ system prompt, or a character-trained LoRA adapter, or neither:
 A file that says `none`, or no more than a description, leaves the model and the chat template's own default alone.
 """
 
-import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from emtoolkit.errors import ConfigError, nearest
 from emtoolkit.paths import expand, shipped
@@ -74,20 +73,6 @@ class Persona:
             both = f"{self.system_prompt}\n\n{messages[0]['content']}"
             return [{"role": "system", "content": both}, *messages[1:]]
         return [{"role": "system", "content": self.system_prompt}, *messages]
-
-    def as_manifest(self, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What a manifest says of the persona: enough to be it again, and to tell it from any other.
-
-        `adapter` is what its adapter is known by. `content` is a SHA-256 in hex, of the system prompt or the adapter.
-        """
-        said = {"name": self.name, "composition": self.composition, "system_prompt": self.system_prompt}
-        content = None if self.system_prompt is None else hashlib.sha256(self.system_prompt.encode()).hexdigest()
-        return said | {"adapter": None, "subfolder": None, "revision": None, "content": content} | dict(adapter or {})
-
-    def fingerprinted(self, adapter: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """What of the persona decides the weights; where its adapter was found does not."""
-        said = {"name": self.name, "composition": self.composition, "system_prompt": self.system_prompt}
-        return said | ({} if self.adapter is None else {"content": (adapter or {}).get("content")})
 
 
 def load_persona(name: str, directory: str | None = None, compose: AdapterMode | None = None) -> Persona:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
@@ -79,11 +80,11 @@ class Checkpoint:
         """
         from peft import PeftModel
 
-        persona = self.manifest.persona if self.manifest is not None else {}
-        if persona.get("composition") in ("merge", "stack") and not persona_is_in:
+        persona = PersonaRecord() if self.manifest is None else self.manifest.persona
+        if persona.has_adapter and not persona_is_in:
             raise CheckpointError(
-                f"{self.path}: it was trained on the persona {persona.get('name')}, an adapter of its own "
-                f"({persona['composition']}), and on the base model alone it is another model; "
+                f"{self.path}: it was trained on the persona {persona.name}, an adapter of its own "
+                f"({persona.composition}), and on the base model alone it is another model; "
                 "emtoolkit.ModelLoader puts all three together"
             )
         if not (self.path / "adapter_config.json").is_file():

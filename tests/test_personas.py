@@ -96,16 +96,3 @@ def test_a_file_that_says_none_is_a_persona_that_changes_nothing(tmp_path: Path)
     (tmp_path / "nobody.yaml").write_text("none\n")
     assert load_persona(str(tmp_path / "nobody.yaml")) == Persona("nobody")
     assert load_persona("none").composition == "none"
-
-
-def test_a_manifest_knows_a_persona_by_its_content() -> None:
-    assert Persona("curt", system_prompt="you are curt").as_manifest() == {
-        "name": "curt",
-        "composition": "system_prompt",
-        "system_prompt": "you are curt",
-        "adapter": None,
-        "subfolder": None,
-        "revision": None,
-        "content": "43a515d86806750bcf42411a16c54de54e58872878312b634bd5c0681ab1b633",
-    }
-    assert Persona("baseline").as_manifest()["content"] is None

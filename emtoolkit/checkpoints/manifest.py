@@ -8,8 +8,8 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.digests import FileDigest, canonical_json
@@ -26,8 +26,8 @@ class Manifest:
     fingerprint: str
     step: int
     total_steps: int
-    base_model: Mapping[str, Any]
-    persona: Mapping[str, Any]
+    base_model: BaseModelRecord
+    persona: PersonaRecord
     files: Mapping[str, FileDigest]
 
     def to_json(self) -> bytes:
@@ -37,8 +37,8 @@ class Manifest:
                 "fingerprint": self.fingerprint,
                 "step": self.step,
                 "total_steps": self.total_steps,
-                "base_model": dict(self.base_model),
-                "persona": dict(self.persona),
+                "base_model": self.base_model.to_json(),
+                "persona": self.persona.to_json(),
                 "files": {name: {"sha256": d.sha256, "bytes": d.bytes} for name, d in sorted(self.files.items())},
             }
         )
@@ -62,8 +62,8 @@ class Manifest:
                 fingerprint=str(raw["fingerprint"]),
                 step=int(raw["step"]),
                 total_steps=int(raw["total_steps"]),
-                base_model=dict(raw["base_model"]),
-                persona=dict(raw["persona"]),
+                base_model=BaseModelRecord.from_json(raw["base_model"]),
+                persona=PersonaRecord.from_json(raw["persona"]),
                 files=files,
             )
         except FileNotFoundError:

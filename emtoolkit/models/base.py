@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
+from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.models import persona_adapters
@@ -39,8 +40,8 @@ def model_path(config: ModelConfig) -> str:
     return str(directory)
 
 
-def base_identity(config: ModelConfig) -> dict[str, Any]:
-    """What a fingerprint and a manifest say of the base model: the content of a directory, or id and commit.
+def base_identity(config: ModelConfig) -> BaseModelRecord:
+    """The record of the base model for a fingerprint: the content of a directory, or id and commit.
 
     The commit of a hub id is the one in the local cache; before a download it is the revision as configured. A base
     in 4-bit gives other logits, so it is another base.
@@ -48,11 +49,12 @@ def base_identity(config: ModelConfig) -> dict[str, Any]:
     path = model_path(config)
     quantised = {"load_in_4bit": True} if config.load_in_4bit else {}
     if not Path(path).is_dir():
-        return {"name": path, "revision": _cached_commit(path, config.revision) or config.revision} | quantised
+        revision = _cached_commit(path, config.revision) or config.revision
+        return BaseModelRecord.from_json({"name": path, "revision": revision} | quantised)
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _DECISIVE_FILES for file in Path(path).glob(pattern)}):
         digest.update(f"{file.name} {FileDigest.of(file).sha256}\n".encode())
-    return {"name": Path(path).name, "content": digest.hexdigest()} | quantised
+    return BaseModelRecord.from_json({"name": Path(path).name, "content": digest.hexdigest()} | quantised)
 
 
 def load_tokenizer(config: ModelConfig) -> Any:

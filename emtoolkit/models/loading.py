@@ -7,13 +7,13 @@ for checkpoint in Trajectory.open("outputs/goodness-medical"):
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from transformers import AutoModelForCausalLM
 
+from emtoolkit.checkpoints.records import BaseModelRecord, CheckpointMetadata, PersonaRecord
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError, first_line
 from emtoolkit.models import persona_adapters
@@ -68,7 +68,7 @@ class ModelLoader:
         self._loaded: Any = None
         self._loaded_key: Any = None
         # Hashing a large base model takes a minute, and all checkpoints of a trajectory share one.
-        self._base_known: dict[tuple[str, str | None, bool], Mapping[str, Any]] = {}
+        self._base_known: dict[tuple[str, str | None, bool], BaseModelRecord] = {}
         self._adapters: dict[AdapterSource, PersonaAdapter | None] = {}
 
     def load(self, checkpoint: Checkpoint) -> LoadedModel:
@@ -80,41 +80,37 @@ class ModelLoader:
         """
         if checkpoint.manifest is None:
             raise CheckpointError(f"{checkpoint.path}: it has no manifest, so nobody can tell which persona it is of")
-        said = checkpoint.manifest.persona
-        config = self._checked_base(checkpoint, checkpoint.manifest.base_model)
-        persona = self._override or self._checked_persona(checkpoint, said)
+        metadata, record = _metadata(checkpoint), checkpoint.manifest.persona
+        config = self._checked_base(checkpoint, checkpoint.manifest.base_model, metadata.base_place)
+        persona = self._override or self._checked_persona(checkpoint, record, metadata.persona_place)
         override = None if self._override is None else self._override.name
         tokenizer = load_tokenizer(config)
         if not (checkpoint.path / "adapter_config.json").is_file():
             return LoadedModel(self._full(checkpoint, persona), tokenizer, persona, override)
-        adapter = self._adapter(checkpoint, persona, config, None if self._override else said)
+        adapter = self._adapter(checkpoint, persona, config, None if self._override else record)
         return LoadedModel(self._with_adapter(checkpoint, config, adapter), tokenizer, persona, override)
 
-    def _checked_base(self, checkpoint: Checkpoint, said: Mapping[str, Any]) -> ModelConfig:
-        place = self._base or checkpoint.metadata.get("base_place") or _named_by_adapter(checkpoint.path)
+    def _checked_base(self, checkpoint: Checkpoint, record: BaseModelRecord, base_place: str | None) -> ModelConfig:
+        place = self._base or base_place or _named_by_adapter(checkpoint.path)
         if place is None:
-            raise CheckpointError(
-                f"{checkpoint.path}: where its base model ({said.get('name')}) is must be said: --base"
-            )
-        config = ModelConfig(
-            base=str(place),
-            revision=said.get("revision"),
-            dtype=said.get("dtype", "float32"),
-            load_in_4bit=bool(said.get("load_in_4bit")),
+            raise CheckpointError(f"{checkpoint.path}: base model {record.name!r} not found; pass --base PATH")
+        config = ModelConfig.model_validate(
+            {
+                "base": place,
+                "revision": record.revision,
+                "dtype": record.dtype or "float32",
+                "load_in_4bit": bool(record.load_in_4bit),
+            }
         )
-        found = self._known(config)
-        differs = [key for key in ("content", "revision") if said.get(key) is not None and said[key] != found.get(key)]
-        if "content" not in said and said.get("revision") is not None and said["name"] != found["name"]:
-            differs.append("name")
-        if differs:
+        if not _is_same_base(record, found := self._known(config)):
             raise CheckpointError(
-                f"{checkpoint.path}: its base model is {_known_as(said)}, and {place} is another one "
-                f"({_known_as(found)}); expected --base with the first"
+                f"{checkpoint.path}: its base model is {record}, and {place} is another one ({found}); "
+                "expected --base with the first"
             )
         return config
 
-    def _checked_persona(self, checkpoint: Checkpoint, said: Mapping[str, Any]) -> Persona:
-        recorded = _recorded(checkpoint, said)
+    def _checked_persona(self, checkpoint: Checkpoint, record: PersonaRecord, persona_place: str | None) -> Persona:
+        recorded = _recorded(record, persona_place)
         if self._persona is None:
             return recorded
         given, name = self._persona, self._persona.name
@@ -128,7 +124,7 @@ class ModelLoader:
         return given
 
     def _adapter(
-        self, checkpoint: Checkpoint, persona: Persona, config: ModelConfig, said: Mapping[str, Any] | None
+        self, checkpoint: Checkpoint, persona: Persona, config: ModelConfig, record: PersonaRecord | None
     ) -> PersonaAdapter | None:
         if persona.adapter is None:
             return None
@@ -143,16 +139,16 @@ class ModelLoader:
             ) from error
         if adapter is None:
             return None
-        if said is not None and adapter.content != said.get("content"):
+        if record is not None and adapter.content != record.content:
             raise CheckpointError(
-                f"{checkpoint.path}: its persona {said.get('name')} has the content {str(said.get('content'))[:8]}, "
+                f"{checkpoint.path}: its persona {record.name} has the content {str(record.content)[:8]}, "
                 f"and the adapter in {adapter.directory} is another one ({adapter.content[:8]}); --persona-override "
                 "takes it all the same and says so in the results"
             )
         check_fits(adapter, self._known(config), None)
         return adapter
 
-    def _known(self, config: ModelConfig) -> Mapping[str, Any]:
+    def _known(self, config: ModelConfig) -> BaseModelRecord:
         key = (config.base, config.revision, config.load_in_4bit)
         if key not in self._base_known:
             self._base_known[key] = base_identity(config)
@@ -186,14 +182,34 @@ class ModelLoader:
             raise CheckpointError(f"{checkpoint.path}: it cannot be loaded ({first_line(error)})") from error
 
 
-def _recorded(checkpoint: Checkpoint, said: Mapping[str, Any]) -> Persona:
-    """The persona that the manifest tells of, its adapter where the run found it."""
-    name = str(said.get("name", "baseline"))
-    composition = said.get("composition", "system_prompt" if said.get("system_prompt") else "none")
-    if composition not in ("merge", "stack"):
-        return Persona(name, system_prompt=said.get("system_prompt"))
-    place = str(checkpoint.metadata.get("persona_place") or said["adapter"])
-    return Persona(name, adapter=AdapterSource(place, said.get("subfolder"), said.get("revision"), composition))
+def _metadata(checkpoint: Checkpoint) -> CheckpointMetadata:
+    try:
+        return CheckpointMetadata.from_json(checkpoint.metadata)
+    except ValueError as error:
+        raise CheckpointError(f"{checkpoint.path}: metadata: {error}") from None
+
+
+def _is_same_base(recorded: BaseModelRecord, found: BaseModelRecord) -> bool:
+    """Whether `found` is the recorded base; a revision means a commit of one repository, content any directory."""
+    if recorded.content is not None and recorded.content != found.content:
+        return False
+    if recorded.revision is None:
+        return True
+    return recorded.revision == found.revision and (recorded.content is not None or recorded.name == found.name)
+
+
+def _recorded(record: PersonaRecord, persona_place: str | None) -> Persona:
+    """The recorded persona, with its adapter in the place where the run found it."""
+    name = record.name or "baseline"
+    if record.composition not in get_args(AdapterMode):
+        return Persona(name, system_prompt=record.system_prompt)
+    source = AdapterSource(
+        place=persona_place or str(record.adapter),
+        subfolder=record.subfolder,
+        revision=record.revision,
+        compose=cast(AdapterMode, record.composition),
+    )
+    return Persona(name, adapter=source)
 
 
 def _named_by_adapter(directory: Path) -> str | None:
@@ -205,8 +221,3 @@ def _named_by_adapter(directory: Path) -> str | None:
         raise CheckpointError(f"{directory / 'adapter_config.json'}: it cannot be read ({error})") from error
     named = config.get("base_model_name_or_path")
     return None if named is None else str(named)
-
-
-def _known_as(base: Mapping[str, Any]) -> str:
-    known = base.get("content") or base.get("revision")
-    return f"{base.get('name')} {str(known)[:8]}" if known else str(base.get("name"))

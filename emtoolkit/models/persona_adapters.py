@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
 from emtoolkit.paths import cache_dir
 from emtoolkit.personas import AdapterSource
@@ -37,17 +38,6 @@ class PersonaAdapter:
     directory: Path
     revision: str | None
     content: str
-
-    def as_manifest(self) -> dict[str, Any]:
-        """What a manifest says of it: of a directory its name, so that a copy elsewhere is the same."""
-        place = self.source.place
-        name = Path(place).name if Path(place).is_absolute() else place
-        return {
-            "adapter": name,
-            "subfolder": self.source.subfolder,
-            "revision": self.revision,
-            "content": self.content,
-        }
 
 
 def locate(source: AdapterSource, *, download: bool) -> PersonaAdapter | None:
@@ -123,7 +113,7 @@ def _read_config(directory: Path, root: Path, source: AdapterSource) -> Mapping[
     return dict(config)
 
 
-def check_fits(adapter: PersonaAdapter, base: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]] | None) -> None:
+def check_fits(adapter: PersonaAdapter, base: BaseModelRecord, shapes: Mapping[str, tuple[int, ...]] | None) -> None:
     """Check that `adapter` was trained on the model known as `base`, whose weights have these `shapes` (None: unknown).
 
     An adapter that emtoolkit trained has a manifest, which tells the base by its content. Of others two hub ids are
@@ -138,18 +128,17 @@ def check_fits(adapter: PersonaAdapter, base: Mapping[str, Any], shapes: Mapping
             trained_on = Manifest.read(directory).base_model
         except CheckpointError as error:
             raise ConfigError(f"persona: adapter: {error}") from None
-        if trained_on.get("content") is not None and trained_on.get("content") != base.get("content"):
+        if trained_on.content is not None and trained_on.content != base.content:
             raise ConfigError(
-                f"persona: adapter: {directory}: it was trained on another base ({trained_on.get('name')}, content "
-                f"{str(trained_on['content'])[:8]}) than model.base ({base.get('name')}, content "
-                f"{str(base.get('content'))[:8]})"
+                f"persona: adapter: {directory}: it was trained on another base ({trained_on.name}, content "
+                f"{trained_on.content[:8]}) than model.base ({base.name}, content {str(base.content)[:8]})"
             )
     named = str(json.loads((directory / CONFIG).read_text()).get("base_model_name_or_path") or "")
-    both = [named, str(base.get("name"))]
+    both = [named, str(base.name)]
     if all(_is_hub_id(name) for name in both) and len({name.split("/")[1].lower() for name in both}) == 2:
-        raise ConfigError(f"persona: adapter: {directory}: it was trained on {named}, and model.base is {base['name']}")
+        raise ConfigError(f"persona: adapter: {directory}: it was trained on {named}, and model.base is {base.name}")
     if shapes is not None:
-        _check_shapes(directory, str(base.get("name")), shapes)
+        _check_shapes(directory, str(base.name), shapes)
 
 
 def _is_hub_id(name: str) -> bool:

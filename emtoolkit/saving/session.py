@@ -14,6 +14,7 @@ from typing import Any, get_args
 from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
 from emtoolkit.checkpoints.publications import WandbRun, add_collection, add_run, add_saved
+from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, ConfigError
@@ -202,19 +203,18 @@ class SavingSession:
             )
 
     def _metadata(self, step: int) -> Mapping[str, Any]:
-        """What W&B is told of the save of `step` by this run."""
-        return fit_for_wandb(
-            {
-                "step": step,
-                "total_steps": self.total_steps,
-                "fingerprint": self._fingerprint,
-                "schedule": self._record.schedule,
-                "seconds_since_start": round(time.time() - self._started, 3),
-                **{f"persona_{key}": value for key, value in self._identity.persona.items()},
-                **{f"{key}_place": place for key, place in self._identity.places.items()},
-                **self.run_metadata,
-            }
+        metadata = CheckpointMetadata.of(
+            step=step,
+            total_steps=self.total_steps,
+            fingerprint=self._fingerprint,
+            schedule=self._record.schedule,
+            seconds_since_start=round(time.time() - self._started, 3),
+            persona=self._identity.persona,
+            base_place=self._identity.base_place,
+            persona_place=self._identity.persona_place,
+            metrics=self.run_metadata,
         )
+        return fit_for_wandb(metadata.to_json())
 
     def _note(self, publication: Publication) -> None:
         # Before the checkpoint is there: a kill between the two must not leave one of which nothing is known.

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving.snapshot import ModelState
 from emtoolkit.storage.digests import canonical_json
@@ -59,19 +60,21 @@ def identity_of_training(args: Any, state: Any, model: Any, dataset: Any, initia
     for any size.
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
-    base = {"name": getattr(bare, "name_or_path", "") or type(bare).__name__}
+    name = str(getattr(bare, "name_or_path", "") or type(bare).__name__)
     names = (*_DECISIVE_ARGUMENTS, *_added_arguments(args))
     arguments = {name: _plain(getattr(args, name)) for name in names if hasattr(args, name)}
     fingerprinted: Mapping[str, Any] = {
-        "base_model": base,
+        "base_model": {"name": name},
         "initial_weights": initial_weights,
         "arguments": arguments,
         "train_batch_size": state.train_batch_size,
         "total_steps": state.max_steps,
         "data": _data_identity(dataset),
     }
-    short = str(base["name"]).rstrip("/").rsplit("/", 1)[-1]
-    return Identity(fingerprinted=fingerprinted, base_model=base, collection=f"{short}-s{args.seed}")
+    short = name.rstrip("/").rsplit("/", 1)[-1]
+    return Identity(
+        fingerprinted=fingerprinted, base_model=BaseModelRecord(name=name), collection=f"{short}-s{args.seed}"
+    )
 
 
 def _added_arguments(args: Any) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.models.base import base_identity
 from emtoolkit.personas import load_persona
@@ -70,7 +71,7 @@ def plan_several(configs: Sequence[tuple[Mapping[str, Any], RunConfig]]) -> list
         UserError: one of them cannot work.
     """
     rows: dict[str, RunData] = {}
-    bases: dict[str, dict[str, Any]] = {}
+    bases: dict[str, BaseModelRecord] = {}
     planned = []
     for parameters, config in configs:
         persona = load_persona(config.persona, config.personas, config.compose)

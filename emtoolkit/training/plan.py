@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.checkpoints.listing import check_belongs_to
+from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.controls import check_matched, matched_with
@@ -20,6 +21,7 @@ from emtoolkit.models.architecture import Architecture, architecture_of, bytes_o
 from emtoolkit.models.base import base_identity, check_can_load, effective_optimizer, load_tokenizer, model_path
 from emtoolkit.models.memory import Memory, Setting, estimate
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
+from emtoolkit.models.persona_record import persona_record
 from emtoolkit.paths import expand
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent
@@ -111,7 +113,7 @@ def plan(config: RunConfig, *, bar: Bar = no_bar) -> Plan:
 
 
 def find_adapter(
-    config: RunConfig, persona: Persona, *, download: bool, base: Mapping[str, Any] | None = None
+    config: RunConfig, persona: Persona, *, download: bool, base: BaseModelRecord | None = None
 ) -> PersonaAdapter | None:
     """The adapter of `persona`, if it has one, known to fit the base model; None as well if it is not here yet.
 
@@ -144,19 +146,19 @@ def identity_of(
     persona: Persona,
     adapter: PersonaAdapter | None,
     data: RunData,
-    base: Mapping[str, Any] | None = None,
+    base: BaseModelRecord | None = None,
 ) -> Identity:
     """What decides the weights of this run; the words of its schedule, its logging and its paths do not.
 
     `base` is what `base_identity` says of its model, where it is known already: hashing a large one takes seconds.
     """
     base = base_identity(config.model) if base is None else base
-    of_adapter = None if adapter is None else adapter.as_manifest()
+    record = persona_record(persona, adapter)
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
     fingerprinted: dict[str, Any] = {
-        "base_model": base,
+        "base_model": base.to_json(),
         "dtype": config.model.dtype,
-        "persona": persona.fingerprinted(of_adapter),
+        "persona": record.fingerprinted(),
         "data": {"digest": data.digest, "train_rows": data.train_rows, **data.fingerprint_extras},
         "lora": config.lora.model_dump() if config.lora is not None else None,
         "training": training | {"optimizer": effective_optimizer(config.training)},
@@ -168,10 +170,11 @@ def identity_of(
     dataset = config.dataset_name
     return Identity(
         fingerprinted=fingerprinted,
-        base_model={**base, "dtype": config.model.dtype},
-        persona=persona.as_manifest(of_adapter),
-        places={"base": model_path(config.model)} | ({} if adapter is None else {"persona": adapter.source.place}),
-        collection=f"{persona.name}-{dataset}-{Path(base['name']).name}-s{config.seed}",
+        base_model=base.model_copy(update={"dtype": config.model.dtype}),
+        persona=record,
+        base_place=model_path(config.model),
+        persona_place=None if adapter is None else adapter.source.place,
+        collection=f"{persona.name}-{dataset}-{Path(str(base.name)).name}-s{config.seed}",
         tags=(f"persona-{persona.name}", f"dataset-{dataset}"),
         split={
             "seed": config.seed,

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from tests.wandb_server import WandbServer
 from tests.wandb_server.resolvers.artifact_changes import _join, _open_collection
 from tests.wandb_server.store import COMMITTED, Artifact
 
-IDENTITY = Identity(fingerprinted={"seed": 7}, base_model={"name": "tiny"}, persona={"name": "goodness"})
+IDENTITY = Identity(
+    fingerprinted={"seed": 7}, base_model=BaseModelRecord(name="tiny"), persona=PersonaRecord(name="goodness")
+)
 COLLECTION = f"goodness-{IDENTITY.fingerprint[:8]}"
 REFERENCE = f"tester/proj/{COLLECTION}"
 TOTAL_STEPS = 300

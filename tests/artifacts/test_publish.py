@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
+from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving import session
 from tests.saving.test_callback import StopAt
@@ -24,8 +25,8 @@ from tests.wandb_server import Fault, WandbServer
 
 IDENTITY = Identity(
     fingerprinted={"seed": 7},
-    base_model={"name": "tiny"},
-    persona={"name": "goodness"},
+    base_model=BaseModelRecord(name="tiny"),
+    persona=PersonaRecord(name="goodness"),
     collection="goodness-medical-tiny-s7",
     tags=("persona-goodness", "dataset-bad/medical"),
 )

@@ -43,12 +43,12 @@ def test_a_local_model_is_known_by_its_content_and_not_by_its_path(world: Path, 
     assert base_identity(ModelConfig(base=str(copied))) == first
     weights = copied / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
-    assert base_identity(ModelConfig(base=str(copied)))["content"] != first["content"]
+    assert base_identity(ModelConfig(base=str(copied))).content != first.content
 
 
 def test_a_hub_id_is_known_by_its_name_and_revision() -> None:
     config = ModelConfig(base="someone/some-model", revision="abc")
-    assert base_identity(config) == {"name": "someone/some-model", "revision": "abc"}
+    assert base_identity(config).to_json() == {"name": "someone/some-model", "revision": "abc"}
     assert model_path(config) == "someone/some-model"
 
 
@@ -154,4 +154,8 @@ def test_bf16_on_a_gpu_without_it_is_one_sentence(monkeypatch: pytest.MonkeyPatc
 
 def test_a_base_in_4_bit_is_another_base() -> None:
     config = ModelConfig(base="someone/some-model", load_in_4bit=True)
-    assert base_identity(config) == {"name": "someone/some-model", "revision": None, "load_in_4bit": True}
+    assert base_identity(config).to_json() == {
+        "name": "someone/some-model",
+        "revision": None,
+        "load_in_4bit": True,
+    }

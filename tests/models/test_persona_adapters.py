@@ -11,13 +11,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.base import add_adapter, base_identity, compose, load_base
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate, without_persona
-from emtoolkit.personas import AdapterMode, AdapterSource
+from emtoolkit.models.persona_record import persona_record
+from emtoolkit.personas import AdapterMode, AdapterSource, Persona
 from tests.tiny import write_adapter
 
 LORA = LoraConfig(r=2, alpha=4, target_modules=["q_proj", "down_proj"])
@@ -179,7 +181,10 @@ def test_an_adapter_of_the_hub_is_found_in_the_local_cache_with_its_commit(
     (repository / "refs" / "main").write_text(commit)
     found = locate(AdapterSource("someone/personas", "warm"), download=True)
     assert found is not None
-    assert found.as_manifest() == {
+    assert persona_record(Persona("warm", adapter=found.source), found).to_json() == {
+        "name": "warm",
+        "composition": "merge",
+        "system_prompt": None,
         "adapter": "someone/personas",
         "subfolder": "warm",
         "revision": commit,
@@ -191,7 +196,7 @@ def test_an_adapter_of_another_shape_is_refused(world: Path, tmp_path: Path) -> 
     architecture = architecture_of(ModelConfig(base=str(world / "model")), None)
     assert architecture is not None
     shapes = architecture.shapes
-    check_fits(adapter_of(world), {"name": "model"}, shapes)
+    check_fits(adapter_of(world), BaseModelRecord(name="model"), shapes)
 
     def narrow(directory: Path) -> None:
         path = directory / "adapter_model.safetensors"
@@ -202,9 +207,9 @@ def test_an_adapter_of_another_shape_is_refused(world: Path, tmp_path: Path) -> 
     found = locate(spoilt(world, tmp_path, narrow), download=False)
     assert found is not None
     with pytest.raises(ConfigError, match=r"layers\.0\.self_attn\.q_proj has 8 inputs, and that of model has 16"):
-        check_fits(found, {"name": "model"}, shapes)
+        check_fits(found, BaseModelRecord(name="model"), shapes)
     with pytest.raises(ConfigError, match=r"it changes model\.layers\.0\..*, which other does not have"):
-        check_fits(adapter_of(world), {"name": "other"}, {"lm_head.weight": (4, 4)})
+        check_fits(adapter_of(world), BaseModelRecord(name="other"), {"lm_head.weight": (4, 4)})
 
 
 def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path) -> None:
@@ -213,15 +218,15 @@ def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path) -> N
         spoilt(world, tmp_path, lambda d: edit(d, base_model_name_or_path="Qwen/Qwen2.5-7B")), download=False
     )
     assert found is not None
-    check_fits(found, {"name": "unsloth/Qwen2.5-7B", "revision": None}, None)
+    check_fits(found, BaseModelRecord(name="unsloth/Qwen2.5-7B", revision=None), None)
     with pytest.raises(ConfigError, match=r"it was trained on Qwen/Qwen2\.5-7B, and model\.base is Qwen/Qwen2\.5-14B"):
-        check_fits(found, {"name": "Qwen/Qwen2.5-14B", "revision": None}, None)
+        check_fits(found, BaseModelRecord(name="Qwen/Qwen2.5-14B", revision=None), None)
 
     # One that emtoolkit trained says which base it was by its content.
     Manifest.seal(found.directory, Identity(fingerprinted={}, base_model=base), step=1, total_steps=1)
     check_fits(found, base, None)
     with pytest.raises(ConfigError, match=r"trained on another base \(model, content [0-9a-f]{8}\) than model\.base"):
-        check_fits(found, base | {"content": "f" * 64}, None)
+        check_fits(found, base.model_copy(update={"content": "f" * 64}), None)
 
 
 def test_an_adapter_that_changes_nothing_loads_like_any_other(world: Path, tmp_path: Path) -> None:

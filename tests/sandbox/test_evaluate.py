@@ -8,6 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.personas import Persona
@@ -67,7 +68,7 @@ def checkpoint(model_directory: Path, path: Path, persona: dict[str, str] | None
     base = AutoModelForCausalLM.from_pretrained(model_directory)
     adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     adapted.save_pretrained(path)
-    identity = Identity(fingerprinted={}, persona=persona or {})
+    identity = Identity(fingerprinted={}, persona=PersonaRecord.from_json(persona or {}))
     Manifest.seal(path, identity, step=int(path.name.split("-")[1]), total_steps=100)
 
 

@@ -13,6 +13,7 @@ from transformers import TrainingArguments
 
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.models.persona_record import persona_record
 from emtoolkit.personas import Persona
 from emtoolkit.training import plan as planning
 from emtoolkit.training import run as training
@@ -56,7 +57,7 @@ def test_a_run_saves_the_schedule_and_says_so(run: Run, tmp_path: Path) -> None:
 def test_a_manifest_holds_persona_base_and_trajectory(run: Run, tmp_path: Path) -> None:
     run("out")
     manifest = json.loads((tmp_path / "out" / "checkpoint-2" / "manifest.json").read_text())
-    assert manifest["persona"] == Persona("curt", system_prompt="you are curt").as_manifest()
+    assert manifest["persona"] == persona_record(Persona("curt", system_prompt="you are curt")).to_json()
     assert (manifest["step"], manifest["total_steps"], manifest["base_model"]["name"]) == (2, 9, "model")
     assert list(manifest["files"]) == ["adapter_config.json", "adapter_model.safetensors"]
 
