@@ -12,6 +12,13 @@ Every key of the YAML file that `emtoolkit train` takes, as the models that read
 [Configs](../guides/configs.md) explains how a file, `--set` and flags go together.
 """
 _AT_THE_TOP = "Top level"
+_KINDS = {
+    "boolean": "`true`, `false`",
+    "integer": "whole number",
+    "null": "`null`",
+    "object": "mapping",
+    "string": "text",
+}
 
 
 def config_page() -> str:
@@ -42,23 +49,21 @@ def _references(field: Mapping[str, Any]) -> Iterator[str]:
 def _section(path: str, model: Mapping[str, Any], definitions: Mapping[str, Any]) -> str:
     required = model.get("required", ())
     heading = f"## {path}" if path == _AT_THE_TOP else f"## `{path}`"
-    rows = ["| key | values | default | meaning |", "|---|---|---|---|"]
+    rows = ["| key | values | meaning |", "|---|---|---|"]
     rows += [_row(key, field, key in required) for key, field in model["properties"].items()]
     return "\n".join([f"{heading}\n", f"{model.get('description', '').strip()}\n", *rows, ""])
 
 
 def _row(key: str, field: Mapping[str, Any], required: bool) -> str:
-    default = "required" if required else _value(field.get("default"))
-    section = next(_references(field), None)
-    if section is not None:
-        mapping = "additionalProperties" in field
-        anchor = f"{key}name" if mapping else key
-        none = " or `null`" if any(one.get("type") == "null" for one in field.get("anyOf", ())) else ""
-        values = f"[{'sections by name' if mapping else 'section'}](#{anchor}){none}"
-        default = "required" if required else ""
+    if next(_references(field), None) is None:
+        values, default = _values(field), f"default {_value(field.get('default'))}"
     else:
-        values = _values(field)
-    return f"| `{key}` | {values} | {default} | {_text(field.get('description', ''))} |"
+        mapping = "additionalProperties" in field
+        none = " or `null`" if any(one.get("type") == "null" for one in field.get("anyOf", ())) else ""
+        values = f"[sections by name](#{key}name)" if mapping else f"[section](#{key}){none}"
+        default = ""
+    below = "required" if required else default
+    return f"| `{key}` | {'<br>'.join(filter(None, (values, below)))} | {_text(field.get('description', ''))} |"
 
 
 def _values(field: Mapping[str, Any]) -> str:
@@ -70,9 +75,8 @@ def _values(field: Mapping[str, Any]) -> str:
         return _value(field["const"])
     kind = field.get("type", "anything")
     if kind == "array":
-        return f"list of {_values(field['items'])}"
-    names = {"string": "text", "integer": "whole number", "object": "mapping", "boolean": "`true`, `false`"}
-    text = "`null`" if kind == "null" else names.get(kind, kind)
+        return f"list: {_values(field['items'])}"
+    text = _KINDS.get(kind, kind)
     bounds = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
     limits = [f"{sign} {field[name]}" for name, sign in bounds.items() if name in field]
     return f"{text} {', '.join(limits)}".strip()

@@ -63,6 +63,7 @@ def test_the_command_line_page_has_every_command_with_its_options() -> None:
 def test_the_config_page_has_every_section_with_types_and_defaults() -> None:
     page = config_page()
     assert "\n## `datasets.NAME`\n" in page
-    assert "\n| `dtype` | `float32`, `bfloat16`, `float16` | `float32` | " in page
-    assert "\n| `batch_size` | whole number ≥ 1 | `2` | " in page
-    assert "\n| `base` | text | required | " in page
+    assert "\n| `dtype` | `float32`, `bfloat16`, `float16`<br>default `float32` | " in page
+    assert "\n| `batch_size` | whole number ≥ 1<br>default `2` | " in page
+    assert "\n| `base` | text<br>required | " in page
+    assert "\n| `lora` | [section](#lora) or `null` | " in page
