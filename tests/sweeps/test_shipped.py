@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.cli.app import _directory_of_training
+from emtoolkit.cli.train import directory_of_training
 from emtoolkit.config.load import load_config
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.schedules.schedule import Schedule
@@ -18,7 +18,7 @@ TOTAL = 397
 
 @pytest.mark.parametrize(("name", "runs"), [("schedules", 15), ("seeds", 15), ("controls", 6)])
 def test_each_combination_is_a_training_in_the_sandbox_in_a_directory_of_its_own(name: str, runs: int) -> None:
-    planned = plan_sweep(SWEEPS / f"{name}.yaml", _directory_of_training, environment={})
+    planned = plan_sweep(SWEEPS / f"{name}.yaml", directory_of_training, environment={})
     assert len(planned.runs) == runs
     assert len({run.directory for run in planned.runs}) == runs
     for run in planned.runs:
@@ -42,6 +42,6 @@ def test_the_files_are_those_of_the_list_above() -> None:
 
 
 def test_two_agents_of_different_sweeps_write_to_different_directories() -> None:
-    words = plan_sweep(SWEEPS / "seeds.yaml", _directory_of_training, environment={}).runs[0].words
-    directories = {_directory_of_training(words, {"WANDB_SWEEP_ID": sweep}) for sweep in ("one", "two")}
+    words = plan_sweep(SWEEPS / "seeds.yaml", directory_of_training, environment={}).runs[0].words
+    directories = {directory_of_training(words, {"WANDB_SWEEP_ID": sweep}) for sweep in ("one", "two")}
     assert {directory.parent.name for directory in directories if directory} == {"seeds-one", "seeds-two"}
