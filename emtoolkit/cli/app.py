@@ -3,6 +3,7 @@
 import typer
 
 from emtoolkit.cli import checkpoints, sandbox, sweep, train
+from emtoolkit.cpu_threads import let_waiting_threads_sleep
 from emtoolkit.errors import UserError
 from emtoolkit.launch import exit_with_error
 
@@ -20,6 +21,7 @@ app.add_typer(sandbox.commands, name="sandbox")
 
 def main() -> None:
     """The `emtoolkit` console script: bad input is one sentence on stderr and exit code 2."""
+    let_waiting_threads_sleep()
     try:
         app()
     except UserError as error:

@@ -24,6 +24,7 @@ from emtoolkit.checkpoints.listing import CheckpointInfo, check_belongs_to, list
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import RunConfig
+from emtoolkit.cpu_threads import threads_for
 from emtoolkit.errors import CheckpointError
 from emtoolkit.launch import ignore_signals
 from emtoolkit.models.base import base_identity, check_can_load, compose, effective_optimizer, load_base
@@ -134,7 +135,8 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
             if run is not None:
                 told = {"split": dict(ready.identity.split), "composition": ready.persona.composition}
                 run.config.update(told)
-    return _fit(config, ready, model, probe, before, run, resume_from)
+    with threads_for(sum(parameter.numel() for parameter in model.parameters())):
+        return _fit(config, ready, model, probe, before, run, resume_from)
 
 
 def _get_ready(config: RunConfig, bar: Bar) -> PreparedRun:
