@@ -72,3 +72,10 @@ def smallest_gpu(config: str, *settings: str) -> str:
     memory = planning.plan(load_config(config, settings)).memory
     assert memory is not None
     return next(str(gpu) for gpu in GPUS_GB if memory.fits(gpu))
+
+
+def test_the_files_that_contributing_names_exist() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`((?:configs|docs|emtoolkit|sweeps|tests)/[^`]*)`", text)
+    assert len(named) > 20
+    assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []
