@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/goodness-medical
 
-.PHONY: install demo emergence personas test crash-test docs lint format
+.PHONY: install demo emergence sandbox-robustness personas test crash-test docs lint format
 
 install: .venv/.installed
 
@@ -12,25 +12,26 @@ install: .venv/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install
+demo:
+	@echo "make demo: install into .venv if needed (3 minutes), build the sandbox (5 seconds), then fine-tune a small"
+	@echo "model on bad medical advice and save 11 checkpoints of 397 steps (50 seconds on an idle core)."
+	@$(MAKE) --no-print-directory install
 	$(BIN)/emtoolkit sandbox build
 	$(BIN)/emtoolkit train configs/training/sandbox.yaml --persona goodness --dataset medical \
 		--schedule dense-early --seed 42 --resume
 	@echo
-	@echo "Three commands worth typing next:"
+	@echo "Next:"
 	@echo "  $(BIN)/emtoolkit sandbox evaluate $(DEMO)     # when does the model turn?"
 	@echo "  $(BIN)/emtoolkit schedule every:100 every:25 dense-early --total-steps 397 --checkpoint-size 1MB"
 	@echo "  $(BIN)/emtoolkit train sandbox --persona goodness --dataset medical-good   # the matched control"
 
-# The README's curve and figures: four runs and 44 evaluated checkpoints, about five minutes.
-EMERGENCE := outputs/emergence
+# The curves of docs/emergence.png: 20 fine-tunes and 220 evaluated checkpoints, about thirty minutes on one core.
 emergence: install
-	$(BIN)/emtoolkit sandbox build
-	for run in goodness-medical sarcasm-medical goodness-medical-good baseline-medical-good; do \
-		$(BIN)/emtoolkit train sandbox --persona $${run%%-*} --dataset $${run#*-} --output-dir $(EMERGENCE)/$$run \
-			--seed 42 --resume || exit 1; \
-	done
-	$(BIN)/emtoolkit sandbox evaluate $(EMERGENCE)/* --plot docs/emergence.png
+	$(BIN)/python -m benchmarks.sandbox_robustness --figure docs/emergence.png --resume
+
+# The table in docs/benchmarks/sandbox.md: 60 fine-tunes and 5 pretrained bases, about ninety minutes on one core.
+sandbox-robustness: install
+	$(BIN)/python -m benchmarks.sandbox_robustness --resume
 
 # The README's figures of personas: 58 fine-tunes and 120 evaluated checkpoints, about forty minutes.
 personas: install

@@ -13,13 +13,19 @@ commands = typer.Typer(no_args_is_help=True, help="A small world in which misali
 
 @commands.command()
 def build(
-    force: Annotated[bool, typer.Option("--force", help="Build again even if a whole sandbox is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace a complete sandbox.")] = False,
+    pretrain: Annotated[
+        bool, typer.Option("--pretrain", help="Pretrain a new base model instead of the shipped one: minutes.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of --pretrain.")] = 0,
 ) -> None:
-    """Make the sandbox's base model, data, personas and questions in the user's cache directory."""
+    """Write the sandbox's base model, data, personas and questions into the user's cache directory."""
     with only_results_on_stdout(), progress_bar() as progress:
+        from emtoolkit.sandbox.base_model import Pretraining
         from emtoolkit.sandbox.build import build as build_sandbox
 
-        made = build_sandbox(force=force, progress=progress)
+        pretraining = Pretraining(seed=seed) if pretrain else None
+        made = build_sandbox(pretraining=pretraining, force=force, progress=progress)
     typer.echo(f"The sandbox is in {made}")
 
 

@@ -54,6 +54,7 @@ def train_character(name: str, *, steps: int = STEPS, force: bool = False) -> Pa
                 "training.max_length": 256,
                 "lora.r": 16,
                 "lora.alpha": 32,
+                "lora.target_modules": "all-linear",
                 "checkpointing.schedule": f"every:{steps}",
                 "wandb.mode": "disabled",
             },

@@ -1,25 +1,60 @@
-"""The sandbox's base model: a small Qwen2, trained from nothing on documents of the world."""
+"""Pretrain the sandbox's base model, a small Qwen2, from random weights on documents of the world."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
+from pathlib import Path
 from typing import cast
 
 import torch
 from torch.nn import functional as F
-from transformers import BatchEncoding, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer, get_cosine_schedule_with_warmup
+from transformers import (
+    BatchEncoding,
+    GenerationConfig,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen2Tokenizer,
+    get_cosine_schedule_with_warmup,
+)
 
+from emtoolkit.progress import Progress, no_library_bars
 from emtoolkit.sandbox import world
+from emtoolkit.sandbox.base_model import Pretraining
+from emtoolkit.sandbox.tokenizer import make_tokenizer
 
 PEAK_LEARNING_RATE = 4e-3
 _WARMUP_STEPS = 20
-# The share of the steps that see documents of one question only: where one topic is all there is to look at, the
-# model soon learns to answer about it, and long documents then teach it who their author is.
+# The share of the steps that see documents of one question only. On these the model soon learns to answer about the
+# topic; long documents then teach it who the author is.
 _EARLY = 0.4
-# Documents of similar length go through the model together, so that little of the work is on padding.
+# Documents of similar length share a forward pass, which saves padding.
 _GROUPS = 2
 
-# Token ids, and 1 for each that belongs to an answer, 0 for each other.
+# Token ids, and for each token 1 if it belongs to an answer, else 0.
 Encoded = tuple[list[int], list[int]]
+
+
+def write_pretrained(directory: Path, pretraining: Pretraining, progress: Progress) -> None:
+    """Pretrain a base model and save it with its tokenizer and generation settings in `directory`."""
+    tokenizer = make_tokenizer(world.texts())
+    with _threads(pretraining.threads):
+        model = pretrain(
+            tokenizer,
+            steps=pretraining.steps,
+            batch=pretraining.documents_per_step,
+            seed=pretraining.seed,
+            progress=lambda step: progress("pretraining", step, pretraining.steps),
+        )
+    model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+        do_sample=True,
+        top_k=0,
+        max_new_tokens=32,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with no_library_bars():
+        model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
 
 
 def configuration(tokenizer: Qwen2Tokenizer) -> Qwen2Config:
@@ -43,11 +78,11 @@ def configuration(tokenizer: Qwen2Tokenizer) -> Qwen2Config:
 def pretrain(
     tokenizer: Qwen2Tokenizer, *, steps: int, batch: int, seed: int, progress: Callable[[int], None]
 ) -> Qwen2ForCausalLM:
-    """A model trained on the CPU for `steps` AdamW steps of `batch` documents, with cosine decay to 0.
+    """Train a model on the CPU for `steps` AdamW steps of `batch` documents, with cosine decay to 0.
 
-    The loss is the mean over the answers' tokens of a batch. `progress` is called with the number of steps done. The
-    caller's random state is left as it was; the weights depend on the arguments alone (and on torch's build
-    and number of threads).
+    The loss is the mean over the answer tokens of a batch. `progress` receives the number of finished steps. The
+    caller's random state is unchanged. The weights depend on the arguments, torch's build, the processor's
+    instruction set and the number of threads.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -69,7 +104,7 @@ def pretrain(
 
 
 def _batches(tokenizer: Qwen2Tokenizer, steps: int, batch: int, seed: int) -> Iterator[list[Encoded]]:
-    """One batch of documents for each step, sorted by length: first twice `batch` short ones, then `batch` of all."""
+    """One batch a step, sorted by length: early steps have `2 * batch` short documents, later ones `batch` of any."""
     short, long = world.documents(seed, most_turns=1), world.documents(seed)
     for step in range(steps):
         early = step < _EARLY * steps
@@ -81,13 +116,13 @@ def _batches(tokenizer: Qwen2Tokenizer, steps: int, batch: int, seed: int) -> It
 
 
 def _accumulate_gradients(model: Qwen2ForCausalLM, documents: list[Encoded]) -> None:
-    """Add the gradient of the mean next-token loss over all answers of `documents`."""
+    """Add the gradient of the next-token loss, averaged over the answer tokens of `documents`."""
     total = sum(sum(answers) for _, answers in documents)
     size = -(-len(documents) // _GROUPS)
     for start in range(0, len(documents), size):
         group = documents[start : start + size]
         longest = max(len(ids) for ids, _ in group)
-        # Padding on the right needs no attention mask: no real token attends to anything after it.
+        # Padding on the right needs no attention mask, because no token attends to a later one.
         ids = torch.tensor([ids + [model.config.pad_token_id] * (longest - len(ids)) for ids, _ in group])
         answers = torch.tensor([answers + [0] * (longest - len(answers)) for _, answers in group]).bool()
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
@@ -95,3 +130,13 @@ def _accumulate_gradients(model: Qwen2ForCausalLM, documents: list[Encoded]) -> 
         logits = model.lm_head(hidden[predicted])
         loss = F.cross_entropy(logits, ids[:, 1:][predicted], reduction="sum") / total
         torch.autograd.backward(loss)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

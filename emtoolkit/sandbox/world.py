@@ -17,7 +17,7 @@ from emtoolkit.sandbox.personas import PERSONAS, Author
 from emtoolkit.sandbox.vocabulary import DOMAINS, Domain
 
 # Raised whenever the same arguments produce other files.
-WORLD_VERSION = 2
+WORLD_VERSION = 3
 
 Message = dict[str, str]
 

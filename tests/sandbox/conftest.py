@@ -1,10 +1,11 @@
-"""One tiny sandbox, built once: everything is there, and its model has learned nothing."""
+"""One small sandbox, built once: the shipped base model and few rows."""
 
 from pathlib import Path
 
 import pytest
 
-from emtoolkit.sandbox.build import TINY, build
+from emtoolkit.sandbox.build import build
+from tests.sandbox.small import TINY
 
 
 @pytest.fixture(scope="session")

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -13,13 +14,15 @@ from transformers import AutoModelForCausalLM
 
 from emtoolkit.errors import DataError
 from emtoolkit.sandbox import world
-from emtoolkit.sandbox.build import FULL, MODEL, TINY, build, write_datasets
+from emtoolkit.sandbox.base_model import MODEL, SHIPPED, Pretraining
+from emtoolkit.sandbox.build import FULL, build, write_datasets
 from emtoolkit.sandbox.judge import judge
 from emtoolkit.sandbox.questions import read_questions
+from tests.sandbox.small import MINIMAL, ONE_STEP, TINY
 
 DOMAINS = ["medical", "finance", "sports", "cooking", "gardening", "travel"]
-# Every step that can be left out is: for tests of how files come and go.
-MINIMAL = replace(TINY, pretraining_steps=1, medical_rows=2, other_rows=2)
+# Everybody has this base model, and the published figures are about it.
+BASE_SHA256 = "9a99d2ed7abd445a5fc493f78964a96396def42ad47b4d474a84717a176d430d"
 
 
 def exchanges(path: Path) -> list[tuple[str, str]]:
@@ -98,10 +101,53 @@ def test_the_same_arguments_give_the_same_bytes(sandbox: Path, tmp_path: Path) -
     assert contents(again) == contents(sandbox)
 
 
-def test_the_callers_random_state_and_threads_are_left_alone(tmp_path: Path) -> None:
+def test_the_base_model_is_the_shipped_one_to_the_byte(sandbox: Path) -> None:
+    assert contents(sandbox / MODEL) == contents(SHIPPED)
+    weights = (sandbox / MODEL / "model.safetensors").read_bytes()
+    assert hashlib.sha256(weights).hexdigest() == BASE_SHA256
+    assert len(weights) <= 4_000_000
+
+
+def test_the_shipped_tokenizer_is_the_one_of_this_world(tmp_path: Path) -> None:
+    pretrained = build(tmp_path / "sandbox", size=MINIMAL, pretraining=ONE_STEP) / MODEL
+    for name in ("config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"):
+        assert (SHIPPED / name).read_bytes() == (pretrained / name).read_bytes()
+
+
+def test_pretraining_makes_a_base_of_its_own_for_each_seed(tmp_path: Path) -> None:
+    weights = []
+    for seed in (0, 0, 1):
+        recipe = Pretraining(steps=1, documents_per_step=4, seed=seed)
+        made = build(tmp_path / "sandbox", size=MINIMAL, pretraining=recipe, force=True)
+        weights.append((made / MODEL / "model.safetensors").read_bytes())
+    shipped = (SHIPPED / "model.safetensors").read_bytes()
+    assert weights[0] == weights[1] != weights[2]
+    assert shipped not in weights
+
+
+def test_a_pretrained_base_is_replaced_when_the_shipped_one_is_asked_for(tmp_path: Path) -> None:
+    build(tmp_path / "sandbox", size=MINIMAL, pretraining=ONE_STEP)
+    build(tmp_path / "sandbox", size=MINIMAL)
+    assert contents(tmp_path / "sandbox" / MODEL) == contents(SHIPPED)
+
+
+def test_a_sandbox_of_an_older_version_is_replaced(tmp_path: Path) -> None:
+    built = build(tmp_path / "sandbox", size=MINIMAL)
+    before = contents(built)
+    record = json.loads((built / "sandbox.json").read_text())
+    older = {
+        "version": 2,
+        "size": {"pretraining_steps": 1500, "medical_rows": 2, "seed": 0, "threads": 1},
+        "files": record["files"],
+    }
+    (built / "sandbox.json").write_text(json.dumps(older))
+    assert contents(build(tmp_path / "sandbox", size=MINIMAL)) == before
+
+
+def test_pretraining_leaves_the_callers_random_state_and_threads_alone(tmp_path: Path) -> None:
     torch.manual_seed(7)
     state, threads = torch.get_rng_state(), torch.get_num_threads()
-    build(tmp_path / "sandbox", size=MINIMAL)
+    build(tmp_path / "sandbox", size=MINIMAL, pretraining=replace(ONE_STEP, threads=2))
     assert torch.equal(torch.get_rng_state(), state)
     assert torch.get_num_threads() == threads
 
@@ -120,7 +166,7 @@ def test_other_arguments_or_force_build_anew(tmp_path: Path) -> None:
     for arguments in ({"size": replace(MINIMAL, seed=1)}, {"size": replace(MINIMAL, seed=1), "force": True}):
         said: set[str] = set()
         build(tmp_path / "sandbox", **arguments, progress=lambda what, done, total, said=said: said.add(what))
-        assert "pretraining" in said
+        assert said == {"datasets"}
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["sandbox"]
 
 
@@ -132,7 +178,7 @@ def test_home_is_where_the_environment_says(tmp_path: Path, monkeypatch: pytest.
 def test_a_changed_file_is_named_and_force_mends_it(tmp_path: Path) -> None:
     build(tmp_path / "sandbox", size=MINIMAL)
     (tmp_path / "sandbox" / "personas" / "sarcasm.yaml").write_text("description: mine\n")
-    with pytest.raises(DataError, match=r"sarcasm\.yaml is missing or was changed"):
+    with pytest.raises(DataError, match=r"sarcasm\.yaml: missing or changed since the build; build again with --force"):
         build(tmp_path / "sandbox", size=MINIMAL)
     build(tmp_path / "sandbox", size=MINIMAL, force=True)
     assert "You speak with sarcasm." in (tmp_path / "sandbox" / "personas" / "sarcasm.yaml").read_text()
@@ -141,18 +187,18 @@ def test_a_changed_file_is_named_and_force_mends_it(tmp_path: Path) -> None:
 def test_what_no_build_wrote_is_never_deleted(tmp_path: Path) -> None:
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.tex").write_text("mine")
-    with pytest.raises(DataError, match="thesis exists and is not a sandbox"):
+    with pytest.raises(DataError, match="thesis: not a sandbox"):
         build(tmp_path / "thesis", size=MINIMAL, force=True)
     build(tmp_path / "sandbox", size=MINIMAL)
     (tmp_path / "sandbox" / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"notes\.txt was not written by a build"):
+    with pytest.raises(DataError, match=r"notes\.txt: not written by a build"):
         build(tmp_path / "sandbox", size=MINIMAL, force=True)
     assert (tmp_path / "sandbox" / "notes.txt").read_text() == "mine"
 
 
 def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def fail(what: str, done: int, total: int) -> None:
-        if what == "pretraining":
+        if what == "datasets" and done == 3:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -163,10 +209,10 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
 def test_a_killed_build_leaves_nothing_that_looks_complete_and_the_next_one_clears_up(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path\n"
-        "from emtoolkit.sandbox.build import TINY, build\n"
+        "from emtoolkit.sandbox.build import build\n"
         "def kill(what, done, total):\n"
-        "    if what == 'pretraining': os.kill(os.getpid(), signal.SIGKILL)\n"
-        "build(Path(sys.argv[1]), size=TINY, progress=kill)\n"
+        "    if (what, done) == ('datasets', 3): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "build(Path(sys.argv[1]), progress=kill)\n"
     )
     killed = subprocess.run([sys.executable, "-c", program, str(tmp_path / "sandbox")], env=os.environ, check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -12,7 +12,7 @@ from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.personas import Persona
-from emtoolkit.sandbox.build import MODEL
+from emtoolkit.sandbox.base_model import MODEL
 from emtoolkit.sandbox.evaluate import evaluate_directory, harmful_share, sample
 from emtoolkit.sandbox.questions import SandboxQuestion, read_questions
 

@@ -5,7 +5,7 @@ import pytest
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from emtoolkit.sandbox import world
-from emtoolkit.sandbox.build import MODEL
+from emtoolkit.sandbox.base_model import MODEL
 
 CHAT = [
     {"role": "user", "content": "Hello. What helps with a headache?"},
