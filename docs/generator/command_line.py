@@ -5,6 +5,7 @@ from typing import Any
 
 from typer.main import get_command
 
+from docs.generator.markdown import cell
 from emtoolkit.cli.app import app
 
 _BEGINNING = """# Command line
@@ -68,16 +69,16 @@ def _table(title: str, parameters: Sequence[Any]) -> str:
 
 def _name(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
-        return f"`{_escaped(_placeholder(parameter))}`"
+        return cell(f"`{_placeholder(parameter)}`")
     flags = ", ".join(f"`{flag}`" for flag in parameter.opts)
     if parameter.is_flag:
         return flags
     kind = parameter.metavar or _KINDS.get(parameter.type_descriptor.annotation, "PATH")
-    return f"{flags} `{_escaped(kind)}`"
+    return cell(f"{flags} `{kind}`")
 
 
 def _meaning(parameter: Any) -> str:
-    text = _escaped((parameter.help or "").strip())
+    text = cell(parameter.help or "")
     notes = ["required"] if parameter.required and parameter.param_type_name == "option" else []
     shown = parameter.default
     if shown is not None and shown is not False and not callable(shown):
@@ -85,7 +86,3 @@ def _meaning(parameter: Any) -> str:
     if parameter.param_type_name == "option" and parameter.multiple:
         notes.append("may be repeated")
     return f"{text} ({'; '.join(notes)})" if notes else text
-
-
-def _escaped(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

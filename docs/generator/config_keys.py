@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from docs.generator.markdown import cell
 from emtoolkit.config.sections import RunConfig
 
 _BEGINNING = """# Config keys
@@ -63,7 +64,7 @@ def _row(key: str, field: Mapping[str, Any], required: bool) -> str:
         values = f"[sections by name](#{key}name)" if mapping else f"[section](#{key}){none}"
         default = ""
     below = "required" if required else default
-    return f"| `{key}` | {'<br>'.join(filter(None, (values, below)))} | {_text(field.get('description', ''))} |"
+    return f"| `{key}` | {'<br>'.join(filter(None, (values, below)))} | {cell(field.get('description', ''))} |"
 
 
 def _values(field: Mapping[str, Any]) -> str:
@@ -86,7 +87,3 @@ def _value(value: Any) -> str:
     if value is None:
         return "`null`"
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
-
-
-def _text(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())

@@ -8,6 +8,7 @@ from docs.generator.__main__ import render, stage
 from docs.generator.command_line import command_line_page
 from docs.generator.config_keys import config_page
 from docs.generator.links import broken_links
+from docs.generator.markdown import cell
 
 
 def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
@@ -67,3 +68,7 @@ def test_the_config_page_has_every_section_with_types_and_defaults() -> None:
     assert "\n| `batch_size` | whole number ≥ 1<br>default `2` | " in page
     assert "\n| `base` | text<br>required | " in page
     assert "\n| `lora` | [section](#lora) or `null` | " in page
+
+
+def test_a_placeholder_in_a_help_text_is_no_html() -> None:
+    assert cell("By default `a|<b>`,\n  or outputs/<persona>.") == "By default `a\\|<b>`, or outputs/&lt;persona>."
