@@ -12,6 +12,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Ledger
@@ -19,7 +20,7 @@ from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
-from emtoolkit.schedules.selection import select_steps
+from emtoolkit.schedules.selection import nearest_step, select_steps
 
 if TYPE_CHECKING:
     from emtoolkit.artifacts.collection import Collection
@@ -87,10 +88,10 @@ class Checkpoint:
                 f"({persona.composition}), and on the base model alone it is another model; "
                 "emtoolkit.ModelLoader puts all three together"
             )
-        if not (self.path / "adapter_config.json").is_file():
+        if not (self.path / ADAPTER_CONFIG).is_file():
             raise CheckpointError(f"{self.path}: it holds all weights and no adapter; load it with from_pretrained")
         # Without this file PEFT would look for one that has to be unpickled.
-        if not (self.path / "adapter_model.safetensors").is_file():
+        if not (self.path / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(
                 f"{self.path}: its weights are not in adapter_model.safetensors; nothing is unpickled"
             )
@@ -183,7 +184,7 @@ class Trajectory(Sequence[Checkpoint]):
 
     def nearest(self, step: int) -> Checkpoint:
         """The checkpoint whose step is closest to `step`, the earlier one of two."""
-        return min(self._checkpoints, key=lambda checkpoint: (abs(checkpoint.step - step), checkpoint.step))
+        return self._checkpoints[self.steps.index(nearest_step(step, self.steps))]
 
     def between(self, first: int, last: int) -> tuple[Checkpoint, ...]:
         """The checkpoints from step `first` to step `last`, both included."""

@@ -9,12 +9,13 @@ import logging
 import shutil
 import threading
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint, RemoteFile
 from emtoolkit.artifacts.file_transfer import Transfer
-from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.layout import checkpoint_name
+from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Ledger, Published, add_published, add_saved
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
@@ -32,7 +33,7 @@ _ARRIVING = f"{TEMPORARY}arriving-"
 
 def place_of(directory: Path, checkpoint: RemoteCheckpoint) -> Path:
     """Where `checkpoint` is in `directory`, or will be."""
-    return directory / f"checkpoint-{checkpoint.step}"
+    return directory / checkpoint_name(checkpoint.step)
 
 
 def is_present(directory: Path, checkpoint: RemoteCheckpoint, ledger: Ledger, *, rehash: bool = False) -> bool:
@@ -141,7 +142,8 @@ class Receiver:
 
     def _check_trajectory(self, checkpoint: RemoteCheckpoint, manifest: Manifest) -> None:
         if self._fingerprint is None:
-            _check_belongs_to(self._directory, manifest.fingerprint)
+            record, found = TrajectoryRecord.read_if_any(self._directory), list_checkpoints(self._directory)
+            check_belongs_to(self._directory, record, found, manifest.fingerprint, {})
         elif manifest.fingerprint != self._fingerprint:
             raise RefusedError(
                 f"{checkpoint.artifact}: it is of the trajectory {manifest.fingerprint[:8]}, and others of its "
@@ -209,18 +211,3 @@ def _move(names: Sequence[str], source: Path, target: Path) -> None:
     for name in names:
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (source / name).rename(target / name)
-
-
-def _check_belongs_to(directory: Path, fingerprint: str) -> None:
-    record = TrajectoryRecord.read_if_any(directory)
-    known: Iterable[str | None] = [record.fingerprint] if record is not None else []
-    for info in list_checkpoints(directory):
-        if info.source == "other":
-            raise CheckpointError(f"{info.path}: it is another tool's checkpoint; choose another directory")
-        known = [*known, info.fingerprint]
-    for other in known:
-        if other not in (None, fingerprint):
-            raise CheckpointError(
-                f"{directory}: it holds the trajectory {other[:8]}, and the collection is of {fingerprint[:8]}; "
-                "choose another directory"
-            )

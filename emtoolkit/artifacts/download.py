@@ -1,7 +1,6 @@
 """Many checkpoints at once into one directory, which then is a local trajectory; the cache is such a directory."""
 
 import queue
-import shutil
 import threading
 import time
 from collections.abc import Sequence
@@ -12,8 +11,8 @@ from emtoolkit.artifacts.checkpoint_download import Receiver, is_present
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint
 from emtoolkit.artifacts.file_transfer import Cancelled, RetryPolicy, Transfer
 from emtoolkit.checkpoints.publications import Ledger
-from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, silent
+from emtoolkit.storage.free_space import check_room
 from emtoolkit.storage.lock import lock_directory
 
 # As many connections as W&B's own client opens for one artifact are not needed to fill a line.
@@ -21,6 +20,7 @@ _WORKERS = 8
 # How long another process that downloads into the same cache is waited for, in seconds.
 _PATIENCE_WITH_OTHERS = 600.0
 _SECONDS_BETWEEN_REPORTS = 0.2
+_ADVICE = "choose fewer steps or another disk"
 # What a thread gets to end in after an interruption; it is a daemon, so that one that hangs keeps nobody waiting.
 _SECONDS_TO_STOP = 1.0
 
@@ -58,7 +58,7 @@ def download(
         ledger = Ledger.read(directory)
         present = {c.step for c in checkpoints if is_present(directory, c, ledger, rehash=rehash)}
         missing = [checkpoint for checkpoint in checkpoints if checkpoint.step not in present]
-        _check_room(directory, missing)
+        check_room(directory, sum(c.bytes for c in missing), f"{len(missing)} checkpoints", _ADVICE)
         receiver = Receiver(directory, collection)
         crew = _DownloadPool(receiver, collection.api_key, patience or RetryPolicy())
         try:
@@ -88,7 +88,7 @@ def download_one(
     try:
         if is_present(directory, checkpoint, Ledger.read(directory)):
             return False
-        _check_room(directory, [checkpoint])
+        check_room(directory, checkpoint.bytes, "the files of 1 checkpoint", _ADVICE)
         receiver = Receiver(directory, collection)
         receiver.receive(checkpoint, Transfer(collection.api_key, patience or RetryPolicy()))
         receiver.close()
@@ -170,13 +170,3 @@ class _DownloadPool:
                 return
             except Exception as error:  # noqa: BLE001 - the thread that waits raises it
                 self._done.put((checkpoint, error))
-
-
-def _check_room(directory: Path, missing: Sequence[RemoteCheckpoint]) -> None:
-    needed = sum(checkpoint.bytes for checkpoint in missing)
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise CheckpointError(
-            f"{directory}: {len(missing)} checkpoints need {needed:,} bytes and {free:,} are free; "
-            "choose fewer steps or another disk"
-        )

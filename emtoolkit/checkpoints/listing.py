@@ -1,31 +1,25 @@
-"""What checkpoints a directory holds: ours, those of a stock Trainer, and neither failed saves nor temporaries."""
+"""The checkpoints in a directory: emtoolkit's and those of other tools, but no failed saves and no temporaries."""
 
 import json
-import re
 import struct
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, TRAINER_STATE, step_of
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
-from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.safe_paths import why_unsafe
-
-_NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
-_WEIGHTS = ("adapter_model.safetensors", "model.safetensors")
-_INDEX = "model.safetensors.index.json"
-# The stock Trainer writes this file last; without it the save did not end.
-_STOCK_LAST_FILE = "trainer_state.json"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckpointInfo:
-    """One checkpoint on disk. `source` says who wrote it: `emtoolkit`, or `other` for any other tool's.
+    """One checkpoint on disk, written by emtoolkit or, if `source` is `other`, by another tool.
 
-    `published` is where it is on W&B, `entity/project/collection:vN`, as far as this directory knows.
+    `published` is its W&B version, `entity/project/collection:vN`, if the directory records one.
     """
 
     step: int
@@ -39,6 +33,7 @@ class CheckpointInfo:
     published: str | None = None
 
     def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values, without `problems`."""
         values = asdict(self) | {"path": str(self.path)}
         del values["problems"]
         return values
@@ -47,8 +42,8 @@ class CheckpointInfo:
 def list_checkpoints(directory: Path, *, rehash: bool = False) -> list[CheckpointInfo]:
     """The checkpoints in `directory`, in step order.
 
-    A directory without a manifest is another tool's checkpoint if its weights can be read, and a failed save,
-    which is not listed, otherwise. With `rehash` every file of ours is hashed again and compared.
+    A checkpoint directory without a manifest is another tool's checkpoint if its weights are complete, and otherwise a
+    failed save, which is not listed. With `rehash` every file that a manifest lists is hashed and compared.
 
     Raises:
         CheckpointError: `directory` does not exist, or is not a directory.
@@ -59,10 +54,9 @@ def list_checkpoints(directory: Path, *, rehash: bool = False) -> list[Checkpoin
     published = Ledger.read(directory).published
     found = []
     for path in directory.iterdir():
-        match = _NAME.fullmatch(path.name)
-        if match is None or not path.is_dir():
+        step = step_of(path.name)
+        if step is None or not path.is_dir():
             continue
-        step = int(match[1])
         info = _ours(path, step, record, rehash) if (path / MANIFEST).exists() else _of_another_tool(path, step)
         if info is not None and step in published:
             info = replace(info, published=published[step].artifact)
@@ -72,26 +66,33 @@ def list_checkpoints(directory: Path, *, rehash: bool = False) -> list[Checkpoin
     return found
 
 
-def check_belongs_to(directory: Path, identity: Identity) -> None:
-    """Check that what `directory` holds, if anything, is the trajectory of `identity`.
+def check_belongs_to(
+    directory: Path,
+    record: TrajectoryRecord | None,
+    checkpoints: Iterable[CheckpointInfo],
+    fingerprint: str,
+    fingerprinted: Mapping[str, Any],
+) -> None:
+    """Check that `directory`, with this `record` and these `checkpoints`, holds nothing but trajectory `fingerprint`.
+
+    `fingerprinted` is what the fingerprint hashes, or empty where only the fingerprint is known.
 
     Raises:
-        CheckpointError: it holds another trajectory, told by its differences, or checkpoints of another tool.
+        CheckpointError: it holds another trajectory, whose differences are named, or a checkpoint of another tool.
     """
-    record = TrajectoryRecord.read_if_any(directory)
-    if record is not None and record.fingerprint != identity.fingerprint:
-        differences = record.differs_from(identity.fingerprinted)
-        more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
-        raise CheckpointError(
-            f"{directory}: it holds another trajectory ({'; '.join(differences[:2])}{more}); "
-            "choose another output directory"
-        )
-    if not directory.is_dir():
-        return
-    for info in list_checkpoints(directory):
-        if info.source == "other" or info.fingerprint not in (None, identity.fingerprint):
-            kind = "another tool's checkpoint" if info.source == "other" else "a checkpoint of another trajectory"
-            raise CheckpointError(f"{info.path}: it is {kind}; choose another output directory")
+    if record is not None and record.fingerprint != fingerprint:
+        found = f"{record.fingerprint[:8]}, not {fingerprint[:8]}"
+        if record.fingerprinted and fingerprinted:
+            differences = record.differs_from(fingerprinted)
+            more = f" and {len(differences) - 2} more" if len(differences) > 2 else ""
+            found = "; ".join(differences[:2]) + more
+        raise CheckpointError(f"{directory}: holds another trajectory ({found}); choose another directory")
+    for info in checkpoints:
+        if info.source == "other":
+            raise CheckpointError(f"{info.path}: was saved by another tool; choose another directory")
+        if info.fingerprint is not None and info.fingerprint != fingerprint:
+            found = f"{info.fingerprint[:8]}, not {fingerprint[:8]}"
+            raise CheckpointError(f"{info.path}: belongs to trajectory {found}; choose another directory")
 
 
 def _ours(path: Path, step: int, record: TrajectoryRecord | None, rehash: bool) -> CheckpointInfo:
@@ -101,7 +102,7 @@ def _ours(path: Path, step: int, record: TrajectoryRecord | None, rehash: bool) 
         return CheckpointInfo(step, path, False, _bytes(path), None, False, "emtoolkit", (str(error),))
     problems = manifest.problems(path, rehash=rehash)
     if manifest.step != step:
-        problems.append(f"{path / MANIFEST}: it is the manifest of step {manifest.step}, not {step}")
+        problems.append(f"{path / MANIFEST}: is the manifest of step {manifest.step}, not of step {step}")
     ended_at = record.ended_at if record else None
     return CheckpointInfo(
         step=step,
@@ -116,31 +117,32 @@ def _ours(path: Path, step: int, record: TrajectoryRecord | None, rehash: bool) 
 
 
 def _of_another_tool(path: Path, step: int) -> CheckpointInfo | None:
-    if not _weights_are_whole(path):
+    if not _weights_are_complete(path):
         return None
     final = False
     problems: tuple[str, ...] = ()
-    state_file = path / _STOCK_LAST_FILE
+    # The stock Trainer writes this file last: without it the save did not end.
+    state_file = path / TRAINER_STATE
     try:
         state = json.loads(state_file.read_bytes())
         final = state["global_step"] == step == state["max_steps"]
     except (OSError, ValueError, KeyError, TypeError):
-        problems = (f"{state_file}: the file that a Trainer writes last is missing or unreadable",)
+        problems = (f"{state_file}: is missing or unreadable; a Trainer writes this file last",)
     return CheckpointInfo(step, path, final, _bytes(path), None, not problems, "other", problems)
 
 
-def _weights_are_whole(path: Path) -> bool:
-    if (index := path / _INDEX).is_file():
+def _weights_are_complete(path: Path) -> bool:
+    if (index := path / MODEL_INDEX).is_file():
         try:
             shards = {str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()}
         except (ValueError, KeyError, AttributeError):
             return False
-        return all(why_unsafe(shard) is None and _safetensors_is_whole(path / shard) for shard in shards)
-    return any(_safetensors_is_whole(path / name) for name in _WEIGHTS)
+        return all(why_unsafe(shard) is None and _safetensors_is_complete(path / shard) for shard in shards)
+    return any(_safetensors_is_complete(path / name) for name in (ADAPTER_WEIGHTS, MODEL_WEIGHTS))
 
 
-def _safetensors_is_whole(path: Path) -> bool:
-    """Whether the file is as long as its own header says (8 bytes of length, JSON, then the tensors)."""
+def _safetensors_is_complete(path: Path) -> bool:
+    """Whether the file has the length that its header declares (8 bytes of header length, JSON, tensors)."""
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))

@@ -85,7 +85,7 @@ class Ledger:
         except FileNotFoundError:
             return cls()
         except OSError as error:
-            raise CheckpointError(f"{path}: it cannot be read ({error.strerror or error})") from error
+            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
         collection: str | None = None
         tags: tuple[str, ...] = ()
         metadata, run_of, published = dict[int, Any](), dict[int, str](), dict[int, Published]()
@@ -142,7 +142,7 @@ def _append(directory: Path, event: Mapping[str, Any]) -> None:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise CheckpointError(f"{path}: it could not be written ({error.strerror or error})") from error
+        raise CheckpointError(f"{path}: could not be written ({error.strerror or error})") from error
 
 
 def _ends_in_newline(path: Path) -> bool:

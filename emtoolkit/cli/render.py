@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.byte_sizes import format_size
+from emtoolkit.schedules.steps import elided
 
 if TYPE_CHECKING:
     from emtoolkit.artifacts.download import Downloaded
@@ -32,23 +33,8 @@ def schedule_table(rows: Sequence[dict[str, Any]], width: int = 80) -> str:
         disk = "—" if row["bytes"] is None else format_size(row["bytes"])
         lines.append([spec, str(row["count"]), disk, str(row["largest_gap"])])
     room = width - sum(max(map(len, column)) + 2 for column in zip(*lines, strict=True))
-    steps = ["steps", *(elided(row["steps"], row["count"], room) for row in rows)]
+    steps = ["steps", *(elided(row["steps"], room) for row in rows)]
     return aligned([[*line, listed] for line, listed in zip(lines, steps, strict=True)])
-
-
-def elided(steps: Sequence[int], count: int, room: int) -> str:
-    """`0, 25, …, 400`: as many steps from both ends as fit into `room` characters, at least the last."""
-    most = min(count, room)
-    front, back = list(map(str, steps[:most])), list(map(str, steps[-most:]))
-    if count == most and len(whole := ", ".join(front)) <= room:
-        return whole
-    best = f"…, {back[-1]}"
-    for shown in range(2, most):
-        text = ", ".join([*front[: (shown + 1) // 2], "…", *back[-(shown // 2) :]])
-        if len(text) > room:
-            break
-        best = text
-    return best
 
 
 def checkpoints_table(found: "Sequence[CheckpointInfo]") -> str:

@@ -5,8 +5,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.byte_sizes import format_size
-from emtoolkit.cli.render import aligned, as_json, elided
+from emtoolkit.cli.render import aligned, as_json
 from emtoolkit.models.memory import GPUS_GB, Memory
+from emtoolkit.schedules.steps import elided
 from emtoolkit.training.cost import PlannedRun, Totals, totals
 
 if TYPE_CHECKING:
@@ -25,13 +26,13 @@ def plan_table(run: PlannedRun) -> str:
         ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
         ("optimizer steps", str(plan.total_steps)),
         ("schedule", plan.schedule),
-        ("saves at", elided(plan.steps, len(plan.steps), 100)),
+        ("saves at", elided(plan.steps, 100)),
         ("checkpoints", f"{len(plan.steps)}{each}"),
         ("disk", f"{_size(plan.bytes)}{beside}"),
         ("on W&B", _size(total.bytes_on_wandb) if run.published else "nothing"),
         ("peak memory", _size(None) if plan.memory is None else _peak(plan.memory)),
         *((("fits", _fitting(plan.memory)),) if plan.memory is not None else ()),
-        ("evaluates at", "never" if plan.eval_steps is None else elided(plan.eval_steps, len(plan.eval_steps), 100)),
+        ("evaluates at", "never" if plan.eval_steps is None else elided(plan.eval_steps, 100)),
         ("answers", f"{run.answers:,}, {run.judge_calls:,} judge calls{_assumed([run])}"),
         ("writes to", str(plan.directory)),
         *(("note", note) for note in plan.notes),

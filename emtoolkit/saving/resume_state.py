@@ -8,7 +8,6 @@ They are apart from the scheduled checkpoints, in `<output directory>/resume/che
 import dataclasses
 import json
 import random
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
+from emtoolkit.checkpoints.layout import TRAINER_STATE, checkpoint_name, step_of
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
@@ -27,8 +27,6 @@ from emtoolkit.saving.snapshot import ModelState, failures_as_os_errors
 from emtoolkit.storage.atomic import remove_directory, write_directory
 
 RESUME_DIRECTORY = "resume"
-_NAME = re.compile(r"checkpoint-([0-9]+)")
-
 
 # Beside the keys that the stock Trainer reads from `rng_state.pth`, which leaves others alone.
 _EPOCH_BEGIN = "emtoolkit_epoch_begin"
@@ -83,7 +81,7 @@ def write_resume_state(
             if state.scaler is not None:
                 torch.save(state.scaler, target / "scaler.pt")
         _write_random_states(target, state.rng)
-        (target / "trainer_state.json").write_text(state.trainer_state)
+        (target / TRAINER_STATE).write_text(state.trainer_state)
         Manifest.seal(target, identity, state.step, total_steps)
 
     size = 3 * sum(tensor.nbytes for tensor in state.tensors.values())
@@ -113,7 +111,7 @@ def _write_random_states(target: Path, rng: Sequence[Mapping[str, Any]]) -> None
 def _replace_the_newest(home: Path, step: int, fill: Callable[[Path], None], size: int) -> None:
     if home.parent.is_dir():
         home.mkdir(exist_ok=True)
-    write_directory(home / f"checkpoint-{step}", fill, size)
+    write_directory(home / checkpoint_name(step), fill, size)
     for older, path in _directories(home):
         if older != step:
             remove_directory(path)
@@ -155,7 +153,7 @@ def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> No
         CheckpointError: a file of that checkpoint is missing or short. The Trainer has loaded what there was without
             a word, and what it would go on to train is another model.
     """
-    checkpoint = directory / RESUME_DIRECTORY / f"checkpoint-{step}"
+    checkpoint = directory / RESUME_DIRECTORY / checkpoint_name(step)
     file = checkpoint / _rng_file(rank, ranks)
     if not checkpoint.is_dir():
         return
@@ -200,8 +198,8 @@ def remove_resume_states(directory: Path) -> None:
 def _directories(home: Path) -> list[tuple[int, Path]]:
     if not home.is_dir():
         return []
-    named = ((_NAME.fullmatch(path.name), path) for path in home.iterdir() if path.is_dir())
-    return [(int(match[1]), path) for match, path in named if match]
+    named = ((step_of(path.name), path) for path in home.iterdir() if path.is_dir())
+    return [(step, path) for step, path in named if step is not None]
 
 
 def _trainer_state_json(trainer_state: Any, callbacks: Sequence[Any]) -> str:

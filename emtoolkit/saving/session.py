@@ -4,7 +4,6 @@ Opened when training begins and closed when it ends, however it ends. Knows noth
 """
 
 import logging
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
-from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
+from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.publications import WandbRun, add_collection, add_run, add_saved
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.resume_state import (
     RESUME_DIRECTORY,
     ResumeState,
@@ -97,8 +97,9 @@ class SavingSession:
         self._lock = lock_directory(directory)
         try:
             remove_temporaries([directory, directory / RESUME_DIRECTORY])
-            check_belongs_to(directory, identity)
-            _check_room(directory, steps, state)
+            found = OutputDirectory.open(directory)
+            found.check_belongs_to(identity)
+            found.check_room(steps, _bytes_of_copy(state))
             self._record = TrajectoryRecord(
                 self._fingerprint, total_steps, schedule, identity.fingerprinted, split=identity.split
             )
@@ -126,7 +127,7 @@ class SavingSession:
         """Save the model as it is, or `contents`, as `step`, once; a `final` known only later adds that alias."""
         known = self._publications.get(step)
         if known is None:
-            path = self._directory / f"checkpoint-{step}"
+            path = self._directory / checkpoint_name(step)
             self._publications[step] = first = Publication(step, path, final, self._metadata(step))
             self._writer.save(
                 step,
@@ -250,15 +251,3 @@ def _word_on_unbounded_end(run: Any) -> str:
 
 def _bytes_of_copy(state: ModelState) -> int:
     return sum(tensor.nbytes for tensor in {t.data_ptr(): t for t in state.tensors.values()}.values())
-
-
-def _check_room(directory: Path, steps: Steps, state: ModelState) -> None:
-    each = _bytes_of_copy(state)
-    there = {info.step for info in list_checkpoints(directory) if info.complete}
-    needed = each * (len(steps) - sum(step in steps for step in there))
-    free = shutil.disk_usage(directory).free
-    if needed > free:
-        raise CheckpointError(
-            f"{directory}: {len(steps)} checkpoints of {each:,} bytes need {needed:,} bytes and {free:,} are free; "
-            "choose a sparser schedule or another disk"
-        )

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from transformers import TrainerControl, TrainingArguments
 
+from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.snapshot import ModelState, model_state
@@ -156,7 +157,7 @@ class ShardedSaves:
     ) -> None:
         """Have the Trainer save when this event is over: everything if `resume`, else only the weights."""
         home = self._directory / f"{TEMPORARY}trainer-{step}"
-        self._asked = RequestedSave(step, scheduled, resume, home / f"checkpoint-{step}")
+        self._asked = RequestedSave(step, scheduled, resume, home / checkpoint_name(step))
         self._own_arguments = args.output_dir, args.save_only_model
         args.output_dir, args.save_only_model = str(home), not resume
         control.should_save = True

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import no_library_bars
 from emtoolkit.storage.digests import canonical_json
@@ -75,12 +76,12 @@ class AdapterState:
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
         with failures_as_os_errors():
-            save_file(dict(tensors), directory / "adapter_model.safetensors", metadata={"format": "pt"})
-        (directory / "adapter_config.json").write_bytes(self._config)
+            save_file(dict(tensors), directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        (directory / ADAPTER_CONFIG).write_bytes(self._config)
 
     def adopt(self, source: Path, directory: Path) -> None:
-        _link(source, directory, ("adapter_model.safetensors",))
-        (directory / "adapter_config.json").write_bytes(self._config)
+        _link(source, directory, (ADAPTER_WEIGHTS,))
+        (directory / ADAPTER_CONFIG).write_bytes(self._config)
 
 
 class FullState:
@@ -100,7 +101,7 @@ class FullState:
             self._model.save_pretrained(directory, state_dict=dict(tensors))
 
     def adopt(self, source: Path, directory: Path) -> None:
-        _link(source, directory, ("model*.safetensors", "model.safetensors.index.json", "*config.json"))
+        _link(source, directory, ("model*.safetensors", MODEL_INDEX, "*config.json"))
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
@@ -140,7 +141,7 @@ class CheckpointWriter:
         on_durable(saved)
 
     def _write(self, step: int, contents: CheckpointContents) -> Saved:
-        path = self._directory / f"checkpoint-{step}"
+        path = self._directory / checkpoint_name(step)
 
         def fill(directory: Path) -> Manifest:
             contents.fill(directory)

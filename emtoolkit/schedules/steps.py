@@ -1,4 +1,4 @@
-"""The steps saved in one run of known length: sorted, unique and lazy, however long the run."""
+"""The steps saved in a run of known length: sorted, unique and lazy, however long the run."""
 
 import operator
 from bisect import bisect_left, bisect_right
@@ -8,33 +8,33 @@ from itertools import chain, islice, pairwise
 from math import lcm
 from typing import TypeAlias, cast, overload
 
-# How many steps of one range are sorted at a time where ranges interleave.
+# How many steps of a range are sorted at a time where ranges interleave.
 _CHUNK = 2**14
 
 
 @dataclass(frozen=True, slots=True)
 class _Interleaved:
-    """The union of ranges that all span the same steps, none containing another, such as every 2 and every 3.
+    """The union of ranges over the same steps, none containing another, such as every 2 and every 3.
 
-    Its pattern repeats with the least common multiple of the strides, so that one period answers for all.
+    The pattern repeats with the least common multiple of the strides, so one period answers for all.
     """
 
     ranges: tuple[range, ...]
 
     @property
     def first(self) -> int:
-        return min(one[0] for one in self.ranges)
+        return min(steps[0] for steps in self.ranges)
 
     @property
     def last(self) -> int:
-        return max(one[-1] for one in self.ranges)
+        return max(steps[-1] for steps in self.ranges)
 
     @property
     def period(self) -> int:
-        return lcm(*(one.step for one in self.ranges))
+        return lcm(*(steps.step for steps in self.ranges))
 
     def __contains__(self, step: int) -> bool:
-        return any(step in one for one in self.ranges)
+        return any(step in steps for steps in self.ranges)
 
     def __iter__(self) -> Iterator[int]:
         return chain.from_iterable(self._chunks(self.first, self.last + 1))
@@ -53,10 +53,10 @@ class _Interleaved:
         return sum(map(len, self._chunks(low, high)))
 
     def _chunks(self, low: int, high: int) -> Iterator[list[int]]:
-        width = _CHUNK * min(one.step for one in self.ranges)
+        width = _CHUNK * min(steps.step for steps in self.ranges)
         for start in range(low, high, width):
             stop = min(start + width, high)
-            yield sorted(set().union(*(_clip(one, start, stop) for one in self.ranges)))
+            yield sorted(set().union(*(_clip(steps, start, stop) for steps in self.ranges)))
 
 
 _Block: TypeAlias = range | _Interleaved
@@ -64,18 +64,18 @@ _Block: TypeAlias = range | _Interleaved
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Steps(Sequence[int]):
-    """Steps in ascending order, once each, as a sequence: `in`, `len`, indexing, iteration.
+    """Steps in ascending order without repeats, as a sequence: `in`, `len`, indexing, iteration.
 
-    `in` costs no more than the number of terms and `len` of ranges that do not interleave is arithmetic:
-    nothing is listed before somebody iterates. Build it with `Steps.union`.
+    `in` takes time proportional to the number of terms, and `len` is arithmetic unless ranges interleave: nothing is
+    listed until the caller iterates. Build a value with `Steps.union`.
     """
 
     blocks: tuple[_Block, ...]
-    """Neither empty nor overlapping, in ascending order."""
+    """Non-empty blocks in ascending order that do not overlap."""
 
     @classmethod
     def union(cls, parts: Iterable[Sequence[int]]) -> "Steps":
-        """The steps in any of `parts`: ascending ranges, or other sequences of steps, which are listed."""
+        """The steps in any of `parts`: ascending ranges, which stay lazy, or other sequences, which are listed."""
         ranges: set[range] = set()
         single: set[int] = set()
         for part in parts:
@@ -86,7 +86,7 @@ class Steps(Sequence[int]):
         return cls(tuple(_disjoint(_without_contained(ranges), single)))
 
     def __contains__(self, step: object) -> bool:
-        # range falls back to a search through all its elements for an integer that is not an int (numpy's).
+        # For an integer that is not an int (numpy's), range searches through all its elements.
         number = operator.index(cast(int, step))
         position = bisect_right(self.blocks, number, key=_first) - 1
         return position >= 0 and number in self.blocks[position]
@@ -112,7 +112,7 @@ class Steps(Sequence[int]):
             return listed[:: positions.step] if len(positions) > 1 else listed
         position = operator.index(index)
         if not -length <= position < length:
-            raise IndexError(f"no step number {position} among {length}")
+            raise IndexError(f"index {position} is out of range for {length} steps")
         return next(self._between(position % length, position % length + 1))
 
     def __eq__(self, other: object) -> bool:
@@ -125,11 +125,10 @@ class Steps(Sequence[int]):
         return hash((len(self), *self[:1], *self[-1:]))
 
     def __repr__(self) -> str:
-        shown = map(str, self) if len(self) <= 8 else [*map(str, self[:4]), "...", *map(str, self[-2:])]
-        return f"<Steps {', '.join(shown)}>"
+        return f"<Steps {elided(self)}>"
 
     def _between(self, low: int, high: int) -> Iterator[int]:
-        """The steps at positions low <= position < high, skipping whole blocks where it can."""
+        """The steps at positions low <= position < high; whole blocks outside are skipped."""
         for block in self.blocks:
             length = len(block)
             if low < length and high > 0:
@@ -140,14 +139,29 @@ class Steps(Sequence[int]):
     def largest_gap(self) -> int:
         """The longest stretch of training without a checkpoint, in steps.
 
-        The largest distance between neighbours; the start of training counts as the first point whether or
-        not step 0 is saved, so that every 100 steps have a gap of 100.
+        The largest distance between neighbours. The start of training counts as a point even if step 0 is not saved,
+        so `every:100` has a gap of 100.
         """
         widest, previous = 0, 0
         for block in self.blocks:
             widest = max(widest, _first(block) - previous, _inner_gap(block))
             previous = _last(block)
         return widest
+
+
+def elided(steps: Sequence[int], room: int = 36) -> str:
+    """`0, 25, …, 400`: as many steps from both ends as fit into `room` characters, at least the last."""
+    most = min(len(steps), room)
+    front, back = list(map(str, steps[:most])), list(map(str, steps[-most:]))
+    if len(steps) == most and len(whole := ", ".join(front)) <= room:
+        return whole
+    best = f"…, {back[-1]}"
+    for shown in range(2, most):
+        text = ", ".join([*front[: (shown + 1) // 2], "…", *back[-(shown // 2) :]])
+        if len(text) > room:
+            break
+        best = text
+    return best
 
 
 def _first(block: _Block) -> int:
@@ -164,16 +178,16 @@ def _inner_gap(block: _Block) -> int:
     return block.step if len(block) > 1 else 0
 
 
-def _clip(one: range, low: int, high: int) -> range:
-    """The part of `one` in low <= step < high."""
-    return one[bisect_left(one, low) : bisect_left(one, high)]
+def _clip(steps: range, low: int, high: int) -> range:
+    """The steps of `steps` in low <= step < high."""
+    return steps[bisect_left(steps, low) : bisect_left(steps, high)]
 
 
 def _without_contained(ranges: Iterable[range]) -> list[range]:
     kept: list[range] = []
-    for one in sorted(ranges, key=len, reverse=True):
-        if not any(_contains(other, one) for other in kept):
-            kept.append(one)
+    for candidate in sorted(ranges, key=len, reverse=True):
+        if not any(_contains(longer, candidate) for longer in kept):
+            kept.append(candidate)
     return kept
 
 
@@ -183,14 +197,14 @@ def _contains(outer: range, inner: range) -> bool:
 
 
 def _disjoint(ranges: list[range], single: set[int]) -> Iterator[_Block]:
-    """The union, cut at every single step and at both ends of every range so that no pieces overlap."""
-    cuts = {edge for one in ranges for edge in (one[0], one[-1] + 1)}
+    """The union, cut at every single step and at both ends of every range, so that no pieces overlap."""
+    cuts = {edge for steps in ranges for edge in (steps[0], steps[-1] + 1)}
     cuts |= {edge for step in single for edge in (step, step + 1)}
     for low, high in pairwise(sorted(cuts)):
         if low in single:
             yield range(low, high)
             continue
-        crossing = (_clip(one, low, high) for one in ranges if one[0] < high and one[-1] >= low)
+        crossing = (_clip(steps, low, high) for steps in ranges if steps[0] < high and steps[-1] >= low)
         pieces = _without_contained({piece for piece in crossing if piece})
         if len(pieces) > 1:
             yield _Interleaved(tuple(pieces))

@@ -1,4 +1,7 @@
-"""Files and directories that are there whole or not at all, also after the power went: write, fsync, rename, fsync."""
+"""Atomic writes: a file or directory is complete under its name or absent, even after a power failure.
+
+Each write goes to a temporary name, is flushed to the disk with fsync, renamed, and the rename is flushed too.
+"""
 
 import errno
 import os
@@ -13,8 +16,12 @@ TEMPORARY = ".tmp-"
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """Replace `path` by a file with `content`; a reader sees the old one or the new one, never a part."""
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    """Replace the file `path` by `content`. A reader sees the old file or the new file, never a part of either.
+
+    Raises:
+        CheckpointError: the disk is full, read-only or missing; the old file stays.
+    """
+    temporary = _temporary(path)
     with _explained(path, len(content)):
         try:
             with temporary.open("wb") as file:
@@ -29,22 +36,22 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: int) -> None:
-    """Make directory `path` with the files that `fill` puts into the empty directory it is given.
+    """Create or replace the directory `path` with the files that `fill` writes into an empty directory.
 
-    The directory has its name only when every file in it is on the disk. A directory that is already there under
-    that name is replaced, and is whole until the very moment of that. Its parent must be there: where a disk was
-    unmounted, making one would put the checkpoints onto another.
+    The directory appears under its final name only after every file is on disk, and until then an existing directory
+    of that name stays complete. The parent must exist: creating the parent of an unmounted disk would put checkpoints
+    onto another disk. `expected_bytes` is only for the error message.
 
     Raises:
-        CheckpointError: the disk is full, read-only or gone; nothing has the name then, or what had it still has.
+        CheckpointError: the disk is full, read-only or missing. The name is unused then, or still has its old content.
     """
-    temporary = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+    temporary = _temporary(path)
     with _explained(path, expected_bytes):
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
             fill(temporary)
-            _make_durable(temporary)
+            _sync_tree(temporary)
             if path.exists():
                 _remove(path)
             temporary.rename(path)
@@ -55,7 +62,7 @@ def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: 
 
 
 def remove_temporaries(directories: Iterable[Path]) -> None:
-    """Delete what interrupted writes left in `directories`; to be called at a start, when nobody writes there."""
+    """Delete what interrupted writes left in `directories`; the caller holds their lock."""
     for directory in directories:
         for left_over in directory.glob(f"{TEMPORARY}*"):
             if left_over.is_dir():
@@ -65,7 +72,7 @@ def remove_temporaries(directories: Iterable[Path]) -> None:
 
 
 def remove_directory(path: Path) -> None:
-    """Delete directory `path` so that no part of it is ever seen under its name."""
+    """Delete the directory `path`, if it exists, so that no reader sees a part of it under its name."""
     if path.exists():
         _remove(path)
         sync_directory(path.parent)
@@ -80,14 +87,18 @@ def sync_file(path: Path) -> None:
         os.close(descriptor)
 
 
-# A directory's names are durable only after an fsync of the directory itself; opening it read-only serves for that.
+# The names in a directory are on disk only after an fsync of the directory itself, which may be opened read-only.
 sync_directory = sync_file
 
 
-def _make_durable(directory: Path) -> None:
+def _temporary(path: Path) -> Path:
+    return path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}")
+
+
+def _sync_tree(directory: Path) -> None:
     for entry in directory.iterdir():
         if entry.is_dir():
-            _make_durable(entry)
+            _sync_tree(entry)
         else:
             sync_file(entry)
     sync_directory(directory)
@@ -96,20 +107,20 @@ def _make_durable(directory: Path) -> None:
 def _remove(path: Path) -> None:
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, "a file is in the way", path)
-    # A rename is atomic and a recursive delete is not: half a checkpoint must not keep the name of a whole one.
-    doomed = path.with_name(f"{TEMPORARY}{path.name}-{os.getpid()}-old")
+    # A rename is atomic and a recursive delete is not: half a checkpoint must not keep the name of a complete one.
+    doomed = path.with_name(f"{_temporary(path).name}-old")
     path.rename(doomed)
     shutil.rmtree(doomed)
 
 
 @contextmanager
 def _explained(path: Path, needed: int) -> Iterator[None]:
-    """Turn an OSError into the sentence that a user needs: the path, the bytes needed and the bytes free."""
+    """Convert an `OSError` into a message for the user: the path, the bytes needed and the bytes free."""
     try:
         yield
     except OSError as error:
         raise CheckpointError(
-            f"{path}: it could not be written ({error.strerror or error}); "
+            f"{path}: could not be written ({error.strerror or error}); "
             f"about {needed:,} bytes are needed and {_free(path)} are free"
         ) from error
 

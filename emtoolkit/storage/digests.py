@@ -1,4 +1,4 @@
-"""Digests of files, and JSON of which equal values give equal bytes."""
+"""Digests of files, and canonical JSON, in which equal values have equal bytes."""
 
 import hashlib
 import json
@@ -8,19 +8,20 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> bytes:
-    """`value` as JSON with sorted keys: equal values give equal bytes."""
+    """`value` as UTF-8 JSON with sorted keys and an indent of two: equal values have equal bytes."""
     return (json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n").encode()
 
 
 @dataclass(frozen=True, slots=True)
 class FileDigest:
-    """One file of a checkpoint: its SHA-256 in hex and its length in bytes."""
+    """The SHA-256 in hex of one file, and its length in bytes."""
 
     sha256: str
     bytes: int
 
     @classmethod
     def of(cls, path: Path) -> "FileDigest":
+        """The digest of the file `path`."""
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
             return cls(digest.hexdigest(), file.tell())

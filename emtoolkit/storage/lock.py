@@ -1,4 +1,4 @@
-"""One process at a time writes into a directory of checkpoints."""
+"""File locks: one process at a time writes into a directory."""
 
 from pathlib import Path
 
@@ -7,28 +7,47 @@ from filelock import FileLock, Timeout
 from emtoolkit.errors import CheckpointError
 
 LOCK = ".lock"
+# As a timeout: wait until the other process releases the lock.
+FOREVER = -1.0
 
 
 class InUseError(CheckpointError):
-    """Another process has the lock of a directory."""
+    """Another process holds the lock."""
+
+
+def lock_file(path: Path, *, timeout: float = 0.0) -> FileLock:
+    """Acquire the lock file `path`, whose parent must exist, within `timeout` seconds.
+
+    The operating system releases the lock when the process ends, however it ends; the file stays.
+
+    Raises:
+        InUseError: another process holds the lock.
+        CheckpointError: the file cannot be created.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except Timeout:
+        raise InUseError(f"{path}: another process holds this lock; wait until that process ends") from None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be locked ({error.strerror or error})") from error
+    return lock
 
 
 def lock_directory(directory: Path, *, timeout: float = 0.0) -> FileLock:
-    """The lock of `directory`, which is made if it is not there, taken within `timeout` seconds.
+    """Create `directory` if it does not exist, and acquire its lock within `timeout` seconds.
 
     Raises:
-        InUseError: another process has it.
-        CheckpointError: the directory cannot be written to.
+        InUseError: another process holds the lock.
+        CheckpointError: the directory is not writable.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(directory / LOCK)
-        lock.acquire(timeout=timeout)
-    except Timeout:
+        return lock_file(directory / LOCK, timeout=timeout)
+    except InUseError:
         raise InUseError(
-            f"{directory}: another process is saving into it or publishing from it; wait for it, or choose another "
-            "output directory"
+            f"{directory}: another process is saving into it or publishing from it; wait for that process, or choose "
+            "another output directory"
         ) from None
     except OSError as error:
-        raise CheckpointError(f"{directory}: it cannot be written to ({error.strerror or error})") from error
-    return lock
+        raise CheckpointError(f"{directory}: cannot be written to ({error.strerror or error})") from error

@@ -1,19 +1,19 @@
-"""Names of files that others wrote down: which of them stay inside the directory that they are said to be in."""
+"""File names from manifests and from W&B: which of them stay inside the directory they belong to."""
 
 import re
 from pathlib import Path, PurePosixPath
 
-# Backslashes and colons are separators and drives where Windows reads them.
-_NEVER = re.compile(r"[\\:\x00-\x1f\x7f]")
+# Windows reads backslashes as separators and colons as drives.
+_FORBIDDEN = re.compile(r"[\\:\x00-\x1f\x7f]")
 
 
 def why_unsafe(name: str) -> str | None:
-    """Why `name` may not be that of a file below a directory; None for plain words joined by `/`."""
+    """Why `name` is not a safe name of a file below a directory; None for plain words joined by `/`."""
     if not name:
         return "it is empty"
     if name.startswith("/") or re.match(r"[A-Za-z]:", name):
         return "it is absolute"
-    if _NEVER.search(name):
+    if _FORBIDDEN.search(name):
         return "it holds a backslash, a colon or a control character"
     if ".." in (parts := name.split("/")):
         return "it leaves the directory"
@@ -23,9 +23,9 @@ def why_unsafe(name: str) -> str | None:
 
 
 def is_plain_below(directory: Path, name: str) -> bool:
-    """Whether `name` stays inside `directory` there, too: it is safe, and no part of it is a symlink."""
+    """Whether `name` is safe and no part of it is a symlink in `directory`, which itself may be one."""
     if why_unsafe(name) is not None:
         return False
-    # The last of the parents is `.`, the directory itself, which its owner may have put behind a link.
+    # The last parent is `.`, the directory itself.
     relative = PurePosixPath(name)
     return not any((directory / part).is_symlink() for part in (relative, *relative.parents[:-1]))

@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.checkpoints.listing import check_belongs_to
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import RunConfig
@@ -25,6 +24,7 @@ from emtoolkit.models.persona_record import persona_record
 from emtoolkit.paths import expand
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar, silent
+from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps
 
@@ -103,7 +103,7 @@ def plan(config: RunConfig, *, bar: Bar = no_bar) -> Plan:
         place = persona.adapter.place
         notes.append(f"persona: the adapter of {persona.name} ({place}) is not here yet, so it is not checked")
     elif data.digest is not None and planned.directory.is_dir():
-        check_belongs_to(planned.directory, identity_of(config, persona, adapter, data))
+        OutputDirectory.open(planned.directory).check_belongs_to(identity_of(config, persona, adapter, data))
     try:
         check_can_load(config.model, config.training)
     except ConfigError as error:

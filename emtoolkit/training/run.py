@@ -20,8 +20,7 @@ from transformers import (
     set_seed,
 )
 
-from emtoolkit.checkpoints.listing import CheckpointInfo, check_belongs_to, list_checkpoints
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.cpu_threads import threads_for
@@ -33,9 +32,8 @@ from emtoolkit.models.preflight import PersonaEffect, PersonaProbe
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
-from emtoolkit.saving.output_directory import check_not_in_use, clear_left_overs
+from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs
 from emtoolkit.saving.ranks import Ranks
-from emtoolkit.saving.resume_state import newest_resume_state
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.training.plan import Plan, RunData, find_adapter, identity_of, plan_for, read_data
@@ -115,9 +113,10 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
     mode: Mode = "disabled"
     with ranks.raise_on_all():
         if ranks.index == 0:
-            check_belongs_to(directory, ready.identity)
-            check_not_in_use(directory)
-            resume_from = _resume_point(directory, ready.plan, resume)
+            found = OutputDirectory.open(directory)
+            found.check_belongs_to(ready.identity)
+            found.check_not_in_use()
+            resume_from = _resume_point(found, ready.plan, resume)
             if resume_from == "nothing":
                 clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
             else:
@@ -329,27 +328,25 @@ def _use_one_gpu(arguments: TrainingArguments) -> None:
     arguments._n_gpu = min(arguments.n_gpu, 1)
 
 
-def _resume_point(directory: Path, planned: Plan, resume: bool) -> str | None:
+def _resume_point(directory: OutputDirectory, planned: Plan, resume: bool) -> str | None:
     """Where to go on from: a directory, None for the beginning, or `nothing` if all is there."""
-    there = {info.step for info in list_checkpoints(directory) if info.complete} if directory.is_dir() else set()
-    record = TrajectoryRecord.read_if_any(directory)
-    if not there and record is None:
+    there = directory.complete_steps
+    if not directory.holds_a_run:
         return None
     if not resume:
         held = f"{len(there)} checkpoints of this very run" if there else "the beginning of this very run"
         raise CheckpointError(
-            f"{directory}: it holds {held}; --resume goes on with it, --output-dir starts another one elsewhere"
+            f"{directory.path}: it holds {held}; --resume goes on with it, --output-dir starts another one elsewhere"
         )
-    ended_at = record.ended_at if record else None
-    missing = next((s for s in planned.steps if s not in there and (ended_at is None or s <= ended_at)), None)
-    if missing is None and ended_at is not None:
+    missing = directory.first_missing(planned.steps)
+    if missing is None and directory.ended_at is not None:
         return "nothing"
-    found = newest_resume_state(directory, not_after=missing)
+    found = directory.newest_resume_state(not_after=missing)
     if found is None:
         logger.warning(
             "%s: there is no resume checkpoint before step %s, so training starts again at step 0; "
             "steps that are there are compared, not written again",
-            directory,
+            directory.path,
             missing,
         )
         return None

@@ -72,7 +72,7 @@ def test_the_mark_of_a_synced_log_is_that_of_wandb_sync(tmp_path: Path) -> None:
 
 def test_a_ledger_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
     (tmp_path / LEDGER).mkdir()
-    with pytest.raises(CheckpointError, match=r"publications\.jsonl: it could not be written \(Is a directory\)"):
+    with pytest.raises(CheckpointError, match=r"publications\.jsonl: could not be written \(Is a directory\)"):
         add_saved(tmp_path, 1, {}, None)
-    with pytest.raises(CheckpointError, match=r"publications\.jsonl: it cannot be read \(Is a directory\)"):
+    with pytest.raises(CheckpointError, match=r"publications\.jsonl: cannot be read \(Is a directory\)"):
         Ledger.read(tmp_path)

@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.saving.output_directory import clear_left_overs
+from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs
 from emtoolkit.training.run import _resume_point
 from tests.saving.trainings import lora_model, make_trainer
 
@@ -31,7 +31,7 @@ def train(directory: Path, *, resume: bool = False, drained: bool = True, resume
     """Train into `directory`; with `resume` go on from where `emtoolkit train --resume` would."""
     start = None if resume_from is None else str(resume_from)
     if resume:
-        start = _resume_point(directory, SimpleNamespace(steps=STEPS), resume=True)  # type: ignore[arg-type]
+        start = _resume_point(OutputDirectory.open(directory), SimpleNamespace(steps=STEPS), resume=True)  # type: ignore[arg-type]
         if start == "nothing":
             clear_left_overs(directory)
             return

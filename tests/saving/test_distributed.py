@@ -81,6 +81,6 @@ def test_what_process_0_refuses_at_the_beginning_ends_the_other_too(whole: Path)
     before = bytes_of(whole)
     done = train(whole, "0", arguments={"learning_rate": 0.02})
     assert done.returncode != 0
-    sentence = f"refused: {whole}: it holds another trajectory (arguments.learning_rate is 0.01 there and 0.02 here)"
+    sentence = f"refused: {whole}: holds another trajectory (arguments.learning_rate is 0.01 there and 0.02 here)"
     assert done.stdout.count(sentence) == 2, done.stderr[-3000:]
     assert bytes_of(whole) == before

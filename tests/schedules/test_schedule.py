@@ -495,7 +495,7 @@ def test_steps_differ_from_other_steps_and_from_lists_and_print_short() -> None:
     steps = Schedule.parse("every:1").steps(100)
     assert steps != Schedule.parse("every:1").steps(101)
     assert steps != list(range(1, 101))
-    assert repr(steps) == "<Steps 1, 2, 3, 4, ..., 99, 100>"
+    assert repr(steps) == "<Steps 1, 2, 3, 4, 5, …, 97, 98, 99, 100>"
     assert repr(Schedule.parse("0,5").steps(9)) == "<Steps 0, 5, 9>"
 
 
@@ -505,7 +505,7 @@ def test_asking_for_a_step_that_is_no_integer_is_a_mistake_not_a_no() -> None:
 
 
 def test_an_index_past_the_end_is_an_index_error() -> None:
-    with pytest.raises(IndexError, match=r"^no step number 4 among 4$"):
+    with pytest.raises(IndexError, match=r"^index 4 is out of range for 4 steps$"):
         _ = Schedule.parse("every:100").steps(400)[4]
 
 

@@ -37,7 +37,7 @@ def test_a_rule_takes_what_is_there_and_nothing_is_taken_that_was_not_asked_for(
     [
         ("0-150:25,90", 'steps "0-150:25,90": there is no checkpoint at step 90; the nearest is 100'),
         ("398", 'steps "398": there is no checkpoint at step 398; the nearest is 397'),
-        ("2-24:2", 'steps "2-24:2": none of them is there; there are 0, 25, 50, 75, …, 300, 397'),
+        ("2-24:2", 'steps "2-24:2": no checkpoint is selected; the steps are 0, 25, 50, 75, …, 200, 250, 300, 397'),
         ("", 'schedule "": expected at least one term'),
         ("final,", 'schedule "": expected at least one term'),
         ("0-150", 'schedule term "0-150": expected a stride after the range; did you mean "0-150:1"?'),
@@ -51,5 +51,5 @@ def test_what_selects_nothing_or_cannot_be_read_is_told(spec: str, sentence: str
 
 
 def test_a_trajectory_of_step_zero_alone_has_no_rule_that_fails() -> None:
-    with pytest.raises(CheckpointError, match=r"none of them is there; there are 0$"):
+    with pytest.raises(CheckpointError, match=r"no checkpoint is selected; the steps are 0$"):
         select_steps("every:25,300-:100,every:5%", (0,), final)
