@@ -36,10 +36,8 @@ def schedule(
     for spec in specs:
         parsed = Schedule.parse(spec)
         steps = parsed.steps(total_steps)
-        if not allow_unreachable:
-            parsed.check_reachable(total_steps)
-        elif sentence := parsed.unreachable_sentence(total_steps):
-            warnings.append(sentence)
+        if warning := parsed.check_reachable(total_steps, allow_unreachable=allow_unreachable):
+            warnings.append(warning)
         count = len(steps)
         disk = None if size is None else count * size
         rows.append({"spec": spec, "steps": steps, "count": count, "bytes": disk, "largest_gap": steps.largest_gap()})

@@ -12,7 +12,9 @@ from emtoolkit.config.output_template import check_template, fill
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import expand
 from emtoolkit.personas import AdapterMode
-from emtoolkit.schedules.schedule import Every, EveryFraction, Schedule
+from emtoolkit.schedules.save_options import OnError, SaveOptions
+from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.schedules.terms import Every, EveryFraction
 
 Positive = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -139,22 +141,24 @@ class CheckpointingConfig(_Section):
     save_steps: int | float | None = None
     save_at_steps: list[int] | None = None
     schedule: str | None = None
-    allow_unreachable: bool = False
-    resume_every: str = "10min"
-    resume_at_end: bool = False
-    max_in_flight: Positive = 2
-    on_error: Literal["raise", "warn"] = "raise"
+    allow_unreachable: bool = SaveOptions.allow_unreachable
+    resume_every: str = SaveOptions.resume_every
+    resume_at_end: bool = SaveOptions.resume_at_end
+    max_in_flight: int = SaveOptions.max_in_flight
+    on_error: OnError = SaveOptions.on_error
 
     _check_interval = field_validator("save_steps", mode="before")(_interval)
     _check_list = field_validator("save_at_steps", mode="before")(_steps_list)
     _check_grammar = field_validator("schedule", mode="before")(_grammar)
 
-    @field_validator("resume_every")
+    @field_validator("resume_every", "max_in_flight")
     @classmethod
-    def _check_resume_every(cls, value: str) -> str:
-        from emtoolkit.schedules.resume_interval import ResumeEvery
-
-        ResumeEvery.parse(value)
+    def _check_option(cls, value: Any, info: ValidationInfo) -> Any:
+        try:
+            SaveOptions(**{str(info.field_name): value})
+        except ConfigError as error:
+            # The message begins with the key, and so does the message about the config.
+            raise ConfigError(str(error).removeprefix(f"{info.field_name}: ")) from None
         return value
 
     @model_validator(mode="after")
@@ -167,6 +171,17 @@ class CheckpointingConfig(_Section):
 
     def _three(self) -> dict[str, Any]:
         return {"save_steps": self.save_steps, "save_at_steps": self.save_at_steps, "schedule": self.schedule}
+
+    def to_save_options(self, *, publish_timeout: float) -> SaveOptions:
+        """The options of this section; `publish_timeout` in seconds comes from `wandb`."""
+        return SaveOptions(
+            resume_every=self.resume_every,
+            resume_at_end=self.resume_at_end,
+            allow_unreachable=self.allow_unreachable,
+            publish_timeout=publish_timeout,
+            max_in_flight=self.max_in_flight,
+            on_error=self.on_error,
+        )
 
     def to_schedule(self) -> Schedule:
         """The schedule, whichever of the three words it was written with."""

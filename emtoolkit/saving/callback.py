@@ -28,7 +28,7 @@ from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.saving.snapshot import ModelState, model_state
 from emtoolkit.saving.trainer_identity import identity_of_training, initial_weights_digest
 from emtoolkit.saving.writer import OnError, Saved
-from emtoolkit.schedules.resume_interval import ResumeEvery
+from emtoolkit.schedules.resume_interval import ResumeInterval
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.storage.atomic import write_directory
 
@@ -82,7 +82,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self.waited_seconds = 0.0
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity
-        self._resume_saves = ResumeSaves(ResumeEvery.parse(resume_every), clock)
+        self._resume_saves = ResumeSaves(ResumeInterval.parse(resume_every), clock)
         self._resume_at_end = resume_at_end
         self._allow_unreachable = allow_unreachable
         self._settings = SessionSettings(max_in_flight, on_error, publish, publish_timeout)
@@ -111,7 +111,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
     ) -> None:
         """Open the output directory; save step 0 if scheduled and this is not a resume."""
         _own_the_saves(args)
-        self._check_reachable(state.max_steps)
+        if warning := self.schedule.check_reachable(state.max_steps, allow_unreachable=self._allow_unreachable):
+            logger.warning("%s", warning)
         self._give_up_earlier_attempt(args, state)
         self._ranks = Ranks.of_this_training()
         self._resume_saves.begin(state.global_step, self._ranks)
@@ -291,12 +292,6 @@ class ScheduledCheckpointCallback(TrainerCallback):
                 "before trainer.train(), and set restore_callback_states_from_checkpoint",
                 ", ".join(names),
             )
-
-    def _check_reachable(self, total_steps: int) -> None:
-        if not self._allow_unreachable:
-            self.schedule.check_reachable(total_steps)
-        elif sentence := self.schedule.unreachable_sentence(total_steps):
-            logger.warning("%s", sentence)
 
     def _open(self, args: TrainingArguments, state: TrainerState, weights: ModelState, **kwargs: Any) -> SavingSession:
         directory = self._directory(args)

@@ -12,13 +12,13 @@ from typing import Any
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import random_state, restore_epoch_begin
 from emtoolkit.saving.signals import Interrupts
-from emtoolkit.schedules.resume_interval import ResumeEvery
+from emtoolkit.schedules.resume_interval import ResumeInterval
 
 
 class ResumeSaves:
     """The interval, the signals, and what an epoch began with, of one training at a time."""
 
-    def __init__(self, every: ResumeEvery, clock: Callable[[], float]) -> None:
+    def __init__(self, every: ResumeInterval, clock: Callable[[], float]) -> None:
         # The signal for which training is to stop, 0 while there is none.
         self.interrupted_by = 0
         self._every = every

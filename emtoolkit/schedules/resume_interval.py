@@ -1,4 +1,4 @@
-"""How often the state for continuing is saved: an interval of time or of steps."""
+"""How often the resume state is saved: an interval of time or of steps."""
 
 import re
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
 @dataclass(frozen=True, slots=True)
-class ResumeEvery:
-    """How often a resume checkpoint is written: every so many seconds, or every so many steps."""
+class ResumeInterval:
+    """A number of seconds or a number of steps; never if both are None."""
 
     seconds: float | None = None
     steps: int | None = None
 
     @classmethod
-    def parse(cls, text: str) -> "ResumeEvery":
+    def parse(cls, text: str) -> "ResumeInterval":
         """`10min`, `30s`, `2h`, `50 steps`, or `never`.
 
         Raises:
@@ -34,7 +34,7 @@ class ResumeEvery:
         raise ConfigError(f"{text!r} is not an interval such as 10min, 30s, 2h, '50 steps' or never")
 
     def is_due(self, step: int, seconds_since_last: float) -> bool:
-        """Whether a resume checkpoint is to be written at `step`."""
+        """Whether the resume state is to be saved at `step`."""
         if self.steps is not None:
             return step % self.steps == 0
         return self.seconds is not None and seconds_since_last >= self.seconds

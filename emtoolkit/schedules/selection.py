@@ -3,8 +3,9 @@
 from collections.abc import Callable, Iterable, Sequence
 
 from emtoolkit.errors import CheckpointError
-from emtoolkit.schedules.schedule import At, Schedule
+from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps, elided
+from emtoolkit.schedules.terms import At
 
 FINAL = "final"
 

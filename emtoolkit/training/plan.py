@@ -259,11 +259,10 @@ def plan_for(config: RunConfig, data: RunData) -> Plan:
             f"{_rows_per_step(config)} rows"
         )
     try:
-        schedule.check_reachable(total)
+        if warning := schedule.check_reachable(total, allow_unreachable=config.checkpointing.allow_unreachable):
+            notes.append(warning)
     except ScheduleError as error:
-        if not config.checkpointing.allow_unreachable:
-            raise ConfigError(f"checkpointing: {error}") from None
-        notes.append(schedule.unreachable_sentence(total) or "")
+        raise ConfigError(f"checkpointing: {error}") from None
     eval_schedule = config.evaluation.to_schedule()
     if eval_schedule is not None:
         _check_evaluation(eval_schedule, total, data.test_rows)

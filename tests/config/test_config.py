@@ -191,3 +191,10 @@ def test_yaml_makes_values_and_runs_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"run\.yaml, line 1: it is not valid YAML"):
         load_config(str(path))
     assert not (tmp_path / "x").exists()
+
+
+def test_an_option_that_the_callback_refuses_is_refused_in_a_config(write_config: WriteConfig) -> None:
+    path = write_config("schedule: dense-early")
+    assert refused(path, "checkpointing.max_in_flight=0") == (
+        "--set checkpointing.max_in_flight=0: checkpointing.max_in_flight: 0 is not a number of copies, 1 or more"
+    )

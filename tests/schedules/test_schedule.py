@@ -19,21 +19,10 @@ from hypothesis import strategies as st
 
 from emtoolkit.errors import ScheduleError
 from emtoolkit.paths import shipped
-from emtoolkit.schedules.schedule import (
-    MAX_STEP,
-    At,
-    Between,
-    Every,
-    EveryFraction,
-    From,
-    Geom,
-    Log2,
-    Preset,
-    Schedule,
-    Term,
-    shipped_presets,
-)
+from emtoolkit.schedules.presets import shipped_presets
+from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps
+from emtoolkit.schedules.terms import MAX_STEP, At, Between, Every, EveryFraction, From, Geom, Log2, Preset, Term
 
 prove = settings(derandomize=True, deadline=None, max_examples=300)
 
@@ -64,7 +53,7 @@ def terms() -> st.SearchStrategy[Term]:
         st.builds(From, a_step(), stride),
         st.builds(Log2, st.integers(1, 5000)),
         geometric.flatmap(lambda pair: st.integers(2, min(40, pair[1] - pair[0] + 1)).map(lambda n: Geom(*pair, n))),
-        st.sampled_from([Preset(name, schedule) for name, schedule in PRESETS.items()]),
+        st.sampled_from([Preset(name, schedule.terms) for name, schedule in PRESETS.items()]),
     )
 
 
@@ -91,7 +80,7 @@ def schedules() -> st.SearchStrategy[Schedule]:
         ("300-:100", From(300, 100)),
         ("log2:512", Log2(512)),
         ("geom:1-1000/10", Geom(1, 1000, 10)),
-        ("dense-early", Preset("dense-early", Schedule((Between(0, 150, 25), Between(150, 300, 50))))),
+        ("dense-early", Preset("dense-early", (Between(0, 150, 25), Between(150, 300, 50)))),
     ],
 )
 def test_a_term_is_read_as_this_value(spec: str, term: Term) -> None:
@@ -180,6 +169,7 @@ def test_the_caller_may_bring_presets() -> None:
             'preset "outer": expected a schedule without presets, but it names "inner"',
         ),
         ({"outer": "outer"}, 'preset "outer": expected a schedule without presets, but it names "outer"'),
+        ({"outer": ""}, 'preset "outer": expected at least one term'),
         ({"outer": "0-100:0"}, 'preset "outer": schedule term "0-100:0": the stride must be at least 1'),
     ],
 )
@@ -190,15 +180,15 @@ def test_a_bad_preset_is_an_error_that_names_it(texts: dict[str, str], sentence:
 
 
 def test_a_preset_value_cannot_hold_a_preset_either() -> None:
-    inner = Preset("inner", Schedule((At(1),)))
+    inner = Preset("inner", (At(1),))
     with pytest.raises(ScheduleError, match=r'^schedule term "outer": a preset must not name another preset'):
-        Preset("outer", Schedule((inner,)))
+        Preset("outer", (inner,))
 
 
 @pytest.mark.parametrize("name", ["40", "a,b", "every", "", "log2:8"])
 def test_a_preset_must_have_a_name_that_reads_back_as_that_preset(name: str) -> None:
-    with pytest.raises(ScheduleError, match="a preset's name is letters, digits, dots and dashes"):
-        Preset(name, Schedule((At(1),)))
+    with pytest.raises(ScheduleError, match="the name of a preset is letters, digits, dots and dashes"):
+        Preset(name, (At(1),))
 
 
 # Bad input
@@ -316,7 +306,7 @@ def test_a_number_of_thousands_of_digits_is_an_ordinary_error(spec: str) -> None
 def test_a_preset_file_that_is_not_one_is_an_error_that_names_the_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("emtoolkit.schedules.schedule.shipped", lambda kind: tmp_path)
+    monkeypatch.setattr("emtoolkit.schedules.presets.shipped", lambda kind: tmp_path)
     (tmp_path / "bad.yaml").write_text("schedule: 40\n", encoding="utf-8")
     with pytest.raises(ScheduleError) as caught:
         Schedule.parse("bad")
@@ -381,10 +371,10 @@ def test_an_unreachable_step_is_an_error_that_names_it(spec: str, sentence: str)
 
 def test_the_warning_is_the_same_words_without_the_advice() -> None:
     schedule = Schedule.parse("0-150:25")
-    assert schedule.unreachable_sentence(100) == (
+    assert schedule.check_reachable(100, allow_unreachable=True) == (
         'schedule "0-150:25": step 125 and 1 more are past the end of training at step 100'
     )
-    assert schedule.unreachable_sentence(150) is None
+    assert schedule.check_reachable(150, allow_unreachable=True) is None
 
 
 def test_a_schedule_that_training_reaches_passes_in_silence() -> None:

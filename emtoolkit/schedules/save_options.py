@@ -1,0 +1,51 @@
+"""How checkpoints are saved: the options that the callback, the config and a saving session share."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from emtoolkit.errors import ConfigError
+from emtoolkit.schedules.resume_interval import ResumeInterval
+
+OnError = Literal["raise", "warn"]
+
+
+# Without slots, so that the defaults can be read from the class, as in `SaveOptions.resume_every`.
+@dataclass(frozen=True)
+class SaveOptions:
+    """How checkpoints are saved; each option is declared and checked here and nowhere else.
+
+    Raises:
+        ConfigError: an option has no meaning; the message begins with its name.
+    """
+
+    resume_every: str = "10min"
+    """How often the resume state is saved: `10min`, `50 steps`, `never`. SIGINT and SIGTERM save it too."""
+    resume_at_end: bool = False
+    """Save the resume state at the end of training too, and keep it."""
+    allow_unreachable: bool = False
+    """Warn about steps written out by hand past the end of training, instead of raising an error."""
+    publish: bool = True
+    """Log each checkpoint as a version of a W&B artifact, if a W&B run is active."""
+    publish_timeout: float = 60.0
+    """How many seconds the end of training waits for W&B at most."""
+    max_in_flight: int = 2
+    """How many copies of the trainable weights may be in memory at the same time."""
+    on_error: OnError = "raise"
+    """What a failed save does: `raise` in the training thread at the next step, or `warn`."""
+
+    def __post_init__(self) -> None:
+        try:
+            ResumeInterval.parse(self.resume_every)
+        except ConfigError as error:
+            raise ConfigError(f"resume_every: {error}") from None
+        if not self.publish_timeout >= 0:
+            raise ConfigError(f"publish_timeout: {self.publish_timeout} is not a number of seconds, 0 or more")
+        if self.max_in_flight < 1:
+            raise ConfigError(f"max_in_flight: {self.max_in_flight} is not a number of copies, 1 or more")
+        if self.on_error not in get_args(OnError):
+            raise ConfigError(f"on_error: {self.on_error!r} is neither 'raise' nor 'warn'")
+
+    @property
+    def resume_interval(self) -> ResumeInterval:
+        """The interval that `resume_every` writes."""
+        return ResumeInterval.parse(self.resume_every)
