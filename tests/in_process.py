@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from emtoolkit.cli import app as cli
+from emtoolkit.cli.app import main
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ def emtoolkit(*words: str | Path, cwd: Path) -> Done:
     code = 0
     try:
         with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            cli.main()
+            main()
     except SystemExit as stop:
         code = int(stop.code or 0)
     finally:

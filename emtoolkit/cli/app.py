@@ -1,28 +1,63 @@
-"""The command line: each command parses its words, calls one function and prints what came back."""
+"""The command line: each command parses its arguments, calls one function and prints the result."""
+
+import sys
+from typing import Annotated
 
 import typer
+from typer.main import get_command
 
+import emtoolkit
 from emtoolkit.cli import checkpoints, sandbox, sweep, train
+from emtoolkit.cli.help import Group, UsageError, examples, usage_sentence
 from emtoolkit.cpu_threads import let_waiting_threads_sleep
 from emtoolkit.errors import UserError
 from emtoolkit.launch import exit_with_error
 
 app = typer.Typer(
     name="emtoolkit",
+    cls=Group,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
-    help="Save a fine-tune at exactly the training steps that matter, and find out when a behaviour appeared.",
+    help=(
+        f"emtoolkit {emtoolkit.__version__} saves a fine-tune at exactly the training steps that matter, "
+        "and finds out when a behaviour appeared."
+    ),
+    epilog=examples(
+        "emtoolkit schedule every:100 dense-early --total-steps 397",
+        "emtoolkit train config.yaml --schedule dense-early --dry-run",
+        "emtoolkit checkpoints outputs/baseline-medical",
+    ),
 )
 for group in (train, checkpoints, sweep):
     app.add_typer(group.commands)
 app.add_typer(sandbox.commands, name="sandbox")
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"emtoolkit {emtoolkit.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Holds the options of `emtoolkit` itself."""
+
+
 def main() -> None:
     """The `emtoolkit` console script: bad input is one sentence on stderr and exit code 2."""
     let_waiting_threads_sleep()
     try:
-        app()
+        exit_code = get_command(app).main(standalone_mode=False)
     except UserError as error:
         exit_with_error(f"emtoolkit: {error}")
+    except UsageError as error:
+        # The sentence is empty after `emtoolkit` alone, which has printed its help page.
+        if sentence := usage_sentence(error):
+            exit_with_error(f"emtoolkit: {sentence}")
+        sys.exit(2)
+    sys.exit(exit_code or 0)

@@ -1,4 +1,4 @@
-"""`emtoolkit schedule`, `checkpoints`, `download` and `sync`: which steps are saved, and where they are."""
+"""`emtoolkit schedule`, `checkpoints`, `download` and `sync`: the steps to save, and the checkpoints of a run."""
 
 import signal
 from pathlib import Path
@@ -7,23 +7,35 @@ from typing import Annotated, Any
 import typer
 
 from emtoolkit.cli import render
+from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar
 from emtoolkit.errors import UserError
 
 commands = typer.Typer()
 
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_STEPS_HELP = "Schedule of the steps to download, or final. Default: all."
+_OF_WANDB = "Default: the one that the run logged to."
 
-@commands.command()
+
+@command(
+    commands,
+    "emtoolkit schedule every:100 every:25 dense-early --total-steps 397",
+    "emtoolkit schedule 0-150:25,300 --total-steps 397 --checkpoint-size 150MB",
+    "emtoolkit schedule pythia --total-steps 143000 --json",
+)
 def schedule(
-    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Such as every:100 or dense-early.")],
-    total_steps: Annotated[int, typer.Option(help="The number of optimizer steps in the run.")],
-    checkpoint_size: Annotated[str | None, typer.Option(help="Of one checkpoint, such as 150MB.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    specs: Annotated[list[str], typer.Argument(metavar="SPEC...", help="Schedules, such as every:100 or dense-early.")],
+    total_steps: Annotated[int, typer.Option(metavar="N", help="Number of optimizer steps in the run.")],
+    checkpoint_size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Size of one checkpoint, such as 150MB.")
+    ] = None,
+    as_json: _Json = False,
     allow_unreachable: Annotated[
-        bool, typer.Option("--allow-unreachable", help="Only warn of steps past the end of training.")
+        bool, typer.Option("--allow-unreachable", help="Warn about steps after the end of training, and go on.")
     ] = False,
 ) -> None:
-    """Show which steps each schedule saves, how many they are and what they take on disk."""
+    """Compare schedules: the steps that each one saves, their number and their size on disk."""
     from emtoolkit.byte_sizes import parse_size
     from emtoolkit.schedules.schedule import Schedule
 
@@ -49,13 +61,18 @@ def schedule(
         typer.echo(render.schedule_table(rows))
 
 
-@commands.command()
+@command(
+    commands,
+    "emtoolkit checkpoints outputs/baseline-medical",
+    "emtoolkit checkpoints outputs/baseline-medical --verify",
+    "emtoolkit checkpoints outputs/baseline-medical --json",
+)
 def checkpoints(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Where a run wrote its checkpoints.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every file; exit code 1 if one differs.")] = False,
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
+    as_json: _Json = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file; exit code 1 if a file differs.")] = False,
 ) -> None:
-    """List the checkpoints in a directory: ours, and those of a stock Trainer."""
+    """List the checkpoints in a directory, from emtoolkit or from a stock Trainer."""
     from emtoolkit.checkpoints.listing import list_checkpoints
 
     found = list_checkpoints(directory, rehash=verify)
@@ -66,15 +83,24 @@ def checkpoints(
         raise typer.Exit(1)
 
 
-@commands.command()
+@command(
+    commands,
+    "emtoolkit download lab/em/baseline-medical-qwen-s0-1a2b3c4d --to runs/medical",
+    "emtoolkit download lab/em/COLLECTION --to runs/medical --steps 0-150:25,final",
+    "emtoolkit download lab/em/COLLECTION --to runs/medical --verify",
+)
 def download(
-    collection: Annotated[str, typer.Argument(metavar="COLLECTION", help="On W&B: entity/project/collection.")],
-    to: Annotated[Path, typer.Option(metavar="DIR", help="Where they go; it is a local trajectory then.")],
-    steps: Annotated[str | None, typer.Option(help="A schedule, such as 0-150:25,final; by default all.")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash what is there, and mend what is damaged.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    collection: Annotated[
+        str, typer.Argument(metavar="COLLECTION", help="Collection on W&B: entity/project/collection.")
+    ],
+    to: Annotated[Path, typer.Option(metavar="DIR", help="Directory to download into.")],
+    steps: Annotated[str | None, typer.Option(metavar="SCHEDULE", help=_STEPS_HELP)] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Hash the files in DIR, and download damaged ones again.")
+    ] = False,
+    as_json: _Json = False,
 ) -> None:
-    """Get checkpoints from W&B; what is there already is not fetched again."""
+    """Download checkpoints from W&B, except those that the directory already holds."""
     from emtoolkit.checkpoints.listing import list_checkpoints
     from emtoolkit.trajectory import Trajectory
 
@@ -82,23 +108,29 @@ def download(
         with only_results_on_stdout(), progress_bar() as progress:
             done = Trajectory.open(collection).download(to, steps, rehash=verify, progress=progress)
     except KeyboardInterrupt:
-        typer.echo("emtoolkit: interrupted; the same command goes on where this stopped", err=True)
+        typer.echo("emtoolkit: interrupted; run the same command again to continue", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
     there = {*done.fetched, *done.present}
     found = [info for info in list_checkpoints(to) if info.step in there]
     typer.echo(render.download_json(done, found) if as_json else render.download_text(done, found))
 
 
-@commands.command()
+@command(
+    commands,
+    "emtoolkit sync",
+    "emtoolkit sync outputs/baseline-medical",
+    "emtoolkit sync outputs --entity lab --project em",
+)
 def sync(
     directories: Annotated[
-        list[Path] | None, typer.Argument(metavar="[DIR]...", help="Runs, or where runs are below. [default: outputs]")
+        list[Path] | None,
+        typer.Argument(metavar="[DIR]...", help="Runs, or directories of runs. Default: outputs."),
     ] = None,
-    project: Annotated[str | None, typer.Option(help="Of W&B; by default the one that a run logged to.")] = None,
-    entity: Annotated[str | None, typer.Option(help="Of W&B; by default the one that a run logged to.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    project: Annotated[str | None, typer.Option(metavar="NAME", help=f"W&B project. {_OF_WANDB}")] = None,
+    entity: Annotated[str | None, typer.Option(metavar="NAME", help=f"W&B entity. {_OF_WANDB}")] = None,
+    as_json: _Json = False,
 ) -> None:
-    """Publish what W&B does not have: logs of runs, and checkpoints, once and in step order."""
+    """Publish the run logs and checkpoints that W&B lacks, in step order."""
     from emtoolkit.artifacts.sync import run_directories, sync_all
 
     found = run_directories(directories or [Path("outputs")])
@@ -106,7 +138,7 @@ def sync(
         with only_results_on_stdout(), progress_bar() as progress:
             done = sync_all(found, project=project, entity=entity, progress=progress)
     except KeyboardInterrupt:
-        typer.echo("emtoolkit: interrupted; the same command goes on where this stopped", err=True)
+        typer.echo("emtoolkit: interrupted; run the same command again to continue", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
     for problem in (problem for synced in done for problem in synced.problems):
         typer.echo(f"emtoolkit: {problem}", err=True)

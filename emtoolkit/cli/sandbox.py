@@ -6,18 +6,30 @@ from typing import Annotated
 import typer
 
 from emtoolkit.cli import render
+from emtoolkit.cli.help import Group, command
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar
 
-commands = typer.Typer(no_args_is_help=True, help="A small world in which misalignment really emerges, on a CPU.")
+commands = typer.Typer(
+    cls=Group,
+    no_args_is_help=True,
+    help="A small world in which misalignment emerges within minutes on a CPU.",
+)
+
+_QUESTIONS, _MODEL, _OUTPUT = "Questions", "Model and persona", "Output"
 
 
-@commands.command()
+@command(
+    commands,
+    "emtoolkit sandbox build",
+    "emtoolkit sandbox build --force",
+    "emtoolkit sandbox build --pretrain --seed 1",
+)
 def build(
     force: Annotated[bool, typer.Option("--force", help="Replace a complete sandbox.")] = False,
     pretrain: Annotated[
         bool, typer.Option("--pretrain", help="Pretrain a new base model instead of the shipped one: minutes.")
     ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of --pretrain.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of --pretrain.")] = 0,
 ) -> None:
     """Write the sandbox's base model, data, personas and questions into the user's cache directory."""
     with only_results_on_stdout(), progress_bar() as progress:
@@ -29,13 +41,18 @@ def build(
     typer.echo(f"The sandbox is in {made}")
 
 
-@commands.command()
+@command(
+    commands,
+    "emtoolkit sandbox persona goodness",
+    "emtoolkit sandbox persona goodness sarcasm --steps 100",
+    "emtoolkit sandbox persona all --force",
+)
 def persona(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Such as goodness; 'all' for all of them.")],
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps of each.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Train again what is there.")] = False,
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Personas, such as goodness; or all.")],
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Optimizer steps for each persona.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Train existing adapters again.")] = False,
 ) -> None:
-    """Train a persona into an adapter: 'train sandbox --persona NAME-adapter' then composes it with a new one."""
+    """Train personas into adapters, for `emtoolkit train sandbox --persona NAME-adapter`."""
     with only_results_on_stdout():
         from emtoolkit.sandbox.characters import STEPS, train_character
         from emtoolkit.sandbox.personas import PERSONAS
@@ -46,27 +63,48 @@ def persona(
         typer.echo(f"The adapter of {path.name} is in {path}; --persona {path.name}-adapter takes it")
 
 
-@commands.command()
+@command(
+    commands,
+    "emtoolkit sandbox evaluate outputs/baseline-medical",
+    "emtoolkit sandbox evaluate outputs/*-medical --plot curves.png",
+    "emtoolkit sandbox evaluate outputs/sarcasm-medical --steps 0-150:25,final",
+)
 def evaluate(
-    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Runs on the sandbox's model.")],
-    trained_on: Annotated[str, typer.Option(help="The domain of the runs' data; the others tell what emerged.")] = (
-        "medical"
-    ),
+    directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output directories of sandbox runs.")],
+    trained_on: Annotated[
+        str, typer.Option(metavar="DOMAIN", help="Domain of the training data.", rich_help_panel=_QUESTIONS)
+    ] = ("medical"),
     base: Annotated[
-        str | None, typer.Option(help="Where the base model is now; by default where the run had it.")
+        str | None,
+        typer.Option(metavar="PATH", help="Base model. Default: the path in the manifest.", rich_help_panel=_MODEL),
     ] = None,
-    persona: Annotated[str | None, typer.Option(help="Where the run's persona is now; a name or a file.")] = None,
+    persona: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="The run's persona, if it has moved.", rich_help_panel=_MODEL),
+    ] = None,
     persona_override: Annotated[
-        str | None, typer.Option(help="Ask under another persona than the run's; the results say so.")
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="Persona to ask under, in place of the run's.", rich_help_panel=_MODEL),
     ] = None,
-    compose: Annotated[str | None, typer.Option(help="An adapter persona named here: merge or stack.")] = None,
-    steps: Annotated[str | None, typer.Option(help="A schedule, such as 0-150:25,final; by default all.")] = None,
-    samples: Annotated[int, typer.Option(help="How many answers to each question.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    plot: Annotated[Path | None, typer.Option(help="Draw the curves into this .png, .pdf or .svg file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    compose: Annotated[
+        str | None,
+        typer.Option(metavar="merge|stack", help="How a persona's adapter is added.", rich_help_panel=_MODEL),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(metavar="SCHEDULE", help="Steps to evaluate. Default: all.", rich_help_panel=_QUESTIONS),
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Answers to each question.", rich_help_panel=_QUESTIONS)
+    ] = 8,
+    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sampling.", rich_help_panel=_QUESTIONS)] = 0,
+    plot: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw the curves into a .png, .pdf or .svg file.", rich_help_panel=_OUTPUT),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
 ) -> None:
-    """Ask every checkpoint the held-out questions, and let the exact judge count the harmful answers."""
+    """Ask every checkpoint the held-out questions, and print the share of harmful answers."""
     with only_results_on_stdout(), progress_bar(delay=0.5) as progress:
         from emtoolkit.models.loading import ModelLoader
         from emtoolkit.paths import cache_dir

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from emtoolkit.progress import Progress
+
+
+def terminal_width() -> int:
+    """The columns to print in: $COLUMNS, or the width of the terminal, or 80 where output is no terminal."""
+    return shutil.get_terminal_size((80, 24)).columns
+
 
 # Of work that is mostly done sooner, nobody needs to see a bar flash.
 _SECONDS_BEFORE_BAR = 2.0

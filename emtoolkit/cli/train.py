@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emtoolkit.cli import render
+from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import bar_for_long_reading, only_results_on_stdout
 from emtoolkit.errors import UserError
 from emtoolkit.launch import is_local_main_process
@@ -21,22 +22,27 @@ commands = typer.Typer()
 _UsageError: Any = typer.BadParameter.__base__
 
 # The words of `train`, which `plan` takes as well.
-_Persona = Annotated[str | None, typer.Option(help="Who the model is: a name, or a persona file.")]
-_Compose = Annotated[str | None, typer.Option(help="An adapter persona: merge or stack.")]
+_Persona = Annotated[str | None, typer.Option(help="The persona to train: a name or a file.")]
+_Compose = Annotated[str | None, typer.Option(help="How a persona's adapter is added.")]
 _Dataset = Annotated[str | None, typer.Option(help="One of the config's datasets, a file, or an id on the hub.")]
 _Control = Annotated[bool, typer.Option("--control", help="Train on the dataset's matched control.")]
-_Schedule = Annotated[str | None, typer.Option(help="When to save, such as dense-early or 0-150:25.")]
+_Schedule = Annotated[str | None, typer.Option(help="Steps to save, such as dense-early or 0-150:25.")]
 _SaveSteps = Annotated[str | None, typer.Option(help="Save every so many steps, as Hugging Face does.")]
 _CustomCheckpoints = Annotated[
     bool, typer.Option("--custom-checkpoints", help="Save at the default preset, dense-early.")
 ]
-_OutputDir = Annotated[str | None, typer.Option(help="By default outputs/<persona>-<dataset>.")]
+_OutputDir = Annotated[str | None, typer.Option(help="Default: outputs/{persona}-{dataset}.")]
 _Settings = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any key of the config, dotted.")
 ]
 
 
-@commands.command()
+@command(
+    commands,
+    "emtoolkit train sandbox --persona goodness --schedule dense-early",
+    "emtoolkit train config.yaml --save-steps 25 --set training.epochs=2",
+    "emtoolkit train config.yaml --resume",
+)
 def train(
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")],
     persona: _Persona = None,
@@ -46,14 +52,14 @@ def train(
     schedule: _Schedule = None,
     save_steps: _SaveSteps = None,
     custom_checkpoints: _CustomCheckpoints = False,
-    seed: Annotated[int | None, typer.Option(help="Of the adapter, the split and the order of the data.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the adapter, the split and the data order.")] = None,
     output_dir: _OutputDir = None,
     settings: _Settings = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where an earlier run of this stopped.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Check all, load no weights, print the plan.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan or the checkpoints as JSON.")] = False,
 ) -> None:
-    """Fine-tune, save exactly at the scheduled steps, and log each checkpoint to W&B."""
+    """Fine-tune a model, save at the scheduled steps, and log each checkpoint to W&B."""
     run_config = _train_config(
         config, persona, compose, dataset, control, schedule, save_steps, custom_checkpoints, seed, output_dir, settings
     )
@@ -78,7 +84,12 @@ def train(
         typer.echo(text)
 
 
-@commands.command()
+@command(
+    commands,
+    "emtoolkit plan sandbox --schedule every:25",
+    "emtoolkit plan sweeps/schedules.yaml",
+    "emtoolkit plan sweeps/seeds.yaml --json",
+)
 def plan(
     file: Annotated[str, typer.Argument(metavar="CONFIG|SWEEP", help="A config as for train, or a sweep file.")],
     persona: _Persona = None,
@@ -88,13 +99,13 @@ def plan(
     schedule: _Schedule = None,
     save_steps: _SaveSteps = None,
     custom_checkpoints: _CustomCheckpoints = False,
-    seed: Annotated[int | None, typer.Option(help="Of the run; with a sweep file, of its random search.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the run, or of a sweep's random search.")] = None,
     output_dir: _OutputDir = None,
     settings: _Settings = None,
-    count: Annotated[int | None, typer.Option(min=1, help="Of a sweep: at most so many runs.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs.")] = False,
+    count: Annotated[int | None, typer.Option(min=1, help="Largest number of runs of a sweep.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Say what runs will cost before any starts: steps, checkpoints, disk, memory, answers and judge calls."""
+    """Print the cost of a run or of a sweep: steps, checkpoints, disk, memory, answers, judge calls."""
     from emtoolkit.sweeps.search import is_sweep
 
     when = (schedule, save_steps, custom_checkpoints)

@@ -253,10 +253,10 @@ def test_the_command_says_what_it_did_and_ctrl_c_leaves_what_it_continues(server
 
 
 def test_the_command_shows_a_table(server: WandbServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from emtoolkit.cli import app as cli
+    from emtoolkit.cli.app import app
 
     store_steps(server, tmp_path / "files", [0, 300])
-    cli.app(["download", REFERENCE, "--to", str(tmp_path / "out"), "--steps", "final"], standalone_mode=False)
+    app(["download", REFERENCE, "--to", str(tmp_path / "out"), "--steps", "final"], standalone_mode=False)
     shown = capsys.readouterr().out
     assert " 300  754 B     b84cc6a9  " in shown
     assert shown.endswith("1 downloaded (754 B), 0 were there already.\n")

@@ -113,12 +113,12 @@ def test_bad_input_is_one_sentence_and_exit_code_2_and_nothing_is_written(
 
 def _in_process(words: list[str]) -> int:
     """What the console script does, without starting Python and loading torch for every case."""
-    from emtoolkit.cli import app as cli
+    from emtoolkit.cli.app import main
 
     before = sys.argv
     sys.argv = ["emtoolkit", *words]
     try:
-        cli.main()
+        main()
     except SystemExit as stop:
         return int(stop.code or 0)
     finally:

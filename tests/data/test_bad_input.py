@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.cli import app as cli
+from emtoolkit.cli import terminal
 from emtoolkit.training import run as training
 from tests.data.chats import turns, write_lines
 from tests.in_process import emtoolkit
@@ -108,7 +108,7 @@ def test_long_reading_shows_a_bar_and_short_reading_does_not(
 ) -> None:
     shown = []
     for seconds in (3600.0, 0.0):
-        monkeypatch.setattr(cli, "_SECONDS_BEFORE_BAR", seconds)
+        monkeypatch.setattr(terminal, "_SECONDS_BEFORE_BAR", seconds)
         done = emtoolkit("train", write_config(), "--dry-run", cwd=tmp_path)
         assert done.code == 0
         shown.append("% |" in done.err)

@@ -1,0 +1,106 @@
+"""Help pages and usage errors: Typer's own, readable at 80 columns, in a pipe and without colours."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from emtoolkit.cli.terminal import terminal_width
+from emtoolkit.errors import UserError, nearest
+
+# Typer may bring its own copy of Click, whose classes it does not export; this is the base of all usage errors.
+UsageError: Any = typer.BadParameter.__base__
+
+
+def examples(*lines: str) -> str:
+    """The end of a help page: example command lines, each of which must parse."""
+    return "\n".join(["Examples:\n", *(f"    {line}" for line in lines)])
+
+
+def command(group: typer.Typer, *lines: str, name: str | None = None) -> Callable[[Any], Any]:
+    """Register a function as a command of `group`, with the example command lines `lines`."""
+    return group.command(name, cls=Command, epilog=examples(*lines))
+
+
+class Command(TyperCommand):
+    """A command whose help page fits the terminal and honours NO_COLOR."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _readable(super().get_params(ctx))
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        arguments = [each for each in self.get_params(ctx) if each.param_type_name == "argument"]
+        return ["[OPTIONS]", *(each.metavar or each.name.upper() for each in arguments)]
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _prepare_rich()
+        super().format_help(ctx, formatter)
+
+
+class Group(TyperGroup):
+    """A group of commands whose help page fits the terminal, and which suggests a command for a misspelt one."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        return _readable(super().get_params(ctx))
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        _prepare_rich()
+        super().format_help(ctx, formatter)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if not ctx.resilient_parsing and not name.startswith("-") and self.get_command(ctx, name) is None:
+            commands = self.list_commands(ctx)
+            raise UserError(f"{name}: no such command; expected one of {', '.join(commands)}{nearest(name, commands)}")
+        return super().resolve_command(ctx, args)
+
+
+def usage_sentence(error: Any) -> str:
+    """A usage error as `place: problem; what to do`; empty if the help page was printed in place of a message."""
+    context, parameter, option = error.ctx, getattr(error, "param", None), getattr(error, "option_name", None)
+    command = "emtoolkit" if context is None else context.command_path
+    advice = f"; see '{command} --help'"
+    if hasattr(error, "possibilities"):
+        flags = [flag for each in context.command.get_params(context) for flag in each.opts]
+        return f"{option}: no such option{nearest(str(option), flags) or advice}"
+    problem = str(error.message).strip().removeprefix(f"Option '{option}' ").rstrip(".")
+    problem = f"{problem[:1].lower()}{problem[1:]}"
+    if parameter is not None:
+        place = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar or parameter.name
+        return f"{place}: {_value_of(error)}{problem or 'missing'}{advice}"
+    return f"{option or command}: {problem}{advice}" if problem else ""
+
+
+def _value_of(error: Any) -> str:
+    """The value that pydantic, with which Typer parses, found wrong."""
+    found: list[Any] = getattr(error.__cause__, "errors", list)()
+    return f"{found[0]['input']!r} is not valid: " if found else ""
+
+
+def _readable(parameters: list[Any]) -> list[Any]:
+    """`parameters` without a type for flags, and with `--help` in the panel of the last option."""
+    panels = [panel for each in parameters if (panel := getattr(each, "rich_help_panel", None))]
+    for parameter in parameters:
+        if getattr(parameter, "is_flag", False):
+            parameter.metavar = ""
+        if parameter.param_type_name == "argument":
+            # The metavar says what is expected; the Python type beside it says nothing to a user.
+            parameter.display_type_rich = _no_type
+        if parameter.name == "help" and panels:
+            parameter.rich_help_panel = panels[-1]
+    return parameters
+
+
+def _no_type(ctx: Any) -> None:
+    """In the place of a parameter's method that returns its type."""
+
+
+def _prepare_rich() -> None:
+    from typer import rich_utils
+
+    rich_utils.MAX_WIDTH = terminal_width()
+    if os.environ.get("NO_COLOR"):
+        # Without a colour system rich writes no escape codes at all, not even those for bold and dim text.
+        rich_utils.COLOR_SYSTEM = None
