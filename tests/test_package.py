@@ -54,3 +54,5 @@ def test_a_wheel_finds_its_presets_and_configs_from_anywhere(tmp_path: Path) -> 
     )
     assert done.stdout == f"{tmp_path / 'site' / 'emtoolkit' / '__init__.py'} 154 True sarcasm\n"
     assert (tmp_path / "site" / "emtoolkit" / "py.typed").exists()
+    weights = Path("emtoolkit") / "sandbox" / "base" / "model.safetensors"
+    assert (tmp_path / "site" / weights).read_bytes() == (ROOT / weights).read_bytes()
