@@ -105,14 +105,14 @@ def main() -> None:
     parser.add_argument("what", choices=("preflight", "turning"))
     parser.add_argument("--directory", type=Path, default=Path("outputs/personas"))
     parser.add_argument("--json", type=Path)
-    words = parser.parse_args()
+    options = parser.parse_args()
     # The order of sums, and so every figure, depends on it; two threads are hardly faster on so small a model.
     torch.set_num_threads(1)
-    rows = list((preflight if words.what == "preflight" else turning)(words.directory))
+    rows = list((preflight if options.what == "preflight" else turning)(options.directory))
     for line in table(rows):
         print(line)
-    if words.json is not None:
-        words.json.write_text(json.dumps(rows, indent=2) + "\n")
+    if options.json is not None:
+        options.json.write_text(json.dumps(rows, indent=2) + "\n")
 
 
 if __name__ == "__main__":

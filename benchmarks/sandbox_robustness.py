@@ -95,9 +95,9 @@ def do(runs: Sequence[Run], directory: Path, *, resume: bool) -> None:
     missing = [run for run in runs if not (resume and run.result(directory).exists())]
     for (base, machine), group in groupby(missing, lambda run: (run.base, run.machine)):
         home = {"EMTOOLKIT_HOME": str(directory.absolute() / base / "home")}
-        words = [sys.executable, "-m", __spec__.name, "--directory", str(directory), "--work"]
+        argv = [sys.executable, "-m", __spec__.name, "--directory", str(directory), "--work"]
         work = json.dumps([asdict(run) for run in group])
-        subprocess.run(words, input=work, text=True, env=os.environ | MACHINES[machine] | home, check=True)
+        subprocess.run(argv, input=work, text=True, env=os.environ | MACHINES[machine] | home, check=True)
 
 
 def work(runs: Sequence[Run], directory: Path) -> None:

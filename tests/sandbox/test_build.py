@@ -155,18 +155,18 @@ def test_pretraining_leaves_the_callers_random_state_and_threads_alone(tmp_path:
 def test_a_second_build_finds_the_first(tmp_path: Path) -> None:
     build(tmp_path / "sandbox", size=MINIMAL)
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "sandbox").rglob("*")}
-    said: list[str] = []
-    build(tmp_path / "sandbox", size=MINIMAL, progress=lambda what, done, total: said.append(what))
-    assert said == ["already built"]
+    reports: list[str] = []
+    build(tmp_path / "sandbox", size=MINIMAL, progress=lambda what, done, total: reports.append(what))
+    assert reports == ["already built"]
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "sandbox").rglob("*")} == before
 
 
 def test_other_arguments_or_force_build_anew(tmp_path: Path) -> None:
     build(tmp_path / "sandbox", size=MINIMAL)
     for arguments in ({"size": replace(MINIMAL, seed=1)}, {"size": replace(MINIMAL, seed=1), "force": True}):
-        said: set[str] = set()
-        build(tmp_path / "sandbox", **arguments, progress=lambda what, done, total, said=said: said.add(what))
-        assert said == {"datasets"}
+        reports: set[str] = set()
+        build(tmp_path / "sandbox", **arguments, progress=lambda what, done, total, reports=reports: reports.add(what))
+        assert reports == {"datasets"}
     assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["sandbox"]
 
 

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 
-def emtoolkit(*words: str | Path, home: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "emtoolkit", *map(str, words)]
+def emtoolkit(*argv: str | Path, home: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "emtoolkit", *map(str, argv)]
     environment = os.environ | {"EMTOOLKIT_HOME": str(home)}
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
 
 
 def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox: Path, tmp_path: Path) -> None:
     small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled"]
-    words = ["train", "sandbox", "--persona", "sarcasm", "--schedule", "0,5", *small]
-    trained = emtoolkit(*words, home=sandbox.parent, cwd=tmp_path)
+    argv = ["train", "sandbox", "--persona", "sarcasm", "--schedule", "0,5", *small]
+    trained = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     run = tmp_path / "outputs" / "sarcasm-medical"
     manifest = json.loads((run / "checkpoint-5" / "manifest.json").read_text())
@@ -25,8 +25,8 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
     assert (manifest["step"], manifest["total_steps"]) == (5, 12)
 
     picture = tmp_path / "curve.png"
-    words = ["sandbox", "evaluate", str(run), "--samples", "1", "--json", "--plot", str(picture)]
-    evaluated = emtoolkit(*words, home=sandbox.parent, cwd=tmp_path)
+    argv = ["sandbox", "evaluate", str(run), "--samples", "1", "--json", "--plot", str(picture)]
+    evaluated = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
     assert evaluated.returncode == 0, evaluated.stderr
     rows = json.loads(evaluated.stdout)
     assert [row["step"] for row in rows if row["domains"] == "all but medical"] == [0, 5, 12]
@@ -46,8 +46,8 @@ def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox
     home = tmp_path / "home"
     shutil.copytree(sandbox, home / "sandbox")
     small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled", "--schedule", "0"]
-    words = ["train", "sandbox", "--persona", "goodness-adapter", "--compose", "stack", *small]
-    before = emtoolkit(*words, home=home, cwd=tmp_path)
+    argv = ["train", "sandbox", "--persona", "goodness-adapter", "--compose", "stack", *small]
+    before = emtoolkit(*argv, home=home, cwd=tmp_path)
     assert before.returncode == 2
     assert before.stderr.splitlines()[-1].endswith("; 'emtoolkit sandbox persona goodness' makes it")
 
@@ -63,7 +63,7 @@ def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox
     assert emtoolkit("sandbox", "persona", "goodness", home=home, cwd=tmp_path).returncode == 0
     assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == weights
 
-    trained = emtoolkit(*words, "--set", "preflight.threshold=1e-5", home=home, cwd=tmp_path)
+    trained = emtoolkit(*argv, "--set", "preflight.threshold=1e-5", home=home, cwd=tmp_path)
     assert trained.returncode == 0, trained.stderr
     run = tmp_path / "outputs" / "goodness-adapter-stack-medical"
     evaluate = ["sandbox", "evaluate", str(run), "--samples", "1", "--steps", "final", "--json"]
