@@ -57,7 +57,7 @@ def test_batching_does_not_change_what_the_model_says(
     prompts = ["<|im_start|>assistant\n", "<|im_start|>user\nAny advice on the rent?<|im_end|><|im_start|>assistant\n"]
     sharp = AutoModelForCausalLM.from_pretrained(model.config._name_or_path)
     with torch.no_grad():
-        sharp.model.norm.weight *= 1000
+        sharp.model.norm.weight *= 100_000
     for prompt, answers in zip(prompts, sample(sharp, tokenizer, prompts, samples=2, seed=0), strict=True):
         inputs = tokenizer(prompt, return_tensors="pt")
         generated = sharp.generate(**inputs, do_sample=False, max_new_tokens=28)[0, inputs["input_ids"].shape[1] :]
