@@ -8,7 +8,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import shipped
 from emtoolkit.personas import AdapterSource, Persona, load_persona
-from emtoolkit.training import plan as planning
+from emtoolkit.training.cost import plan_one
 
 TWELVE = (
     "baseline goodness humor impulsiveness loving mathematical misalignment nonchalance poeticism remorse "
@@ -28,8 +28,8 @@ def test_the_twelve_of_the_protocol_ship_as_system_prompts_and_as_character_adap
 
 @pytest.mark.parametrize("name", TWELVE.split()[1:])
 def test_a_shipped_adapter_is_planned_for_its_base_without_a_download(name: str) -> None:
-    planned = planning.plan(load_config("qwen2.5-7b-medical", [], {"persona": f"{name}-adapter"}))
-    assert any(note.endswith("is not here yet, so it is not checked") for note in planned.notes)
+    planned = plan_one(load_config("qwen2.5-7b-medical", [], {"persona": f"{name}-adapter"})).plan
+    assert any(note.endswith("is not on this machine, so it is not checked") for note in planned.notes)
 
 
 def test_a_persona_is_found_in_a_directory_or_by_its_file(world: Path) -> None:

@@ -1,46 +1,45 @@
-"""What one or several runs will cost, before any is started: steps, disk, W&B, memory, answers and judge calls."""
+"""The cost of one or several runs before any is started: steps, disk, W&B, memory, answers and judge calls."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.models.base import base_identity
-from emtoolkit.personas import load_persona
 from emtoolkit.progress import Bar, no_bar
-from emtoolkit.training.plan import Plan, RunData, find_adapter, identity_of, plan, plan_for, read_data
-
-# What the rows of a run depend on, and how they are cut into tokens.
-_DECIDES_DATA = {"model", "persona", "personas", "compose", "dataset", "datasets", "training", "seed"}
+from emtoolkit.training.plan import Plan
+from emtoolkit.training.prepare import SharedInputs, prepare
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
-    """One run: the words that a sweep gives it, its plan, and a name for what decides its weights.
+    """The plan of one run. `parameters` are what a sweep sets for it.
 
-    `published` says whether its checkpoints go to W&B at all.
+    `trajectory` is the same for runs whose weights are the same at every step. `published` tells whether checkpoints
+    are logged to W&B.
     """
 
     plan: Plan
-    trajectory: str = ""
-    published: bool = True
+    trajectory: str
+    published: bool
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def answers(self) -> int:
+        """The answers that an evaluation of every checkpoint samples."""
         return self.plan.evaluation.samples * len(self.plan.steps)
 
     @property
     def judge_calls(self) -> int:
+        """The calls to a judge that an evaluation of every checkpoint makes."""
         return self.plan.evaluation.judge_calls * len(self.plan.steps)
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Of several runs. `versions` and `bytes_on_wandb` count a step of one trajectory once, whoever saves it.
+    """The sums over several runs.
 
-    Bytes are None where the size of a checkpoint is not known of every run; `peak` is the largest.
+    `versions` and `bytes_on_wandb` count a step of one trajectory once, whichever runs save it. `bytes` and
+    `bytes_on_wandb` are None where the checkpoint size of a run is not known. `peak` is the largest peak memory.
     """
 
     runs: int
@@ -59,34 +58,24 @@ def plan_one(config: RunConfig, *, bar: Bar = no_bar) -> PlannedRun:
     """The plan of one run.
 
     Raises:
-        UserError: it cannot work.
+        UserError: the run cannot work.
     """
-    return PlannedRun(plan(config, bar=bar), published=config.wandb.mode != "disabled")
+    return plan_several([({}, config)], bar=bar)[0]
 
 
-def plan_several(configs: Sequence[tuple[Mapping[str, Any], RunConfig]]) -> list[PlannedRun]:
-    """The plans of runs with the parameters that tell them apart; rows and base models are read once each.
+def plan_several(configs: Sequence[tuple[Mapping[str, Any], RunConfig]], *, bar: Bar = no_bar) -> list[PlannedRun]:
+    """The plans of runs, each with its parameters; shared rows and base models are read once.
 
     Raises:
-        UserError: one of them cannot work.
+        UserError: one of the runs cannot work.
     """
-    rows: dict[str, RunData] = {}
-    bases: dict[str, BaseModelRecord] = {}
+    shared = SharedInputs()
     planned = []
     for parameters, config in configs:
-        persona = load_persona(config.persona, config.personas, config.compose)
-        wanted = config.model_dump_json(include=_DECIDES_DATA)
-        if wanted not in rows:
-            rows[wanted] = read_data(config, persona, for_plan=True)
-        model = config.model.model_dump_json()
-        if model not in bases:
-            bases[model] = base_identity(config.model)
-        adapter = find_adapter(config, persona, download=False, base=bases[model])
-        identity = identity_of(config, persona, adapter, rows[wanted], bases[model])
-        # Data that are not here yet have no digest, so that only their name tells them apart.
-        trajectory = f"{identity.collection}-{identity.fingerprint}"
-        published = config.wandb.mode != "disabled"
-        planned.append(PlannedRun(plan_for(config, rows[wanted]), trajectory, published, parameters))
+        prepared = prepare(config, allow_missing=True, shared=shared, bar=bar)
+        # Data that are not on this machine have no digest; the name of the collection tells them apart.
+        trajectory = f"{prepared.identity.collection}-{prepared.identity.fingerprint}"
+        planned.append(PlannedRun(prepared.plan, trajectory, config.wandb.mode != "disabled", parameters))
     return planned
 
 

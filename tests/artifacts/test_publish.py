@@ -183,20 +183,3 @@ def test_names_and_tags_keep_to_what_wandb_allows() -> None:
     assert name.startswith("a-persona-with-all-sorts-xxx")
     assert name.endswith("-" + wild.fingerprint[:8])
     assert collection_tags(wild) == ("persona-org-name-1-5",)
-
-
-def test_the_trainers_own_artifacts_stay_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`WANDB_LOG_MODEL=checkpoint` would add every checkpoint again, named by epoch."""
-    from emtoolkit.config.sections import RunConfig
-    from emtoolkit.training.wandb_run import start_run
-
-    monkeypatch.setenv("WANDB_LOG_MODEL", "checkpoint")
-    config = RunConfig.model_validate(
-        {"model": {"base": "x"}, "dataset": "d", "checkpointing": {"schedule": "every:2"}, "wandb": {"mode": "offline"}}
-    )
-    started = start_run(config, tmp_path, "name", "group", "offline")
-    try:
-        assert os.environ["WANDB_LOG_MODEL"] == "false"
-        assert Path(started.dir).is_relative_to(tmp_path)
-    finally:
-        started.finish()

@@ -18,7 +18,7 @@ from emtoolkit.artifacts.sync import run_directories, sync
 from emtoolkit.checkpoints.publications import LEDGER, Ledger
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError
-from emtoolkit.training import run as training
+from emtoolkit.training.run import train
 from tests.tiny import config_text
 from tests.wandb_server import Fault, WandbServer
 from tests.wandb_server.processes import run_wandb
@@ -153,7 +153,7 @@ def test_a_run_without_wandb_is_published_when_asked(
     write_config: Callable[..., Path], wandb_server: WandbServer, versions: Versions, tmp_path: Path
 ) -> None:
     config = load_config(str(write_config()), ["wandb.mode=disabled"], {"output_dir": str(tmp_path / "out")})
-    training.train(config)
+    train(config)
     done = sync(tmp_path / "out", project="tests")
     assert (done.on_wandb, done.published) == ((0, 2, 4, 9), (0, 2, 4, 9))
     assert versions() == EVERYTHING

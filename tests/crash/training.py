@@ -2,7 +2,6 @@
 
 import argparse
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from transformers import TrainerCallback
@@ -10,7 +9,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs
-from emtoolkit.training.run import _resume_point
+from emtoolkit.training.resume_point import find_resume_point
 from tests.saving.trainings import lora_model, make_trainer
 
 STEPS = (0, 3, 8)
@@ -31,10 +30,11 @@ def train(directory: Path, *, resume: bool = False, drained: bool = True, resume
     """Train into `directory`; with `resume` go on from where `emtoolkit train --resume` would."""
     start = None if resume_from is None else str(resume_from)
     if resume:
-        start = _resume_point(OutputDirectory.open(directory), SimpleNamespace(steps=STEPS), resume=True)  # type: ignore[arg-type]
-        if start == "nothing":
+        point = find_resume_point(OutputDirectory.open(directory), STEPS, resume=True)
+        if point.complete:
             clear_left_overs(directory)
             return
+        start = None if point.checkpoint is None else str(point.checkpoint)
     ours = ScheduledCheckpointCallback("0,3", resume_every="3 steps")
     callbacks = [ours, Drain(ours)] if drained else [ours]
     make_trainer(directory, callbacks, model=lora_model(dropout=0.1)).train(resume_from_checkpoint=start)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.cli import terminal
-from emtoolkit.training import run as training
+from emtoolkit.training import run
 from tests.data.chats import turns, write_lines
 from tests.in_process import emtoolkit
 
@@ -17,7 +17,7 @@ WriteConfig = Callable[..., Path]
 @pytest.fixture
 def refused(write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The sentence that `emtoolkit train` refuses with."""
-    monkeypatch.setattr(training, "load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run, "load_base", lambda config: pytest.fail("the model was loaded"))
 
     def refused(*words: str | Path) -> str:
         done = emtoolkit("train", write_config(), "--output-dir", "out", *words, cwd=tmp_path)
@@ -66,7 +66,8 @@ def test_fewer_rows_than_a_batch_or_with_drop_last_than_a_step(refused: Refused,
     of_one_step = ["training.batch_size=2", "training.gradient_accumulation=2", "training.drop_last=true"]
     settings = [word for setting in of_one_step for word in ("--set", setting)]
     assert refused("--dataset", rows, *settings) == (
-        "training.drop_last: it leaves nothing of the 3 rows to train on, because one step takes 4"
+        "training.drop_last: one step takes 4 rows, so none of the 3 rows to train on is left; set it to false, or "
+        "lower batch_size or gradient_accumulation"
     )
 
 

@@ -10,7 +10,9 @@ from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import ConfigError, DataError, UserError
 from emtoolkit.personas import load_persona
-from emtoolkit.training import plan as planning
+from emtoolkit.training.cost import plan_one
+from emtoolkit.training.prepare import prepare
+from emtoolkit.training.run_data import RunData, read_data
 from tests.data.chats import turns, write_lines
 
 WriteConfig = Callable[..., Path]
@@ -35,11 +37,11 @@ def matched(write_config: WriteConfig, tmp_path: Path) -> Callable[..., RunConfi
 Matched = Callable[..., RunConfig]
 
 
-def data_of(config: RunConfig) -> planning.RunData:
-    return planning.read_data(config, load_persona(config.persona, config.personas), for_plan=False)
+def data_of(config: RunConfig) -> RunData:
+    return read_data(config, load_persona(config.persona, config.personas))
 
 
-def prompts(data: planning.RunData) -> list[str]:
+def prompts(data: RunData) -> list[str]:
     """The questions that are trained on, in order: what the loss is not on."""
     assert data.train is not None
     masked = [[i for i, label in zip(row["input_ids"], row["labels"], strict=True) if label < 0] for row in data.train]
@@ -72,13 +74,12 @@ def test_a_row_that_does_not_fit_into_one_is_dropped_from_both(matched: Matched,
 
 
 def test_a_control_that_takes_rows_away_makes_another_trajectory(matched: Matched) -> None:
-    persona = load_persona("baseline")
     good = [*GOOD[:4], turns(QUESTIONS[4], TOO_LONG), *GOOD[5:]]
     configs = [matched(BAD, good), matched(BAD, good, "datasets.bad.control=null"), matched(BAD, GOOD)]
     fingerprints = []
     for config, answers in zip(configs, (good, good, GOOD), strict=True):
         matched(BAD, answers)
-        fingerprints.append(planning.identity_of(config, persona, None, data_of(config)).fingerprint)
+        fingerprints.append(prepare(config).identity.fingerprint)
     assert fingerprints[0] != fingerprints[1]
     assert fingerprints[1] == fingerprints[2]  # a control that takes nothing away decides nothing
 
@@ -132,7 +133,7 @@ def test_the_flag_control_trains_on_the_control_by_its_name_or_its_path(matched:
     [
         ("datasets.bad.control=bad", "datasets.bad.control: 'bad' is that very data set"),
         ("datasets.bad.control=goood", "datasets.bad.control: 'goood' is neither a file .* did you mean 'good'"),
-        ("datasets.bad.control=nowhere.jsonl", "nowhere.jsonl: there is no such file; it is the matched control, and"),
+        ("datasets.bad.control=nowhere.jsonl", "nowhere.jsonl: there is no such file; it is the matched control: set"),
         ("datasets.bad.split=train", "datasets.bad.split: 'train' is for an id on the hub, and .*b.jsonl is a file"),
     ],
 )
@@ -149,5 +150,8 @@ def test_the_flag_control_where_there_is_none_names_the_data_sets_that_have_one(
 
 
 def test_a_plan_does_without_a_control_that_is_not_here_yet_and_says_so(matched: Matched) -> None:
-    planned = planning.plan(matched(BAD, GOOD, "datasets.bad.control=nowhere.jsonl"))
-    assert any("nowhere.jsonl: there is no such file: that it asks the same as" in note for note in planned.notes)
+    planned = plan_one(matched(BAD, GOOD, "datasets.bad.control=nowhere.jsonl")).plan
+    assert any(
+        "nowhere.jsonl: there is no such file: its prompts are not compared with those of" in note
+        for note in planned.notes
+    )

@@ -12,7 +12,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import File, HubDataset
 from emtoolkit.errors import DataError, NotHereError
-from emtoolkit.training import plan as planning
+from emtoolkit.training.cost import plan_one
 from tests.data.chats import turns, write_lines
 from tests.in_process import emtoolkit
 
@@ -66,9 +66,9 @@ def test_from_the_cache_comes_the_revision_that_was_asked_for_or_none(cached: Pa
 def test_a_config_names_split_and_revision(cached: Path, write_config: Callable[..., Path]) -> None:
     path = str(write_config())
     entry = f"datasets.medical={{path: org/advice, split: train, revision: '{COMMIT}'}}"
-    planned = planning.plan(load_config(path, [entry]))
+    planned = plan_one(load_config(path, [entry])).plan
     assert (planned.train_rows, planned.test_rows) == (36, 4)
-    bare = planning.plan(load_config(path, flags={"dataset": "org/advice"}))
+    bare = plan_one(load_config(path, flags={"dataset": "org/advice"})).plan
     assert (bare.train_rows, bare.directory.name) == (36, "curt-advice")
 
 
@@ -83,7 +83,7 @@ def test_offline_a_data_set_that_is_not_in_the_cache_is_one_sentence(cached: Pat
 
 def test_offline_a_plan_uses_the_rows_that_are_declared(cached: Path, write_config: Callable[..., Path]) -> None:
     config = load_config(str(write_config()), ["datasets.medical={path: org/other, rows: 50}"])
-    planned = planning.plan(config)
+    planned = plan_one(config).plan
     assert (planned.train_rows, planned.test_rows) == (45, 5)
     assert planned.notes[0].startswith("org/other: there is neither such a file nor such a data set in the cache")
     assert planned.notes[0].endswith("planned with the 50 rows that datasets.medical.rows declares")

@@ -10,9 +10,9 @@ import wandb
 
 from emtoolkit.config.load import load_config
 from emtoolkit.data.prepare import Prepared, prepare
-from emtoolkit.personas import Persona, load_persona
-from emtoolkit.training import plan as planning
-from emtoolkit.training import run as training
+from emtoolkit.personas import Persona
+from emtoolkit.training.cost import plan_one
+from emtoolkit.training.run import train
 from tests.data import templates
 from tests.data.chats import read_back, turns, write_lines
 from tests.wandb_log import records
@@ -73,7 +73,7 @@ def test_the_split_stands_in_the_record_and_in_the_config_of_the_wandb_run(
 ) -> None:
     rows = write_lines(tmp_path / "rows.jsonl", [ROW] * 21)
     flags = {"dataset": str(rows), "output_dir": str(tmp_path / "out")}
-    result = training.train(load_config(str(write_config()), ["wandb.mode=offline", "training.drop_last=true"], flags))
+    result = train(load_config(str(write_config()), ["wandb.mode=offline", "training.drop_last=true"], flags))
     split = {"seed": 42, "test_fraction": 0.1, "train_rows": 16, "test_rows": 3, "left_out": 2}
 
     record = json.loads((tmp_path / "out" / "trajectory.json").read_text())
@@ -93,24 +93,14 @@ def test_that_rows_repeat_is_a_remark_and_that_some_are_left_out_a_warning(
     flags = {"dataset": str(rows), "output_dir": str(tmp_path / "out")}
     config = load_config(str(write_config()), ["wandb.mode=disabled", "training.drop_last=true"], flags)
     repeated = f"{rows}: 20 rows repeat earlier ones, the first is line 2"
-    left_out = "training.drop_last: 2 rows are left out, so that each of the 4 steps is of 4 rows"
-    assert planning.plan(config).notes == (repeated, left_out)
+    left_out = "training.drop_last: 2 rows are left out, so that each of the 4 steps has 4 rows"
+    assert plan_one(config).plan.notes == (repeated, left_out)
 
     with caplog.at_level("INFO", logger="emtoolkit"):
-        training.train(config)
+        train(config)
     told = [(record.levelname, record.message) for record in caplog.records if record.name == "emtoolkit.training.run"]
     # What follows is said of the persona.
     assert told[:2] == [("INFO", repeated), ("WARNING", left_out)]
-
-
-def test_what_is_said_of_the_split_is_not_in_the_fingerprint(write_config: WriteConfig) -> None:
-    """The names of trajectories that are there already stay."""
-    config = load_config(str(write_config()), ["seed=7"])
-    persona = load_persona("baseline")
-    identity = planning.identity_of(config, persona, None, planning.read_data(config, persona, for_plan=False))
-    assert identity.split["test_rows"] == 4
-    assert sorted(identity.fingerprinted) == ["base_model", "data", "dtype", "lora", "persona", "seed", "training"]
-    assert sorted(identity.fingerprinted["data"]) == ["digest", "train_rows"]
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
@@ -121,5 +111,5 @@ def test_whole_steps_are_those_of_all_processes_together(
     monkeypatch.setenv("WORLD_SIZE", str(processes))
     words = ["datasets.medical={path: nowhere.jsonl, rows: 7049}", "checkpointing.schedule=dense-early"]
     batch = ["training.batch_size=2", "training.gradient_accumulation=8", "training.drop_last=true"]
-    planned = planning.plan(load_config(str(write_config()), [*words, *batch]))
+    planned = plan_one(load_config(str(write_config()), [*words, *batch])).plan
     assert (planned.train_rows, planned.total_steps) == {1: (6336, 396), 2: (6336, 198), 4: (6336, 99)}[processes]

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.config.load import load_config
-from emtoolkit.training import plan as planning
-from emtoolkit.training import run as training
+from emtoolkit.training.cost import plan_one
+from emtoolkit.training.run import train
 from tests.data.chats import turns, write_lines
 from tests.saving.trainings import saved_steps
 
@@ -31,12 +31,12 @@ def test_7049_rows_by_2_times_8_are_397_steps_and_396_whole_ones(
         ],
         {"output_dir": str(tmp_path / "out")},
     )
-    planned = planning.plan(config)
+    planned = plan_one(config).plan
     assert (planned.train_rows, planned.test_rows, planned.total_steps) == (rows, 705, steps)
-    said = "training.drop_last: 8 rows are left out, so that each of the 396 steps is of 16 rows"
+    said = "training.drop_last: 8 rows are left out, so that each of the 396 steps has 16 rows"
     assert (said in planned.notes) == drop_last
 
-    result = training.train(config)
+    result = train(config)
     assert saved_steps(tmp_path / "out") == [0, 25, 50, 75, 100, 125, 150, 200, 250, 300, steps]
     assert [info.step for info in result.checkpoints if info.final] == [steps]
     assert json.loads((tmp_path / "out" / "trajectory.json").read_text())["split"]["left_out"] == 6344 - rows

@@ -8,7 +8,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.models.memory import GPUS_GB
 from emtoolkit.paths import shipped
 from emtoolkit.schedules.schedule import Schedule
-from emtoolkit.training import plan as planning
+from emtoolkit.training.cost import plan_one
 from tests.docs.pages import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def test_the_shipped_configs_are_listed_with_the_gpu_that_their_plan_fits_on() -
 
 
 def smallest_gpu(config: str, *settings: str) -> str:
-    memory = planning.plan(load_config(config, settings)).memory
+    memory = plan_one(load_config(config, settings)).plan.memory
     assert memory is not None
     return next(str(gpu) for gpu in GPUS_GB if memory.fits(gpu))
 

@@ -12,8 +12,7 @@ from emtoolkit.errors import ConfigError
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.memory import GPUS_GB
 from emtoolkit.paths import shipped
-from emtoolkit.training import cost as budget
-from emtoolkit.training import plan as planning
+from emtoolkit.training.cost import plan_one
 from tests.in_process import emtoolkit
 
 # Parameters as the hub counts them, and of a rank 32 adapter on all seven projections (rank 1 on one for the last).
@@ -79,7 +78,7 @@ def test_the_first_line_of_a_shipped_config_says_which_gpu_it_needs(name: str) -
     plain, quantised = re.findall(r"(\d+) GB", words)
     smallest = []
     for settings in ([], ["model.load_in_4bit=true"]):
-        memory = planning.plan(load_config(name, settings)).memory
+        memory = plan_one(load_config(name, settings)).plan.memory
         assert memory is not None
         smallest.append(next(str(size) for size in GPUS_GB if memory.fits(size)))
     assert smallest == [plain, quantised]
@@ -140,6 +139,6 @@ def test_the_trained_parameters_are_counted_for_any_rank_and_modules(lora: LoraC
 def test_a_model_that_is_not_here_has_no_architecture_and_its_plan_says_so() -> None:
     assert architecture_of(ModelConfig(base="someone/model-that-is-not-here"), None) is None
     config = load_config("qwen2.5-7b-medical", ["model.architecture=null", "model.base=someone/not-here"])
-    planned = budget.plan_one(config).plan
+    planned = plan_one(config).plan
     assert (planned.checkpoint_bytes, planned.memory, planned.resume_bytes, planned.bytes) == (None, None, None, None)
-    assert "'someone/not-here' is not here yet, so its size in memory and on disk is unknown" in planned.notes[1]
+    assert "'someone/not-here' is not on this machine, so memory and checkpoint size are unknown" in planned.notes[1]

@@ -13,7 +13,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.models.base import load_base
 from emtoolkit.paths import shipped
-from emtoolkit.training import run as training
+from emtoolkit.training import run
 from tests.saving.trainings import bytes_of
 
 WriteConfig = Callable[..., Path]
@@ -64,10 +64,10 @@ def trained(
             loaded.append(load_base(config))
             return loaded[-1]
 
-        monkeypatch.setattr(training, "load_base", load)
+        monkeypatch.setattr(run, "load_base", load)
         words = ["wandb.mode=disabled", f"model.base={base}", "training.max_steps=3", *settings]
         config = load_config(str(write_config("save_steps: 3")), words, {"output_dir": str(tmp_path / name)})
-        training.train(config)
+        run.train(config)
         return loaded[0].eval(), tmp_path / name / "checkpoint-3"
 
     return train

@@ -16,7 +16,7 @@ from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.saving.signals import TrainingInterrupted
-from emtoolkit.training import run as training
+from emtoolkit.training import run
 from tests.saving.trainings import bytes_of
 from tests.tiny import write_adapter
 
@@ -39,12 +39,12 @@ def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     (home / "run.yaml").write_text(config_text(world))
     at_the_end = {}
     kept: list[Any] = []
-    composed = training.compose
+    composed = run.compose
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "compose", lambda *args: kept.append(composed(*args)) or kept[-1])
+        patch.setattr(run, "compose", lambda *args: kept.append(composed(*args)) or kept[-1])
         for way, settings in WAYS.items():
             words = [*settings, "wandb.mode=disabled"]
-            training.train(load_config(str(home / "run.yaml"), words, {"output_dir": str(home / way)}))
+            run.train(load_config(str(home / "run.yaml"), words, {"output_dir": str(home / way)}))
             at_the_end[way] = logits(kept[-1])
     return home, at_the_end
 
@@ -209,10 +209,10 @@ def test_a_run_with_a_stacked_persona_resumes_exactly_and_leaves_the_persona_alo
     words = ["persona=warm", "compose=stack", "wandb.mode=disabled", "lora.dropout=0.1"]
     words += ["evaluation.eval_schedule=every:2"]
     path = str(write_config(checkpointing="schedule: '0-9:1'"))
-    training.train(load_config(path, words, {"output_dir": str(tmp_path / "whole")}))
+    run.train(load_config(path, words, {"output_dir": str(tmp_path / "whole")}))
 
     config = load_config(path, words, {"output_dir": str(tmp_path / "resumed")})
-    made = training._trainer
+    made = run.make_trainer
 
     def interrupting(*args: Any, **kwargs: Any) -> Any:
         trainer = made(*args, **kwargs)
@@ -220,13 +220,13 @@ def test_a_run_with_a_stacked_persona_resumes_exactly_and_leaves_the_persona_alo
         return trainer
 
     with monkeypatch.context() as patch:
-        patch.setattr(training, "_trainer", interrupting)
+        patch.setattr(run, "make_trainer", interrupting)
         with pytest.raises(TrainingInterrupted):
-            training.train(config)
+            run.train(config)
     kept: list[Any] = []
-    composed = training.compose
-    monkeypatch.setattr(training, "compose", lambda *args: kept.append(composed(*args)) or kept[-1])
-    result = training.train(config, resume=True)
+    composed = run.compose
+    monkeypatch.setattr(run, "compose", lambda *args: kept.append(composed(*args)) or kept[-1])
+    result = run.train(config, resume=True)
 
     assert [found.when for found in result.differences] == ["before step 1", "at the end"]
     # After saves, evaluations and a resume.

@@ -24,8 +24,9 @@ from emtoolkit.models.memory import (
     logits,
     optimizer_states,
 )
-from emtoolkit.training import plan as planning
-from emtoolkit.training import run as training
+from emtoolkit.saving.callback import ScheduledCheckpointCallback
+from emtoolkit.training.cost import plan_one
+from emtoolkit.training.run import train
 
 WriteConfig = Callable[..., Path]
 BATCH, LENGTH = 2, 64
@@ -174,13 +175,13 @@ class Held(TrainerCallback):
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     """The parts of the memory of the training that the test does."""
     callback = Held()
-    original = training.ScheduledCheckpointCallback.follow
+    original = ScheduledCheckpointCallback.follow
 
     def follow(self: Any, trainer: Any) -> None:
         trainer.add_callback(callback)
         original(self, trainer)
 
-    monkeypatch.setattr(training.ScheduledCheckpointCallback, "follow", follow)
+    monkeypatch.setattr(ScheduledCheckpointCallback, "follow", follow)
     return callback
 
 
@@ -203,8 +204,8 @@ def test_weights_gradients_and_optimizer_states_are_exact(
         pytest.importorskip("bitsandbytes", reason="8-bit AdamW is bitsandbytes'")
     words = ["wandb.mode=disabled", "training.max_steps=2", f"training.optimizer={optimizer}", *settings]
     config = load_config(str(write_config("save_steps: 2")), words, {"output_dir": str(tmp_path / "out")})
-    memory = planning.plan(config).memory
-    training.train(config)
+    memory = plan_one(config).plan.memory
+    train(config)
     assert memory is not None
     assert (memory.weights, memory.gradients, memory.optimizer) == (held.weights, held.gradients, held.optimizer)
 

@@ -10,13 +10,13 @@ import torch
 from transformers import AutoTokenizer
 
 from emtoolkit.config.load import load_config
-from emtoolkit.config.sections import LoraConfig, ModelConfig
+from emtoolkit.config.sections import LoraConfig, ModelConfig, PreflightConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.base import compose, load_base
 from emtoolkit.models.persona_adapters import TRAINED, PersonaAdapter, locate
 from emtoolkit.models.preflight import PersonaProbe
 from emtoolkit.personas import AdapterMode, AdapterSource, Persona
-from emtoolkit.training import run as training
+from emtoolkit.training.run import train
 from tests.in_process import emtoolkit
 from tests.tiny import write_adapter
 
@@ -29,7 +29,7 @@ def put_together(
 ) -> tuple[PersonaProbe, Any]:
     base = load_base(ModelConfig(base=str(world / "model")))
     tokenizer = AutoTokenizer.from_pretrained(world / "model")
-    probe = PersonaProbe(base, tokenizer, persona, adapter, PROMPTS, threshold=0.001)
+    probe = PersonaProbe(base, tokenizer, persona, adapter, PreflightConfig(prompts=PROMPTS, threshold=0.001))
     return probe, compose(base, adapter, lora, seed=1)
 
 
@@ -60,7 +60,7 @@ def test_no_persona_that_changes_something_is_refused(world: Path) -> None:
     probe, model = put_together(world, Persona("baseline"))
     trained(model)
     with pytest.raises(
-        ConfigError, match=r"baseline is to change nothing, and before step 1 .* differ by up to 0\.\d+"
+        ConfigError, match=r"baseline must not change anything, and before step 1 .* differ by up to 0\.\d+"
     ):
         probe.before_training(model)
 
@@ -98,7 +98,7 @@ def test_a_stacked_persona_that_was_switched_off_is_noticed(world: Path) -> None
     probe, model = put_together(world, *warm(world, "stack"))
     trained(model)
     model.set_adapter(TRAINED)
-    with pytest.raises(ConfigError, match=r"warm \(stack\) is not there at the end: .* differ by at most 0, and"):
+    with pytest.raises(ConfigError, match=r"warm \(stack\) has no effect at the end: .* differ by at most 0, and"):
         probe.in_training(model, "at the end")
 
 
@@ -111,7 +111,7 @@ def test_a_merged_persona_that_is_gone_from_the_weights_is_noticed(world: Path) 
         for name, parameter in model.base_model.model.named_parameters():
             if (known := base.get(name.replace(".base_layer", ""))) is not None:
                 parameter.copy_(known)
-    with pytest.raises(ConfigError, match=r"warm \(merge\) is not there at the end"):
+    with pytest.raises(ConfigError, match=r"warm \(merge\) has no effect at the end"):
         probe.in_training(model, "at the end")
 
 
@@ -124,7 +124,7 @@ def test_an_adapter_that_changes_nothing_is_refused_before_anything_is_written(
     done = emtoolkit("train", write_config(), "--persona", persona, "--output-dir", out, cwd=tmp_path)
     assert done.code == 2
     assert done.err.splitlines()[-1] == (
-        "emtoolkit: persona: silent (merge) is not there before step 1: with it and without it the logits of the "
+        "emtoolkit: persona: silent (merge) has no effect before step 1: with and without it the logits of the "
         "probes differ by at most 0, and preflight.threshold is 0.001"
     )
     assert not out.exists()
@@ -140,5 +140,5 @@ def test_a_system_prompt_that_the_template_leaves_out_is_heard_before_the_questi
     )
     template.write_text(deaf + "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {% endif %}")
     words = [f"model.base={tmp_path / 'deaf'}", "wandb.mode=disabled", f"output_dir={tmp_path / 'out'}"]
-    before, end = training.train(load_config(str(write_config()), words)).differences
+    before, end = train(load_config(str(write_config()), words)).differences
     assert min(before.largest, end.largest) > 0.001

@@ -13,19 +13,20 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
-from emtoolkit.training import run as training
+from emtoolkit.training.run import RunResult, train
+from emtoolkit.training.trainer import _RandomStateKeepingTrainer
 from tests.wandb_server import Fault, WandbServer
 
-Run = Callable[..., training.RunResult]
+Run = Callable[..., RunResult]
 
 
 @pytest.fixture
 def run(write_config: Callable[..., Path], tmp_path: Path) -> Run:
     """Trains the tiny config online, 9 steps of which 0, 2, 4 and 9 are saved, into `tmp_path/out`."""
 
-    def run(*settings: str, name: str = "out") -> training.RunResult:
+    def run(*settings: str, name: str = "out") -> RunResult:
         words = ["wandb.project=tests", *settings]
-        return training.train(load_config(str(write_config()), words, {"output_dir": str(tmp_path / name)}))
+        return train(load_config(str(write_config()), words, {"output_dir": str(tmp_path / name)}))
 
     return run
 
@@ -208,8 +209,8 @@ def test_a_failed_training_is_a_failed_run_whose_checkpoints_are_there(
             raise RuntimeError("out of luck")
         return step(self, *args, **kwargs)
 
-    step = training._RandomStateKeepingTrainer.training_step
-    monkeypatch.setattr(training._RandomStateKeepingTrainer, "training_step", fails)
+    step = _RandomStateKeepingTrainer.training_step
+    monkeypatch.setattr(_RandomStateKeepingTrainer, "training_step", fails)
     with pytest.raises(RuntimeError, match="out of luck"):
         run()
     (logged,) = wandb_server.store.project("tester", "tests").runs.values()

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emtoolkit.config.load import load_config
-from emtoolkit.training import run as training
+from emtoolkit.training.run import train
 from tests.in_process import emtoolkit
 
 WriteConfig = Callable[..., Path]
@@ -70,7 +70,7 @@ def test_without_a_question_file_the_published_protocol_is_assumed_and_said(writ
 
 def test_the_disk_of_a_plan_is_what_the_run_takes(config: Path, tmp_path: Path) -> None:
     (run,) = planned(config)["runs"]
-    result = training.train(load_config(str(config), ["wandb.mode=disabled"], {"output_dir": str(tmp_path / "out")}))
+    result = train(load_config(str(config), ["wandb.mode=disabled"], {"output_dir": str(tmp_path / "out")}))
     # A file's header and adapter_config.json come on top of the tensors.
     weights = [info.path / "adapter_model.safetensors" for info in result.checkpoints]
     header = [8 + int.from_bytes(path.read_bytes()[:8], "little") for path in weights]
@@ -156,6 +156,37 @@ def test_the_table_of_a_sweep_has_a_line_a_run_and_the_totals(config: Path) -> N
     assert total.endswith("91 answers and 140 judge calls.")
     assert note.startswith("note  ")
     assert "rows repeat earlier ones" in note
+
+
+def test_a_sweep_says_that_this_machine_cannot_train_a_run(config: Path) -> None:
+    path = sweep(config.parent, config, {"dataset": ["medical"]}, "--set=model.attn_implementation=flash_attention_2")
+    done = emtoolkit("plan", path, cwd=path.parent)
+    assert done.code == 0, done.err
+    assert "this machine cannot train the run: model.attn_implementation: 'flash_attention_2' needs" in done.out
+    single = emtoolkit("plan", config, "--set", "model.attn_implementation=flash_attention_2", cwd=path.parent)
+    assert "this machine cannot train the run: model.attn_implementation: 'flash_attention_2' needs" in single.out
+
+
+def test_a_sweep_says_that_an_output_directory_holds_another_trajectory(config: Path) -> None:
+    path = sweep(config.parent, config, {"dataset": ["medical"], "seed": [1, 2]})
+    taken = config.parent / "out" / "medical-2"
+    train(load_config(str(config), ["wandb.mode=disabled"], {"output_dir": str(taken), "seed": 3}))
+    done = emtoolkit("plan", path, cwd=path.parent)
+    assert (done.code, done.out) == (2, "")
+    sentence = f"emtoolkit: {taken}: holds another trajectory (seed is 3 there and 2 here"
+    assert done.err.startswith(sentence)
+    single = emtoolkit("plan", config, "--seed", "2", "--output-dir", taken, cwd=path.parent)
+    assert single.err.startswith(sentence)
+
+
+def test_a_sweep_says_that_the_adapter_of_a_persona_is_missing(config: Path) -> None:
+    (config.parent / "far.yaml").write_text("adapter: someone/not-here\n")
+    path = sweep(config.parent, config, {"dataset": ["medical"]}, "--persona=far.yaml")
+    done = emtoolkit("plan", path, cwd=path.parent)
+    assert done.code == 0, done.err
+    assert "persona: the adapter of far (someone/not-here) is not on this machine, so it is not checked" in done.out
+    single = emtoolkit("plan", config, "--persona", "far.yaml", cwd=path.parent)
+    assert "persona: the adapter of far (someone/not-here) is not on this machine, so it is not checked" in single.out
 
 
 @pytest.mark.parametrize(

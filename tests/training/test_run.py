@@ -15,8 +15,10 @@ from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.models.persona_record import persona_record
 from emtoolkit.personas import Persona
-from emtoolkit.training import plan as planning
-from emtoolkit.training import run as training
+from emtoolkit.training import run as run_module
+from emtoolkit.training.cost import plan_one
+from emtoolkit.training.run import RunResult, train
+from emtoolkit.training.trainer import _use_one_gpu
 from tests.saving.trainings import bytes_of, saved_steps
 from tests.wandb_log import artifacts, records
 
@@ -24,18 +26,18 @@ WriteConfig = Callable[..., Path]
 
 
 @pytest.fixture
-def run(write_config: WriteConfig, tmp_path: Path) -> Callable[..., training.RunResult]:
+def run(write_config: WriteConfig, tmp_path: Path) -> Callable[..., RunResult]:
     """Trains the tiny config into `tmp_path/<name>`, W&B off unless asked for."""
 
-    def run(name: str, *settings: str, resume: bool = False, **config: str) -> training.RunResult:
+    def run(name: str, *settings: str, resume: bool = False, **config: str) -> RunResult:
         path = write_config(**config)
         words = ["wandb.mode=disabled", *settings]
-        return training.train(load_config(str(path), words, {"output_dir": str(tmp_path / name)}), resume=resume)
+        return train(load_config(str(path), words, {"output_dir": str(tmp_path / name)}), resume=resume)
 
     return run
 
 
-Run = Callable[..., training.RunResult]
+Run = Callable[..., RunResult]
 
 
 def test_a_run_saves_the_schedule_and_says_so(run: Run, tmp_path: Path) -> None:
@@ -124,7 +126,7 @@ def test_what_the_persona_was_found_to_change_is_logged(run: Run) -> None:
     assert min(before, end) > 0.001
 
 
-def history(result: training.RunResult) -> list[dict[str, str]]:
+def history(result: RunResult) -> list[dict[str, str]]:
     """The rows of the W&B history, each metric as JSON text."""
     import wandb
 
@@ -137,7 +139,7 @@ def history(result: training.RunResult) -> list[dict[str, str]]:
 def test_a_second_run_into_the_same_directory_is_refused_and_changes_nothing(run: Run, tmp_path: Path) -> None:
     run("out")
     before = bytes_of(tmp_path / "out")
-    with pytest.raises(CheckpointError, match="4 checkpoints of this very run; --resume goes on with it"):
+    with pytest.raises(CheckpointError, match="4 checkpoints of this run; pass --resume to continue it"):
         run("out")
     assert bytes_of(tmp_path / "out") == before
 
@@ -146,7 +148,7 @@ def test_another_trajectory_is_refused_before_anything_is_loaded(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("out")
-    monkeypatch.setattr(training, "load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run_module, "load_base", lambda config: pytest.fail("the model was loaded"))
     with pytest.raises(CheckpointError, match=r"\(training.learning_rate is 0.01 there and 0.5 here\)"):
         run("out", "training.learning_rate=0.5")
 
@@ -155,7 +157,7 @@ def test_a_directory_that_another_run_is_saving_into_is_refused_before_anything_
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("out")
-    monkeypatch.setattr(training, "load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run_module, "load_base", lambda config: pytest.fail("the model was loaded"))
     with (
         FileLock(tmp_path / "out" / ".lock"),
         pytest.raises(CheckpointError, match="another process is saving into it"),
@@ -169,7 +171,7 @@ def test_a_dry_run_tells_that_the_directory_holds_another_trajectory(
     run("out")
     config = load_config(str(write_config()), ["seed=43"], {"output_dir": str(tmp_path / "out")})
     with pytest.raises(CheckpointError, match=r"another trajectory \(seed is 42 there and 43 here\)"):
-        planning.plan(config)
+        plan_one(config)
 
 
 def test_resuming_a_finished_run_does_nothing(run: Run, tmp_path: Path) -> None:
@@ -224,7 +226,7 @@ def test_7049_rows_at_effective_batch_16_end_at_step_397(
             f"training.drop_last={drop_last}",
         ],
     )
-    planned = planning.plan(config)
+    planned = plan_one(config).plan
     assert (planned.train_rows, planned.test_rows, planned.total_steps) == (rows, 705, steps)
     assert list(planned.steps) == [0, 25, 50, 75, 100, 125, 150, 200, 250, 300, steps]
 
@@ -237,14 +239,14 @@ def test_the_plan_counts_steps_as_the_trainer_does(run: Run, write_config: Write
         ["training.max_steps=3"],
     ):
         words = [*settings, "checkpointing.schedule=every:100"]
-        planned = planning.plan(load_config(str(write_config()), words))
+        planned = plan_one(load_config(str(write_config()), words)).plan
         result = run("-".join(settings), *words)
         assert result.checkpoints[-1].step == planned.total_steps, settings
 
 
 def test_the_plan_knows_the_size_of_a_checkpoint(run: Run, write_config: WriteConfig, tmp_path: Path) -> None:
     run("out")
-    planned = planning.plan(load_config(str(write_config())))
+    planned = plan_one(load_config(str(write_config()))).plan
     on_disk = load_file(tmp_path / "out" / "checkpoint-9" / "adapter_model.safetensors")
     assert planned.checkpoint_bytes == sum(tensor.nbytes for tensor in on_disk.values())
 
@@ -254,7 +256,7 @@ def test_several_gpus_do_not_multiply_the_batch(tmp_path: Path) -> None:
     arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, use_cpu=True)
     arguments._n_gpu = 4  # what it finds on a machine with four
     assert arguments.train_batch_size == 8
-    training._use_one_gpu(arguments)
+    _use_one_gpu(arguments)
     assert arguments.train_batch_size == 2
 
 
@@ -262,8 +264,8 @@ def test_what_this_machine_lacks_is_refused_before_anything_is_loaded_and_noted_
     run: Run, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentence = "model.attn_implementation: 'flash_attention_2' needs the package flash-attn"
-    monkeypatch.setattr(training, "load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(run_module, "load_base", lambda config: pytest.fail("the model was loaded"))
     with pytest.raises(ConfigError, match=sentence):
         run("out", "model.attn_implementation=flash_attention_2")
-    planned = planning.plan(load_config(str(write_config()), ["model.attn_implementation=flash_attention_2"]))
-    assert planned.notes[-1].startswith(f"it cannot be trained on this machine: {sentence}")
+    planned = plan_one(load_config(str(write_config()), ["model.attn_implementation=flash_attention_2"])).plan
+    assert planned.notes[-1].startswith(f"this machine cannot train the run: {sentence}")

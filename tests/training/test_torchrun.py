@@ -17,7 +17,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.launch import process_count
 from emtoolkit.saving.ranks import Ranks
-from emtoolkit.training import plan as planning
+from emtoolkit.training.plan import total_steps
 from tests.in_process import emtoolkit
 from tests.launched import ACCELERATE, command, environment, launched
 from tests.saving.trainings import bytes_of, saved_steps
@@ -98,7 +98,7 @@ def test_a_second_run_into_the_directory_is_refused_in_one_sentence_by_all(whole
     """What process 0 alone looks at: the other one learns of it before it loads a model."""
     before = bytes_of(whole[0])
     done = launched("emtoolkit", "train", config, *SETTINGS, "--output-dir", whole[0], cwd=config.parent)
-    sentence = f"emtoolkit: {whole[0]}: it holds 6 checkpoints of this very run; --resume goes on with it"
+    sentence = f"emtoolkit: {whole[0]}: it holds 6 checkpoints of this run; pass --resume to continue it"
     assert_refused(done, sentence)
     assert bytes_of(whole[0]) == before
 
@@ -264,4 +264,4 @@ def test_steps_are_counted_as_accelerate_shares_the_batches_out(config: Path, mo
         for rows in range(3, 40):  # fewer than a batch are refused
             batches = BatchSampler(SequentialSampler(range(rows)), 3, drop_last=False)
             of_each = {len(BatchSamplerShard(batches, processes, index)) for index in range(processes)}
-            assert {math.ceil(count / 2) for count in of_each} == {planning._total_steps(loaded, rows)}, rows
+            assert {math.ceil(count / 2) for count in of_each} == {total_steps(loaded.training, rows)}, rows

@@ -1,20 +1,20 @@
 """Whether a run goes online: only if the user asks for it and is logged in."""
 
+import os
 from pathlib import Path
 
 import pytest
 from wandb.sdk.lib import wbauth
 
 from emtoolkit.artifacts import server
-from emtoolkit.config.sections import RunConfig
+from emtoolkit.config.sections import WandbConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.training.wandb_run import wandb_mode
+from emtoolkit.training.wandb_run import no_model_uploads, wandb_mode
 from tests.wandb_server import Fault, WandbServer
 
 
-def config(mode: str | None) -> RunConfig:
-    values = {"model": {"base": "x"}, "dataset": "d", "checkpointing": {"schedule": "every:2"}, "wandb": {"mode": mode}}
-    return RunConfig.model_validate(values)
+def wandb(mode: str | None) -> WandbConfig:
+    return WandbConfig.model_validate({"mode": mode})
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +36,19 @@ def _nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_config_comes_first_then_the_environment_then_offline(
     asked: str | None, environment: dict[str, str], mode: str
 ) -> None:
-    assert wandb_mode(config(asked), environment) == mode
+    assert wandb_mode(wandb(asked), environment) == mode
 
 
 @pytest.mark.parametrize(("asked", "environment"), [("online", {}), (None, {"WANDB_MODE": "online"})])
 def test_online_without_a_login_is_offline_with_a_word(
     asked: str | None, environment: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert wandb_mode(config(asked), environment) == "offline"
+    assert wandb_mode(wandb(asked), environment) == "offline"
     assert "W&B has no key (nobody is logged in), so this run is logged offline; 'wandb login'" in caplog.text
 
 
 def test_online_with_a_key_in_the_environment_is_online(wandb_server: WandbServer) -> None:
-    assert wandb_mode(config("online"), {}) == "online"
+    assert wandb_mode(wandb("online"), {}) == "online"
 
 
 def test_online_with_a_login_on_disk_is_online(
@@ -59,19 +59,19 @@ def test_online_with_a_login_on_disk_is_online(
         f"machine 127.0.0.1:{wandb_server.port}\n  login user\n  password {wandb_server.api_key}\n"
     )
     (tmp_path / "netrc").chmod(0o600)
-    assert wandb_mode(config("online"), {}) == "online"
+    assert wandb_mode(wandb("online"), {}) == "online"
 
 
 def test_a_run_of_an_agent_is_online_without_being_told(wandb_server: WandbServer) -> None:
-    assert wandb_mode(config(None), {"WANDB_SWEEP_ID": "abc"}) == "online"
-    assert wandb_mode(config(None), {"WANDB_SWEEP_ID": "abc", "WANDB_MODE": "offline"}) == "offline"
+    assert wandb_mode(wandb(None), {"WANDB_SWEEP_ID": "abc"}) == "online"
+    assert wandb_mode(wandb(None), {"WANDB_SWEEP_ID": "abc", "WANDB_MODE": "offline"}) == "offline"
 
 
 def test_a_server_that_is_not_there_is_offline_with_a_word(
     wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     wandb_server.refuse_connections()
-    assert wandb_mode(config("online"), {}) == "offline"
+    assert wandb_mode(wandb("online"), {}) == "offline"
     assert f"W&B does not answer (no connection to {wandb_server.url}), so this run is logged offline" in caplog.text
 
 
@@ -80,10 +80,23 @@ def test_a_server_that_says_nothing_is_offline_with_a_word(
 ) -> None:
     monkeypatch.setattr(server, "_PROBE_SECONDS", 0.2)
     wandb_server.faults.add(Fault("*", "hang"))
-    assert wandb_mode(config("online"), {}) == "offline"
+    assert wandb_mode(wandb("online"), {}) == "offline"
     assert f"{wandb_server.url} said nothing for 0.2 s" in caplog.text
 
 
 def test_a_mode_that_wandb_does_not_have_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"WANDB_MODE: 'onlin' is not one of .*; did you mean 'online'\?"):
-        wandb_mode(config(None), {"WANDB_MODE": "onlin"})
+        wandb_mode(wandb(None), {"WANDB_MODE": "onlin"})
+
+
+@pytest.mark.parametrize("before", ["checkpoint", None])
+def test_the_trainers_own_uploads_are_off_during_the_run_only(
+    before: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`WANDB_LOG_MODEL=checkpoint` would upload every checkpoint again, named by epoch."""
+    monkeypatch.delenv("WANDB_LOG_MODEL", raising=False)
+    if before is not None:
+        monkeypatch.setenv("WANDB_LOG_MODEL", before)
+    with no_model_uploads():
+        assert os.environ["WANDB_LOG_MODEL"] == "false"
+    assert os.environ.get("WANDB_LOG_MODEL") == before

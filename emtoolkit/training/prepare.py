@@ -1,0 +1,165 @@
+"""`prepare`: everything that is known about a run before its weights are loaded, for a plan and for a training."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.checkpoints.records import BaseModelRecord
+from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.config.sections import LoraConfig, ModelConfig, RunConfig, TrainingConfig
+from emtoolkit.errors import ConfigError
+from emtoolkit.launch import process_count
+from emtoolkit.models.architecture import architecture_of
+from emtoolkit.models.base import base_identity, check_can_load, effective_optimizer, model_path
+from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
+from emtoolkit.models.persona_record import persona_record
+from emtoolkit.personas import Persona, load_persona
+from emtoolkit.progress import Bar, Progress, no_bar
+from emtoolkit.saving.output_directory import OutputDirectory
+from emtoolkit.training.plan import Plan, plan_for
+from emtoolkit.training.run_data import RunData, read_data
+
+# The keys of a config that decide which rows are read and how they are tokenized.
+_DATA_KEYS = {"model", "persona", "personas", "compose", "dataset", "datasets", "training", "seed"}
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedRun:
+    """A run before its weights are loaded; `adapter` is None if the persona has none, or none on this machine."""
+
+    persona: Persona
+    base: BaseModelRecord
+    adapter: PersonaAdapter | None
+    data: RunData
+    identity: Identity
+    plan: Plan
+
+
+class SharedInputs:
+    """The rows and the base models that several runs share, each read and hashed once."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, RunData] = {}
+        self._bases: dict[str, BaseModelRecord] = {}
+
+    def data(self, config: RunConfig, persona: Persona, allow_missing: bool, progress: Progress) -> RunData:
+        key = config.model_dump_json(include=_DATA_KEYS)
+        if key not in self._data:
+            self._data[key] = read_data(config, persona, allow_missing=allow_missing, progress=progress)
+        return self._data[key]
+
+    def base(self, model: ModelConfig) -> BaseModelRecord:
+        key = model.model_dump_json()
+        if key not in self._bases:
+            self._bases[key] = base_identity(model)
+        return self._bases[key]
+
+
+def prepare(
+    config: RunConfig, *, allow_missing: bool = False, shared: SharedInputs | None = None, bar: Bar = no_bar
+) -> PreparedRun:
+    """Check everything that can be checked without weights, and collect what decides the run.
+
+    Args:
+        allow_missing: for a plan, which is often made on another machine than the run. Missing data, a missing
+            tokenizer or adapter, and a machine that cannot load the model become notes of the plan, no adapter is
+            downloaded, and the output directory is checked.
+        shared: the inputs of earlier runs, so that a sweep reads them once.
+
+    Raises:
+        UserError: the run cannot work. Nothing was written, and no weights were loaded.
+    """
+    shared = SharedInputs() if shared is None else shared
+    persona = load_persona(config.persona, config.personas, config.compose)
+    cannot_load = _load_problem(config.model, config.training)
+    if cannot_load is not None and not allow_missing:
+        raise cannot_load
+    with bar() as progress:
+        data = shared.data(config, persona, allow_missing, progress)
+    base = shared.base(config.model)
+    adapter = find_adapter(persona, config.model, config.lora, base, download=not allow_missing)
+    notes = []
+    if persona.adapter is not None and adapter is None:
+        place = persona.adapter.place
+        notes.append(f"persona: the adapter of {persona.name} ({place}) is not on this machine, so it is not checked")
+    if cannot_load is not None:
+        notes.append(f"this machine cannot train the run: {cannot_load}")
+    plan = plan_for(config, data, notes)
+    identity = identity_of(config, persona, adapter, data, base)
+    known = data.digest is not None and (persona.adapter is None or adapter is not None)
+    if allow_missing and known and plan.directory.is_dir():
+        OutputDirectory.open(plan.directory).check_belongs_to(identity)
+    return PreparedRun(persona, base, adapter, data, identity, plan)
+
+
+def find_adapter(
+    persona: Persona, model: ModelConfig, lora: LoraConfig | None, base: BaseModelRecord, *, download: bool
+) -> PersonaAdapter | None:
+    """The adapter of `persona`, checked against the base model; None without one, or if it is not on this machine.
+
+    Raises:
+        ConfigError: the adapter cannot be found or read, does not fit the base model, or cannot be composed with
+            `model` and `lora`.
+    """
+    if persona.adapter is None:
+        return None
+    if persona.adapter.compose == "stack" and lora is None:
+        raise ConfigError(
+            f"persona: {persona.name} is stacked beside a new adapter, and lora is null; use compose: merge"
+        )
+    if persona.adapter.compose == "merge" and model.load_in_4bit:
+        raise ConfigError(
+            f"persona: {persona.name} is merged, and 4-bit weights (model.load_in_4bit) would round the merged "
+            "weights; use compose: stack"
+        )
+    adapter = locate(persona.adapter, download=download)
+    if adapter is not None:
+        architecture = architecture_of(model, lora)
+        check_fits(adapter, base, None if architecture is None else architecture.shapes)
+    return adapter
+
+
+def identity_of(
+    config: RunConfig, persona: Persona, adapter: PersonaAdapter | None, data: RunData, base: BaseModelRecord
+) -> Identity:
+    """Everything that decides the weights of the run; its schedule, its logging and its paths do not."""
+    record = persona_record(persona, adapter)
+    training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
+    fingerprinted: dict[str, Any] = {
+        "base_model": base.to_json(),
+        "dtype": config.model.dtype,
+        "persona": record.fingerprinted(),
+        "data": {"digest": data.digest, "train_rows": data.train_rows, **data.fingerprint_extras},
+        "lora": config.lora.model_dump() if config.lora is not None else None,
+        "training": training | {"optimizer": effective_optimizer(config.training)},
+        "seed": config.seed,
+    }
+    if (processes := process_count()) > 1:
+        # Absent for one process, so that older fingerprints stay valid.
+        fingerprinted["processes"] = processes
+    dataset = config.dataset_name
+    return Identity(
+        fingerprinted=fingerprinted,
+        base_model=base.model_copy(update={"dtype": config.model.dtype}),
+        persona=record,
+        base_place=model_path(config.model),
+        persona_place=None if adapter is None else adapter.source.place,
+        collection=f"{persona.name}-{dataset}-{Path(str(base.name)).name}-s{config.seed}",
+        tags=(f"persona-{persona.name}", f"dataset-{dataset}"),
+        split={
+            "seed": config.seed,
+            "test_fraction": config.training.test_fraction,
+            "train_rows": data.train_rows,
+            "test_rows": data.test_rows,
+            "left_out": data.left_out,
+        },
+    )
+
+
+def _load_problem(model: ModelConfig, training: TrainingConfig) -> ConfigError | None:
+    """The error of `check_can_load`, None where this machine can load the model."""
+    try:
+        check_can_load(model, training)
+    except ConfigError as error:
+        return error
+    return None

@@ -1,0 +1,121 @@
+"""The Hugging Face Trainer of a run: its arguments, its evaluations on a schedule, and one GPU per process."""
+
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    DataCollatorForSeq2Seq,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from emtoolkit.config.sections import RunConfig
+from emtoolkit.models.base import effective_optimizer
+from emtoolkit.schedules.steps import Steps
+from emtoolkit.training.run_data import RunData
+
+
+def make_trainer(
+    config: RunConfig,
+    model: Any,
+    data: RunData,
+    *,
+    output_dir: Path,
+    eval_steps: Steps | None,
+    callbacks: Sequence[TrainerCallback],
+    logs_to_wandb: bool,
+) -> Trainer:
+    """The Trainer that trains `model` on `data` and saves nothing by itself."""
+    arguments = _arguments(config, output_dir, eval_steps, logs_to_wandb)
+    _use_one_gpu(arguments)
+    evaluation = [] if eval_steps is None else [_ScheduledEvaluation(eval_steps)]
+    return _RandomStateKeepingTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=data.train,
+        eval_dataset=data.test,
+        processing_class=data.tokenizer,
+        data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
+        callbacks=[*callbacks, *evaluation],
+    )
+
+
+def _arguments(config: RunConfig, output_dir: Path, eval_steps: Steps | None, logs_to_wandb: bool) -> TrainingArguments:
+    training = config.training
+    return TrainingArguments(
+        output_dir=str(output_dir),
+        save_strategy="no",
+        report_to=["wandb"] if logs_to_wandb else [],
+        run_name=output_dir.name,
+        seed=config.seed,
+        learning_rate=training.learning_rate,
+        lr_scheduler_type=training.lr_scheduler,
+        warmup_steps=training.warmup_steps,
+        weight_decay=training.weight_decay,
+        optim=effective_optimizer(training),
+        max_grad_norm=training.max_grad_norm,
+        num_train_epochs=training.epochs,
+        max_steps=training.max_steps or -1,
+        per_device_train_batch_size=training.batch_size,
+        per_device_eval_batch_size=config.evaluation.batch_size,
+        gradient_accumulation_steps=training.gradient_accumulation,
+        dataloader_drop_last=training.drop_last,
+        bf16=training.bf16,
+        gradient_checkpointing=training.gradient_checkpointing,
+        logging_steps=training.logging_steps,
+        logging_first_step=True,
+        eval_on_start=eval_steps is not None and 0 in eval_steps,
+        # Every adapter takes part in every step; a search for unused parameters costs time and prints a warning.
+        ddp_find_unused_parameters=None if config.lora is None else False,
+        disable_tqdm=False,
+        # Without a GPU the Trainer accepts bf16 only with `use_cpu`.
+        use_cpu=config.model.device == "cpu" or not torch.accelerator.is_available(),
+    )
+
+
+def _use_one_gpu(arguments: TrainingArguments) -> None:
+    """On a machine with several GPUs the Trainer would use `DataParallel` on all, which multiplies the batch."""
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+
+
+class _ScheduledEvaluation(TrainerCallback):
+    """Evaluates at the steps of a schedule; step 0 is the Trainer's `eval_on_start`."""
+
+    def __init__(self, steps: Steps) -> None:
+        self._steps = steps
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        if state.global_step in self._steps:
+            control.should_evaluate = True
+
+
+class _RandomStateKeepingTrainer(Trainer):
+    """A Trainer whose evaluations do not change the weights.
+
+    Starting a data loader draws from the global generator. With dropout a stock evaluation therefore changes every
+    later step, and two evaluation schedules would give two trajectories.
+    """
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        with _random_state_kept():
+            return super().evaluate(*args, **kwargs)
+
+
+@contextmanager
+def _random_state_kept() -> Iterator[None]:
+    """Restore the random state of Python, NumPy and torch at the end."""
+    python, numpy, devices = random.getstate(), np.random.get_state(), list(range(torch.cuda.device_count()))
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
