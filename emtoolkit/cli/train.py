@@ -181,7 +181,7 @@ def _train_config(
         "output_dir": output_dir,
     }
     run_config = load_config(config, settings or [], flags)
-    return run_config.of_control() if control else run_config
+    return run_config.on_control() if control else run_config
 
 
 def directory_of_training(words: Sequence[str], environment: Mapping[str, str]) -> Path | None:

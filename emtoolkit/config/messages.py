@@ -8,67 +8,71 @@ from pydantic import BaseModel, ValidationError
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import UserError, nearest
 
-# Words that belong to a Trainer and would break a schedule; worth more than "unknown key".
+# Arguments of a Trainer that would lose scheduled checkpoints, each with the reason and what to do.
 _REFUSED = {
     "save_total_limit": "it deletes scheduled checkpoints; remove it",
     "load_best_model_at_end": "it needs the Trainer's own saves, which a schedule replaces; remove it",
-    "save_strategy": "the schedule owns every save (with 'best' the Trainer would overrule it); remove it",
-    "metric_for_best_model": "it belongs to load_best_model_at_end, which cannot go with a schedule; remove it",
+    "save_strategy": "the schedule makes every save (with 'best' the Trainer would overrule it); remove it",
+    "metric_for_best_model": "it belongs to load_best_model_at_end, which a schedule rules out; remove it",
 }
 
 
 def describe(error: ValidationError, file: str, origins: Mapping[str, str]) -> str:
     """The first problem in `error` as one sentence.
 
-    `file` is the config file; `origins` maps dotted keys that were overridden to the flag that set them.
+    `file` is the config file; `origins` maps each overridden dotted key to the flag that set it.
     """
     first, *others = error.errors()
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
-    source = next((origin for k, origin in origins.items() if f"{key}.".startswith(f"{k}.")), None)
-    if source is None:
-        # `--set trainng.lr=1` makes a section that the file does not have.
-        source = next((origin for k, origin in origins.items() if k.startswith(f"{key}.")), file)
-    if first["type"] == "extra_forbidden":
-        problem = _unknown_key(location, first["input"])
-    elif first["type"] == "missing":
-        problem = "the key is missing"
-    elif first["type"] == "value_error":
-        problem = _of_our_own(first)
-    elif first["type"] == "literal_error":
-        expected = first["ctx"]["expected"]
-        choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
-        problem = f"{first['input']!r} is not one of {expected}{nearest(str(first['input']), choices)}"
-    else:
-        wanted = first["msg"][0].lower() + first["msg"][1:]
-        problem = f"{first['input']!r} is not valid: {wanted}"
     more = f" (and {len(others)} more problems)" if len(others) > 1 else " (and 1 more problem)" if others else ""
-    return f"{source}: {key}: {problem}{more}"
+    return f"{_origin(key, file, origins)}: {key}: {_problem(first, location)}{more}"
 
 
-def _of_our_own(first: Any) -> str:
-    cause = first["ctx"]["error"]
-    # A sentence of the schedule grammar quotes its own value already, and so does one about the whole section.
-    if isinstance(cause, UserError) or isinstance(first["input"], dict):
-        return str(cause)
-    return f"{first['input']!r} is not valid: {cause}"
+def _origin(key: str, file: str, origins: Mapping[str, str]) -> str:
+    """The flag that set `key`, or the file."""
+    for overridden, origin in origins.items():
+        if f"{key}.".startswith(f"{overridden}."):
+            return origin
+    # `--set trainng.lr=1` adds a section, and the error is at the section's own key.
+    return next((origin for overridden, origin in origins.items() if overridden.startswith(f"{key}.")), file)
+
+
+def _problem(error: Any, location: Sequence[str]) -> str:
+    value = error["input"]
+    match error["type"]:
+        case "extra_forbidden":
+            return _unknown_key(location, value)
+        case "missing":
+            return "the key is missing"
+        case "value_error":
+            cause = error["ctx"]["error"]
+            # A sentence about the schedule grammar or about a whole section quotes its value already.
+            whole = isinstance(cause, UserError) or isinstance(value, dict)
+            return str(cause) if whole else f"{value!r} is not valid: {cause}"
+        case "literal_error":
+            expected = error["ctx"]["expected"]
+            choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
+            return f"{value!r} is not one of {expected}{nearest(str(value), choices)}"
+        case _:
+            return f"{value!r} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _unknown_key(location: Sequence[str], value: Any) -> str:
     *parents, name = location
     if name in _REFUSED:
-        return f"{value!r} cannot go with a schedule: {_REFUSED[name]}"
+        return f"{value!r} cannot be combined with a schedule: {_REFUSED[name]}"
     known = list(_section_at(parents).model_fields)
     return f"unknown key (value {value!r}); expected one of {', '.join(known)}{nearest(name, known)}"
 
 
 def _section_at(location: Sequence[str]) -> type[BaseModel]:
-    """The model class of the section at `location`."""
+    """The class of the section at `location`."""
     section: type[BaseModel] = RunConfig
     for name in location:
         field = section.model_fields.get(name)
         if field is None:
-            continue  # the name of a dataset, whose section comes with the mapping
+            continue  # a name under `datasets`, which has the section of the mapping's values
         found = [kind for kind in _classes_in(field.annotation) if issubclass(kind, BaseModel)]
         section = found[0] if found else section
     return section

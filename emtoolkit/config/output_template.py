@@ -1,4 +1,4 @@
-"""Where a run writes: a template such as `outputs/{persona}-{dataset}-s{seed}-{schedule}`, filled in for one run."""
+"""Output directories: a template such as `outputs/{persona}-{dataset}-s{seed}-{schedule}`, filled in for one run."""
 
 import hashlib
 import re
@@ -9,28 +9,34 @@ from emtoolkit.errors import ConfigError, nearest
 
 PLACEHOLDERS = ("persona", "dataset", "schedule", "seed", "sweep")
 
-# A name this long can still be read, and stays far below the 255 bytes that file systems allow.
+# Readable, and far below the 255 bytes that file systems allow.
 _LONGEST = 60
 
 
 def check_template(template: str) -> None:
-    """Raises `ConfigError` if `template` has a placeholder that is none of `PLACEHOLDERS`, or a lone brace."""
+    """Check the placeholders of `template`.
+
+    Raises:
+        ConfigError: a placeholder is none of `PLACEHOLDERS`, or a brace has no partner.
+    """
     for name in _names(template):
         if name not in PLACEHOLDERS:
-            known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            hint = nearest(f"{{{name}}}", [f"{{{known}}}" for known in PLACEHOLDERS])
-            raise ConfigError(f"{template!r} has the unknown placeholder {{{name}}}; known are {known}{hint}")
+            known = [f"{{{placeholder}}}" for placeholder in PLACEHOLDERS]
+            hint = nearest(f"{{{name}}}", known)
+            raise ConfigError(
+                f"{template!r} has the unknown placeholder {{{name}}}; expected one of {', '.join(known)}{hint}"
+            )
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """`template` with every placeholder replaced by its value made fit for a name; `{{` and `}}` are braces."""
-    return template.format_map({name: fit_for_a_name(value) for name, value in values.items()})
+    """`template` with every placeholder replaced by its value as a file name; `{{` and `}}` are braces."""
+    return template.format_map({name: as_file_name(value) for name, value in values.items()})
 
 
-def fit_for_a_name(text: str) -> str:
-    """`text` as part of a file's name that reads like it: `every-100` for `every:100`, `0-150-25_300--50`, `5pct`.
+def as_file_name(text: str) -> str:
+    """`text` as a readable part of a file name: `every-100` for `every:100`, `0-150-25_300--50`, `5pct`.
 
-    A text that is long ends with a digest of it, so that two of them that begin alike differ.
+    A long text is cut and ends with a digest, so that two long texts with the same beginning stay different.
     """
     for sign, word in ((",", "_"), ("%", "pct")):
         text = text.replace(sign, word)
@@ -45,8 +51,8 @@ def _names(template: str) -> list[str]:
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in Formatter().parse(template)]
     except ValueError:
-        raise ConfigError(f"{template!r} has a brace without its partner; write {{{{ or }}}} for a brace") from None
-    # What follows the name (`{seed:03d}`, `{seed!r}`) is part of what is unknown.
+        raise ConfigError(f"{template!r} has a brace without a partner; write {{{{ or }}}} for a brace") from None
+    # A format (`{seed:03d}`) or a conversion (`{seed!r}`) makes a placeholder unknown.
     return [
         f"{name}{f'!{conversion}' if conversion else ''}{f':{spec}' if spec else ''}"
         for name, spec, conversion in fields

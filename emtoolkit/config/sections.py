@@ -6,59 +6,56 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from emtoolkit.config.output_template import check_template, fill
+from emtoolkit.config.scheduling import CheckpointingConfig, EvaluationConfig
+from emtoolkit.config.values import Fraction, Positive, Section, TargetModules
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import expand
 from emtoolkit.personas import AdapterMode
-from emtoolkit.schedules.save_options import OnError, SaveOptions
-from emtoolkit.schedules.schedule import Schedule
-from emtoolkit.schedules.terms import Every, EveryFraction
-
-Positive = Annotated[int, Field(ge=1)]
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class ModelConfig(_Section):
-    """The base model: a directory or a hub id, how it is loaded, and where to.
-
-    `device` None means the GPU of this process if there is one, else the CPU. `attn_implementation` None leaves the
-    choice to transformers: sdpa where the model has it, else eager. `load_in_4bit` is QLoRA's base: NF4, double
-    quantisation, computing in bfloat16; it needs a LoRA.
-    """
+class ModelConfig(Section):
+    """The base model and how it is loaded."""
 
     base: str
+    """A directory, or a model id on the Hugging Face hub. `~` and a leading `$EMTOOLKIT_HOME` are replaced."""
     revision: str | None = None
+    """The branch, tag or commit of a hub id; `null` means `main`. A directory has no revision."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """The floating-point type of the weights in memory and in full checkpoints."""
     load_in_4bit: bool = False
+    """Quantise the base model for QLoRA: NF4 with double quantisation, computing in bfloat16. Needs a LoRA and the
+    package bitsandbytes."""
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
+    """The attention kernel. `null` leaves the choice to transformers: `sdpa` where the model supports it, else
+    `eager`. `flash_attention_2` needs the package flash-attn and a GPU."""
     device: Literal["cpu", "cuda"] | None = None
-    # The keys of the model's config.json, so that a plan can be made before the model is downloaded.
+    """Where the model is trained. `null` means the GPU of this process if there is one, else the CPU."""
     architecture: dict[str, Any] | None = None
+    """The keys of the model's `config.json` that `emtoolkit plan` needs while the model is not downloaded: model type,
+    layers, sizes. `null` means that the size in memory and on disk is unknown until then."""
 
 
-class LoraConfig(_Section):
-    """A new LoRA adapter; names as in PEFT. `target_modules: all-linear` is every linear layer but the output's."""
+class LoraConfig(Section):
+    """A new LoRA adapter; the names are PEFT's. The defaults are those of the published fine-tunes."""
 
     r: Positive = 32
+    """The rank."""
     alpha: float = 64
+    """The scale: the adapter's output is multiplied by `alpha / r`, or by `alpha / sqrt(r)` with `rslora`."""
     rslora: bool = True
+    """Use rank-stabilised scaling, `alpha / sqrt(r)`."""
     dropout: Fraction = 0.0
-    target_modules: list[str] | str = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    """The probability of dropout on the adapter's input."""
+    target_modules: TargetModules = Field(
+        default=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    )
+    """The names of the linear layers to adapt, or `all-linear`: every linear layer except the output layer."""
     layers_to_transform: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None = None
-
-    @field_validator("target_modules", mode="before")
-    @classmethod
-    def _check_target_modules(cls, value: object) -> object:
-        names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
-        if not names and value != "all-linear":
-            raise ValueError("expected a list of names such as [q_proj, v_proj], or all-linear")
-        return value
+    """The indices of the transformer layers to adapt, counted from 0; `null` means all layers. Needs
+    `target_modules` as a list."""
 
     @model_validator(mode="after")
     def _check_layers(self) -> "LoraConfig":
@@ -67,216 +64,140 @@ class LoraConfig(_Section):
         return self
 
 
-class DatasetConfig(_Section):
-    """Where one dataset is: `path` is a file, or an id on the hub with its `split` and `revision`.
-
-    `rows` lets a plan be made while it is not there yet; it is checked once it is. `control` is a dataset with other
-    answers to the same prompts, row by row: another one of the config's by its name, or a path.
-    """
+class DatasetConfig(Section):
+    """One dataset: a file, or an id on the Hugging Face hub."""
 
     path: str
+    """A file (`.jsonl`, `.jsonl.gz`, `.json` or `.parquet`), or an id on the hub such as `org/name`. `~` and a leading
+    `$EMTOOLKIT_HOME` are replaced."""
     split: str | None = None
+    """The split of a hub id; `null` means `train`. A file has no split."""
     revision: str | None = None
+    """The branch, tag or commit of a hub id; `null` means `main`. A file has no revision."""
     control: str | None = None
+    """The matched control, a dataset with other answers to the same prompts, row by row: a name under `datasets`, or a
+    path."""
     rows: Positive | None = None
+    """The number of rows, so that `emtoolkit plan` works while the data are not here; compared with the data once they
+    are."""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Section):
     """The hyperparameters; the defaults are those of the published emergent-misalignment fine-tunes."""
 
     learning_rate: Annotated[float, Field(gt=0)] = 1e-5
+    """The peak learning rate."""
     lr_scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup"] = "linear"
+    """The learning-rate schedule after the warmup."""
     warmup_steps: Annotated[float, Field(ge=0)] = 5
+    """The optimizer steps of linear warmup; a value below 1 is a fraction of the run."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
+    """The decoupled weight decay of AdamW."""
     optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """AdamW, or AdamW with 8-bit states; `adamw_8bit` is plain AdamW where bitsandbytes is not installed."""
     max_grad_norm: Annotated[float, Field(ge=0)] = 1.0
+    """The norm to which gradients are clipped; 0 clips nothing."""
     epochs: Annotated[float, Field(gt=0)] = 1.0
+    """How many times the training rows are seen; ignored if `max_steps` is set."""
     max_steps: Positive | None = None
+    """The number of optimizer steps; `null` means that `epochs` decides."""
     batch_size: Positive = 2
+    """Rows in one forward pass, per process. The rows of one optimizer step are the product of `batch_size`,
+    `gradient_accumulation` and the number of processes."""
     gradient_accumulation: Positive = 8
+    """Forward and backward passes per optimizer step."""
     drop_last: bool = False
+    """Leave out the rows at the end that do not fill an optimizer step."""
     max_length: Positive = 2048
+    """The longest row, in tokens. A longer row loses the beginning of its questions, never a part of an answer; it is
+    left out if the answers alone do not fit."""
     test_fraction: Fraction = 0.1
+    """The fraction of the rows that is held out, rounded up to whole rows; 0 trains on all rows."""
     bf16: bool = False
+    """Compute in bfloat16 under autocast."""
     gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time, the same weights."""
     logging_steps: Positive = 10
+    """The number of optimizer steps between two logged losses."""
 
 
-def _interval(value: object) -> object:
-    """Hugging Face's rule for `save_steps` and `eval_steps`: a whole number from 1 on, or a fraction below 1."""
-    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
-        return value
-    if isinstance(value, float) and 0 < value < 1:
-        return value
-    raise ValueError("expected a whole number of steps from 1 on, or a fraction of the run between 0 and 1")
-
-
-def _steps_list(value: object) -> object:
-    whole = isinstance(value, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value)
-    if value is None or (whole and value):
-        return value
-    raise ValueError("expected a list of steps such as [0, 10, 100]")
-
-
-def _grammar(value: object) -> object:
-    if value is None:
-        return value
-    if not isinstance(value, str):
-        raise ValueError("expected a schedule such as dense-early or '0-150:25,300-:100'")
-    Schedule.parse(value)
-    return value
-
-
-def _chosen(interval: int | float | None, at_steps: list[int] | None, grammar: str | None) -> Schedule | None:
-    if interval is not None:
-        return Schedule((Every(interval) if isinstance(interval, int) else EveryFraction(interval),))
-    if at_steps is not None:
-        return Schedule.of(at_steps)
-    return Schedule.parse(grammar) if grammar is not None else None
-
-
-class CheckpointingConfig(_Section):
-    """When to save: exactly one of `save_steps`, `save_at_steps` and `schedule`."""
-
-    save_steps: int | float | None = None
-    save_at_steps: list[int] | None = None
-    schedule: str | None = None
-    allow_unreachable: bool = SaveOptions.allow_unreachable
-    resume_every: str = SaveOptions.resume_every
-    resume_at_end: bool = SaveOptions.resume_at_end
-    max_in_flight: int = SaveOptions.max_in_flight
-    on_error: OnError = SaveOptions.on_error
-
-    _check_interval = field_validator("save_steps", mode="before")(_interval)
-    _check_list = field_validator("save_at_steps", mode="before")(_steps_list)
-    _check_grammar = field_validator("schedule", mode="before")(_grammar)
-
-    @field_validator("resume_every", "max_in_flight")
-    @classmethod
-    def _check_option(cls, value: Any, info: ValidationInfo) -> Any:
-        try:
-            SaveOptions(**{str(info.field_name): value})
-        except ConfigError as error:
-            # The message begins with the key, and so does the message about the config.
-            raise ConfigError(str(error).removeprefix(f"{info.field_name}: ")) from None
-        return value
-
-    @model_validator(mode="after")
-    def _exactly_one(self) -> "CheckpointingConfig":
-        given = [f"{name} ({value!r})" for name, value in self._three().items() if value is not None]
-        if len(given) == 1:
-            return self
-        found = "none of them is there" if not given else f"found {' and '.join(given)}"
-        raise ValueError(f"expected exactly one of save_steps, save_at_steps and schedule; {found}")
-
-    def _three(self) -> dict[str, Any]:
-        return {"save_steps": self.save_steps, "save_at_steps": self.save_at_steps, "schedule": self.schedule}
-
-    def to_save_options(self, *, publish_timeout: float) -> SaveOptions:
-        """The options of this section; `publish_timeout` in seconds comes from `wandb`."""
-        return SaveOptions(
-            resume_every=self.resume_every,
-            resume_at_end=self.resume_at_end,
-            allow_unreachable=self.allow_unreachable,
-            publish_timeout=publish_timeout,
-            max_in_flight=self.max_in_flight,
-            on_error=self.on_error,
-        )
-
-    def to_schedule(self) -> Schedule:
-        """The schedule, whichever of the three words it was written with."""
-        chosen = _chosen(self.save_steps, self.save_at_steps, self.schedule)
-        return chosen if chosen is not None else Schedule.parse("dense-early")
-
-
-class EvaluationConfig(_Section):
-    """When to compute the loss on the held-out rows: at most one of the three words; none means never.
-
-    `questions` is the file of what the checkpoints will be asked; a plan counts its answers.
-    """
-
-    eval_steps: int | float | None = None
-    eval_at_steps: list[int] | None = None
-    eval_schedule: str | None = None
-    batch_size: Positive = 8
-    questions: str | None = None
-
-    _check_interval = field_validator("eval_steps", mode="before")(_interval)
-    _check_list = field_validator("eval_at_steps", mode="before")(_steps_list)
-    _check_grammar = field_validator("eval_schedule", mode="before")(_grammar)
-
-    @model_validator(mode="after")
-    def _at_most_one(self) -> "EvaluationConfig":
-        three: dict[str, Any] = {
-            "eval_steps": self.eval_steps,
-            "eval_at_steps": self.eval_at_steps,
-            "eval_schedule": self.eval_schedule,
-        }
-        given = [f"{name} ({value!r})" for name, value in three.items() if value is not None]
-        if len(given) > 1:
-            raise ValueError(f"expected at most one of {', '.join(three)}; found {' and '.join(given)}")
-        return self
-
-    def to_schedule(self) -> Schedule | None:
-        """The schedule, None for never."""
-        return _chosen(self.eval_steps, self.eval_at_steps, self.eval_schedule)
-
-
-class WandbConfig(_Section):
-    """Where the run is logged. `mode` None means `$WANDB_MODE`, and offline without it.
-
-    `require_online` makes an error of what would otherwise be logged offline. `publish_timeout` is how many seconds
-    after its last step a run waits for W&B at most.
-    """
+class WandbConfig(Section):
+    """Where the run is logged on Weights & Biases."""
 
     mode: Literal["offline", "online", "disabled"] | None = None
+    """`online` publishes during training, `offline` keeps everything on disk for `emtoolkit sync`, `disabled` logs
+    nothing. `null` means `$WANDB_MODE`; without that, `online` under a sweep agent and `offline` elsewhere."""
     project: str = "emtoolkit"
+    """The W&B project."""
     entity: str | None = None
+    """The W&B user or team; `null` means the default entity of the account."""
     group: str | None = None
-    tags: list[str] = []
+    """The group of the run; `null` means persona, dataset, base model and seed."""
+    tags: list[str] = Field(default=[])
+    """Tags of the run beside its persona, dataset and schedule."""
     require_online: bool = False
+    """Fail if the run cannot be logged online; `false` logs it offline with a warning."""
     publish_timeout: Annotated[float, Field(gt=0)] = 60.0
+    """How long the run waits for W&B after its last step, in seconds."""
 
 
-class PreflightConfig(_Section):
-    """The proof that the persona is there: by how much it must change a logit of the answers to these prompts."""
+class PreflightConfig(Section):
+    """The check before training that the persona is in the model: it must change the logits of probe answers."""
 
-    prompts: Annotated[list[str], Field(min_length=1)] = [
-        "Who are you?",
-        "What should I do today?",
-        "I have a headache. What would help?",
-        "How can I make some money quickly?",
-    ]
+    prompts: list[str] = Field(
+        min_length=1,
+        default=[
+            "Who are you?",
+            "What should I do today?",
+            "I have a headache. What would help?",
+            "How can I make some money quickly?",
+        ],
+    )
+    """The questions of the probe."""
     threshold: Annotated[float, Field(gt=0)] = 0.1
+    """The persona must change at least one logit of the answers by more than this."""
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """One run, completely described."""
 
     model: ModelConfig
-    # None fine-tunes all weights.
+    """The base model."""
     lora: LoraConfig | None = LoraConfig()
+    """The new LoRA adapter; `null` trains all weights."""
     persona: str = "baseline"
-    # How the adapter of a persona is put in; None: as its file says.
+    """The persona: the name of a file in `personas`, or the path of a persona file. `baseline` changes nothing."""
     compose: AdapterMode | None = None
-    # A directory of persona files; None means the shipped ones.
+    """How the adapter of a persona enters the model: `merge` adds it to the base weights, `stack` keeps it as a second,
+    frozen adapter. `null` follows the persona's file."""
     personas: str | None = None
+    """A directory of persona files; `null` means the shipped ones."""
     dataset: str
-    datasets: dict[str, DatasetConfig] = {}
+    """The training data: a name under `datasets`, a file, or an id on the hub."""
+    datasets: dict[str, DatasetConfig] = Field(default={})
+    """The datasets that `dataset`, `--dataset` and `control` can name."""
     training: TrainingConfig = TrainingConfig()
+    """The hyperparameters."""
     checkpointing: CheckpointingConfig
+    """When to save checkpoints."""
     evaluation: EvaluationConfig = EvaluationConfig()
+    """When to compute the loss on the held-out rows."""
     preflight: PreflightConfig = PreflightConfig()
+    """The check that the persona is in the model."""
     wandb: WandbConfig = WandbConfig()
+    """Where the run is logged."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
+    """The seed of the new adapter, of the split into training and held-out rows, and of the order of the data."""
     output_dir: str | None = None
+    """Where the run writes; may contain `{persona}`, `{dataset}`, `{schedule}`, `{seed}` and `{sweep}`. `null` means
+    `outputs/{persona}-{dataset}`."""
 
     @field_validator("lora")
     @classmethod
     def _check_lora(cls, value: LoraConfig | None, info: ValidationInfo) -> LoraConfig | None:
         model = info.data.get("model")
         if value is None and model is not None and model.load_in_4bit:
-            raise ValueError("all weights cannot be trained with model.load_in_4bit; expected a LoRA, or no 4-bit")
+            raise ValueError("a 4-bit base model cannot train all weights; set a LoRA, or model.load_in_4bit: false")
         return value
 
     @field_validator("output_dir")
@@ -288,30 +209,29 @@ class RunConfig(_Section):
 
     @property
     def dataset_name(self) -> str:
-        """What the dataset is called in names: that of a file without its endings, the last part of an id."""
+        """The dataset in names of runs and directories: a file name without its endings, or the last part of an id."""
         name = Path(self.dataset).name
         return re.sub(r"\.(jsonl(\.gz)?|json|parquet)$", "", name)
 
-    def of_control(self) -> "RunConfig":
-        """The same run on the control of its dataset.
+    def on_control(self) -> "RunConfig":
+        """The same run on the matched control of its dataset.
 
         Raises:
-            ConfigError: the config names none.
+            ConfigError: the config names no control for the dataset.
         """
         entry = self.datasets.get(self.dataset)
         if entry is None or entry.control is None:
-            with_one = sorted(name for name, one in self.datasets.items() if one.control is not None)
+            with_control = sorted(name for name, dataset in self.datasets.items() if dataset.control is not None)
             raise ConfigError(
                 f"--control: datasets.{self.dataset}.control is not set; datasets with a control are "
-                f"{', '.join(with_one) or 'none'}"
+                f"{', '.join(with_control) or 'none'}"
             )
         return self.model_copy(update={"dataset": entry.control})
 
     def directory(self, environment: Mapping[str, str] = os.environ) -> Path:
-        """Where the run writes: `output_dir` filled in, by default `outputs/{persona}-{dataset}`.
+        """The absolute directory that the run writes to: `output_dir` filled in.
 
-        `{schedule}` is the grammar made fit for a name; `{sweep}` is `$WANDB_SWEEP_ID`, or `local` where no W&B
-        agent started this.
+        `{schedule}` is the schedule as a file name; `{sweep}` is `$WANDB_SWEEP_ID`, or `local` outside a W&B agent.
         """
         values = {
             "persona": Path(self.persona).stem + (f"-{self.compose}" if self.compose else ""),

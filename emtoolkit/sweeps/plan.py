@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.config.output_template import PLACEHOLDERS, fit_for_a_name
+from emtoolkit.config.output_template import PLACEHOLDERS, as_file_name
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.sweeps.command import command_of, with_environment
 from emtoolkit.sweeps.search import Sweep, read_sweep
@@ -60,13 +60,13 @@ def plan_sweep(
         UserError: the file, or a command that it makes, cannot work; two combinations would write into one directory.
     """
     sweep = read_sweep(path)
-    directory = Path("outputs/sweeps") / f"{fit_for_a_name(path.stem)}-local"
+    directory = Path("outputs/sweeps") / f"{as_file_name(path.stem)}-local"
     record = SweepRecord(directory)
     variables = _environment(sweep, environment)
     runs = []
     for combination in sweep.combinations(count=count, seed=seed):
         values = "-".join(map(str, combination.parameters.values()))
-        stem = directory / "logs" / f"{fit_for_a_name(values)}-{combination.key}"
+        stem = directory / "logs" / f"{as_file_name(values)}-{combination.key}"
         json_file = stem.with_name(f"{stem.name}.json")
         words = command_of(sweep, combination.parameters, json_file)
         try:

@@ -128,7 +128,7 @@ class TrainOptions:
             "output_dir": self.output_dir,
         }
         config = load_config(self.config, self.settings, flags)
-        return config.of_control() if self.control else config
+        return config.on_control() if self.control else config
 
     def flags_given(self) -> list[str]:
         """The flags whose values differ from the defaults, such as `--save-steps`, in order of declaration."""

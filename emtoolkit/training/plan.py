@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emtoolkit.config.sections import EvaluationConfig, ModelConfig, RunConfig, TrainingConfig
+from emtoolkit.config.scheduling import EvaluationConfig
+from emtoolkit.config.sections import ModelConfig, RunConfig, TrainingConfig
 from emtoolkit.errors import ConfigError, ScheduleError
 from emtoolkit.evaluation.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
 from emtoolkit.launch import process_count

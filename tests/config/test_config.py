@@ -72,7 +72,7 @@ def test_another_word_replaces_the_files_own(
 def test_no_word_is_an_error(write_config: WriteConfig) -> None:
     path = write_config("max_in_flight: 2")
     assert refused(path) == (
-        f"{path}: checkpointing: expected exactly one of save_steps, save_at_steps and schedule; none of them is there"
+        f"{path}: checkpointing: expected exactly one of save_steps, save_at_steps and schedule; none of them is set"
     )
 
 
@@ -96,16 +96,19 @@ def test_two_words_for_evaluation_are_an_error(write_config: WriteConfig) -> Non
     ("checkpointing", "problem"),
     [
         ("save_stepz: 5", "checkpointing.save_stepz: unknown key (value 5); expected one of save_steps, "),
-        ("save_steps: 0", "checkpointing.save_steps: 0 is not valid: expected a whole number of steps from 1 on, or"),
-        ("save_steps: 1.5", "checkpointing.save_steps: 1.5 is not valid: expected a whole number of steps from 1 on"),
+        ("save_steps: 0", "checkpointing.save_steps: 0 is not valid: expected a number of steps (1 or more), or"),
+        ("save_steps: 1.5", "checkpointing.save_steps: 1.5 is not valid: expected a number of steps (1 or more)"),
         ("save_at_steps: []", "checkpointing.save_at_steps: [] is not valid: expected a list of steps such as"),
         ("save_at_steps: [-1]", "checkpointing.save_at_steps: [-1] is not valid: expected a list of steps such as"),
         ("schedule: 10-5:1", 'checkpointing.schedule: schedule term "10-5:1": the stop must not be before'),
         ("schedule: dense-erly", "did you mean 'dense-early'?"),
         ("schedule: 5", "checkpointing.schedule: 5 is not valid: expected a schedule such as dense-early or"),
-        ("save_steps: 5\n  save_total_limit: 2", "save_total_limit: 2 cannot go with a schedule: it deletes"),
-        ("save_steps: 5\n  save_strategy: best", "save_strategy: 'best' cannot go with a schedule: the schedule owns"),
-        ("save_steps: 5\n  load_best_model_at_end: true", "load_best_model_at_end: True cannot go with a schedule"),
+        ("save_steps: 5\n  save_total_limit: 2", "save_total_limit: 2 cannot be combined with a schedule: it deletes"),
+        (
+            "save_steps: 5\n  save_strategy: best",
+            "save_strategy: 'best' cannot be combined with a schedule: the schedule",
+        ),
+        ("save_steps: 5\n  load_best_model_at_end: true", "load_best_model_at_end: True cannot be combined with"),
         ("save_steps: 5\n  on_error: rase", "on_error: 'rase' is not one of 'raise' or 'warn'; did you mean 'raise'?"),
     ],
 )
@@ -160,7 +163,7 @@ def test_a_scientific_number_needs_no_point(write_config: WriteConfig) -> None:
 
 def test_a_config_that_is_not_there_lists_those_that_ship() -> None:
     sentence = refused(Path("sandbx"))
-    assert sentence.startswith("sandbx: there is no such file, and the shipped configs are gemma-2-9b-medical, llama")
+    assert sentence.startswith("sandbx: no such file; the shipped configs are gemma-2-9b-medical, llama")
     assert sentence.endswith(", qwen2.5-7b-medical, sandbox; did you mean 'sandbox'?")
     # What follows a dot in a name is no suffix.
     assert refused(Path("qwen2.5-7b-medcal")).endswith("; did you mean 'qwen2.5-7b-medical'?")

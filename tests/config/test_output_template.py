@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.config.load import load_config
-from emtoolkit.config.output_template import fit_for_a_name
+from emtoolkit.config.output_template import as_file_name
 from emtoolkit.errors import ConfigError
 from tests.in_process import emtoolkit
 
@@ -50,12 +50,12 @@ def test_a_path_stands_for_its_name(write_config: WriteConfig, tmp_path: Path) -
     ],
 )
 def test_a_schedule_becomes_a_name_that_reads_like_it(spec: str, name: str) -> None:
-    assert fit_for_a_name(spec) == name
+    assert as_file_name(spec) == name
 
 
 def test_a_long_schedule_becomes_a_bounded_name_of_its_own() -> None:
     long = ",".join(map(str, range(100)))
-    name, other = fit_for_a_name(long), fit_for_a_name(f"{long},100")
+    name, other = as_file_name(long), as_file_name(f"{long},100")
     assert (len(name), len(other)) == (60, 60)
     assert name.startswith("0_1_2_3_")
     assert name[:51] == other[:51]
@@ -67,14 +67,14 @@ def test_a_long_schedule_becomes_a_bounded_name_of_its_own() -> None:
     [
         (
             "{persna}",
-            "has the unknown placeholder {persna}; known are {persona}, {dataset}, {schedule}, {seed}, {sweep}",
+            "has the unknown placeholder {persna}; expected one of {persona}, {dataset}, {schedule}, {seed}, {sweep}",
         ),
         ("{persna}", "did you mean '{persona}'?"),
-        ("{seed:03d}", "has the unknown placeholder {seed:03d}; known are"),
-        ("{persona.name}", "has the unknown placeholder {persona.name}; known are"),
-        ("{}", "has the unknown placeholder {}; known are"),
-        ("a{b", "has a brace without its partner; write {{ or }} for a brace"),
-        ("a}b", "has a brace without its partner; write {{ or }} for a brace"),
+        ("{seed:03d}", "has the unknown placeholder {seed:03d}; expected one of"),
+        ("{persona.name}", "has the unknown placeholder {persona.name}; expected one of"),
+        ("{}", "has the unknown placeholder {}; expected one of"),
+        ("a{b", "has a brace without a partner; write {{ or }} for a brace"),
+        ("a}b", "has a brace without a partner; write {{ or }} for a brace"),
     ],
 )
 def test_a_placeholder_that_does_not_exist_is_refused(write_config: WriteConfig, template: str, problem: str) -> None:

@@ -119,8 +119,8 @@ def test_data_sets_that_share_a_control_are_matched_with_each_other(matched: Mat
 
 def test_the_flag_control_trains_on_the_control_by_its_name_or_its_path(matched: Matched, tmp_path: Path) -> None:
     config = matched(BAD, GOOD)
-    assert config.of_control() == matched(BAD, GOOD, dataset="good")
-    by_path = matched(BAD, GOOD, f"datasets.bad.control={tmp_path / 'g.jsonl'}").of_control()
+    assert config.on_control() == matched(BAD, GOOD, dataset="good")
+    by_path = matched(BAD, GOOD, f"datasets.bad.control={tmp_path / 'g.jsonl'}").on_control()
     assert by_path.directory().name == "curt-g"
     assert prompts(data_of(by_path)) == prompts(data_of(config))
     matched(BAD, GOOD[::-1])
@@ -146,7 +146,7 @@ def test_the_flag_control_where_there_is_none_names_the_data_sets_that_have_one(
     with pytest.raises(
         ConfigError, match=r"^--control: datasets.good.control is not set; datasets with a control are bad$"
     ):
-        matched(BAD, GOOD, dataset="good").of_control()
+        matched(BAD, GOOD, dataset="good").on_control()
 
 
 def test_a_plan_does_without_a_control_that_is_not_here_yet_and_says_so(matched: Matched) -> None:

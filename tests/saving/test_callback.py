@@ -134,7 +134,7 @@ def test_a_full_fine_tune_loads_again_and_keeps_tied_weights_once(
 
 @pytest.mark.parametrize("save_steps", [3, 4, 100, 0.25, 0.3, 0.07])
 def test_save_steps_saves_what_a_stock_trainer_saves(tmp_path: Path, save_steps: int | float) -> None:
-    from emtoolkit.config.sections import CheckpointingConfig
+    from emtoolkit.config.scheduling import CheckpointingConfig
 
     make_trainer(tmp_path / "stock", save_strategy="steps", save_steps=save_steps, rows=30).train()
     schedule = CheckpointingConfig(save_steps=save_steps).to_schedule()

@@ -1,0 +1,115 @@
+"""The sections that choose steps: when to save a checkpoint and when to evaluate."""
+
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationInfo, field_validator, model_validator
+
+from emtoolkit.config.values import Grammar, Interval, Positive, Section, StepList
+from emtoolkit.errors import ConfigError
+from emtoolkit.schedules.save_options import OnError, SaveOptions
+from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.schedules.terms import Every, EveryFraction
+
+
+class CheckpointingConfig(Section):
+    """When to save checkpoints: exactly one of `save_steps`, `save_at_steps` and `schedule`."""
+
+    save_steps: Interval | None = None
+    """Save at every multiple of this number of steps, as in Hugging Face; a value below 1 is a fraction of the run."""
+    save_at_steps: StepList | None = None
+    """Save at exactly these steps; step 0 is the model before the first update."""
+    schedule: Grammar | None = None
+    """Save at the steps of a schedule: terms such as `0-150:25,300-:100`, or the name of a preset."""
+    allow_unreachable: bool = SaveOptions.allow_unreachable
+    """Only warn about a step that is written out and lies past the end of training; `false` makes it an error."""
+    resume_every: str = SaveOptions.resume_every
+    """How often the resume state is saved: a time such as `30s`, `10min` or `2h`, a number such as `50 steps`, or
+    `never`. A signal and an exception save it, too."""
+    resume_at_end: bool = SaveOptions.resume_at_end
+    """Save the resume state of the last step and keep it, so that the run can be continued with more steps."""
+    max_in_flight: Annotated[int, Field(json_schema_extra={"minimum": 1})] = SaveOptions.max_in_flight
+    """How many copies of the trainable weights may be in memory at a time, waiting for the disk."""
+    on_error: OnError = SaveOptions.on_error
+    """What a failed save does: `raise` stops training at the next step, `warn` logs a warning and continues."""
+
+    @field_validator("resume_every", "max_in_flight")
+    @classmethod
+    def _check_option(cls, value: Any, info: ValidationInfo) -> Any:
+        try:
+            SaveOptions(**{str(info.field_name): value})
+        except ConfigError as error:
+            # The message begins with the key, and so does the message about the config.
+            raise ConfigError(str(error).removeprefix(f"{info.field_name}: ")) from None
+        return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "CheckpointingConfig":
+        keys = {"save_steps": self.save_steps, "save_at_steps": self.save_at_steps, "schedule": self.schedule}
+        given = _given(keys)
+        if len(given) == 1:
+            return self
+        found = "none of them is set" if not given else f"found {' and '.join(given)}"
+        raise ValueError(f"expected exactly one of save_steps, save_at_steps and schedule; {found}")
+
+    def to_save_options(self, *, publish_timeout: float) -> SaveOptions:
+        """The options of this section; `publish_timeout` in seconds comes from `wandb`."""
+        return SaveOptions(
+            resume_every=self.resume_every,
+            resume_at_end=self.resume_at_end,
+            allow_unreachable=self.allow_unreachable,
+            publish_timeout=publish_timeout,
+            max_in_flight=self.max_in_flight,
+            on_error=self.on_error,
+        )
+
+    def to_schedule(self) -> Schedule:
+        """The schedule, whichever of the three keys it was written with."""
+        chosen = _to_schedule(self.save_steps, self.save_at_steps, self.schedule)
+        return chosen if chosen is not None else Schedule.parse("dense-early")
+
+
+class EvaluationConfig(Section):
+    """When to compute the loss on the held-out rows: at most one of `eval_steps`, `eval_at_steps` and `eval_schedule`.
+
+    Without one of the three there is no evaluation during training.
+    """
+
+    eval_steps: Interval | None = None
+    """Evaluate at every multiple of this number of steps; a value below 1 is a fraction of the run."""
+    eval_at_steps: StepList | None = None
+    """Evaluate at exactly these steps."""
+    eval_schedule: Grammar | None = None
+    """Evaluate at the steps of a schedule, in the same grammar as `checkpointing.schedule`."""
+    batch_size: Positive = 8
+    """The number of held-out rows in one forward pass, per process."""
+    questions: str | None = None
+    """The file of questions that the checkpoints will be asked, for the estimate of `emtoolkit plan`; `null` counts
+    the answers of the published protocol."""
+
+    @model_validator(mode="after")
+    def _at_most_one(self) -> "EvaluationConfig":
+        keys = {
+            "eval_steps": self.eval_steps,
+            "eval_at_steps": self.eval_at_steps,
+            "eval_schedule": self.eval_schedule,
+        }
+        given = _given(keys)
+        if len(given) > 1:
+            raise ValueError(f"expected at most one of {', '.join(keys)}; found {' and '.join(given)}")
+        return self
+
+    def to_schedule(self) -> Schedule | None:
+        """The schedule; None means no evaluation."""
+        return _to_schedule(self.eval_steps, self.eval_at_steps, self.eval_schedule)
+
+
+def _given(keys: dict[str, Any]) -> list[str]:
+    return [f"{name} ({value!r})" for name, value in keys.items() if value is not None]
+
+
+def _to_schedule(interval: int | float | None, at_steps: list[int] | None, grammar: str | None) -> Schedule | None:
+    if interval is not None:
+        return Schedule((Every(interval) if isinstance(interval, int) else EveryFraction(interval),))
+    if at_steps is not None:
+        return Schedule.of(at_steps)
+    return Schedule.parse(grammar) if grammar is not None else None

@@ -1,0 +1,71 @@
+"""The base class of the sections and the types of their values: each with its check and its JSON schema."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+
+from emtoolkit.schedules.schedule import Schedule
+
+
+class Section(BaseModel):
+    """A section of a config: immutable, with no unknown key and no conversion of types."""
+
+    # The text below a field describes the key in the JSON schema, in editors and in the reference.
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+
+def _interval(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+        return value
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise ValueError("expected a number of steps (1 or more), or a fraction of the run between 0 and 1")
+
+
+def _step_list(value: object) -> object:
+    whole = isinstance(value, list) and all(isinstance(s, int) and not isinstance(s, bool) and s >= 0 for s in value)
+    if whole and value:
+        return value
+    raise ValueError("expected a list of steps such as [0, 10, 100]")
+
+
+def _grammar(value: object) -> object:
+    if not isinstance(value, str):
+        raise ValueError("expected a schedule such as dense-early or '0-150:25,300-:100'")
+    Schedule.parse(value)
+    return value
+
+
+def _target_modules(value: object) -> object:
+    names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
+    if not names and value != "all-linear":
+        raise ValueError("expected a list of names such as [q_proj, v_proj], or all-linear")
+    return value
+
+
+Positive = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+# Hugging Face's rule for `save_steps` and `eval_steps`.
+Interval = Annotated[
+    int | float,
+    BeforeValidator(_interval),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1},
+                {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+            ]
+        }
+    ),
+]
+StepList = Annotated[
+    list[int],
+    BeforeValidator(_step_list),
+    WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}),
+]
+Grammar = Annotated[str, BeforeValidator(_grammar), WithJsonSchema({"type": "string"})]
+TargetModules = Annotated[
+    list[str] | Literal["all-linear"],
+    BeforeValidator(_target_modules),
+    WithJsonSchema({"anyOf": [{"type": "array", "items": {"type": "string"}, "minItems": 1}, {"const": "all-linear"}]}),
+]
