@@ -8,10 +8,11 @@ from typer.main import get_command
 
 import emtoolkit
 from emtoolkit.cli import checkpoints, sandbox, sweep, train
-from emtoolkit.cli.help import Group, UsageError, examples, usage_sentence
+from emtoolkit.cli.help import Group, examples
 from emtoolkit.cpu_threads import let_waiting_threads_sleep
 from emtoolkit.errors import UserError
 from emtoolkit.launch import exit_with_error
+from emtoolkit.usage_errors import UsageError, usage_sentence
 
 app = typer.Typer(
     name="emtoolkit",

@@ -94,7 +94,7 @@ def sweep_plan(plan: "SweepPlan") -> str:
     lines = []
     for number, run in enumerate(plan.runs, start=1):
         values = " ".join(f"{name}={value}" for name, value in run.parameters.items())
-        lines += [f"{number}  {values}  ({run.before.state})", f"   {as_typed(run.words)}"]
+        lines += [f"{number}  {values}  ({run.before.state})", f"   {as_typed(run.argv)}"]
     return "\n".join(lines)
 
 
@@ -146,7 +146,7 @@ def sweep_json(result: "SweepResult") -> str:
 
 def _sweep_run(run: "SweepRun") -> dict[str, Any]:
     directory = None if run.directory is None else str(run.directory)
-    return {"parameters": dict(run.parameters), "command": run.words, "log": str(run.log), "directory": directory}
+    return {"parameters": dict(run.parameters), "command": run.argv, "log": str(run.log), "directory": directory}
 
 
 def synced_text(done: "Sequence[Synced]") -> str:

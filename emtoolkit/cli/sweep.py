@@ -8,7 +8,6 @@ import typer
 from emtoolkit.cli import render
 from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import progress_bar
-from emtoolkit.cli.train import directory_of_training
 
 commands = typer.Typer()
 
@@ -39,7 +38,7 @@ def sweep(
     from emtoolkit.sweeps.plan import plan_sweep
     from emtoolkit.sweeps.runner import run_sweep
 
-    planned = plan_sweep(file, directory_of_training, count=count, seed=seed)
+    planned = plan_sweep(file, count=count, seed=seed)
     if dry_run:
         typer.echo(render.sweep_plan_json(planned) if as_json else render.sweep_plan(planned))
         return

@@ -1,8 +1,8 @@
-"""The command line of one combination: the macros of a sweep file's `command`, filled in as `wandb agent` does.
+"""The command of one combination: the macros in a sweep file's `command`, replaced as `wandb agent` replaces them.
 
-The macros are listed at https://docs.wandb.ai/models/sweeps/define-sweep-configuration#command-options; two differ.
-`${interpreter}` is the Python that runs this, where the agent's is the first `python` on PATH, and a macro that does
-not exist is refused, where the agent drops it.
+The macros are listed at https://docs.wandb.ai/models/sweeps/define-sweep-configuration#command-options. Two things
+differ: `${interpreter}` is the Python that runs emtoolkit (the agent takes the first `python` on PATH), and an unknown
+macro is an error (the agent drops it).
 """
 
 import json
@@ -21,38 +21,38 @@ _ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
 
 def command_of(sweep: Sweep, parameters: Mapping[str, Any], json_file: Path) -> list[str]:
-    """The words to run `parameters` with; `${envvar:NAME}` is still in them.
+    """The argv that runs `parameters`, with `${envvar:NAME}` not yet replaced.
 
     Raises:
-        ConfigError: a macro is none of W&B's, or the file lacks what it stands for.
+        ConfigError: an unknown macro, or `${program}` where the file has no `program`.
     """
     macros = _macros(sweep, parameters, json_file)
-    words: list[str] = []
+    argv: list[str] = []
     for word in sweep.command:
         if not (word.startswith("${") and word.endswith("}")) or _ENVIRONMENT_VARIABLE.search(word):
-            words.append(word)
+            argv.append(word)
             continue
         name = word[2:-1]
         if name not in macros:
             known = [*macros, "envvar:NAME"]
             raise ConfigError(
-                f"{sweep.path}: command: {word!r} is not a macro of W&B's; known are {', '.join(known)}"
+                f"{sweep.path}: command: {word!r} is not a W&B macro; expected one of {', '.join(known)}"
                 f"{nearest(name, known)}"
             )
         if name == "program" and sweep.program is None:
-            raise ConfigError(f"{sweep.path}: program: the key is missing, and the command asks for it")
-        words += macros[name]
-    return words
+            raise ConfigError(f"{sweep.path}: program: the key is missing, and the command contains ${{program}}")
+        argv += macros[name]
+    return argv
 
 
-def with_environment(words: list[str], environment: Mapping[str, str] = os.environ) -> list[str]:
-    """`words` with every `${envvar:NAME}` replaced, by its own name where there is no such variable."""
-    return [_ENVIRONMENT_VARIABLE.sub(lambda found: environment.get(found[1], found[1]), word) for word in words]
+def with_environment(argv: list[str], environment: Mapping[str, str] = os.environ) -> list[str]:
+    """`argv` with each `${envvar:NAME}` replaced by the variable's value, by NAME where the variable is not set."""
+    return [_ENVIRONMENT_VARIABLE.sub(lambda found: environment.get(found[1], found[1]), word) for word in argv]
 
 
-def as_typed(words: list[str]) -> str:
-    """`words` as a line for a shell."""
-    return " ".join(map(_quoted, words))
+def as_typed(argv: list[str]) -> str:
+    """`argv` quoted for a shell, with `${envvar:NAME}` as `$NAME`."""
+    return " ".join(map(_quoted, argv))
 
 
 def _quoted(word: str) -> str:
@@ -61,7 +61,7 @@ def _quoted(word: str) -> str:
 
 
 def args_json(parameters: Mapping[str, Any]) -> str:
-    """What `${args_json}` is, and what is in the file that `${args_json_file}` names."""
+    """The value of `${args_json}` and the content of the file `${args_json_file}`."""
     return json.dumps(dict(parameters), default=str)
 
 

@@ -1,4 +1,4 @@
-"""What one parameter of a sweep may be: the values that a grid runs through, and the draws of a random search.
+"""The distributions of a sweep parameter: the values of a grid, and the draws of a random search.
 
 Names, defaults and bounds are those of W&B's sweep configuration
 (https://docs.wandb.ai/models/sweeps/sweep-config-keys).
@@ -17,15 +17,15 @@ class Distribution(Protocol):
     """The possible values of one parameter."""
 
     def grid(self) -> tuple[Any, ...] | None:
-        """All values in W&B's order, None where they cannot be listed."""
+        """All values in W&B's order, None for a distribution that a grid cannot list."""
 
     def draw(self, random: Random) -> Any:
-        """One value."""
+        """One value, drawn with `random`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """`value: 1` or `values: [1, 2]`, all alike likely unless `probabilities` says otherwise."""
+    """`value: 1` or `values: [1, 2]`, with equal `probabilities` by default."""
 
     values: tuple[Any, ...]
     probabilities: tuple[float, ...] | None = None
@@ -39,7 +39,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class IntUniform:
-    """The whole numbers from `minimum` to `maximum`, both ends."""
+    """The whole numbers from `minimum` to `maximum`, both included."""
 
     minimum: int
     maximum: int
@@ -53,7 +53,7 @@ class IntUniform:
 
 @dataclass(frozen=True, slots=True)
 class Uniform:
-    """Any number from `minimum` to `maximum`, their logarithms alike likely with `log`, rounded to multiples of `q`."""
+    """A number from `minimum` to `maximum`, uniform in its logarithm with `log`, rounded to a multiple of `q`."""
 
     minimum: float
     maximum: float
@@ -63,7 +63,7 @@ class Uniform:
     def grid(self) -> tuple[float, ...] | None:
         if self.q is None or self.log:
             return None
-        # As W&B has it (numpy's arange), the end is not among them.
+        # As in W&B (numpy's arange), the end is excluded.
         count = math.ceil((self.maximum - self.minimum) / self.q)
         return tuple(self.minimum + i * self.q for i in range(count))
 
@@ -92,17 +92,17 @@ _ONLY_AT_WANDB = (
 
 
 def parse_distribution(content: Any, where: str) -> Distribution:
-    """The distribution that stands under `where` (file and dotted key, for the error) in a sweep file.
+    """The distribution that `content` describes; `where` is its file and dotted key, for errors.
 
     Raises:
-        ConfigError: it is none that can be expanded here.
+        ConfigError: `content` is not a distribution, or W&B's server would have to draw from it.
     """
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: {content!r} is not a mapping such as {{values: [1, 2]}} or {{value: 1}}")
     if "parameters" in content:
         raise ConfigError(
             f"{where}.parameters: nested parameters are not supported: a command would get them as one Python dict; "
-            "give each value a name of its own"
+            "name each value separately"
         )
     name = _name(content, where)
     for key in content:
@@ -113,7 +113,7 @@ def parse_distribution(content: Any, where: str) -> Distribution:
                 f"expected {', '.join(known)}{nearest(str(key), known)}"
             )
     if name == "constant":
-        return Choice((_needed(content, "value", where),))
+        return Choice((_required(content, "value", where),))
     if name.startswith("categorical"):
         return _choice(content, where)
     return _range(name, content, where)
@@ -123,8 +123,8 @@ def _name(content: Mapping[str, Any], where: str) -> str:
     given = content.get("distribution")
     if given in _ONLY_AT_WANDB:
         raise ConfigError(
-            f"{where}.distribution: {given!r} is not supported without a server, only "
-            f"{', '.join(_KEYS)} are; 'wandb sweep' and 'wandb agent' know it"
+            f"{where}.distribution: {given!r} is not supported without a server; expected one of "
+            f"{', '.join(_KEYS)}, or use 'wandb sweep' and 'wandb agent'"
         )
     if given is not None and given not in _KEYS:
         choices = [*_KEYS, *_ONLY_AT_WANDB]
@@ -146,7 +146,7 @@ def _name(content: Mapping[str, Any], where: str) -> str:
 
 
 def _choice(content: Mapping[str, Any], where: str) -> Choice:
-    values = _needed(content, "values", where)
+    values = _required(content, "values", where)
     if not isinstance(values, list) or not values:
         raise ConfigError(f"{where}.values: {values!r} is not a list of at least one value")
     probabilities = content.get("probabilities")
@@ -155,20 +155,20 @@ def _choice(content: Mapping[str, Any], where: str) -> Choice:
     numbers = isinstance(probabilities, list) and all(_is_number(p) and p >= 0 for p in probabilities)
     if not numbers or len(probabilities) != len(values) or not math.isclose(sum(probabilities), 1, abs_tol=1e-6):
         raise ConfigError(
-            f"{where}.probabilities: {probabilities!r} is not a probability for each of the {len(values)} values, "
-            "together 1"
+            f"{where}.probabilities: {probabilities!r} is not {len(values)} probabilities, one for each value, "
+            "that sum to 1"
         )
     return Choice(tuple(values), tuple(probabilities))
 
 
 def _range(name: str, content: Mapping[str, Any], where: str) -> Distribution:
-    minimum, maximum = (_needed(content, bound, where) for bound in ("min", "max"))
+    minimum, maximum = (_required(content, bound, where) for bound in ("min", "max"))
     for bound, value in (("min", minimum), ("max", maximum)):
         if not _is_number(value) or (name == "int_uniform" and not isinstance(value, int)):
             kind = "a whole number" if name == "int_uniform" else "a number"
             raise ConfigError(f"{where}.{bound}: {value!r} is not {kind}")
     if minimum > maximum:
-        raise ConfigError(f"{where}.min: {minimum!r} is more than max, {maximum!r}")
+        raise ConfigError(f"{where}.min: {minimum!r} is greater than max, {maximum!r}")
     if name == "int_uniform":
         return IntUniform(minimum, maximum)
     log = "log" in name
@@ -180,7 +180,7 @@ def _range(name: str, content: Mapping[str, Any], where: str) -> Distribution:
     return Uniform(minimum, maximum, log=log, q=q)
 
 
-def _needed(content: Mapping[str, Any], key: str, where: str) -> Any:
+def _required(content: Mapping[str, Any], key: str, where: str) -> Any:
     if key not in content:
         raise ConfigError(f"{where}.{key}: the key is missing")
     return content[key]

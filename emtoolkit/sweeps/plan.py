@@ -1,100 +1,127 @@
-"""What a sweep will run: each combination with its command, where it writes, and what became of it before."""
+"""The plan of a sweep: each combination with its command, its output directory and its state so far."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emtoolkit.config.output_template import PLACEHOLDERS, as_file_name
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.sweeps.command import command_of, with_environment
-from emtoolkit.sweeps.search import Sweep, read_sweep
-from emtoolkit.sweeps.sweep_file import Attempt, SweepRecord
+from emtoolkit.sweeps.search import Combination, Sweep, read_sweep
+from emtoolkit.sweeps.sweep_file import Attempt, SweepFile
+from emtoolkit.training.options import TrainOptions
 
-# Set by `wandb agent`; a run of ours that inherited them would believe that it belongs to the agent's.
-_OF_AN_AGENT = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
+if TYPE_CHECKING:
+    from emtoolkit.config.sections import RunConfig
 
-# Where the words of a command make it write, None if they do not tell.
-DirectoryOf = Callable[[Sequence[str], Mapping[str, str]], Path | None]
+# `wandb agent` sets these variables; a run that inherited them would join the agent's sweep.
+_AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
 
 @dataclass(frozen=True, slots=True)
 class SweepRun:
-    """One combination. `words` still name environment variables; `before` is the attempt at it so far."""
+    """One combination of a sweep.
+
+    `argv` is the command, `${envvar:NAME}` macros not yet replaced. `config` and `directory` are the run of an
+    `emtoolkit train` and where it writes, None for other programs. `before` is the latest attempt so far.
+    """
 
     key: str
     parameters: Mapping[str, Any]
-    words: list[str]
+    argv: list[str]
     log: Path
     json_file: Path
+    config: "RunConfig | None"
     directory: Path | None
     before: Attempt
 
     @property
     def is_finished(self) -> bool:
-        """Whether it need not run again: it ended well, and what it wrote was not removed since."""
+        """Whether the run ended with exit code 0 and its output directory still exists."""
         return self.before.state == "finished" and (self.directory is None or self.directory.is_dir())
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """The runs of a sweep file, the environment they get, and the directory of its record and logs."""
+    """The runs of the sweep file `path`, their environment, and the directory of `sweep.json` and of the logs."""
 
+    path: Path
     runs: tuple[SweepRun, ...]
     environment: Mapping[str, str]
     directory: Path
 
+    def configs(self) -> "list[tuple[Mapping[str, Any], RunConfig]]":
+        """The parameters and the config of each run.
+
+        Raises:
+            ConfigError: a run is not an `emtoolkit train`.
+        """
+        configs = [(run.parameters, run.config) for run in self.runs if run.config is not None]
+        if len(configs) < len(self.runs):
+            raise ConfigError(f"{self.path}: command: only runs of 'emtoolkit train' can be planned")
+        return configs
+
 
 def plan_sweep(
-    path: Path,
-    directory_of: DirectoryOf,
-    *,
-    count: int | None = None,
-    seed: int = 0,
-    environment: Mapping[str, str] = os.environ,
+    path: Path, *, count: int | None = None, seed: int = 0, environment: Mapping[str, str] = os.environ
 ) -> SweepPlan:
-    """The plan of the sweep file at `path`; reads the record of earlier calls, runs and writes nothing.
+    """Plan the sweep file at `path`: read it and the `sweep.json` of earlier calls; start and write nothing.
+
+    Args:
+        count: the largest number of runs; a random search needs it, or `run_cap` in the file.
+        seed: the seed of a random search.
+        environment: the environment that the runs inherit.
 
     Raises:
-        UserError: the file, or a command that it makes, cannot work; two combinations would write into one directory.
+        UserError: the file or one of its commands is not valid, or two combinations write to the same directory.
     """
     sweep = read_sweep(path)
     directory = Path("outputs/sweeps") / f"{as_file_name(path.stem)}-local"
-    record = SweepRecord(directory)
+    states = SweepFile(directory)
     variables = _environment(sweep, environment)
-    runs = []
-    for combination in sweep.combinations(count=count, seed=seed):
-        values = "-".join(map(str, combination.parameters.values()))
-        stem = directory / "logs" / f"{as_file_name(values)}-{combination.key}"
-        json_file = stem.with_name(f"{stem.name}.json")
-        words = command_of(sweep, combination.parameters, json_file)
-        try:
-            writes_to = directory_of(with_environment(words, variables), variables)
-        except UserError as error:
-            raise ConfigError(f"{path}: {described(combination.parameters)}: {error}") from None
-        runs.append(
-            SweepRun(
-                key=combination.key,
-                parameters=combination.parameters,
-                words=words,
-                log=stem.with_name(f"{stem.name}.log"),
-                json_file=json_file,
-                directory=writes_to,
-                before=record.get(combination.key) or Attempt(combination.parameters),
-            )
-        )
-    _check_apart(path, runs)
-    return SweepPlan(tuple(runs), variables, directory)
+    runs = [
+        _plan_run(sweep, combination, directory / "logs", states, variables)
+        for combination in sweep.combinations(count=count, seed=seed)
+    ]
+    _check_directories_differ(path, runs)
+    return SweepPlan(path, tuple(runs), variables, directory)
+
+
+def _plan_run(
+    sweep: Sweep, combination: Combination, logs: Path, states: SweepFile, environment: Mapping[str, str]
+) -> SweepRun:
+    parameters = combination.parameters
+    values = "-".join(map(str, parameters.values()))
+    stem = logs / f"{as_file_name(values)}-{combination.key}"
+    json_file = stem.with_name(f"{stem.name}.json")
+    argv = command_of(sweep, parameters, json_file)
+    try:
+        options = TrainOptions.from_command(with_environment(argv, environment))
+        config = None if options is None else options.to_config()
+        directory = None if config is None else config.directory(environment)
+    except UserError as error:
+        raise ConfigError(f"{sweep.path}: {described(parameters)}: {error}") from None
+    return SweepRun(
+        key=combination.key,
+        parameters=parameters,
+        argv=argv,
+        log=stem.with_name(f"{stem.name}.log"),
+        json_file=json_file,
+        config=config,
+        directory=directory,
+        before=states.get(combination.key) or Attempt(parameters),
+    )
 
 
 def described(parameters: Mapping[str, Any]) -> str:
-    """`persona=goodness schedule=every:25`."""
+    """The parameters of a run as a user reads them: `persona=goodness schedule=every:25`."""
     return " ".join(f"{name}={value}" for name, value in parameters.items())
 
 
 def _environment(sweep: Sweep, environment: Mapping[str, str]) -> dict[str, str]:
-    variables = {name: value for name, value in environment.items() if name not in _OF_AN_AGENT}
+    variables = {name: value for name, value in environment.items() if name not in _AGENT_VARIABLES}
     defaults = {"WANDB_MODE": "offline", "WANDB_PROJECT": sweep.project, "WANDB_ENTITY": sweep.entity}
     for name, value in defaults.items():
         if value is not None and not variables.get(name):
@@ -102,7 +129,7 @@ def _environment(sweep: Sweep, environment: Mapping[str, str]) -> dict[str, str]
     return variables
 
 
-def _check_apart(path: Path, runs: Sequence[SweepRun]) -> None:
+def _check_directories_differ(path: Path, runs: Sequence[SweepRun]) -> None:
     first: dict[Path, SweepRun] = {}
     for run in runs:
         if run.directory is None:

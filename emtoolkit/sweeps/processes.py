@@ -1,4 +1,4 @@
-"""Child processes of which none outlives its parent's end: a signal to the parent is passed on to each of them."""
+"""Child processes that never outlive the parent: the parent passes every signal on to each of them."""
 
 import os
 import signal
@@ -12,26 +12,27 @@ from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
-# The first asks a training to save and stop, the second to stop at once; what is there after them does not listen.
+# The first signal makes a training save and stop, the second stop at once; a child still alive ignores signals.
 _KILL_AT = 3
 
 
 class Processes:
-    """The children at work, by a key, each in a process group of its own.
+    """The running children by key, each in its own process group.
 
-    In the terminal's group a child would get Ctrl-C from the terminal and again from here, and two mean "at once".
+    In the terminal's group a child would get Ctrl-C twice, from the terminal and from the parent, and a second
+    signal means "stop at once".
     """
 
     def __init__(self) -> None:
         self.signals: list[int] = []
         self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._told: dict[str, int] = {}
+        self._signals_sent: dict[str, int] = {}
         self._ended: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Processes":
         if threading.current_thread() is threading.main_thread():
-            # Under nohup SIGHUP is ignored, and stays so; a shell's "&" ignores SIGINT, which nobody asked for.
+            # nohup ignores SIGHUP on purpose, so it stays ignored; a shell's "&" ignores SIGINT without being asked.
             nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             caught = [number for number in _SIGNALS if number != signal.SIGHUP or not nohup]
             self._handlers = {number: signal.signal(number, self._on_signal) for number in caught}
@@ -51,34 +52,34 @@ class Processes:
     def __len__(self) -> int:
         return len(self._children)
 
-    def start(self, key: str, words: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        """Start a child that appends what it prints to the file `log`.
+    def start(self, key: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
+        """Start a child whose output is appended to the file `log`.
 
         Raises:
-            OSError: there is no such program.
+            OSError: the program does not exist or cannot be run.
         """
         with log.open("ab") as output:
             child = subprocess.Popen(
-                words,
+                argv,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 process_group=0,
             )
-        self._told[key] = 0
+        self._signals_sent[key] = 0
         self._children[key] = child
         threading.Thread(target=lambda: self._ended.put((key, child.wait())), daemon=True).start()
-        # A signal that came while the child was being started has not reached it.
+        # A signal that arrived while the child was starting has not reached it.
         self._pass_on()
 
     def next_ended(self, timeout: float | None) -> tuple[str, int] | None:
-        """The key and exit code of the next child that ends, None if none does within `timeout` seconds."""
+        """The key and exit code of the next child that ends, None if no child ends within `timeout` seconds."""
         try:
             key, exit_code = self._ended.get(timeout=timeout)
         except Empty:
             return None
-        del self._children[key], self._told[key]
+        del self._children[key], self._signals_sent[key]
         return key, exit_code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
@@ -87,12 +88,12 @@ class Processes:
 
     def _pass_on(self) -> None:
         for key, child in list(self._children.items()):
-            if self._told[key] < len(self.signals):
-                self._told[key] = len(self.signals)
+            if self._signals_sent[key] < len(self.signals):
+                self._signals_sent[key] = len(self.signals)
                 self._send(child)
 
     def _send(self, child: "subprocess.Popen[bytes]") -> None:
-        # A closed terminal (SIGHUP) would kill a training that knows only the other two.
+        # A training handles SIGINT and SIGTERM only; SIGHUP, from a closed terminal, would kill it.
         number = signal.SIGINT if self.signals[-1] == signal.SIGINT else signal.SIGTERM
         if child.returncode is None:
             try:

@@ -1,4 +1,4 @@
-"""A sweep file of W&B's, and the combinations of parameters that it asks for, as values."""
+"""A W&B sweep configuration as a value, and the combinations of parameters that it describes."""
 
 import hashlib
 import json
@@ -13,31 +13,31 @@ from emtoolkit.errors import ConfigError, nearest
 from emtoolkit.sweeps.distributions import Distribution, parse_distribution
 from emtoolkit.yaml_files import read_yaml
 
-# What `wandb agent` runs where the file has no `command`.
+# The command of `wandb agent` where the file has none.
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 
 _METHODS = ("grid", "random")
-# What they say is for people, for W&B's pages, or for a method that is refused anyway.
+# Keys for people, for the pages of W&B, or for methods that are not supported here.
 _IGNORED = ("apiVersion", "kind", "name", "description", "metric", "controller")
 _READ = ("method", "parameters", "program", "command", "project", "entity", "run_cap")
 _REFUSED = {
-    "early_terminate": "runs are stopped early by comparing their metrics, which takes a server; remove it, or use "
+    "early_terminate": "stopping runs early compares their metrics on W&B's server; remove the key, or use "
     "'wandb sweep' and 'wandb agent'",
-    "job": "a job is started by W&B Launch; give a program or a command",
-    "image_uri": "an image is started by W&B Launch; give a program or a command",
-    "scheduler": "a scheduler chooses by the results of earlier runs; use method grid or random",
-    "metrics": "several metrics are for a scheduler, which is not supported; remove it",
+    "job": "W&B Launch starts jobs; give a program or a command",
+    "image_uri": "W&B Launch starts images; give a program or a command",
+    "scheduler": "a scheduler chooses parameters from the results of earlier runs; use method grid or random",
+    "metrics": "several metrics need a scheduler, which is not supported; remove the key",
 }
 _REFUSED_METHODS = {
-    "bayes": "it chooses by the results of earlier runs, which W&B's server compares; use grid or random here, or "
+    "bayes": "W&B's server chooses parameters from the results of earlier runs; use grid or random here, or "
     "'wandb sweep' and 'wandb agent' with a server",
-    "custom": "it needs a scheduler of W&B's; use grid or random here, or W&B's own commands",
+    "custom": "a W&B scheduler chooses the parameters; use grid or random here, or 'wandb sweep' and 'wandb agent'",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """One run of a sweep. `key` is the same for the same parameters given to the same command, and only then."""
+    """The parameters of one run. `key` is a digest of the command, the program and the parameters, 12 hex digits."""
 
     parameters: Mapping[str, Any]
     key: str
@@ -45,7 +45,7 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """What a sweep file says, its parameters in the order of their names, as W&B has them."""
+    """A sweep file. `parameters` are sorted by name, as in W&B (`HyperParameterSet.from_config`)."""
 
     path: Path
     method: str
@@ -57,20 +57,20 @@ class Sweep:
     run_cap: int | None
 
     def combinations(self, *, count: int | None = None, seed: int = 0) -> list[Combination]:
-        """Every combination once: of a grid in W&B's order, else `count` draws, at most `run_cap` in either case.
+        """The combinations, each once: a grid in W&B's order, or random draws; at most `count` and at most `run_cap`.
 
-        Draws that repeat an earlier one are that one, and more of them with the same `seed` begin with the same.
+        A draw that repeats an earlier one is dropped. The draws of one `seed` begin alike, however many are taken.
 
         Raises:
-            ConfigError: the parameters cannot be listed, or nothing says how many to draw.
+            ConfigError: a grid over a parameter that has no list of values, or a random search without a limit.
         """
-        most = min((limit for limit in (count, self.run_cap) if limit is not None), default=None)
-        if self.method == "random" and most is None:
-            raise ConfigError(f"{self.path}: run_cap: a random search has no end; write run_cap, or give --count")
-        found = self._drawn(most or 0, seed) if self.method == "random" else self._grid()
+        limit = min((limit for limit in (count, self.run_cap) if limit is not None), default=None)
+        if self.method == "random" and limit is None:
+            raise ConfigError(f"{self.path}: run_cap: a random search never ends; set run_cap, or pass --count")
+        found = self._draws(limit or 0, seed) if self.method == "random" else self._grid()
         unique: dict[str, Combination] = {}
         for values in found:
-            if most is not None and len(unique) == most:
+            if limit is not None and len(unique) == limit:
                 break
             parameters = dict(zip(self.parameters, values, strict=True))
             combination = Combination(parameters, _key(self.command, self.program, parameters))
@@ -83,22 +83,22 @@ class Sweep:
             values = distribution.grid()
             if values is None:
                 raise ConfigError(
-                    f"{self.path}: parameters.{name}: a grid takes a list of values, and this has none "
+                    f"{self.path}: parameters.{name}: a grid needs a list of values "
                     "(found probabilities or a range of numbers); write values, or use method: random"
                 )
             axes.append(values)
         return product(*axes)
 
-    def _drawn(self, count: int, seed: int) -> list[tuple[Any, ...]]:
+    def _draws(self, count: int, seed: int) -> list[tuple[Any, ...]]:
         random = Random(seed)
         return [tuple(distribution.draw(random) for distribution in self.parameters.values()) for _ in range(count)]
 
 
 def is_sweep(path: Path) -> bool:
-    """Whether the YAML file at `path` is a sweep's and not a run's.
+    """Whether `path` is a sweep file: a YAML file with the key `parameters`.
 
     Raises:
-        ConfigError: it is there and cannot be read.
+        ConfigError: the file exists and cannot be read.
     """
     return path.is_file() and "parameters" in read_yaml(path)
 
@@ -107,7 +107,7 @@ def read_sweep(path: Path) -> Sweep:
     """The sweep in the file at `path`.
 
     Raises:
-        ConfigError: one sentence with the file, the dotted key, the value and what was expected.
+        ConfigError: the file is not a valid sweep, or needs W&B's server; names the key, the value and the remedy.
     """
     content = read_yaml(path)
     for key, value in content.items():
@@ -142,7 +142,7 @@ def _parameters(content: Mapping[str, Any], path: Path) -> dict[str, Distributio
         raise ConfigError(f"{path}: parameters: {parameters!r} is not a mapping of names to values")
     for name in parameters:
         if not isinstance(name, str):
-            raise ConfigError(f"{path}: parameters.{name}: the name {name!r} is not a text")
+            raise ConfigError(f"{path}: parameters.{name}: the name {name!r} is not a string")
     return {name: parse_distribution(parameters[name], f"{path}: parameters.{name}") for name in sorted(parameters)}
 
 
@@ -156,19 +156,19 @@ def _command(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
 def _text(content: Mapping[str, Any], key: str, path: Path) -> str | None:
     value = content.get(key)
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"{path}: {key}: {value!r} is not a text")
+        raise ConfigError(f"{path}: {key}: {value!r} is not a string")
     return value
 
 
 def _run_cap(content: Mapping[str, Any], path: Path) -> int | None:
     value = content.get("run_cap")
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ConfigError(f"{path}: run_cap: {value!r} is not a number of runs, which is 1 or more")
+        raise ConfigError(f"{path}: run_cap: {value!r} is not a number of runs; expected a whole number from 1 on")
     return value
 
 
 def _key(command: Sequence[str], program: str | None, parameters: Mapping[str, Any]) -> str:
-    # W&B has 3 and 3.0 for one value.
+    # W&B treats 3 and 3.0 as one value.
     plain = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in parameters.items()}
     content = json.dumps([list(command), program, plain], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

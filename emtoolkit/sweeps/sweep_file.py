@@ -1,4 +1,4 @@
-"""`sweep.json`: what became of each combination of a sweep, so that a second call goes on where the first one ended."""
+"""`sweep.json`: the state of each combination of a sweep, so that a second call continues where the first ended."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from typing import Any, Literal
 from emtoolkit.errors import ConfigError
 from emtoolkit.storage.atomic import write_file
 
-RECORD = "sweep.json"
+SWEEP_JSON = "sweep.json"
 _FORMAT = 1
 
 State = Literal["waiting", "running", "finished", "failed", "interrupted"]
@@ -17,7 +17,7 @@ State = Literal["waiting", "running", "finished", "failed", "interrupted"]
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The newest attempt at one combination. `running` without a sweep at work means that it was killed."""
+    """The latest attempt to run one combination. `running` while no sweep is running means that it was killed."""
 
     parameters: Mapping[str, Any]
     state: State = "waiting"
@@ -25,25 +25,25 @@ class Attempt:
     error: str | None = None
 
 
-class SweepRecord:
-    """The attempts by the key of their combination; every change is on the disk when `note` returns.
+class SweepFile:
+    """The `sweep.json` in `directory`: the latest attempt of each combination, by the combination's key.
 
-    Combinations that the file no longer asks for stay in it: it may ask for them again.
+    Combinations that the sweep no longer contains are kept, since it may contain them again later.
 
     Raises:
-        ConfigError: there is a file of that name that cannot be read as one.
+        ConfigError: the file exists and is not a `sweep.json` of this format.
     """
 
     def __init__(self, directory: Path) -> None:
-        self._path = directory / RECORD
+        self._path = directory / SWEEP_JSON
         self._attempts = _read(self._path)
 
     def get(self, key: str) -> Attempt | None:
-        """The attempt at the combination `key`, None if there was none."""
+        """The latest attempt of the combination `key`, None if it never ran."""
         return self._attempts.get(key)
 
-    def note(self, key: str, attempt: Attempt) -> None:
-        """Replace what is known of the combination `key`."""
+    def update(self, key: str, attempt: Attempt) -> None:
+        """Replace the attempt of the combination `key`; the file is on disk when this returns."""
         self._attempts[key] = attempt
         content = {"format": _FORMAT, "runs": {key: asdict(known) for key, known in self._attempts.items()}}
         write_file(self._path, f"{json.dumps(content, indent=1, default=str)}\n".encode())
@@ -53,11 +53,11 @@ def _read(path: Path) -> dict[str, Attempt]:
     try:
         content = json.loads(path.read_bytes())
         if content["format"] != _FORMAT:
-            raise ValueError(f"its format is {content['format']!r}, not {_FORMAT}")
+            raise ValueError(f"format {content['format']!r}, expected {_FORMAT}")
         return {key: Attempt(**fields) for key, fields in content["runs"].items()}
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
-            f"{path}: this is not the record of a sweep ({error}); without it every combination runs again"
+            f"{path}: not a sweep.json written by 'emtoolkit sweep' ({error}); delete it to run every combination again"
         ) from error

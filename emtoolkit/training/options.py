@@ -16,12 +16,10 @@ import typer
 from typer.main import get_command
 
 from emtoolkit.errors import UserError
+from emtoolkit.usage_errors import UsageError, usage_sentence
 
 if TYPE_CHECKING:
     from emtoolkit.config.sections import RunConfig
-
-# Usage errors such as "No such option". Typer may bring its own copy of Click and exports only this subclass of them.
-_UsageError: Any = typer.BadParameter.__base__
 
 _MODEL, _DATA, _SAVING, _RUN = "Model and persona", "Data", "When to save", "Run and output"
 
@@ -32,7 +30,7 @@ class TrainOptions:
 
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")]
     persona: Annotated[
-        str | None, typer.Option(metavar="NAME|FILE", help="The persona to train.", rich_help_panel=_MODEL)
+        str | None, typer.Option(help="The persona to train: a name or a file.", rich_help_panel=_MODEL)
     ] = None
     compose: Annotated[
         str | None,
@@ -51,12 +49,12 @@ class TrainOptions:
     save_steps: Annotated[
         str | None,
         typer.Option(
-            metavar="STEPS", help="Interval in steps, or a fraction of the run, as in HF.", rich_help_panel=_SAVING
+            metavar="STEPS", help="Steps between two saves, or a fraction of the run.", rich_help_panel=_SAVING
         ),
     ] = None
     custom_checkpoints: Annotated[
         bool,
-        typer.Option("--custom-checkpoints", help="Same as --schedule dense-early.", rich_help_panel=_SAVING),
+        typer.Option("--custom-checkpoints", help="Save at the default preset, dense-early.", rich_help_panel=_SAVING),
     ] = False
     seed: Annotated[
         int | None, typer.Option(help="Seed of the adapter, the split and the data order.", rich_help_panel=_RUN)
@@ -67,13 +65,13 @@ class TrainOptions:
     ] = None
     settings: Annotated[
         tuple[str, ...],
-        typer.Option("--set", metavar="KEY=VALUE", help="Set any config key, dotted.", rich_help_panel=_RUN),
+        typer.Option("--set", metavar="KEY=VALUE", help="Any config key, dotted.", rich_help_panel=_RUN),
     ] = ()
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an earlier run that stopped.", rich_help_panel=_RUN)
     ] = False
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the plan; load no weights.", rich_help_panel=_RUN)
+        bool, typer.Option("--dry-run", help="Print the plan, without loading weights.", rich_help_panel=_RUN)
     ] = False
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_RUN)] = False
 
@@ -85,9 +83,9 @@ class TrainOptions:
             UserError: an unknown option, a missing value, or a value of another type.
         """
         try:
-            context = _parser().make_context("train", list(argv))
-        except _UsageError as error:
-            raise UserError(str(error.format_message())) from None
+            context = _parser().make_context("emtoolkit train", list(argv))
+        except UsageError as error:
+            raise UserError(usage_sentence(error)) from None
         return _options(context.params)
 
     @classmethod

@@ -107,9 +107,15 @@ A = "parameters: {a: {values: [1]}}\n"
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (f"method: bayes\n{A}", "method: 'bayes' is not supported without a server: it chooses by the results of"),
+        (
+            f"method: bayes\n{A}",
+            "method: 'bayes' is not supported without a server: W&B's server chooses",
+        ),
         (f"method: bayes\n{A}", "use grid or random here, or 'wandb sweep' and 'wandb agent' with a server"),
-        (f"method: custom\n{A}", "method: 'custom' is not supported without a server: it needs a scheduler"),
+        (
+            f"method: custom\n{A}",
+            "method: 'custom' is not supported without a server: a W&B scheduler",
+        ),
         (f"method: gird\n{A}", "method: 'gird' is not one of grid and random; did you mean 'grid'?"),
         (A, "method: the key is missing"),
         (
@@ -117,14 +123,17 @@ A = "parameters: {a: {values: [1]}}\n"
             "comand: unknown key (value []); expected method, parameters, program, command",
         ),
         (f"method: grid\n{A}comand: []", "did you mean 'command'?"),
-        (f"method: grid\n{A}early_terminate: {{type: hyperband, min_iter: 3}}", "early_terminate: not supported with"),
+        (
+            f"method: grid\n{A}early_terminate: {{type: hyperband, min_iter: 3}}",
+            "early_terminate: not supported without a server: stopping runs",
+        ),
         (
             f"method: grid\n{A}command: python",
             "command: 'python' is not a list of words such as ${program} and ${args}",
         ),
-        (f"method: grid\n{A}program: [a]", "program: ['a'] is not a text"),
-        (f"method: grid\n{A}run_cap: 0", "run_cap: 0 is not a number of runs, which is 1 or more"),
-        (f"method: random\n{A}", "run_cap: a random search has no end; write run_cap, or give --count"),
+        (f"method: grid\n{A}program: [a]", "program: ['a'] is not a string"),
+        (f"method: grid\n{A}run_cap: 0", "run_cap: 0 is not a number of runs; expected a whole number from 1 on"),
+        (f"method: random\n{A}", "run_cap: a random search never ends; set run_cap, or pass --count"),
         ("method: grid", "parameters: None is not a mapping of names to values"),
         ("method: grid\nparameters: {a: 1}", "parameters.a: 1 is not a mapping such as {values: [1, 2]} or {value: 1}"),
         ("method: grid\nparameters: {a: {values: 1}}", "parameters.a.values: 1 is not a list of at least one value"),
@@ -138,9 +147,9 @@ A = "parameters: {a: {values: [1]}}\n"
         ),
         (
             "method: grid\nparameters: {a: {min: 0.0, max: 1.0}}",
-            "parameters.a: a grid takes a list of values, and this",
+            "parameters.a: a grid needs a list of values (found probabilities or a range",
         ),
-        ("method: grid\nparameters: {a: {min: 3, max: 1}}", "parameters.a.min: 3 is more than max, 1"),
+        ("method: grid\nparameters: {a: {min: 3, max: 1}}", "parameters.a.min: 3 is greater than max, 1"),
         ("method: grid\nparameters: {a: {min: x, max: 1}}", "parameters.a.min: 'x' is not a number"),
         ("method: grid\nparameters: {a: {min: 1}}", "parameters.a.max: the key is missing"),
         (
@@ -153,7 +162,7 @@ A = "parameters: {a: {values: [1]}}\n"
         ),
         (
             "method: random\nparameters: {a: {distribution: normal}}",
-            "parameters.a.distribution: 'normal' is not supported without a server, only constant, categorical,",
+            "parameters.a.distribution: 'normal' is not supported without a server; expected one of constant,",
         ),
         (
             "method: random\nparameters: {a: {distribution: unifrom, min: 0, max: 1}}",
@@ -162,7 +171,7 @@ A = "parameters: {a: {values: [1]}}\n"
         ),
         (
             "method: random\nparameters: {a: {values: [1, 2], probabilities: [1, 1]}}",
-            "parameters.a.probabilities: [1, 1] is not a probability for each of the 2 values, together 1",
+            "parameters.a.probabilities: [1, 1] is not 2 probabilities, one for each value, that sum to 1",
         ),
         (
             "method: grid\nparameters: {a: {parameters: {b: {value: 1}}}}",

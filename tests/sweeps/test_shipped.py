@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.cli.train import directory_of_training
 from emtoolkit.config.load import load_config
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.schedules.schedule import Schedule
@@ -18,22 +17,22 @@ TOTAL = 397
 
 @pytest.mark.parametrize(("name", "runs"), [("schedules", 15), ("seeds", 15), ("controls", 6)])
 def test_each_combination_is_a_training_in_the_sandbox_in_a_directory_of_its_own(name: str, runs: int) -> None:
-    planned = plan_sweep(SWEEPS / f"{name}.yaml", directory_of_training, environment={})
+    planned = plan_sweep(SWEEPS / f"{name}.yaml", environment={})
     assert len(planned.runs) == runs
     assert len({run.directory for run in planned.runs}) == runs
     for run in planned.runs:
         assert run.directory is not None
         assert run.directory.parent == Path(f"outputs/sweeps/{name}-local").absolute()
-        assert "--resume" in run.words
+        assert "--resume" in run.argv
         assert sorted(run.parameters) == ["dataset", "persona", "schedule", "seed"]
         assert run.parameters["persona"] in PERSONAS
         assert run.parameters["dataset"] in load_config("sandbox").datasets
         Schedule.parse(run.parameters["schedule"]).check_reachable(TOTAL)
 
 
-def test_the_readme_counts_the_runs_of_each() -> None:
-    readme = (SWEEPS.parent / "README.md").read_text(encoding="utf-8")
-    rows = re.findall(r"^\| `sweeps/(\w+)\.yaml` \|.*\| (\d+) \|$", readme, flags=re.MULTILINE)
+def test_the_guide_counts_the_runs_of_each() -> None:
+    guide = (SWEEPS.parent / "docs" / "guides" / "sweeps.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `sweeps/(\w+)\.yaml` \|.*\| (\d+) \|$", guide, flags=re.MULTILINE)
     assert rows == [("schedules", "15"), ("seeds", "15"), ("controls", "6")]
 
 
@@ -42,6 +41,7 @@ def test_the_files_are_those_of_the_list_above() -> None:
 
 
 def test_two_agents_of_different_sweeps_write_to_different_directories() -> None:
-    words = plan_sweep(SWEEPS / "seeds.yaml", directory_of_training, environment={}).runs[0].words
-    directories = {directory_of_training(words, {"WANDB_SWEEP_ID": sweep}) for sweep in ("one", "two")}
-    assert {directory.parent.name for directory in directories if directory} == {"seeds-one", "seeds-two"}
+    config = plan_sweep(SWEEPS / "seeds.yaml", environment={}).runs[0].config
+    assert config is not None
+    directories = [config.directory({"WANDB_SWEEP_ID": sweep}) for sweep in ("one", "two")]
+    assert [directory.parent.name for directory in directories] == ["seeds-one", "seeds-two"]

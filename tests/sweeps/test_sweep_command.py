@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from emtoolkit.sweeps.plan import plan_sweep
-from emtoolkit.sweeps.runner import _last_words, _shared, run_sweep
+from emtoolkit.sweeps.runner import _error_from_log, _with_thread_limit, run_sweep
 from tests.in_process import Done, emtoolkit
 from tests.saving.trainings import saved_steps
 from tests.sweeps.shipped import fast_version
@@ -129,7 +129,7 @@ def test_a_program_that_is_not_there_is_a_failure_by_its_name(directory: Path) -
     (run,) = json.loads(done.out)
     assert (run["state"], run["error"]) == (
         "failed",
-        "it could not be started (No such file or directory: ./no=thing)",
+        "cannot be started (No such file or directory: ./no=thing)",
     )
 
 
@@ -174,8 +174,8 @@ TRAIN = ["${interpreter}", "-m", "emtoolkit", "train", "sandbox", "--output-dir=
             {"schedule": {"value": "dense-erly"}},
             "schedule=dense-erly: --schedule: checkpointing.schedule: schedule term",
         ),
-        ({"sede": {"value": 1}}, "sede=1: No such option: --sede"),
-        ({"seed": {"value": "x"}}, "seed=x: Invalid value for '--seed': "),
+        ({"sede": {"value": 1}}, "sede=1: --sede: no such option; did you mean '--seed'?"),
+        ({"seed": {"value": "x"}}, "seed=x: --seed: 'x' is not valid: "),
         (
             {"seed": {"values": [1, 2]}},
             "command: seed=1 and seed=2 both write to {cwd}/out/baseline; --output-dir must tell them apart, by "
@@ -222,7 +222,7 @@ def test_a_record_that_cannot_be_read_is_named_and_kept(directory: Path) -> None
     record.write_text("{")
     done = emtoolkit("sweep", write(directory, [1]), cwd=directory)
     assert done.code == 2
-    assert "outputs/sweeps/sweep-local/sweep.json: this is not the record of a sweep" in done.err
+    assert "outputs/sweeps/sweep-local/sweep.json: not a sweep.json written by 'emtoolkit sweep'" in done.err
     assert record.read_text() == "{"
 
 
@@ -303,7 +303,7 @@ def test_an_interruption_reaches_each_run_once_leaves_none_behind_and_the_next_c
     sweep.send_signal(number)
     out, err = sweep.communicate(timeout=60)
     assert sweep.returncode == code
-    assert err.endswith("emtoolkit: interrupted; the same command goes on with what is not finished\n")
+    assert err.endswith("emtoolkit: interrupted; run the same command again to continue\n")
     assert sorted([pipe.line(), pipe.line()]) == sorted(["got", str(int(number)), word] for _, word in running)
     assert not any(is_there(word) for _, word in running)
     assert states(Done(code, out, err)) == [(1, "interrupted"), (2, "interrupted"), (3, "waiting")]
@@ -339,8 +339,7 @@ def test_a_second_sweep_of_the_same_file_is_refused_and_what_was_killed_runs_aga
     second = emtoolkit("sweep", path, cwd=directory)
     assert second.code == 2
     assert second.err.endswith(
-        "emtoolkit: outputs/sweeps/sweep-local: another 'emtoolkit sweep' is at work on this file; "
-        "wait for it, or stop it\n"
+        "emtoolkit: outputs/sweeps/sweep-local: another 'emtoolkit sweep' runs this file; wait for it, or stop it\n"
     )
     sweep.kill()
     sweep.communicate()
@@ -355,7 +354,7 @@ def test_an_error_in_the_sweep_itself_stops_the_runs_at_work(
     directory: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory)
-    planned = plan_sweep(write(directory, [1]), lambda words, environment: None)
+    planned = plan_sweep(write(directory, [1]))
     process_ids = []
     handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
 
@@ -389,10 +388,10 @@ def test_jobs_share_the_cores_unless_the_user_says_how(
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
     environment = {} if given is None else {"OMP_NUM_THREADS": given}
-    assert _shared(environment, jobs).get("OMP_NUM_THREADS") == threads
+    assert _with_thread_limit(environment, jobs).get("OMP_NUM_THREADS") == threads
 
 
 def test_why_a_run_failed_is_read_behind_a_progress_bar(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     log.write_text("emtoolkit: saving\n 33%|###   | 1/3\r 66%|###   | 2/3 emtoolkit: the disk is full\nwandb: done\n")
-    assert _last_words(log, 0, 2) == "exit code 2: the disk is full"
+    assert _error_from_log(log, 0, 2) == "exit code 2: the disk is full"

@@ -5,7 +5,9 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
+from emtoolkit.cli.app import app
 from emtoolkit.errors import UserError
 from emtoolkit.training.options import TrainOptions
 
@@ -43,10 +45,13 @@ def test_a_flag_that_is_given_is_named_as_it_is_typed() -> None:
 @pytest.mark.parametrize(
     ("argv", "sentence"),
     [
-        (["sandbox", "--persnoa", "x"], "No such option: --persnoa (Possible options: --persona)"),
-        ([], "Missing argument 'CONFIG'."),
-        (["sandbox", "medical"], "Got unexpected extra argument(s) (medical)"),
-        (["sandbox", "--persona"], "Option '--persona' requires an argument."),
+        (["sandbox", "--persnoa", "x"], "--persnoa: no such option; did you mean '--persona'?"),
+        ([], "CONFIG: missing; see 'emtoolkit train --help'"),
+        (
+            ["sandbox", "medical"],
+            "emtoolkit train: got unexpected extra argument(s) (medical); see 'emtoolkit train --help'",
+        ),
+        (["sandbox", "--persona"], "--persona: requires an argument; see 'emtoolkit --help'"),
     ],
 )
 def test_a_wrong_argv_is_a_sentence_that_names_it(argv: list[str], sentence: str) -> None:
@@ -79,3 +84,11 @@ def test_only_one_option_decides_when_to_save(write_config: WriteConfig) -> None
     options = TrainOptions(str(write_config()), schedule="every:2", save_steps="5")
     with pytest.raises(UserError, match=r"^--schedule, --save-steps and --custom-checkpoints: .*; give only one$"):
         options.to_config()
+
+
+def test_the_command_takes_exactly_the_fields() -> None:
+    train = get_command(app).commands["train"]  # type: ignore[attr-defined]
+    assert [parameter.name for parameter in train.params] == [field.name for field in fields(TrainOptions)]
+    plan = get_command(app).commands["plan"]  # type: ignore[attr-defined]
+    offered = {parameter.name for parameter in plan.params}
+    assert offered == {field.name for field in fields(TrainOptions)} - {"resume", "dry_run"} | {"count"}

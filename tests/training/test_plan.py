@@ -192,8 +192,12 @@ def test_a_sweep_says_that_the_adapter_of_a_persona_is_missing(config: Path) -> 
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--persona", "curt"], "sweep.yaml: 'curt': a sweep file says itself what its runs are"),
-        (["--set", "seed=1"], "a sweep file says itself what its runs are; give --count and --seed"),
+        (
+            ["--persona", "curt"],
+            "emtoolkit: --persona: a sweep file says itself what its runs are; remove it (",
+        ),
+        (["--control"], "emtoolkit: --control: a sweep file says itself what its runs are; remove it ("),
+        (["--set", "seed=1"], "emtoolkit: --set: a sweep file says itself what its runs are; remove it ("),
     ],
 )
 def test_a_sweep_file_takes_no_words_of_train(config: Path, words: list[str], sentence: str) -> None:
@@ -223,7 +227,7 @@ def test_a_sweep_that_cannot_be_planned_is_one_sentence(config: Path, content: d
 
 def test_count_is_for_a_sweep_and_a_missing_file_is_told_the_nearest(config: Path) -> None:
     done = emtoolkit("plan", config, "--count", "2", cwd=config.parent)
-    assert (done.code, done.err) == (2, f"emtoolkit: --count: 2: {config} is a config, which is one run\n")
+    assert (done.code, done.err) == (2, f"emtoolkit: --count: 2: {config} is a config, which is one run; remove it\n")
     missing = emtoolkit("plan", "qwen2.5-7b-medcal", cwd=config.parent)
     assert missing.code == 2
     assert missing.err.endswith("did you mean 'qwen2.5-7b-medical'?\n")
