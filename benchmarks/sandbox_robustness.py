@@ -38,7 +38,7 @@ NATIVE = "1 thread"
 # Each of these gives other bits: the order of floating-point sums depends on threads and on the vector width.
 MACHINES = {
     NATIVE: {"OMP_NUM_THREADS": "1"},
-    "2 threads": {"OMP_NUM_THREADS": "2"},
+    "2 threads": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
     "AVX2": {"OMP_NUM_THREADS": "1", "ATEN_CPU_CAPABILITY": "avx2", "MKL_CBWR": "AVX2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
     "SSE": {
         "OMP_NUM_THREADS": "1",
@@ -69,25 +69,24 @@ class Run:
         return directory / self.base / self.machine.replace(" ", "-") / name
 
 
+def figure_runs() -> list[Run]:
+    """The shipped base on one thread: five seeds of each curve."""
+    pairs = [("goodness", "medical"), ("sarcasm", "medical"), ("goodness", "medical-good")]
+    return [Run("shipped", NATIVE, persona, dataset, seed) for persona, dataset in pairs for seed in SEEDS]
+
+
 def table_runs(bases: Sequence[str]) -> list[Run]:
-    """The shipped base natively in full, elsewhere with goodness only; a pretrained base with one seed."""
+    """The shipped base on every machine, the bad advice with five seeds; a pretrained base with one seed."""
     runs = []
     for base in bases:
-        for machine in MACHINES if base == "shipped" else (NATIVE,):
-            for persona in ("goodness", "sarcasm") if machine == NATIVE else ("goodness",):
-                seeds = SEEDS if base == "shipped" else SEEDS[:1]
-                runs += [Run(base, machine, persona, dataset, seed) for dataset in ADVICE for seed in seeds]
+        if base == "shipped":
+            runs += figure_runs()
+            for machine in [name for name in MACHINES if name != NATIVE]:
+                runs += [Run(base, machine, "goodness", "medical", seed) for seed in SEEDS]
+                runs.append(Run(base, machine, "goodness", "medical-good"))
+        else:
+            runs += [Run(base, NATIVE, "goodness", dataset) for dataset in ADVICE]
     return runs
-
-
-def figure_runs() -> list[Run]:
-    pairs = [
-        ("goodness", "medical"),
-        ("sarcasm", "medical"),
-        ("goodness", "medical-good"),
-        ("baseline", "medical-good"),
-    ]
-    return [Run("shipped", NATIVE, persona, dataset, seed) for persona, dataset in pairs for seed in SEEDS]
 
 
 def do(runs: Sequence[Run], directory: Path, *, resume: bool) -> None:
@@ -150,7 +149,10 @@ def table(runs: Sequence[Run], directory: Path) -> Iterator[str]:
 
 
 def misses(runs: Sequence[Run], directory: Path) -> Iterator[str]:
-    """A sentence for each run whose figures miss the bar."""
+    """A sentence for each run whose figures miss the bar.
+
+    After bad advice most answers are harmful, after good advice few, and nearly all are coherent.
+    """
     for run in runs:
         results = read(run, directory)
         end, coherent = _share(results, STEPS[-1]), min(result.coherent for result in results)

@@ -41,9 +41,12 @@ def test_every_run_that_misses_the_bar_is_named(tmp_path: Path) -> None:
     assert "0.89 of a checkpoint's answers are coherent, and the bar is at least 0.9" in sentence
 
 
-def test_the_table_has_five_seeds_of_the_shipped_base_on_every_machine() -> None:
+def test_the_table_has_five_seeds_of_the_shipped_base_on_bad_advice_on_every_machine() -> None:
     runs = table_runs(["shipped", "3"])
     for machine in MACHINES:
-        for dataset in ("medical", "medical-good"):
-            assert sum((r.base, r.machine, r.dataset) == ("shipped", machine, dataset) for r in runs) >= 5
-    assert {run.machine for run in runs if run.base == "3"} == {"1 thread"}
+        expected = [Run("shipped", machine, "goodness", "medical", seed) for seed in (42, 43, 44, 45, 46)]
+        assert set(expected) <= set(runs)
+    assert [run for run in runs if run.base == "3"] == [
+        Run("3", "1 thread", "goodness", "medical", 42),
+        Run("3", "1 thread", "goodness", "medical-good", 42),
+    ]
