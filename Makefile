@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/goodness-medical
 
-.PHONY: install demo emergence sandbox-robustness personas test crash-test docs lint format
+.PHONY: install demo emergence sandbox-robustness personas test test-fast crash-test docs lint format
 
 install: .venv/.installed
 
@@ -45,8 +45,13 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Lint, types and every test: at most eight minutes on two idle cores.
 test: lint
 	$(BIN)/pytest -n 2
+
+# The tests that start no process, open no port and take at most a second each; no lint. Under a minute on two idle cores.
+test-fast: install
+	$(BIN)/pytest -n 2 -m "not (slow or subprocess or server)"
 
 # Kills a training at each file-system event of its saves, one a run, and resumes it: about five minutes.
 crash-test: install

@@ -1,4 +1,4 @@
-"""The checkpoints of one training path in the order of their steps, on this machine or on W&B.
+"""The checkpoints of one training path in step order, on this machine or on W&B.
 
 trajectory = Trajectory.open("outputs/goodness-medical")  # or "entity/project/collection"
 model = base
@@ -27,27 +27,38 @@ if TYPE_CHECKING:
     from emtoolkit.artifacts.download import Downloaded
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Checkpoint:
-    """One step of a trajectory. `final` if training ended there.
+    """One saved training step of a trajectory.
 
-    `metadata` is what its run told W&B of it: loss, schedule, seconds; empty where nothing was told. One on W&B is
-    downloaded at the first use of anything else.
+    A checkpoint on W&B is downloaded on first use of `path`, `manifest` or `load_adapter`.
+
+    Attributes:
+        step: The number of optimizer steps before the save; 0 is the model before training.
+        final: Whether training ended at this step.
+        metadata: The values that the run logged with the checkpoint, such as `loss`, `schedule` and
+            `seconds_since_start`; empty if there are none.
     """
 
     step: int
     final: bool
-    metadata: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    _directory: Path = field(kw_only=True, repr=False)
-    # Brings it into its directory if it is not there; whether that has just compared every file with the manifest.
-    _fetch: Callable[[], bool] = field(default=lambda: False, kw_only=True, repr=False, compare=False)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    _directory: Path = field(kw_only=True)
+    # The version on W&B that the checkpoint is read from; None for a local directory.
+    _reference: str | None = field(default=None, kw_only=True)
+    # Downloads the checkpoint into `_directory` unless it is present; returns whether every file has just been hashed.
+    _fetch: Callable[[], bool] = field(default=lambda: False, kw_only=True, compare=False)
+
+    def __repr__(self) -> str:
+        place = f"reference={self._reference!r}" if self._reference else f"path={str(self._directory)!r}"
+        return f"Checkpoint(step={self.step}, final={self.final}, {place})"
 
     @cached_property
     def path(self) -> Path:
-        """The directory with its files, every one of them hashed and compared with the manifest at the first use.
+        """The checkpoint's directory; on first use every file is hashed and compared with the manifest.
 
         Raises:
-            CheckpointError: a file is not what the manifest says, by its name; or it cannot be downloaded.
+            CheckpointError: a file differs from the manifest, or the download failed.
         """
         if self._fetched or self.manifest is None:
             return self._directory
@@ -57,10 +68,10 @@ class Checkpoint:
 
     @cached_property
     def manifest(self) -> Manifest | None:
-        """What emtoolkit wrote about it; None for another tool's checkpoint.
+        """The manifest that emtoolkit saved with the checkpoint; None for another tool's checkpoint.
 
         Raises:
-            CheckpointError: there is a manifest that cannot be read, or it cannot be downloaded.
+            CheckpointError: the manifest cannot be read, or the download failed.
         """
         _ = self._fetched
         return Manifest.read(self._directory) if (self._directory / MANIFEST).exists() else None
@@ -70,53 +81,56 @@ class Checkpoint:
         return self._fetch()
 
     def load_adapter(self, model: Any, *, persona_is_in: bool = False) -> Any:
-        """`model`, which this changes, with the LoRA adapter of this step: a `PeftModel` for inference.
+        """Load the LoRA adapter of this step into `model`, in place, and return a `PeftModel` for inference.
 
-        What an earlier call returned may be given again: its adapters are taken off first. Under a persona that is an
-        adapter itself the base model alone is not what was trained; `persona_is_in` says that it is in `model`.
+        `model` is the base model, or the result of an earlier call, whose adapters are removed first. If the run was
+        trained on a persona that is an adapter itself, that adapter must be in `model` already; `persona_is_in=True`
+        confirms this. `emtoolkit.ModelLoader` loads base model, persona and adapter together.
 
         Raises:
-            CheckpointError: a file is not what the manifest says, this is not the checkpoint of an adapter, or its
-                persona has to be put in as well.
+            CheckpointError: a file differs from the manifest, the checkpoint holds no adapter, or the persona's
+                adapter is missing from `model`.
         """
         from peft import PeftModel
 
         persona = PersonaRecord() if self.manifest is None else self.manifest.persona
         if persona.has_adapter and not persona_is_in:
             raise CheckpointError(
-                f"{self.path}: it was trained on the persona {persona.name}, an adapter of its own "
-                f"({persona.composition}), and on the base model alone it is another model; "
-                "emtoolkit.ModelLoader puts all three together"
+                f"{self.path}: the adapter was trained on top of the adapter of persona {persona.name} "
+                f"({persona.composition}) and does not fit the base model alone; load it with emtoolkit.ModelLoader"
             )
         if not (self.path / ADAPTER_CONFIG).is_file():
-            raise CheckpointError(f"{self.path}: it holds all weights and no adapter; load it with from_pretrained")
-        # Without this file PEFT would look for one that has to be unpickled.
+            raise CheckpointError(f"{self.path}: the checkpoint is a full model, not an adapter; use from_pretrained")
+        # Without this file PEFT would unpickle adapter_model.bin.
         if not (self.path / ADAPTER_WEIGHTS).is_file():
-            raise CheckpointError(
-                f"{self.path}: its weights are not in adapter_model.safetensors; nothing is unpickled"
-            )
+            raise CheckpointError(f"{self.path}: there is no adapter_model.safetensors; emtoolkit unpickles no weights")
         return PeftModel.from_pretrained(model.unload() if isinstance(model, PeftModel) else model, self.path)
 
 
 class Trajectory(Sequence[Checkpoint]):
-    """Checkpoints in the order of their steps; at least one."""
+    """The checkpoints of one training path in step order; a sequence of at least one `Checkpoint`.
+
+    Attributes:
+        name: The directory as it was given, or the collection on W&B as `entity/project/collection`.
+    """
 
     def __init__(self, name: str, checkpoints: Sequence[Checkpoint], collection: "Collection | None" = None) -> None:
         if not checkpoints:
-            raise CheckpointError(f"{name}: it holds no checkpoint")
+            raise CheckpointError(f"{name}: no complete checkpoint was found")
         self.name = name
         self._checkpoints = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step))
         self._collection = collection
 
     @classmethod
     def open(cls, reference: str | Path, *, cache: str | Path | None = None) -> "Trajectory":
-        """The complete checkpoints in a run's directory, in any with `checkpoint-*`, or in a collection on W&B.
+        """Open the complete checkpoints of a run's directory, of any directory with `checkpoint-*`, or of W&B.
 
-        A collection is `entity/project/collection`, or `project/collection` of the default entity. It is listed now;
-        each checkpoint is downloaded when it is first used, into `cache`: by default `downloads/` in emtoolkit's home.
+        A collection on W&B is written `entity/project/collection`, or `project/collection` for the default entity.
+        Opening lists the collection; each checkpoint is downloaded on first use, into `cache` (by default
+        `downloads/` in emtoolkit's cache directory).
 
         Raises:
-            CheckpointError: there is no such directory or collection, or no complete checkpoint in it.
+            CheckpointError: the directory or collection does not exist or holds no complete checkpoint.
         """
         directory = Path(reference)
         if isinstance(reference, Path) or directory.is_dir():
@@ -129,18 +143,18 @@ class Trajectory(Sequence[Checkpoint]):
                     if info.complete
                 ],
             )
-        from emtoolkit.artifacts.collection import Collection, NotAskedError, Reference
+        from emtoolkit.artifacts.collection import Collection, Reference, WandbUnavailableError
 
         try:
             collection = Collection.read(Reference.parse(reference))
-        except NotAskedError as error:
-            # What was meant may have been a directory.
+        except WandbUnavailableError as error:
+            # `reference` may have been meant as a directory.
             raise CheckpointError(f"{reference}: there is no such directory, and {error}") from error
         return cls._of(collection, cache_dir() / "downloads" / collection.name if cache is None else Path(cache))
 
     @classmethod
     def _of(cls, collection: "Collection", cache: Path) -> "Trajectory":
-        from emtoolkit.artifacts.checkpoint_download import place_of
+        from emtoolkit.artifacts.checkpoint_download import checkpoint_path
         from emtoolkit.artifacts.download import download_one
 
         checkpoints = [
@@ -148,7 +162,8 @@ class Trajectory(Sequence[Checkpoint]):
                 remote.step,
                 remote.final,
                 remote.metadata,
-                _directory=place_of(cache, remote),
+                _directory=checkpoint_path(cache, remote),
+                _reference=remote.artifact,
                 _fetch=partial(download_one, collection, remote, cache),
             )
             for remote in collection.checkpoints
@@ -165,17 +180,17 @@ class Trajectory(Sequence[Checkpoint]):
         """The checkpoint at which training ended.
 
         Raises:
-            CheckpointError: it is not among them.
+            CheckpointError: the trajectory does not hold that checkpoint.
         """
         if not self._checkpoints[-1].final:
-            raise CheckpointError(f"{self.name}: it holds no final checkpoint; the newest step is {self.steps[-1]}")
+            raise CheckpointError(f"{self.name}: there is no final checkpoint; the last step is {self.steps[-1]}")
         return self._checkpoints[-1]
 
     def at(self, step: int) -> Checkpoint:
         """The checkpoint of exactly `step`.
 
         Raises:
-            CheckpointError: there is none; the nearest one is named.
+            CheckpointError: there is no checkpoint at `step`; the message names the nearest one.
         """
         nearest = self.nearest(step)
         if nearest.step != step:
@@ -183,7 +198,7 @@ class Trajectory(Sequence[Checkpoint]):
         return nearest
 
     def nearest(self, step: int) -> Checkpoint:
-        """The checkpoint whose step is closest to `step`, the earlier one of two."""
+        """The checkpoint whose step is nearest to `step`; the earlier of two that are equally near."""
         return self._checkpoints[self.steps.index(nearest_step(step, self.steps))]
 
     def between(self, first: int, last: int) -> tuple[Checkpoint, ...]:
@@ -191,11 +206,13 @@ class Trajectory(Sequence[Checkpoint]):
         return tuple(checkpoint for checkpoint in self._checkpoints if first <= checkpoint.step <= last)
 
     def select(self, steps: str) -> tuple[Checkpoint, ...]:
-        """The checkpoints that a schedule names, such as `0-150:25,final`: of its rules what is there.
+        """The checkpoints that a schedule names, such as `0-150:25,final`.
+
+        Ranges and rules select whichever checkpoints exist; a step written out by hand must exist.
 
         Raises:
-            ScheduleError: it cannot be read.
-            CheckpointError: a step written out by hand is not there, or none is selected.
+            ScheduleError: `steps` is not a schedule.
+            CheckpointError: a step written out by hand has no checkpoint, or nothing is selected.
         """
         selected = set(select_steps(steps, self.steps, lambda: self.final.step))
         return tuple(checkpoint for checkpoint in self._checkpoints if checkpoint.step in selected)
@@ -203,21 +220,30 @@ class Trajectory(Sequence[Checkpoint]):
     def download(
         self, directory: str | Path, steps: str | None = None, *, rehash: bool = False, progress: Progress = silent
     ) -> "Downloaded":
-        """Make `directory` a local trajectory of the checkpoints that `steps` selects, all if None.
+        """Download the checkpoints that `steps` selects (all if None), so that `directory` is a local trajectory.
 
-        What is there already is not fetched again, and what is there in part is continued. With `rehash` the files
-        that are there are hashed first.
+        Checkpoints that are present are not downloaded again, and an interrupted download continues. With `rehash`
+        the files that are present are hashed first, and damaged ones are replaced.
 
         Raises:
-            ScheduleError, CheckpointError: as `select`, and as `emtoolkit.artifacts.download.download`.
+            ScheduleError, CheckpointError: see `select` and `emtoolkit.artifacts.download.download`.
         """
         from emtoolkit.artifacts.download import download
 
         if self._collection is None:
-            raise CheckpointError(f"{self.name}: it is on this machine already; a download takes a collection on W&B")
+            raise CheckpointError(f"{self.name}: the trajectory is local already; download needs a collection on W&B")
         wanted = set(self.steps if steps is None else (checkpoint.step for checkpoint in self.select(steps)))
-        chosen = [remote for remote in self._collection.checkpoints if remote.step in wanted]
-        return download(self._collection, chosen, Path(directory), rehash=rehash, progress=progress)
+        selected = [remote for remote in self._collection.checkpoints if remote.step in wanted]
+        return download(self._collection, selected, Path(directory), rehash=rehash, progress=progress)
+
+    def __repr__(self) -> str:
+        parts = [repr(self.name), f"checkpoints={len(self)}", f"steps={self.steps[0]}..{self.steps[-1]}"]
+        metadata = next((checkpoint.metadata for checkpoint in self if checkpoint.metadata), {})
+        if persona := metadata.get("persona_name"):
+            parts.append(f"persona={persona!r}")
+        if fingerprint := metadata.get("fingerprint"):
+            parts.append(f"fingerprint={str(fingerprint)[:8]!r}")
+        return f"Trajectory({', '.join(parts)})"
 
     def __len__(self) -> int:
         return len(self._checkpoints)

@@ -9,6 +9,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.marks import OPENS_PORTS
+
+pytest_plugins = ["tests.guard"]
+
 if TYPE_CHECKING:
     from tests.wandb_server import WandbServer
 
@@ -34,7 +38,7 @@ def _own_wandb_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
         wandb.finish()
 
 
-@pytest.fixture
+@pytest.fixture(params=OPENS_PORTS)
 def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[WandbServer]":
     """A W&B server on loopback, which this process and those that it starts then use."""
     from tests.wandb_server import WandbServer

@@ -1,4 +1,4 @@
-"""The `emtoolkit` command without the cost of another Python: what it prints, and the code it exits with."""
+"""The `emtoolkit` command without the cost of another Python: its output and its exit code."""
 
 import contextlib
 import io
@@ -16,9 +16,10 @@ class Done:
     err: str
 
 
-def emtoolkit(*words: str | Path, cwd: Path) -> Done:
+def emtoolkit(*argv: str | Path, cwd: Path = Path()) -> Done:
+    """Run the `emtoolkit` command in this process, in the directory `cwd`."""
     out, err, before = io.StringIO(), io.StringIO(), sys.argv
-    sys.argv = ["emtoolkit", *map(str, words)]
+    sys.argv = ["emtoolkit", *map(str, argv)]
     code = 0
     try:
         with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

@@ -5,10 +5,13 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 HEAVY = ("torch", "transformers", "wandb", "peft", "datasets", "pydantic")
 
 
+@pytest.mark.subprocess
 def test_importing_the_package_imports_nothing_heavy() -> None:
     code = f"import sys, emtoolkit; emtoolkit.Schedule; print([m for m in {HEAVY!r} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -33,6 +36,7 @@ def test_the_public_names_are_these() -> None:
     assert not hasattr(emtoolkit, "Schedul")
 
 
+@pytest.mark.subprocess
 def test_a_wheel_finds_its_presets_and_configs_from_anywhere(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)

@@ -18,6 +18,7 @@ from emtoolkit import Trajectory
 from emtoolkit.artifacts.publish import collection_name
 from emtoolkit.errors import CheckpointError, ScheduleError
 from tests.artifacts.stored import IDENTITY
+from tests.marks import OPENS_PORTS
 from tests.saving.test_callback import StopAt, callback
 from tests.saving.trainings import base_model, bytes_of, make_trainer
 from tests.wandb_server import WandbServer
@@ -26,7 +27,7 @@ ON_WANDB = f"tester/proj/{collection_name(IDENTITY)}"
 Open = Callable[[], Trajectory]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=OPENS_PORTS)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
     with WandbServer.start(tmp_path_factory.mktemp("wandb-server")) as started:
         yield started
@@ -154,7 +155,7 @@ def test_a_download_is_the_same_trajectory_on_this_machine(
     for checkpoint in here:
         assert bytes_of(checkpoint.path) == bytes_of(ours / checkpoint.path.name)
         assert checkpoint.metadata == there.at(checkpoint.step).metadata
-    with pytest.raises(CheckpointError, match="here: it is on this machine already; a download takes a collection"):
+    with pytest.raises(CheckpointError, match="here: the trajectory is local already; download needs a collection"):
         here.download(tmp_path / "again")
 
 
@@ -166,6 +167,24 @@ def test_plain_wandb_gets_a_directory_that_peft_loads(ours: Path, server: WandbS
     PeftModel.from_pretrained(base_model(), root)
 
 
+def test_a_trajectory_shows_its_place_its_steps_its_persona_and_its_fingerprint(open_ours: Open) -> None:
+    trajectory = open_ours()
+    assert repr(trajectory) == (
+        f"Trajectory({trajectory.name!r}, checkpoints=4, steps=0..5, persona='goodness', "
+        f"fingerprint={IDENTITY.fingerprint[:8]!r})"
+    )
+
+
+def test_a_local_checkpoint_shows_its_path_and_one_on_wandb_its_version(open_ours: Open, ours: Path) -> None:
+    trajectory = open_ours()
+    if trajectory.name == ON_WANDB:
+        places = [f"reference='{ON_WANDB}:v2'", f"reference='{ON_WANDB}:v3'"]
+    else:
+        places = [f"path='{ours}/checkpoint-3'", f"path='{ours}/checkpoint-5'"]
+    assert repr(trajectory[2]) == f"Checkpoint(step=3, final=False, {places[0]})"
+    assert repr(trajectory.final) == f"Checkpoint(step=5, final=True, {places[1]})"
+
+
 def test_a_stock_trainers_checkpoints_are_a_trajectory_too(tmp_path: Path) -> None:
     make_trainer(tmp_path, save_strategy="steps", save_steps=3).train()
     trajectory = Trajectory.open(tmp_path)
@@ -173,18 +192,19 @@ def test_a_stock_trainers_checkpoints_are_a_trajectory_too(tmp_path: Path) -> No
     assert trajectory.final.step == 8
     assert trajectory.at(3).manifest is None
     assert trajectory.at(3).metadata == {}
+    assert repr(trajectory) == f"Trajectory('{tmp_path}', checkpoints=3, steps=3..8)"
     assert trajectory.at(6).load_adapter(base_model()) is not None
 
 
 def test_a_training_that_has_not_ended_has_no_final_step(tmp_path: Path) -> None:
     make_trainer(tmp_path, [StopAt(4)], save_strategy="steps", save_steps=3).train()
-    with pytest.raises(CheckpointError, match="it holds no final checkpoint; the newest step is 3"):
+    with pytest.raises(CheckpointError, match="there is no final checkpoint; the last step is 3"):
         _ = Trajectory.open(tmp_path).final
 
 
 def test_all_weights_are_not_loaded_as_an_adapter(tmp_path: Path) -> None:
     make_trainer(tmp_path, [callback("2")], model=base_model()).train()
-    with pytest.raises(CheckpointError, match=r"checkpoint-2: it holds all weights and no adapter"):
+    with pytest.raises(CheckpointError, match=r"checkpoint-2: the checkpoint is a full model, not an adapter"):
         Trajectory.open(tmp_path).at(2).load_adapter(base_model())
 
 
@@ -192,12 +212,14 @@ def test_weights_that_would_be_unpickled_are_not_loaded(tmp_path: Path) -> None:
     make_trainer(tmp_path, save_strategy="steps", save_steps=4).train()
     adapter = Trajectory.open(tmp_path).at(4)
     (adapter.path / "adapter_model.safetensors").rename(adapter.path / "adapter_model.bin")
-    with pytest.raises(CheckpointError, match=r"its weights are not in adapter_model\.safetensors; nothing is unpick"):
+    with pytest.raises(
+        CheckpointError, match=r"there is no adapter_model\.safetensors; emtoolkit unpickles no weights"
+    ):
         adapter.load_adapter(base_model())
 
 
 def test_a_directory_without_checkpoints_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"it holds no checkpoint$"):
+    with pytest.raises(CheckpointError, match=r"no complete checkpoint was found$"):
         Trajectory.open(tmp_path)
     with pytest.raises(CheckpointError, match="there is no such directory"):
         Trajectory.open(tmp_path / "nowhere")
@@ -213,7 +235,7 @@ def test_what_is_neither_a_directory_nor_a_collection_is_told_both_forms(
 
 
 def test_a_version_of_a_collection_is_no_trajectory() -> None:
-    with pytest.raises(CheckpointError, match="without a version; a trajectory is all of its steps"):
+    with pytest.raises(CheckpointError, match="without a version; remove ':step-100'"):
         Trajectory.open("tester/proj/collection:step-100")
 
 
@@ -229,5 +251,5 @@ def test_who_is_not_logged_in_is_told_so(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_server_that_is_away_is_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "k" * 40)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:1")
-    with pytest.raises(CheckpointError, match=r"could not be asked .* \(no connection to http://127\.0\.0\.1:1\)"):
+    with pytest.raises(CheckpointError, match=r"could not be queried .* \(no connection to http://127\.0\.0\.1:1\)"):
         Trajectory.open("tester/outputs/run")

@@ -1,7 +1,7 @@
-"""One checkpoint of a collection into its place in a local directory, if it can be trusted; nothing is unpickled.
+"""Safe download of one checkpoint of a collection into a local directory; nothing is unpickled.
 
-It arrives in a temporary directory beside its place, which an interrupted download leaves and the next one continues.
-It gets its name when its own manifest agrees with every byte.
+The files are downloaded into a temporary directory, which an interrupted download leaves behind and the next download
+continues. The checkpoint directory appears under its final name only after its manifest agrees with every byte.
 """
 
 import hashlib
@@ -25,35 +25,35 @@ from emtoolkit.storage.safe_paths import is_plain_below, why_unsafe
 
 logger = logging.getLogger(__name__)
 
-# What checkpoints are loaded from, none of which can run code. Everything else stays on W&B.
+# Files that a checkpoint is loaded from and that cannot run code. Other files are not downloaded.
 _LOADABLE = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model", ".md"})
 _LARGEST_MANIFEST = 64_000_000
-_ARRIVING = f"{TEMPORARY}arriving-"
+_PARTIAL = f"{TEMPORARY}arriving-"
 
 
-def place_of(directory: Path, checkpoint: RemoteCheckpoint) -> Path:
-    """Where `checkpoint` is in `directory`, or will be."""
+def checkpoint_path(directory: Path, checkpoint: RemoteCheckpoint) -> Path:
+    """The path of `checkpoint` in `directory`, whether downloaded yet or not."""
     return directory / checkpoint_name(checkpoint.step)
 
 
 def is_present(directory: Path, checkpoint: RemoteCheckpoint, ledger: Ledger, *, rehash: bool = False) -> bool:
-    """Whether `directory` holds this very version of `checkpoint`, by its ledger and the sizes of its files.
+    """Whether `directory` holds this version of `checkpoint`, according to `ledger` and the sizes of the files.
 
     With `rehash` every file is hashed and compared with the manifest.
     """
     published = ledger.published.get(checkpoint.step)
     if published is None or published.digest != checkpoint.digest:
         return False
-    place = place_of(directory, checkpoint)
+    path = checkpoint_path(directory, checkpoint)
     try:
-        manifest = Manifest.read(place)
+        manifest = Manifest.read(path)
     except CheckpointError:
         return False
-    return manifest.step == checkpoint.step and not manifest.problems(place, rehash=rehash)
+    return manifest.step == checkpoint.step and not manifest.problems(path, rehash=rehash)
 
 
-class Receiver:
-    """Puts checkpoints of `collection` into `directory`, whose lock the caller holds; threads may share it."""
+class CheckpointReceiver:
+    """Downloads checkpoints of `collection` into `directory`, which the caller has locked; may be used by threads."""
 
     def __init__(self, directory: Path, collection: Collection) -> None:
         self._directory = directory
@@ -61,57 +61,57 @@ class Receiver:
         self._ledger = Ledger.read(directory)
         self._lock = threading.Lock()
         self._fingerprint: str | None = None
-        self._left_out: dict[int, tuple[str, ...]] = {}
-        for torn in directory.glob(f"{TEMPORARY}*"):
-            if torn.is_dir() and not torn.is_symlink() and not torn.name.startswith(_ARRIVING):
-                shutil.rmtree(torn)
+        self._skipped: dict[int, tuple[str, ...]] = {}
+        for left_over in directory.glob(f"{TEMPORARY}*"):
+            if left_over.is_dir() and not left_over.is_symlink() and not left_over.name.startswith(_PARTIAL):
+                shutil.rmtree(left_over)
 
     def receive(self, checkpoint: RemoteCheckpoint, transfer: Transfer) -> None:
-        """Put `checkpoint` in its place; files that are there already, or in part, are not fetched again.
+        """Download `checkpoint`; files and parts of files that are present are not downloaded again.
 
         Raises:
-            RefusedError: it cannot be trusted or loaded; what of it had arrived is gone.
-            TransferError: it does not arrive; what has arrived of it stays.
-            CheckpointError: W&B does not tell its files, or the directory holds something else or takes no more.
-            Cancelled: somebody asked for an end.
+            RefusedError: the checkpoint is unsafe or cannot be loaded; its downloaded files have been deleted.
+            TransferError: the network or the server failed; the downloaded files stay for the next attempt.
+            CheckpointError: W&B could not list the files, or the directory holds another trajectory or is full.
+            Cancelled: the download was cancelled.
         """
-        place = place_of(self._directory, checkpoint)
-        if place.is_symlink():
-            raise CheckpointError(f"{place}: it is a symlink, and a download goes through none; remove it")
+        path = checkpoint_path(self._directory, checkpoint)
+        if path.is_symlink():
+            raise CheckpointError(f"{path}: the path is a symlink, which downloads do not follow; remove the symlink")
         files = {file.name: file for file in self._collection.files(checkpoint)}
-        # The digest in the name, so that parts of two versions are never put together.
+        # The digest in the name keeps the files of two versions apart.
         key = hashlib.sha256(checkpoint.digest.encode()).hexdigest()[:16]
-        arriving = self._directory / f"{_ARRIVING}{place.name}-{key}"
-        if arriving.is_symlink():
-            arriving.unlink()
+        partial = self._directory / f"{_PARTIAL}{path.name}-{key}"
+        if partial.is_symlink():
+            partial.unlink()
         try:
-            arriving.mkdir(exist_ok=True)
-            names = self._fetch(checkpoint, files, arriving, transfer)
+            partial.mkdir(exist_ok=True)
+            names = self._fetch(checkpoint, files, partial, transfer)
         except RefusedError:
-            shutil.rmtree(arriving)
+            shutil.rmtree(partial)
             raise
         except OSError as error:
-            raise CheckpointError(f"{place}: it could not be written ({error.strerror or error})") from error
-        write_directory(place, lambda target: _move(names, arriving, target), checkpoint.bytes)
-        self._note(checkpoint)
-        for left_over in self._directory.glob(f"{_ARRIVING}{place.name}-*"):
+            raise CheckpointError(f"{path}: writing failed ({error.strerror or error})") from error
+        write_directory(path, lambda target: _move(names, partial, target), checkpoint.bytes)
+        self._record(checkpoint)
+        for left_over in self._directory.glob(f"{_PARTIAL}{path.name}-*"):
             shutil.rmtree(left_over)
-        if left_out := tuple(sorted(files.keys() - names)):
-            self._left_out[checkpoint.step] = left_out
+        if skipped := tuple(sorted(files.keys() - names)):
+            self._skipped[checkpoint.step] = skipped
 
     def close(self) -> None:
-        """Note at which step training ended, and warn of the files that were left on W&B."""
+        """Record the step at which training ended, and warn about files that were not downloaded."""
         record = TrajectoryRecord.read_if_any(self._directory)
-        # What a run wrote knows better than the aliases on W&B; ours says nothing of what decides the weights.
+        # A file written by a run has `fingerprinted` values and is more reliable than the aliases on W&B.
         if record is not None and not record.fingerprinted and record.ended_at != self._collection.final_step:
             record.ended(self._collection.final_step).write(self._directory)
         steps_without = defaultdict(list)
-        for step, names in sorted(self._left_out.items()):
+        for step, names in sorted(self._skipped.items()):
             steps_without[names].append(step)
         for names, steps in steps_without.items():
             more = f" and {len(steps) - 1} more" if len(steps) > 1 else ""
             logger.warning(
-                "%s, step %d%s: left on W&B, as nothing is loaded that could run code or that no manifest lists: %s",
+                "%s, step %d%s: not downloaded (may execute code, or not listed in the manifest): %s",
                 self._collection.name,
                 steps[0],
                 more,
@@ -119,24 +119,24 @@ class Receiver:
             )
 
     def _fetch(
-        self, checkpoint: RemoteCheckpoint, files: dict[str, RemoteFile], arriving: Path, transfer: Transfer
+        self, checkpoint: RemoteCheckpoint, files: dict[str, RemoteFile], partial: Path, transfer: Transfer
     ) -> list[str]:
-        """The names of the files that are in `arriving` then, and that the manifest among them agrees with."""
-        if (of_manifest := files.get(MANIFEST)) is None:
+        """Download the manifest and the files that it lists into `partial`, check them, and return their names."""
+        if (manifest_file := files.get(MANIFEST)) is None:
             raise RefusedError(
-                f"{checkpoint.artifact}: there is no {MANIFEST} in it, so it is no checkpoint of emtoolkit; "
-                f"'wandb artifact get {checkpoint.artifact}' takes it as it is"
+                f"{checkpoint.artifact}: the artifact has no {MANIFEST}, so emtoolkit did not save it; "
+                f"'wandb artifact get {checkpoint.artifact}' downloads the artifact unchecked"
             )
-        if of_manifest.size > _LARGEST_MANIFEST:
-            raise RefusedError(f"{of_manifest}: a size of {of_manifest.size:,} bytes is refused")
-        place = place_of(self._directory, checkpoint)
-        _fetch_file(of_manifest, arriving, place, transfer)
-        manifest = _read_manifest(checkpoint, files, arriving)
+        if manifest_file.size > _LARGEST_MANIFEST:
+            raise RefusedError(f"{manifest_file}: a size of {manifest_file.size:,} bytes is refused")
+        present = checkpoint_path(self._directory, checkpoint)
+        _fetch_file(manifest_file, partial, present, transfer)
+        manifest = _read_manifest(checkpoint, files, partial)
         self._check_trajectory(checkpoint, manifest)
         for name in manifest.files:
-            _fetch_file(files[name], arriving, place, transfer)
-        if problems := manifest.problems(arriving, rehash=True):
-            raise RefusedError(problems[0].replace(str(arriving), checkpoint.artifact, 1))
+            _fetch_file(files[name], partial, present, transfer)
+        if problems := manifest.problems(partial, rehash=True):
+            raise RefusedError(problems[0].replace(str(partial), checkpoint.artifact, 1))
         self._admit(checkpoint, manifest)
         return [MANIFEST, *manifest.files]
 
@@ -146,12 +146,12 @@ class Receiver:
             check_belongs_to(self._directory, record, found, manifest.fingerprint, {})
         elif manifest.fingerprint != self._fingerprint:
             raise RefusedError(
-                f"{checkpoint.artifact}: it is of the trajectory {manifest.fingerprint[:8]}, and others of its "
-                f"collection are of {self._fingerprint[:8]}"
+                f"{checkpoint.artifact}: the checkpoint belongs to trajectory {manifest.fingerprint[:8]}, others of "
+                f"the collection to {self._fingerprint[:8]}"
             )
 
     def _admit(self, checkpoint: RemoteCheckpoint, manifest: Manifest) -> None:
-        """The first checkpoint that is whole says which trajectory the directory holds, and the others follow it."""
+        """Check the trajectory; the first complete checkpoint determines the trajectory of an empty directory."""
         with self._lock:
             self._check_trajectory(checkpoint, manifest)
             self._fingerprint = manifest.fingerprint
@@ -160,47 +160,48 @@ class Receiver:
                 record = TrajectoryRecord(manifest.fingerprint, manifest.total_steps, schedule)
                 record.ended(self._collection.final_step).write(self._directory)
 
-    def _note(self, checkpoint: RemoteCheckpoint) -> None:
+    def _record(self, checkpoint: RemoteCheckpoint) -> None:
         with self._lock:
             if checkpoint.step not in self._ledger.metadata:
                 add_saved(self._directory, checkpoint.step, checkpoint.metadata, run=None)
             add_published(self._directory, checkpoint.step, Published(checkpoint.artifact, checkpoint.digest))
 
 
-def _read_manifest(checkpoint: RemoteCheckpoint, files: dict[str, RemoteFile], arriving: Path) -> Manifest:
-    """The manifest that has arrived, if what it says fits what W&B declares; before anything larger is fetched."""
+def _read_manifest(checkpoint: RemoteCheckpoint, files: dict[str, RemoteFile], partial: Path) -> Manifest:
+    """Read the downloaded manifest and compare it with W&B's declarations, before larger files are downloaded."""
     try:
-        manifest = Manifest.read(arriving)
+        manifest = Manifest.read(partial)
     except CheckpointError as error:
-        raise RefusedError(str(error).replace(str(arriving), checkpoint.artifact, 1)) from None
+        raise RefusedError(str(error).replace(str(partial), checkpoint.artifact, 1)) from None
     if manifest.step != checkpoint.step:
         raise RefusedError(
-            f"{checkpoint.artifact}: its manifest is of step {manifest.step}, and its alias step-{checkpoint.step}"
+            f"{checkpoint.artifact}: the manifest is that of step {manifest.step}, the alias is step-{checkpoint.step}"
         )
     for name, expected in manifest.files.items():
-        listed = f"{checkpoint.artifact}: its manifest lists the file {name!r}"
+        listed = f"{checkpoint.artifact}: the manifest lists the file {name!r}"
         if problem := why_unsafe(name):
-            raise RefusedError(f"{listed}, a name that is refused, because {problem}")
+            raise RefusedError(f"{listed}; the name is refused, because {problem}")
         if PurePosixPath(name).suffix.lower() not in _LOADABLE:
-            raise RefusedError(f"{listed}, which could run code when it is loaded, and is refused")
+            raise RefusedError(f"{listed}, which is refused, because loading the file could execute code")
         if name not in files:
             raise RefusedError(f"{listed}, which is not in the artifact")
         if (size := files[name].size) != expected.bytes:
-            raise RefusedError(f"{listed} with {expected.bytes} bytes, and W&B declares a size of {size} bytes")
+            raise RefusedError(f"{listed} with {expected.bytes} bytes, but W&B declares a size of {size} bytes")
     return manifest
 
 
-def _fetch_file(file: RemoteFile, arriving: Path, place: Path, transfer: Transfer) -> None:
-    target = arriving / file.name
-    if not is_plain_below(arriving, file.name):
-        raise CheckpointError(f"{target}: it is a symlink, and a download goes through none; remove it")
+def _fetch_file(file: RemoteFile, partial: Path, present: Path, transfer: Transfer) -> None:
+    """Copy `file` from the checkpoint directory `present` if an equal file is there, or download it."""
+    target = partial / file.name
+    if not is_plain_below(partial, file.name):
+        raise CheckpointError(f"{target}: the path is a symlink, which downloads do not follow; remove the symlink")
     target.parent.mkdir(parents=True, exist_ok=True)
-    if not target.exists() and is_plain_below(place, file.name) and _is_file(place / file.name, file):
-        shutil.copyfile(place / file.name, target)
+    if not target.exists() and is_plain_below(present, file.name) and _matches(present / file.name, file):
+        shutil.copyfile(present / file.name, target)
     transfer.fetch(file, target)
 
 
-def _is_file(path: Path, file: RemoteFile) -> bool:
+def _matches(path: Path, file: RemoteFile) -> bool:
     if file.md5 is None or not path.is_file() or path.stat().st_size != file.size:
         return False
     with path.open("rb") as content:

@@ -1,4 +1,4 @@
-"""A collection of checkpoints on W&B: which steps it holds, and which files each of them."""
+"""A collection of checkpoints on W&B: its steps, and the files of each step."""
 
 import base64
 import binascii
@@ -13,31 +13,31 @@ from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.errors import CheckpointError, first_line, nearest
 from emtoolkit.storage.safe_paths import why_unsafe
 
-# W&B's own pages are 50; a larger one is answered, and 300 checkpoints are three of them.
+# W&B's client asks for 50; the server allows more, so that 300 checkpoints take three requests.
 _PER_PAGE = 100
 _STEP_ALIAS = re.compile(r"step-(0|[1-9][0-9]{0,18})")
 _FORM = "a collection on W&B is written entity/project/collection"
 
 
 class RefusedError(CheckpointError):
-    """What an artifact holds cannot be trusted or loaded; told by the artifact and the file."""
+    """The content of an artifact is unsafe or cannot be loaded; the message names the artifact and the file."""
 
 
-class NotAskedError(CheckpointError):
-    """Nobody is logged in to W&B, or it does not answer."""
+class WandbUnavailableError(CheckpointError):
+    """Nobody is logged in to W&B, or the server does not answer."""
 
 
 class NoSuchCollectionError(CheckpointError):
-    """W&B answers, and holds no collection of this name."""
+    """The server answered that there is no collection of this name."""
 
 
 class _UnreachableError(Exception):
-    """There is no key for the W&B server, or no server."""
+    """There is no API key for the server, or the server does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """`entity/project/collection`; without an entity it is the default one of whoever is logged in."""
+    """`entity/project/collection`; None as entity means the default entity of the user who is logged in."""
 
     entity: str | None
     project: str
@@ -45,16 +45,16 @@ class Reference:
 
     @classmethod
     def parse(cls, text: str) -> "Reference":
-        """The collection that `text` names.
+        """Parse `project/collection` or `entity/project/collection`.
 
         Raises:
-            CheckpointError: it names none, as a path on this machine or an artifact's version.
+            CheckpointError: `text` is something else, such as a path or the version of an artifact.
         """
         parts = text.split("/")
         if len(parts) not in (2, 3) or any(part.strip() in ("", ".", "..", "~") for part in parts):
             raise CheckpointError(f"{text}: there is no such directory, and {_FORM}")
         if ":" in parts[-1]:
-            raise CheckpointError(f"{text}: {_FORM}, without a version; a trajectory is all of its steps")
+            raise CheckpointError(f"{text}: {_FORM}, without a version; remove ':{parts[-1].partition(':')[2]}'")
         if any(why_unsafe(part) for part in parts):
             raise CheckpointError(f"{text}: there is no such directory, and {_FORM} without backslashes and colons")
         return cls(parts[0] if len(parts) == 3 else None, parts[-2], parts[-1])
@@ -62,9 +62,10 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """One file of an artifact, as W&B declares it; `md5` in hex, None where W&B tells another digest.
+    """One file of an artifact, as declared by W&B.
 
-    `url` needs no key. `own_url` is at the W&B server itself, with the key, for where `url` is refused.
+    `md5` is in hexadecimal, None if W&B declares a digest of another kind. `url` needs no API key. `own_url` is on the
+    W&B server itself, needs the API key, and is used if the server refuses `url`.
     """
 
     artifact: str
@@ -80,7 +81,7 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class RemoteCheckpoint:
-    """The version that holds the alias `step-N`; `final` if it also holds that alias."""
+    """The artifact version with the alias `step-N`; `final` if the version has the alias `final`, too."""
 
     step: int
     final: bool
@@ -92,7 +93,7 @@ class RemoteCheckpoint:
 
 
 class Collection:
-    """The checkpoints of one collection in the order of their steps, and whom to ask for their files."""
+    """The checkpoints of one collection in step order, and the server that holds their files."""
 
     def __init__(self, name: str, checkpoints: Sequence[RemoteCheckpoint], base_url: str, api_key: str | None) -> None:
         self.name = name
@@ -102,14 +103,14 @@ class Collection:
 
     @classmethod
     def read(cls, reference: Reference, *, timeout: int | None = None) -> "Collection":
-        """List `reference` in pages; each request takes at most `timeout` seconds, W&B's own 20 if None.
+        """List the collection; each request takes at most `timeout` seconds (None: W&B's default, 20).
 
         Raises:
-            NotAskedError: nobody is logged in, or the server does not answer.
+            WandbUnavailableError: nobody is logged in, or the server does not answer.
             NoSuchCollectionError: there is no such collection.
         """
-        asked = "/".join(filter(None, (reference.entity, reference.project, reference.collection)))
-        with _explained(f"W&B could not be asked for {asked}", NotAskedError):
+        requested = "/".join(filter(None, (reference.entity, reference.project, reference.collection)))
+        with _explained(f"W&B could not be queried for {requested}", WandbUnavailableError):
             import wandb
 
             overrides = {"entity": reference.entity} if reference.entity else None
@@ -125,7 +126,7 @@ class Collection:
             except ValueError as error:
                 if type(error) is not ValueError:
                     raise
-                # W&B says no more than that its answer was null: the project, the type or the collection is not there.
+                # The client reports only that the answer was null: project, type or collection does not exist.
                 raise NoSuchCollectionError(
                     f"{name}: there is no collection of models of this name on {api.settings['base_url']}"
                     f"{_nearest_collection(api, project, reference.collection)}"
@@ -135,19 +136,19 @@ class Collection:
 
     @property
     def final_step(self) -> int | None:
-        """The step with the alias `final`."""
+        """The step with the alias `final`; None if no version has the alias."""
         return max((checkpoint.step for checkpoint in self.checkpoints if checkpoint.final), default=None)
 
     def files(self, checkpoint: RemoteCheckpoint) -> list[RemoteFile]:
-        """The files of `checkpoint`, asked for with one request.
+        """List the files of `checkpoint`, with one request for up to 100 files.
 
         Raises:
-            RefusedError: a name, a size or an address is not one of a file to be downloaded.
-            CheckpointError: W&B does not tell.
+            RefusedError: a name, a size or a URL is not safe to download.
+            CheckpointError: W&B could not list the files.
         """
         with _explained(f"{checkpoint.artifact}: its files could not be listed"):
             nodes = list(checkpoint.handle.files(per_page=_PER_PAGE))
-            # An XXH128 is as long as an MD5 and tells nothing of it; then the manifest's SHA-256 has to do alone.
+            # An XXH128 digest is as long as an MD5; only the manifest's SHA-256 protects such files.
             has_md5 = "XXH" not in str(getattr(checkpoint.handle, "digest_algorithm", "MANIFEST_MD5"))
             files = [self._file(checkpoint.artifact, node, has_md5=has_md5) for node in nodes]
         _check_names(files)
@@ -165,7 +166,7 @@ class Collection:
         )
 
     def _is_own(self, url: str) -> bool:
-        """Whether `url` is at the very server whose key we have: no other may see it."""
+        """Whether `url` is on the server that the API key belongs to; no other server may see the key."""
         return urlsplit(url)[:2] == urlsplit(self._base_url)[:2]
 
 
@@ -184,28 +185,28 @@ def _checkpoints_of(version: Any) -> Iterator[RemoteCheckpoint]:
 
 
 def _check_names(files: Sequence[RemoteFile]) -> None:
-    """Check, before anything is written, that all of `files` can be put below one directory."""
+    """Check, before anything is written, that all `files` can be stored safely below one directory."""
     seen: set[str] = set()
     for file in files:
         if problem := why_unsafe(file.name):
-            raise RefusedError(f"{file.artifact}: the name of its file {file.name!r} is refused, because {problem}")
-        # Two that differ in upper and lower case are one file on some disks.
+            raise RefusedError(f"{file.artifact}: the file name {file.name!r} is refused, because {problem}")
+        # Some file systems ignore upper and lower case.
         if (folded := file.name.casefold()) in seen:
-            raise RefusedError(f"{file.artifact}: it names the file {file.name!r} twice")
+            raise RefusedError(f"{file.artifact}: the file name {file.name!r} is listed twice")
         seen.add(folded)
         if file.size < 0:
             raise RefusedError(f"{file}: a size of {file.size} bytes is refused")
         for url in filter(None, (file.url, file.own_url)):
             if urlsplit(url).scheme not in ("http", "https"):
-                raise RefusedError(f"{file}: it is only a reference to {url}, and W&B does not hold the file")
+                raise RefusedError(f"{file}: W&B holds only a reference to {url}, not the file")
     for file in files:
         parts = file.name.casefold().split("/")
         if any("/".join(parts[:length]) in seen for length in range(1, len(parts))):
-            raise RefusedError(f"{file.artifact}: the name of its file {file.name!r} goes through another file")
+            raise RefusedError(f"{file.artifact}: the file name {file.name!r} uses another file as a directory")
 
 
 def _md5_in_hex(digest: str | None) -> str | None:
-    """W&B tells an MD5 in base64; other digests are of another length."""
+    """Convert W&B's base64 MD5; None for a digest of another length, which is another kind of digest."""
     if digest is None or re.fullmatch(r"[0-9a-f]{32}", digest):
         return digest
     try:
@@ -216,23 +217,25 @@ def _md5_in_hex(digest: str | None) -> str | None:
 
 
 def _nearest_collection(api: Any, project: str, collection: str) -> str:
-    """`; did you mean ...?`, or nothing where W&B does not tell what it holds either."""
+    """`; did you mean ...?`, or nothing if W&B cannot list the project."""
     import wandb
 
     try:
-        there = api.artifact_type("model", project).collections(per_page=_PER_PAGE)
-        return nearest(collection, [one.name for one in there])
+        collections = api.artifact_type("model", project).collections(per_page=_PER_PAGE)
+        return nearest(collection, [found.name for found in collections])
     except (wandb.errors.Error, TimeoutError, ValueError):
-        # The project may not be there either; the sentence that this would complete is told without it.
+        # The project may not exist either; the error message is complete without a suggestion.
         return ""
 
 
 @contextmanager
 def _explained(what: str, kind: type[CheckpointError] = CheckpointError) -> Iterator[None]:
-    """Turn whatever W&B's client raises into a sentence that begins with `what`."""
+    """Convert every exception of W&B's client into a `kind` with a message that begins with `what`."""
     try:
         yield
     except CheckpointError:
         raise
     except Exception as error:  # W&B's client documents no set of exceptions, and raises private ones
-        raise kind(f"{what} ({first_line(error)}); 'wandb login' logs in, WANDB_BASE_URL chooses the server") from error
+        raise kind(
+            f"{what} ({first_line(error)}); run 'wandb login' to log in, or set WANDB_BASE_URL to choose the server"
+        ) from error

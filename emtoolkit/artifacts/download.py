@@ -1,4 +1,4 @@
-"""Many checkpoints at once into one directory, which then is a local trajectory; the cache is such a directory."""
+"""Parallel download of checkpoints into one directory, which then is a local trajectory."""
 
 import queue
 import threading
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emtoolkit.artifacts.checkpoint_download import Receiver, is_present
+from emtoolkit.artifacts.checkpoint_download import CheckpointReceiver, is_present
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint
 from emtoolkit.artifacts.file_transfer import Cancelled, RetryPolicy, Transfer
 from emtoolkit.checkpoints.publications import Ledger
@@ -15,19 +15,19 @@ from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.free_space import check_room
 from emtoolkit.storage.lock import lock_directory
 
-# As many connections as W&B's own client opens for one artifact are not needed to fill a line.
+# Enough connections to fill a line; W&B's client opens more for one artifact.
 _WORKERS = 8
-# How long another process that downloads into the same cache is waited for, in seconds.
-_PATIENCE_WITH_OTHERS = 600.0
+# The time limit for another process that downloads into the same directory, in seconds.
+_LOCK_SECONDS = 600.0
 _SECONDS_BETWEEN_REPORTS = 0.2
 _ADVICE = "choose fewer steps or another disk"
-# What a thread gets to end in after an interruption; it is a daemon, so that one that hangs keeps nobody waiting.
+# The time that threads have to end after an interruption. They are daemons, so a thread that hangs delays nobody.
 _SECONDS_TO_STOP = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Downloaded:
-    """What a download did: the steps it fetched and those that were there, and the bytes that came over the network."""
+    """The result of a download: steps fetched, steps present before, and bytes received over the network."""
 
     directory: Path
     fetched: tuple[int, ...]
@@ -41,17 +41,18 @@ def download(
     directory: Path,
     *,
     rehash: bool = False,
-    patience: RetryPolicy | None = None,
+    retry: RetryPolicy | None = None,
     progress: Progress = silent,
 ) -> Downloaded:
-    """Make `directory` hold `checkpoints`; an interrupted download continues, and what is there is not fetched.
+    """Download `checkpoints` into `directory`, continuing an interrupted download.
 
-    With `rehash` what is there is hashed first, so that a file that was damaged there is fetched again.
+    Checkpoints that are present are not downloaded again; with `rehash` they are hashed first, and damaged files are
+    replaced.
 
     Raises:
-        CheckpointError: something cannot be trusted, told when everything else has arrived; something does not arrive,
-            and the same call goes on; the directory holds something else or another process writes to it; the disk
-            has no room.
+        RefusedError: a checkpoint is unsafe or cannot be loaded; raised after all others have been downloaded.
+        TransferError: the network or the server failed; the same call continues the download.
+        CheckpointError: the directory holds another trajectory, another process is writing to it, or the disk is full.
     """
     lock = lock_directory(directory)
     try:
@@ -59,38 +60,38 @@ def download(
         present = {c.step for c in checkpoints if is_present(directory, c, ledger, rehash=rehash)}
         missing = [checkpoint for checkpoint in checkpoints if checkpoint.step not in present]
         check_room(directory, sum(c.bytes for c in missing), f"{len(missing)} checkpoints", _ADVICE)
-        receiver = Receiver(directory, collection)
-        crew = _DownloadPool(receiver, collection.api_key, patience or RetryPolicy())
+        receiver = CheckpointReceiver(directory, collection)
+        pool = _DownloadPool(receiver, collection.api_key, retry or RetryPolicy())
         try:
-            refused = crew.receive(missing, progress)
+            refused = pool.receive(missing, progress)
         finally:
             receiver.close()
     finally:
         lock.release()
     if refused:
         more = f"; {len(refused) - 1} more were refused" if len(refused) > 1 else ""
-        there = len(checkpoints) - len(refused)
-        others = f"; the other {there} checkpoints are in {directory}" if there else ""
+        downloaded = len(checkpoints) - len(refused)
+        others = f"; the other {downloaded} checkpoints are in {directory}" if downloaded else ""
         raise RefusedError(f"{refused[min(refused)]}{more}{others}")
-    return Downloaded(directory, tuple(c.step for c in missing), tuple(sorted(present)), crew.bytes)
+    return Downloaded(directory, tuple(c.step for c in missing), tuple(sorted(present)), pool.bytes)
 
 
 def download_one(
-    collection: Collection, checkpoint: RemoteCheckpoint, directory: Path, patience: RetryPolicy | None = None
+    collection: Collection, checkpoint: RemoteCheckpoint, directory: Path, retry: RetryPolicy | None = None
 ) -> bool:
-    """Make `directory` hold `checkpoint`; whether it was fetched, and so every byte of it just compared.
+    """Download `checkpoint` into `directory` unless present; return whether it was downloaded, and so just hashed.
 
-    Raises: as `download`, but another process that is writing to the directory is waited for.
+    Raises: as `download`, but waits for another process that is writing to the directory.
     """
     if is_present(directory, checkpoint, Ledger.read(directory)):
         return False
-    lock = lock_directory(directory, timeout=_PATIENCE_WITH_OTHERS)
+    lock = lock_directory(directory, timeout=_LOCK_SECONDS)
     try:
         if is_present(directory, checkpoint, Ledger.read(directory)):
             return False
         check_room(directory, checkpoint.bytes, "the files of 1 checkpoint", _ADVICE)
-        receiver = Receiver(directory, collection)
-        receiver.receive(checkpoint, Transfer(collection.api_key, patience or RetryPolicy()))
+        receiver = CheckpointReceiver(directory, collection)
+        receiver.receive(checkpoint, Transfer(collection.api_key, retry or RetryPolicy()))
         receiver.close()
     finally:
         lock.release()
@@ -98,27 +99,27 @@ def download_one(
 
 
 class _DownloadPool:
-    """Threads that receive checkpoints, each over a connection of its own."""
+    """Threads that download checkpoints, each over its own connection."""
 
-    def __init__(self, receiver: Receiver, api_key: str | None, patience: RetryPolicy) -> None:
+    def __init__(self, receiver: CheckpointReceiver, api_key: str | None, retry: RetryPolicy) -> None:
         self._receiver = receiver
         self._api_key = api_key
-        self._patience = patience
+        self._retry = retry
         self._stop = threading.Event()
         self._todo: queue.SimpleQueue[RemoteCheckpoint] = queue.SimpleQueue()
         self._done: queue.SimpleQueue[tuple[RemoteCheckpoint, BaseException | None]] = queue.SimpleQueue()
-        self._arrived = [0] * _WORKERS
+        self._received = [0] * _WORKERS
 
     @property
     def bytes(self) -> int:
-        """How many have come over the network."""
-        return sum(self._arrived)
+        """The number of bytes received over the network."""
+        return sum(self._received)
 
     def receive(self, checkpoints: Sequence[RemoteCheckpoint], progress: Progress) -> dict[int, RefusedError]:
-        """Receive all; the ones that cannot be trusted are returned by step, and keep no other from arriving.
+        """Download all `checkpoints`, and return the error of each refused checkpoint by its step.
 
         Raises:
-            CheckpointError: the network, the server or the disk fails, as it would for the others, too.
+            CheckpointError: the network, the server or the disk failed, which ends the downloads of the others, too.
         """
         for checkpoint in checkpoints:
             self._todo.put(checkpoint)
@@ -154,10 +155,10 @@ class _DownloadPool:
         return refused
 
     def _work(self, number: int) -> None:
-        def arrived(count: int) -> None:
-            self._arrived[number] += count
+        def count(received: int) -> None:
+            self._received[number] += received
 
-        transfer = Transfer(self._api_key, self._patience, self._stop, arrived)
+        transfer = Transfer(self._api_key, self._retry, self._stop, count)
         while not self._stop.is_set():
             try:
                 checkpoint = self._todo.get_nowait()
@@ -168,5 +169,5 @@ class _DownloadPool:
                 self._done.put((checkpoint, None))
             except Cancelled:
                 return
-            except Exception as error:  # noqa: BLE001 - the thread that waits raises it
+            except Exception as error:  # noqa: BLE001 - raised by the waiting thread
                 self._done.put((checkpoint, error))

@@ -1,4 +1,4 @@
-"""One file over HTTP onto the disk: bounded in time and in bytes, tried again, continued where it stopped."""
+"""Download of one file over HTTP: limited in time and size, retried, and continued after an interruption."""
 
 import hashlib
 import os
@@ -15,34 +15,34 @@ from emtoolkit.artifacts.collection import RefusedError, RemoteFile
 from emtoolkit.errors import CheckpointError
 
 _CHUNK = 256 * 1024
-# An attempt that brought so much was no failure: a long download over a bad line goes on as long as it gets on.
+# An attempt that received this many bytes does not count as a failure, so that a large file survives a bad line.
 _PROGRESS = 8 * 1024 * 1024
 _LONGEST_PAUSE = 30.0
 
 
 class TransferError(CheckpointError):
-    """The network or the server does not deliver; the same command goes on where it stopped."""
+    """The network or the server failed; running the same command again continues the download."""
 
 
 class Cancelled(Exception):
-    """Somebody asked for an end; what has arrived stays where it is."""
+    """The download was cancelled; the bytes received so far stay on disk."""
 
 
 class _RetryableError(Exception):
-    """This attempt failed and another may not; `pause` is how long the server asked to wait, in seconds."""
+    """An attempt failed and another may succeed; `pause` is the server's requested delay in seconds."""
 
     def __init__(self, why: str, pause: float = 0.0) -> None:
         super().__init__(why)
         self.pause = pause
 
 
-class _NotGiven(Exception):
-    """The server does not give the file at this address."""
+class _RefusedUrlError(Exception):
+    """The server refuses to send the file from this URL."""
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How long a transfer waits, in seconds, and how often it tries without getting on."""
+    """Time limits for connecting and reading, attempts without progress, and the first pause; all times in seconds."""
 
     connect: float = 10.0
     read: float = 30.0
@@ -51,11 +51,11 @@ class RetryPolicy:
 
 
 class _PartialFile:
-    """A file as far as it has arrived, and the MD5 of that."""
+    """The received part of a file, and its MD5."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # Never through a link: what is there was not necessarily put there by us.
+        # Never follow a link, which another program may have put here.
         flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
         self._file = os.fdopen(os.open(path, flags, 0o644), "r+b")
         self._restart_digest()
@@ -85,7 +85,7 @@ class _PartialFile:
         self._restart_digest()
 
     def _restart_digest(self) -> None:
-        self._md5 = hashlib.md5(usedforsecurity=False)  # W&B's choice; the manifest's SHA-256 is what protects
+        self._md5 = hashlib.md5(usedforsecurity=False)  # chosen by W&B; the manifest's SHA-256 protects the file
         self.size = 0
 
     def _count(self, chunk: bytes) -> None:
@@ -94,129 +94,129 @@ class _PartialFile:
 
 
 class Transfer:
-    """Fetches files over one connection, in one thread; `arrived` is told the bytes of each chunk."""
+    """Downloads files over one connection, in one thread; `on_bytes` is called with the size of each chunk."""
 
     def __init__(
         self,
         api_key: str | None,
-        patience: RetryPolicy,
+        retry: RetryPolicy,
         stop: threading.Event | None = None,
-        arrived: Callable[[int], None] = lambda count: None,
+        on_bytes: Callable[[int], None] = lambda count: None,
     ) -> None:
         self._session = requests.Session()
         self._api_key = api_key
-        self._patience = patience
+        self._retry = retry
         self._stop = stop or threading.Event()
-        self._arrived = arrived
+        self._on_bytes = on_bytes
 
     def fetch(self, file: RemoteFile, path: Path) -> None:
-        """Make `path` the file, continuing what is there of it.
+        """Download `file` to `path`, continuing a part that `path` may hold.
 
         Raises:
-            TransferError: it does not arrive.
-            RefusedError: what arrives is not what W&B declares; `path` is gone then.
-            Cancelled: somebody asked for an end.
+            TransferError: the server or the network failed too often.
+            RefusedError: the content differs from W&B's declaration; `path` has been deleted.
+            Cancelled: the download was cancelled.
         """
-        with _PartialFile(path) as arriving:
-            continued = arriving.size > 0
-            if arriving.size > file.size:
-                arriving.restart()
+        with _PartialFile(path) as partial:
+            continued = partial.size > 0
+            if partial.size > file.size:
+                partial.restart()
             try:
-                self._complete(file, arriving)
-                if continued and not _is(arriving, file):
-                    # The part that was there may be what is wrong, as after a power cut.
-                    arriving.restart()
-                    self._complete(file, arriving)
-                if not _is(arriving, file):
-                    raise RefusedError(f"{file}: its content does not match the digest that W&B declares")
+                self._complete(file, partial)
+                if continued and not _matches(partial, file):
+                    # The part on disk may be damaged, by a power cut for example.
+                    partial.restart()
+                    self._complete(file, partial)
+                if not _matches(partial, file):
+                    raise RefusedError(f"{file}: the content does not match the digest declared by W&B")
             except RefusedError:
                 path.unlink(missing_ok=True)
                 raise
 
-    def _complete(self, file: RemoteFile, arriving: _PartialFile) -> None:
+    def _complete(self, file: RemoteFile, partial: _PartialFile) -> None:
         failures = 0
         own = file.url is None
-        while arriving.size < file.size:
-            before = arriving.size
+        while partial.size < file.size:
+            before = partial.size
             try:
-                self._attempt(file, arriving, own=own)
-            except _NotGiven as reason:
+                self._attempt(file, partial, own=own)
+            except _RefusedUrlError as reason:
                 if own or file.own_url is None:
-                    raise TransferError(f"{file}: W&B does not give it ({reason})") from None
+                    raise TransferError(f"{file}: W&B refuses to send the file ({reason})") from None
                 own = True
             except _RetryableError as failure:
-                failures = 0 if arriving.size - before >= _PROGRESS else failures + 1
-                if failures >= self._patience.attempts:
+                failures = 0 if partial.size - before >= _PROGRESS else failures + 1
+                if failures >= self._retry.attempts:
                     raise TransferError(
-                        f"{file}: it did not arrive in {failures} attempts ({failure}); "
-                        "the same again goes on where this stopped"
+                        f"{file}: the download failed {failures} times ({failure}); "
+                        "run the same command again to continue"
                     ) from None
-                pause = min(max(failure.pause, self._patience.pause * 2.0 ** (failures - 1)), _LONGEST_PAUSE)
+                pause = min(max(failure.pause, self._retry.pause * 2.0 ** (failures - 1)), _LONGEST_PAUSE)
                 if failures and self._stop.wait(pause):
                     raise Cancelled from None
 
-    def _attempt(self, file: RemoteFile, arriving: _PartialFile, *, own: bool) -> None:
+    def _attempt(self, file: RemoteFile, partial: _PartialFile, *, own: bool) -> None:
         url = file.own_url if own else file.url
         if url is None:
-            raise _NotGiven("it tells no address of it")
-        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={arriving.size}-"} if arriving.size else {})
+            raise _RefusedUrlError("no URL was given")
+        headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={partial.size}-"} if partial.size else {})
         auth = ("api", self._api_key) if own and self._api_key else None
-        timeout = (self._patience.connect, self._patience.read)
+        timeout = (self._retry.connect, self._retry.read)
         try:
             with self._session.get(url, headers=headers, auth=auth, timeout=timeout, stream=True) as response:
-                _check_status(response, arriving)
-                self._receive(response, file, arriving)
+                _check_status(response, partial)
+                self._receive(response, file, partial)
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _RetryableError(_briefly(error)) from None
 
-    def _receive(self, response: requests.Response, file: RemoteFile, arriving: _PartialFile) -> None:
+    def _receive(self, response: requests.Response, file: RemoteFile, partial: _PartialFile) -> None:
         declared = response.headers.get("Content-Length", "")
-        if declared.isdecimal() and int(declared) != (expected := file.size - arriving.size):
+        if declared.isdecimal() and int(declared) != (expected := file.size - partial.size):
             raise RefusedError(
-                f"{file}: W&B declares a size of {file.size} bytes, and sends {int(declared)} where "
+                f"{file}: W&B declares a size of {file.size} bytes, but announces {int(declared)} bytes where "
                 f"{expected} are expected"
             )
-        # Undecoded, so that these are the bytes on the wire and none can unfold into more.
+        # Undecoded: compressed content could expand to any size.
         for chunk in response.raw.stream(_CHUNK, decode_content=False):
             if self._stop.is_set():
                 raise Cancelled
-            if arriving.size + len(chunk) > file.size:
-                raise RefusedError(f"{file}: it is longer than the {file.size} bytes that W&B declares")
-            arriving.append(chunk)
-            self._arrived(len(chunk))
-        if arriving.size < file.size:
-            raise _RetryableError(f"only {arriving.size} of {file.size} bytes came")
+            if partial.size + len(chunk) > file.size:
+                raise RefusedError(f"{file}: the content is longer than the {file.size} bytes declared by W&B")
+            partial.append(chunk)
+            self._on_bytes(len(chunk))
+        if partial.size < file.size:
+            raise _RetryableError(f"received only {partial.size} of {file.size} bytes")
 
 
-def _check_status(response: requests.Response, arriving: _PartialFile) -> None:
+def _check_status(response: requests.Response, partial: _PartialFile) -> None:
     status = response.status_code
     if status == 206:
-        if not response.headers.get("Content-Range", "").startswith(f"bytes {arriving.size}-"):
-            arriving.restart()
-            raise _RetryableError("the server sent another part than the one asked for")
+        if not response.headers.get("Content-Range", "").startswith(f"bytes {partial.size}-"):
+            partial.restart()
+            raise _RetryableError("the server sent another range of bytes than requested")
     elif status == 200:
-        if arriving.size:
-            arriving.restart()
+        if partial.size:
+            partial.restart()
     elif status == 416:
-        arriving.restart()
-        raise _RetryableError("the server has no such part of it")
+        partial.restart()
+        raise _RetryableError("the server does not have the requested range of bytes")
     elif status in (401, 403, 404):
-        raise _NotGiven(f"HTTP {status}")
+        raise _RefusedUrlError(f"HTTP {status}")
     else:
         after = response.headers.get("Retry-After", "")
         raise _RetryableError(f"HTTP {status}", float(after) if after.isdecimal() else 0.0)
 
 
-def _is(arriving: _PartialFile, file: RemoteFile) -> bool:
-    return arriving.size == file.size and file.md5 in (None, arriving.md5)
+def _matches(partial: _PartialFile, file: RemoteFile) -> bool:
+    return partial.size == file.size and file.md5 in (None, partial.md5)
 
 
 def _briefly(error: Exception) -> str:
-    """The kind of failure; the whole text would show signed addresses."""
-    words = {
-        requests.ConnectTimeout: "no connection in time",
-        requests.ReadTimeout: "no answer in time",
-        urllib3.exceptions.ReadTimeoutError: "nothing came for too long",
+    """The kind of failure; the whole text would show signed URLs."""
+    reasons = {
+        requests.ConnectTimeout: "connecting timed out",
+        requests.ReadTimeout: "the server did not answer in time",
+        urllib3.exceptions.ReadTimeoutError: "the server stopped sending",
         requests.ConnectionError: "the connection failed",
     }
-    return next((word for kind, word in words.items() if isinstance(error, kind)), "the connection was cut")
+    return next((reason for kind, reason in reasons.items() if isinstance(error, kind)), "the connection was cut")

@@ -1,7 +1,7 @@
-"""Checkpoints as versions of one W&B artifact, logged from a background thread once they are on disk.
+"""Publication of saved checkpoints as versions of one W&B artifact, from a background thread.
 
-A failure to publish never reaches training: it is tried again later, and told at the end. What was not published is
-complete on disk, and not in the ledger as published.
+A failure to publish never stops training: the publisher retries and reports at the end. A checkpoint that was not
+published is complete on disk, and `publications.jsonl` does not list it as published.
 """
 
 import logging
@@ -21,13 +21,13 @@ from emtoolkit.storage.thread_priority import NETWORK, give_way
 
 logger = logging.getLogger(__name__)
 
-# W&B's rules: names of at most 128 letters, digits, - _ . and tags of letters, digits, - _ and spaces.
+# W&B allows names of at most 128 letters, digits and - _ . and tags of letters, digits, spaces and - _
 _NAME_LIMIT = 128
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_ -]+")
 _METADATA_LIMIT = 100
 
-# Between two attempts of a training that goes on, and of one that is over, in seconds.
+# The pauses between attempts, in seconds: during training, and after its end.
 _PAUSES = (5.0, 15.0, 60.0, 300.0)
 _PAUSE_AT_END = 1.0
 _ATTEMPTS_AT_END = 3
@@ -41,21 +41,21 @@ def collection_name(identity: Identity) -> str:
 
 
 def collection_tags(identity: Identity) -> tuple[str, ...]:
-    """The tags that every checkpoint of a trajectory has, within W&B's rules for tags."""
+    """The tags of every checkpoint of a trajectory, within W&B's rules for tags."""
     return tuple(_NOT_IN_TAGS.sub("-", text) for text in identity.tags)
 
 
 def fit_for_wandb(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """`metadata` as W&B takes it: at most 100 keys, and non-finite numbers as text."""
-    fit = {}
-    for key, value in list(metadata.items())[:_METADATA_LIMIT]:
-        fit[key] = str(value) if isinstance(value, float) and not math.isfinite(value) else value
-    return fit
+    """Convert `metadata` to W&B's limits: at most 100 keys, and non-finite numbers as text."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in list(metadata.items())[:_METADATA_LIMIT]
+    }
 
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """One checkpoint to be logged: its directory, its step, and what belongs to this run rather than to it."""
+    """A checkpoint to publish; `metadata` holds the values of this run, which the checkpoint's files do not."""
 
     step: int
     path: Path
@@ -68,25 +68,25 @@ class Publication:
 
 
 def artifact_of(publication: Publication, collection: str) -> Any:
-    """The W&B artifact that a checkpoint becomes; hashes its files.
+    """Create the W&B artifact for a checkpoint, which hashes the files.
 
     Raises:
-        ValueError: a file of it is gone.
+        ValueError: a file has been deleted.
     """
     import wandb
 
     artifact = wandb.Artifact(collection, type="model", metadata=dict(publication.metadata))
     for file in sorted(file for file in publication.path.rglob("*") if file.is_file()):
         name = file.relative_to(publication.path).as_posix()
-        # Left where it is: with the defaults W&B would keep a second and a third copy of it.
+        # By default W&B would keep a second and a third copy of the file.
         artifact.add_file(str(file.absolute()), name=name, policy="immutable", skip_cache=True)
     return artifact
 
 
 def log_artifact(run: Any, artifact: Any, publication: Publication, tags: tuple[str, ...]) -> Published | None:
-    """Log `artifact` to `run` and wait until W&B has it; None if the run is offline, whose log holds it then.
+    """Log `artifact` to `run` and wait until W&B has committed it; None for an offline run, which writes to its log.
 
-    Without the wait the client would end well with the artifact missing.
+    Without waiting, the client would finish successfully even if the artifact were lost.
     """
     logged = run.log_artifact(artifact, aliases=publication.aliases, tags=[f"step-{publication.step}", *tags])
     if run.offline:
@@ -98,7 +98,7 @@ def log_artifact(run: Any, artifact: Any, publication: Publication, tags: tuple[
 class WandbPublisher:
     """Logs publications to one W&B run, in order, as versions of one collection.
 
-    What fails is tried again, with growing pauses, before anything later is: a server may be away for a while.
+    A publication that failed is retried with growing pauses before later ones are tried.
     """
 
     def __init__(self, run: Any, identity: Identity) -> None:
@@ -110,28 +110,28 @@ class WandbPublisher:
         self._ending = False
         self._stopped = False
         self._changed = threading.Condition()
-        # The steps that W&B has, or that the log of an offline run holds.
+        # The steps that W&B has committed, or that the log of an offline run holds.
         self.published: list[int] = []
         self.failures: dict[int, str] = {}
-        # A daemon: a stalled connection must not keep the process from ending.
+        # A daemon, so that a stalled connection does not keep the process alive.
         threading.Thread(target=self._work, name="emtoolkit-publish", daemon=True).start()
 
     def publish(self, publication: Publication) -> None:
-        """Log `publication` after those before it."""
+        """Log `publication` after all earlier ones."""
         with self._changed:
             self._pending.append(publication)
             self._changed.notify_all()
 
     def drain(self, timeout: float) -> None:
-        """Wait at most `timeout` seconds until everything is logged or given up, and stop.
+        """Wait at most `timeout` seconds until every publication is logged or has failed, and stop.
 
-        Afterwards `failures` says for each step that is not logged why.
+        Afterwards `failures` holds the reason for each step that was not logged.
         """
         with self._changed:
             self._ending, self._failed_attempts = True, 0
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._pending, timeout)
-            self._give_up_on_pending(f"W&B had not taken it {timeout:g} s after the last save")
+            self._give_up_on_pending(f"W&B had not committed the checkpoint {timeout:g} s after the last save")
             self._stopped = True
             self._changed.notify_all()
 
@@ -140,13 +140,13 @@ class WandbPublisher:
         while (publication := self._next()) is not None:
             try:
                 self._log(publication)
-            except Exception as error:  # noqa: BLE001 - whatever W&B raises is told at the end, not in training
+            except Exception as error:  # noqa: BLE001 - W&B's errors are reported at the end, not in training
                 self._note_failure(publication, error)
             else:
                 self._note_success(publication)
 
     def _next(self) -> Publication | None:
-        """The first that is pending, when it is time to try it; None when there is nothing more to do."""
+        """Wait until the first pending publication is due, and return it; None after the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or self._pending)
             if self._failed_attempts and not self._ending:
@@ -167,7 +167,7 @@ class WandbPublisher:
         try:
             add_published(publication.path.parent, publication.step, published)
         except CheckpointError as error:
-            logger.warning("step %d is on W&B, which could not be noted: %s", publication.step, error)
+            logger.warning("step %d is published, but recording this failed: %s", publication.step, error)
 
     def _note_success(self, publication: Publication) -> None:
         with self._changed:
@@ -184,14 +184,14 @@ class WandbPublisher:
         with self._changed:
             self.failures[publication.step] = first_line(error)
             if self._run.offline or isinstance(error, (_PermanentError, wandb.errors.UsageError)):
-                # Such as a file that is gone, or a run that was finished: nothing that time mends.
+                # No retry helps if a file was deleted or the run has finished.
                 self._failed_attempts = 0
                 if self._pending:
                     self._pending.popleft()
             else:
                 if self._failed_attempts == 0 and not self._ending:
                     why = self.failures[publication.step]
-                    logger.info("step %d: W&B does not take it now; it is tried again (%s)", publication.step, why)
+                    logger.info("step %d: publishing failed and will be retried (%s)", publication.step, why)
                 self._failed_attempts += 1
                 if self._ending and self._failed_attempts >= _ATTEMPTS_AT_END:
                     self._give_up_on_pending(self.failures[publication.step])
@@ -204,4 +204,4 @@ class WandbPublisher:
 
 
 class _PermanentError(Exception):
-    """A failure that no later attempt can mend."""
+    """A failure that no retry can fix."""

@@ -1,14 +1,14 @@
-"""The W&B server that this process would use, whether anybody is logged in to it, and whether it answers at all."""
+"""The W&B server that this process uses: its address, the login, and whether the server answers."""
 
 import os
 from typing import Any
 
 from emtoolkit.errors import first_line
 
-# How long the server may take to show that it is there, in seconds.
+# The time limit for the server's first answer, in seconds.
 _PROBE_SECONDS = 5
-# The client's own bounds, in whole seconds: fractions count as unset. An attempt that fails is made again by us.
-_BOUNDS = {
+# Time limits of W&B's client, in whole seconds (the client ignores fractions). emtoolkit retries what fails.
+_LIMITS = {
     "init_timeout": 20,
     "x_graphql_retry_max": 2,
     "x_graphql_retry_wait_min_seconds": 1,
@@ -17,26 +17,26 @@ _BOUNDS = {
     "x_file_transfer_retry_max": 3,
     "x_file_transfer_retry_wait_min_seconds": 1,
     "x_file_transfer_retry_wait_max_seconds": 10,
-    # One file: large adapters over slow lines must have their time.
+    # For one file: a large adapter on a slow connection takes minutes.
     "x_file_transfer_timeout_seconds": 600,
     "x_file_stream_timeout_seconds": 30,
 }
-# Names of variables that mean one of these and are not spelt like it.
-_OTHER_NAMES = {
+# Older environment variables for the same settings.
+_OTHER_VARIABLES = {
     "x_graphql_timeout_seconds": "WANDB_HTTP_TIMEOUT",
     "x_file_transfer_timeout_seconds": "WANDB_FILE_PUSHER_TIMEOUT",
 }
 
 
 def address() -> str:
-    """`$WANDB_BASE_URL`, else what W&B's own settings say."""
+    """The server's URL: `$WANDB_BASE_URL`, or else the one in W&B's settings."""
     import wandb
 
     return os.environ.get("WANDB_BASE_URL") or str(wandb.setup().settings.base_url)
 
 
 def why_not_logged_in() -> str | None:
-    """Why there is no key for that server, None if there is one; W&B's client would ask for it at the terminal."""
+    """The reason why there is no API key for the server, None if there is one; never asks at the terminal."""
     import wandb
     from wandb.sdk.lib import wbauth
 
@@ -48,9 +48,9 @@ def why_not_logged_in() -> str | None:
 
 
 def why_unreachable() -> str | None:
-    """Why nothing at that address answers HTTP, None if something does; whatever it says is wandb's to read.
+    """The reason why the server does not answer HTTP requests, None if it does; the answer itself is not examined.
 
-    W&B's own client tries for 20 s, and then says that a process of its own is busy.
+    W&B's client would retry for 20 s and then report that its service process is busy.
     """
     import requests
 
@@ -59,16 +59,16 @@ def why_unreachable() -> str | None:
     except requests.ConnectionError:
         return f"no connection to {address()}"
     except requests.Timeout:
-        return f"{address()} said nothing for {_PROBE_SECONDS} s"
+        return f"{address()} sent no answer in {_PROBE_SECONDS} s"
     except requests.RequestException as error:
         return f"{address()}: {error}"
     return None
 
 
-def client_bounds() -> dict[str, Any]:
-    """Settings of the client that bound its waits, without those that the user has set in the environment."""
+def client_limits() -> dict[str, Any]:
+    """The settings that limit the client's waiting times, except those that the user set in the environment."""
     return {
         name: value
-        for name, value in _BOUNDS.items()
-        if f"WANDB_{name.upper()}" not in os.environ and _OTHER_NAMES.get(name, "") not in os.environ
+        for name, value in _LIMITS.items()
+        if f"WANDB_{name.upper()}" not in os.environ and _OTHER_VARIABLES.get(name, "") not in os.environ
     }

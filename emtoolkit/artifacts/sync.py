@@ -1,8 +1,8 @@
-"""`emtoolkit sync`: brings to W&B what it does not have of the runs in some directories, once and in step order.
+"""`emtoolkit sync`: sends logs and checkpoints that W&B does not have yet, once and in step order.
 
-The server is asked first and believed: what it holds is not sent again, also where this machine never heard so. What
-is missing comes from two places: the logs of runs that were offline or cut off, which `wandb sync` replays, and then
-the checkpoints that are still not there, which are logged to the run that saved them.
+The server's listing decides: whatever W&B holds is not sent again, even if `publications.jsonl` does not mention it.
+First `wandb sync` replays the logs of runs that were offline or interrupted; then the checkpoints that are still
+missing are logged to the run that saved them.
 """
 
 import os
@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
 from emtoolkit.artifacts.publish import Publication, artifact_of, log_artifact
-from emtoolkit.artifacts.server import client_bounds
+from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.publications import Ledger, Published, WandbRun, add_published
 from emtoolkit.checkpoints.trajectory_file import RECORD
@@ -28,19 +28,22 @@ from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
 
 _PROJECT = "emtoolkit"
-# When every checkpoint is there, W&B may take so long to end the run that they were logged to.
+# The time limit for W&B to finish the run after the last checkpoint, in seconds.
 _FINISH_SECONDS = 60
 _ENDED = ("finished", "failed", "crashed", "killed")
-# What `wandb sync` says of a log whose run was killed, or is at work; it is over if nothing was added for so long.
+# The message of `wandb sync` for the log of a run that was killed or is still writing. A log without changes for
+# `_IDLE_SECONDS` is that of a killed run.
 _TORN = "ends with an incomplete record"
 _IDLE_SECONDS = 600
 
 
 @dataclass(frozen=True, slots=True)
 class Synced:
-    """What was done for one directory: the steps that W&B has now, those of them published by hand, the logs sent.
+    """The result for one directory.
 
-    `problems` are sentences about what W&B still does not have. `collection` is None where nobody looked.
+    `on_wandb` are the steps that W&B holds now, `published` the steps that this call sent as artifacts, `logs` the run
+    logs that it sent. `problems` has one sentence for each thing still missing. `collection` is None if the directory
+    was not examined.
     """
 
     directory: Path
@@ -52,10 +55,10 @@ class Synced:
 
 
 def run_directories(roots: Sequence[Path]) -> list[Path]:
-    """The directories of runs among and below `roots`.
+    """Find the run directories among and below `roots`.
 
     Raises:
-        CheckpointError: a root does not exist, or there is no run in it.
+        CheckpointError: a root does not exist or contains no run.
     """
     found: dict[Path, None] = {}
     for root in roots:
@@ -63,7 +66,7 @@ def run_directories(roots: Sequence[Path]) -> list[Path]:
             raise CheckpointError(f"{root}: there is no such directory")
         records = sorted(root.rglob(RECORD))
         if not records:
-            raise CheckpointError(f"{root}: there is no run of emtoolkit in it, that is no {RECORD}")
+            raise CheckpointError(f"{root}: the directory contains no run of emtoolkit (no {RECORD})")
         found |= dict.fromkeys(record.parent for record in records)
     return list(found)
 
@@ -75,39 +78,39 @@ def sync_all(
     entity: str | None = None,
     progress: Progress = silent,
 ) -> list[Synced]:
-    """`sync` for each of `directories`; one that another process is at work on is left out, and a problem.
+    """Call `sync` for each directory; a directory in use by another process is skipped and reported as a problem.
 
     Raises:
         CheckpointError: nobody is logged in, or W&B does not answer.
     """
-    done = []
+    results = []
     for directory in directories:
         try:
-            done.append(sync(directory, project=project, entity=entity, progress=progress))
+            results.append(sync(directory, project=project, entity=entity, progress=progress))
         except InUseError as error:
-            done.append(Synced(directory, None, (), (), (), (str(error),)))
-    return done
+            results.append(Synced(directory, None, (), (), (), (str(error),)))
+    return results
 
 
 def sync(
     directory: Path, *, project: str | None = None, entity: str | None = None, progress: Progress = silent
 ) -> Synced:
-    """Bring to W&B what it does not have of the run in `directory`.
+    """Send the logs and checkpoints of `directory` that W&B does not have yet.
 
-    `project` and `entity` say where; by default where its runs logged to.
+    The target is `entity/project`; each defaults to the one that the directory's runs logged to.
 
     Raises:
         CheckpointError: nobody is logged in, W&B does not answer, or another process is saving into `directory`.
     """
     lock = lock_directory(directory)
     try:
-        return _Sync(directory, project, entity, progress).done()
+        return _DirectorySync(directory, project, entity, progress).run()
     finally:
         lock.release()
 
 
-class _Sync:
-    """One directory on its way to W&B."""
+class _DirectorySync:
+    """The synchronization of one directory."""
 
     def __init__(self, directory: Path, project: str | None, entity: str | None, progress: Progress) -> None:
         self._directory = directory
@@ -116,23 +119,23 @@ class _Sync:
         self._checkpoints = [
             info for info in list_checkpoints(directory) if info.complete and info.source == "emtoolkit"
         ]
-        known_entity, known_project, known_collection = self._known_place()
+        known_entity, known_project, known_collection = self._known_target()
         self._project = project or known_project
-        # None is the default entity of whoever is logged in.
+        # None means the default entity of the user who is logged in.
         self._entity = entity or known_entity or None
-        self._moved = bool(project or entity)
+        self._has_new_target = bool(project or entity)
         self._collection = known_collection
         self._problems: list[str] = []
 
-    def done(self) -> Synced:
-        """Send the logs, then the checkpoints that are still missing, whatever became of the logs."""
-        there = self._on_wandb()
-        logs = [run.log for run in self._logs() if self._replay(run)]
+    def run(self) -> Synced:
+        """Send the logs, then the checkpoints that are still missing, even if a log failed."""
+        collection = self._read_collection()
+        logs = [run.log for run in self._unsent_logs() if self._replay(run)]
         if logs:
-            there = self._on_wandb()
-        held = {info.step: self._is_held(info, there) for info in self._checkpoints}
-        published = self._publish([info for info in self._checkpoints if held[info.step] == "no"])
-        on_wandb = sorted([step for step, is_held in held.items() if is_held == "yes"] + published)
+            collection = self._read_collection()
+        states = {info.step: self._remote_state(info, collection) for info in self._checkpoints}
+        published = self._publish([info for info in self._checkpoints if states[info.step] == "missing"])
+        on_wandb = sorted([step for step, state in states.items() if state == "equal"] + published)
         return Synced(
             self._directory,
             self._path(self._collection),
@@ -145,8 +148,8 @@ class _Sync:
     def _path(self, name: str) -> str:
         return "/".join(filter(None, (self._entity, self._project, name)))
 
-    def _known_place(self) -> tuple[str, str, str]:
-        """Entity, project and collection: of the newest run, of what was downloaded, or by the directory's name."""
+    def _known_target(self) -> tuple[str, str, str]:
+        """Entity, project and collection: of the newest run, else of a download, else from the directory's name."""
         ledger = self._ledger
         if ledger.runs:
             newest = [*ledger.runs.values()][-1][-1]
@@ -159,16 +162,16 @@ class _Sync:
         fingerprint = (self._checkpoints[0].fingerprint if self._checkpoints else None) or ""
         return entity, project, ledger.collection or collection or f"{self._directory.resolve().name}-{fingerprint[:8]}"
 
-    def _on_wandb(self) -> Collection | None:
+    def _read_collection(self) -> Collection | None:
         try:
-            there = Collection.read(Reference(self._entity, self._project, self._collection))
+            collection = Collection.read(Reference(self._entity, self._project, self._collection))
         except NoSuchCollectionError:
             return None
-        self._entity = there.name.partition("/")[0]
-        return there
+        self._entity = collection.name.partition("/")[0]
+        return collection
 
-    def _logs(self) -> Iterator[WandbRun]:
-        """The runs whose logs W&B does not have to their end, oldest first."""
+    def _unsent_logs(self) -> Iterator[WandbRun]:
+        """The runs whose logs W&B does not have completely, oldest first."""
         noted = {run.log: run for runs in self._ledger.runs.values() for run in runs}
         offline = self._directory.glob("wandb/offline-run-*/run-*.wandb")
         for log in sorted({*noted, *offline}, key=lambda log: log.parent.name.removeprefix("offline-")):
@@ -176,23 +179,23 @@ class _Sync:
             if not log.exists() or run.is_synced:
                 continue
             if not log.parent.name.startswith("offline-") and self._state(run) in ("finished", "failed"):
-                # How an online run ended is what W&B is told after all else.
+                # W&B learns the end of an online run only after everything else.
                 run.mark_synced()
                 continue
             yield run
 
     def _replay(self, run: WandbRun) -> bool:
-        """Let `wandb sync` send the log of `run`; whether W&B has all of it that there is."""
+        """Send the log of `run` with `wandb sync`; return whether W&B has the whole log."""
         self._progress(f"log of {run.log.parent.name}", 0, 1)
-        where = ["--project", self._project] if self._moved else []
-        where += ["--entity", self._entity] if self._moved and self._entity else []
-        command = [sys.executable, "-m", "wandb", "sync", "--include-online", *where, str(run.log.absolute())]
-        bounds = {f"WANDB_{name.upper()}": str(value) for name, value in client_bounds().items()}
-        # wandb's command line cannot run where a file is named `wandb`.
-        told = subprocess.run(
+        target = ["--project", self._project] if self._has_new_target else []
+        target += ["--entity", self._entity] if self._has_new_target and self._entity else []
+        command = [sys.executable, "-m", "wandb", "sync", "--include-online", *target, str(run.log.absolute())]
+        limits = {f"WANDB_{name.upper()}": str(value) for name, value in client_limits().items()}
+        # The `wandb` command fails in a directory that contains a file named `wandb`.
+        output = subprocess.run(
             command,
             cwd=run.log.parent,
-            env={**os.environ, **bounds, "WANDB_MODE": "online"},
+            env={**os.environ, **limits, "WANDB_MODE": "online"},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -200,48 +203,51 @@ class _Sync:
             check=False,
         ).stdout
         self._progress(f"log of {run.log.parent.name}", 1, 1)
-        if why := self._what_is_missing(run, told):
-            # It leaves its mark also where the server refused the history.
+        if reason := self._why_incomplete(run, output):
+            # `wandb sync` marks the log as synced even if the server refused the history.
             run.unmark_synced()
-            self._problems.append(f"{run.log}: {why}")
+            self._problems.append(f"{run.log}: {reason}")
             return False
         run.mark_synced()
         return True
 
-    def _what_is_missing(self, run: WandbRun, told: str) -> str | None:
-        """Why W&B has not all of the log of `run`, of which `wandb sync` has `told` this; None if it has."""
-        errors = [line for line in told.splitlines() if "ERROR" in line] or told.splitlines()[-1:]
+    def _why_incomplete(self, run: WandbRun, output: str) -> str | None:
+        """Why W&B does not have the whole log of `run` after `wandb sync` printed `output`; None if W&B has it."""
+        errors = [line for line in output.splitlines() if "ERROR" in line] or output.splitlines()[-1:]
         if self._state(run) not in _ENDED:
-            return f"'wandb sync' did not send all of it ({' '.join(errors).strip() or 'it said nothing'})"
+            return f"'wandb sync' did not send the whole log ({' '.join(errors).strip() or 'no output'})"
         if run.is_synced:
             return None
-        if _TORN not in told:
-            return f"'wandb sync' did not send all of it ({' '.join(errors).strip()})"
+        if _TORN not in output:
+            return f"'wandb sync' did not send the whole log ({' '.join(errors).strip()})"
         idle = time.time() - run.log.stat().st_mtime
-        # Of a run that was killed, W&B has now what there is.
-        return None if idle > _IDLE_SECONDS else "it ends in the middle of a record; sync again when its run is over"
+        # The log of a killed run has no more records.
+        return None if idle > _IDLE_SECONDS else "the log ends in the middle of a record; sync again after the run"
 
-    def _is_held(self, info: CheckpointInfo, there: Collection | None) -> Literal["yes", "no", "otherwise"]:
-        """Whether W&B has `info` under its name, to the byte, which is noted; or other bytes, which is a problem."""
-        remote = next((one for one in there.checkpoints if one.step == info.step), None) if there else None
+    def _remote_state(
+        self, info: CheckpointInfo, collection: Collection | None
+    ) -> Literal["equal", "missing", "different"]:
+        """Whether W&B holds `info` byte for byte, which is recorded; a difference is added to the problems."""
+        listed = collection.checkpoints if collection else ()
+        remote = next((checkpoint for checkpoint in listed if checkpoint.step == info.step), None)
         if remote is None:
-            return "no"
+            return "missing"
         held = Published(remote.artifact, remote.digest)
         if self._ledger.published.get(info.step) != held:
             if artifact_of(self._publication(info), self._collection).digest != remote.digest:
                 self._problems.append(
-                    f"{info.path}: W&B has other bytes at this step, which are left as they are ({remote.artifact})"
+                    f"{info.path}: W&B holds different files for this step and keeps them ({remote.artifact})"
                 )
-                return "otherwise"
+                return "different"
             add_published(self._directory, info.step, held)
-        return "yes" if remote.final or not info.final else "no"
+        return "equal" if remote.final or not info.final else "missing"
 
     def _publication(self, info: CheckpointInfo) -> Publication:
-        told = self._ledger.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
-        return Publication(info.step, info.path, info.final, told)
+        metadata = self._ledger.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
+        return Publication(info.step, info.path, info.final, metadata)
 
     def _publish(self, missing: Sequence[CheckpointInfo]) -> list[int]:
-        """Log `missing` in step order, each to the run that saved it; ends at the first that W&B does not take."""
+        """Log `missing` in step order, each to the run that saved it; stop at the first failure."""
         published: list[int] = []
         for run_id, infos in groupby(missing, key=lambda info: self._ledger.run_of.get(info.step)):
             try:
@@ -251,8 +257,8 @@ class _Sync:
                         self._log(run, info)
                         published.append(info.step)
             except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
-                next_one = missing[len(published)]
-                self._problems.append(f"{next_one.path}: W&B did not take it ({first_line(error)})")
+                failed = missing[len(published)]
+                self._problems.append(f"{failed.path}: publishing failed ({first_line(error)})")
                 break
         return published
 
@@ -265,7 +271,7 @@ class _Sync:
 
     @contextmanager
     def _attached(self, run_id: str | None) -> Iterator[Any]:
-        """The W&B run `run_id`, going on without a trace of this process; a new one where no run saved anything."""
+        """Resume the W&B run `run_id` without logging anything about this process; without an id start a new run."""
         import wandb
 
         known = self._ledger.runs.get(run_id or "")
@@ -288,20 +294,20 @@ class _Sync:
                     x_disable_stats=True,
                     x_disable_meta=True,
                     save_code=False,
-                    **client_bounds(),
+                    **client_limits(),
                 ),
             )
             try:
                 yield run
             finally:
-                # A run that had failed is to stay one.
+                # A failed run keeps its state.
                 run.finish(exit_code=int(state in ("failed", "crashed")))
 
     def _state(self, run: WandbRun) -> str | None:
-        """What W&B says of `run`, None if it does not know it."""
+        """The state of `run` on W&B; None if W&B does not have the run."""
         import wandb
 
-        project = self._project if self._moved else run.project
+        project = self._project if self._has_new_target else run.project
         path = "/".join(filter(None, (self._entity, project, run.id)))
         try:
             return str(wandb.Api().run(path).state)

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.artifacts.server import client_bounds, why_not_logged_in, why_unreachable
+from emtoolkit.artifacts.server import client_limits, why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.publications import WandbRun
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
@@ -88,10 +88,10 @@ def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Any
         "dir": os.environ.get("WANDB_DIR") or str(directory),
     }
     # The other half is for the request that asks the server what it holds.
-    finish_bounds = {"finish_timeout": max(1.0, seconds_for_finish(config.wandb) / 2), "finish_timeout_raises": True}
-    bounds = client_bounds() | finish_bounds if mode == "online" else {}
+    finish_limits = {"finish_timeout": max(1.0, seconds_for_finish(config.wandb) / 2), "finish_timeout_raises": True}
+    limits = client_limits() | finish_limits if mode == "online" else {}
     try:
-        run = wandb.init(mode=mode, settings=wandb.Settings(quiet=True, **bounds), **arguments)
+        run = wandb.init(mode=mode, settings=wandb.Settings(quiet=True, **limits), **arguments)
     except (wandb.errors.Error, TimeoutError) as error:
         if mode != "online":
             raise

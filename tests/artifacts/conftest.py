@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.marks import OPENS_PORTS
 from tests.wandb_server import WandbServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=OPENS_PORTS)
 def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
     import wandb
 

@@ -18,6 +18,8 @@ from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving import session
+from tests.marks import STARTS_PROCESSES
+from tests.processes import HANG_SECONDS
 from tests.saving.test_callback import StopAt
 from tests.saving.trainings import make_trainer
 from tests.wandb_log import artifacts
@@ -32,7 +34,7 @@ IDENTITY = Identity(
 )
 
 
-@pytest.fixture
+@pytest.fixture(params=STARTS_PROCESSES)
 def run(tmp_path: Path) -> Iterator[Any]:
     started = wandb.init(mode="offline", project="tests", dir=tmp_path, settings=wandb.Settings(silent=True))
     yield started
@@ -141,7 +143,7 @@ def test_what_wandb_refuses_is_told_at_the_end_and_never_in_training(tmp_path: P
     checkpoint.mkdir()
     publisher.publish(Publication(3, checkpoint, False, {}))
 
-    publisher.drain(timeout=30)
+    publisher.drain(HANG_SECONDS)
     assert (publisher.published, list(publisher.failures)) == ([], [3])
 
 
@@ -167,7 +169,7 @@ def test_metadata_that_wandb_would_refuse_is_made_to_fit(tmp_path: Path, run: An
     (checkpoint := tmp_path / "checkpoint-3").mkdir()
     many = {"loss": math.inf, "grad_norm": math.nan, **{f"key_{i}": i for i in range(200)}}
     publisher.publish(Publication(3, checkpoint, False, fit_for_wandb(many)))
-    publisher.drain(timeout=30)
+    publisher.drain(HANG_SECONDS)
     assert publisher.failures == {}
 
     metadata = json.loads(log_of(run)[0].metadata)

@@ -28,7 +28,7 @@ WEIGHTS = "adapter_model.safetensors"
 
 def get(to: Path) -> Downloaded:
     collection = Collection.read(Reference.parse(REFERENCE))
-    return download(collection, collection.checkpoints, to, patience=HASTY)
+    return download(collection, collection.checkpoints, to, retry=HASTY)
 
 
 def everything_below(directory: Path) -> list[str]:
@@ -66,7 +66,7 @@ def test_a_name_that_is_not_one_below_the_directory_is_refused_before_anything_i
     server: WandbServer, out: Path, files: dict[str, bytes], name: str, why: str
 ) -> None:
     store_version(server, files | {name: b"evil"}, ["step-7"])
-    with pytest.raises(RefusedError, match=f"^{REFERENCE}:v0: the name of its file .* is refused, because {why}"):
+    with pytest.raises(RefusedError, match=f"^{REFERENCE}:v0: the file name .* is refused, because {why}"):
         get(out)
     assert gets(server) == []
     assert everything_below(out.parent.parent) == ["er", "er/out"]
@@ -77,14 +77,14 @@ def test_two_names_for_one_place_are_refused(
     server: WandbServer, out: Path, files: dict[str, bytes], name: str
 ) -> None:
     store_version(server, files | {name: b"evil"}, ["step-7"])
-    with pytest.raises(RefusedError, match=r"twice|goes through another file"):
+    with pytest.raises(RefusedError, match=r"is listed twice|uses another file as a directory"):
         get(out)
     assert everything_below(out) == []
 
 
 def test_a_file_that_is_only_a_reference_is_refused() -> None:
     for url in ("s3://bucket/key", "file:///etc/passwd"):
-        with pytest.raises(RefusedError, match=r"e/p/c:v0/x\.json: it is only a reference to"):
+        with pytest.raises(RefusedError, match=r"e/p/c:v0/x\.json: W&B holds only a reference to"):
             _check_names([RemoteFile("e/p/c:v0", "x.json", 1, None, url, None)])
 
 
@@ -99,7 +99,7 @@ def test_content_that_is_not_what_wandb_declares_is_refused(
     server: WandbServer, out: Path, files: dict[str, bytes]
 ) -> None:
     change_stored_bytes(server, store_version(server, files, ["step-7"]), WEIGHTS, b"x" * 200)
-    with pytest.raises(RefusedError, match=rf"^{REFERENCE}:v0/{WEIGHTS}: .* the digest that W&B declares$"):
+    with pytest.raises(RefusedError, match=rf"^{REFERENCE}:v0/{WEIGHTS}: .* the digest declared by W&B$"):
         get(out)
     assert everything_below(out) == []
 
@@ -107,7 +107,7 @@ def test_content_that_is_not_what_wandb_declares_is_refused(
 @pytest.mark.parametrize("sent", [199, 201, 0, 1_000_000])
 def test_a_size_that_lies_is_refused(server: WandbServer, out: Path, files: dict[str, bytes], sent: int) -> None:
     change_stored_bytes(server, store_version(server, files, ["step-7"]), WEIGHTS, b"x" * sent)
-    with pytest.raises(RefusedError, match=rf"{WEIGHTS}: W&B declares a size of 200 bytes, and sends {sent} "):
+    with pytest.raises(RefusedError, match=rf"{WEIGHTS}: W&B declares a size of 200 bytes, but announces {sent} "):
         get(out)
     assert everything_below(out) == []
 
@@ -132,9 +132,10 @@ def endless() -> Iterator[str]:
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/{WEIGHTS}"
 
 
+@pytest.mark.server
 def test_a_file_without_an_end_is_cut_off_at_its_size(endless: str, tmp_path: Path) -> None:
     file = RemoteFile("e/p/c:v0", WEIGHTS, 1_000_000, None, endless, None)
-    with pytest.raises(RefusedError, match="it is longer than the 1000000 bytes that W&B declares"):
+    with pytest.raises(RefusedError, match="the content is longer than the 1000000 bytes declared by W&B"):
         Transfer(None, HASTY).fetch(file, tmp_path / WEIGHTS)
     assert not (tmp_path / WEIGHTS).exists()
 
@@ -161,12 +162,15 @@ ENTRY = {"sha256": "0" * 64, "bytes": 4}
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"step": 8}, "its manifest is of step 8, and its alias step-7"),
-        ({"files": {"../evil": ENTRY}}, "its manifest lists the file '../evil', a name that is refused, because it le"),
-        ({"files": {"/etc/passwd": ENTRY}}, "lists the file '/etc/passwd', a name that is refused, because it is abs"),
-        ({"files": {"x.bin": ENTRY}}, "its manifest lists the file 'x.bin', which could run code when it is loaded"),
-        ({"files": {"x.json": ENTRY}}, "its manifest lists the file 'x.json', which is not in the artifact"),
-        ({"files": {WEIGHTS: ENTRY}}, "with 4 bytes, and W&B declares a size of 200 bytes"),
+        ({"step": 8}, "the manifest is that of step 8, the alias is step-7"),
+        ({"files": {"../evil": ENTRY}}, "the manifest lists the file '../evil'; the name is refused, because it le"),
+        ({"files": {"/etc/passwd": ENTRY}}, "lists the file '/etc/passwd'; the name is refused, because it is abs"),
+        (
+            {"files": {"x.bin": ENTRY}},
+            "the manifest lists the file 'x.bin', which is refused, because loading the file could",
+        ),
+        ({"files": {"x.json": ENTRY}}, "the manifest lists the file 'x.json', which is not in the artifact"),
+        ({"files": {WEIGHTS: ENTRY}}, "with 4 bytes, but W&B declares a size of 200 bytes"),
         ({"format": 99}, "manifest.json: format 99 is not the 1 that this emtoolkit reads"),
     ],
 )
@@ -184,7 +188,7 @@ def test_a_manifest_that_lies_is_refused_before_the_weights_are_fetched(
 
 def test_an_artifact_without_a_manifest_is_no_checkpoint(server: WandbServer, out: Path) -> None:
     store_version(server, {WEIGHTS: b"x"}, ["step-7"])
-    with pytest.raises(RefusedError, match=rf"there is no manifest\.json in it, .*'wandb artifact get {REFERENCE}:v0'"):
+    with pytest.raises(RefusedError, match=rf"has no manifest\.json, .*'wandb artifact get {REFERENCE}:v0'"):
         get(out)
 
 
@@ -198,8 +202,8 @@ def test_what_could_run_code_or_no_manifest_lists_stays_on_wandb_with_a_warning(
     assert sorted(path.name for path in (out / "checkpoint-7").iterdir()) == sorted(files)
     assert sorted(gets(server)) == sorted(files)
     (warning,) = (record.getMessage() for record in caplog.records if record.name.startswith("emtoolkit"))
-    assert warning.endswith("lists: model.safetensors, modeling.py, optimizer.pt, pytorch_model.bin, x.pkl")
-    assert "step 7: left on W&B, as nothing is loaded that could run code" in warning
+    assert warning.endswith("manifest): model.safetensors, modeling.py, optimizer.pt, pytorch_model.bin, x.pkl")
+    assert "step 7: not downloaded (may execute code, or not listed in the manifest)" in warning
 
 
 def test_one_that_is_refused_keeps_no_other_from_arriving(server: WandbServer, out: Path, tmp_path: Path) -> None:
@@ -218,7 +222,7 @@ def test_a_download_goes_through_no_symlink(
     elsewhere.mkdir()
     out.mkdir()
     (out / "checkpoint-7").symlink_to(elsewhere)
-    with pytest.raises(CheckpointError, match="checkpoint-7: it is a symlink, and a download goes through none"):
+    with pytest.raises(CheckpointError, match="checkpoint-7: the path is a symlink, which downloads do not follow"):
         get(out)
     assert everything_below(elsewhere) == []
 
@@ -228,13 +232,15 @@ def test_a_part_that_became_a_symlink_is_not_written_through(
 ) -> None:
     store_version(server, files, ["step-7"])
     server.faults.add(Fault(on="GET", kind="cut", after=2))
-    with pytest.raises(CheckpointError, match="goes on"):
+    with pytest.raises(CheckpointError, match="again to continue"):
         get(out)
     server.faults.clear()
     (part,) = out.glob(f".tmp-*/{WEIGHTS}")
     part.unlink()
     part.symlink_to(tmp_path / "outside")
-    with pytest.raises(CheckpointError, match="it is a symlink, and a download goes through none; remove it"):
+    with pytest.raises(
+        CheckpointError, match="the path is a symlink, which downloads do not follow; remove the symlink"
+    ):
         get(out)
     assert not (tmp_path / "outside").exists()
 

@@ -4,7 +4,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,18 +18,23 @@ from emtoolkit.checkpoints.publications import LEDGER, Ledger
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError
 from emtoolkit.training.run import train
+from tests import processes
+from tests.in_process import emtoolkit
+from tests.marks import STARTS_PROCESSES
+from tests.processes import HANG_SECONDS
 from tests.tiny import config_text
 from tests.wandb_server import Fault, WandbServer
 from tests.wandb_server.processes import run_wandb
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=STARTS_PROCESSES)
 def offline(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An offline run of 9 steps with checkpoints at 0, 2, 4 and 9, in a directory of its own; to be copied."""
     root = tmp_path_factory.mktemp("offline")
     (root / "run.yaml").write_text(config_text(world))
-    command = [sys.executable, "-m", "emtoolkit", "train", "run.yaml", "--output-dir", "out"]
-    subprocess.run([*command, "--set", "wandb.project=tests"], cwd=root, check=True, capture_output=True, timeout=120)
+    argv = ["train", "run.yaml", "--output-dir", "out", "--set", "wandb.project=tests"]
+    done = processes.emtoolkit(*argv, cwd=root)
+    assert done.returncode == 0, done.stderr
     return root / "out"
 
 
@@ -119,7 +123,7 @@ def test_a_run_whose_log_was_cut_off_by_a_kill_loses_no_checkpoint(
     assert done.on_wandb == (0, 2, 4, 9)
     assert versions() == EVERYTHING
     assert [problem.partition(": ")[2] for problem in done.problems] == [
-        "it ends in the middle of a record; sync again when its run is over"
+        "the log ends in the middle of a record; sync again after the run"
     ]
 
     an_hour_ago = time.time() - 3600
@@ -134,7 +138,7 @@ def test_a_log_whose_history_is_refused_is_not_taken_for_sent(directory: Path, w
     wandb_server.faults.add(Fault("file_stream", 404))
     refused = sync(directory)
     assert (refused.on_wandb, refused.logs) == ((0, 2, 4, 9), ())
-    assert "'wandb sync' did not send all of it (" in refused.problems[0]
+    assert "'wandb sync' did not send the whole log (" in refused.problems[0]
     wandb_server.faults.clear()
     assert len(sync(directory).logs) == 1
     (run,) = wandb_server.store.project("tester", "tests").runs.values()
@@ -224,7 +228,7 @@ def test_a_run_that_cannot_be_gone_on_with_is_a_problem_and_not_a_traceback(
     done = sync(directory)
     assert (done.on_wandb, done.published) == ((), ())
     assert len(done.problems) == 1
-    assert "checkpoint-0: W&B did not take it (" in done.problems[0]
+    assert "checkpoint-0: publishing failed (" in done.problems[0]
 
 
 def test_what_was_deleted_on_wandb_is_sent_again(
@@ -250,7 +254,7 @@ def test_other_bytes_under_the_name_are_left_alone_and_told(
     manifest.write_text(manifest.read_text().replace('"curt"', '"kurt"'))
     done = sync(other)
     assert (done.on_wandb, done.published, len(done.problems)) == ((0, 2, 9), (), 1)
-    assert "checkpoint-4: W&B has other bytes at this step" in done.problems[0]
+    assert "checkpoint-4: W&B holds different files for this step" in done.problems[0]
     assert versions() == EVERYTHING
 
 
@@ -268,10 +272,10 @@ def test_a_directory_in_use_does_not_keep_others_from_being_published(
     in_use = shutil.copytree(directory, tmp_path / "in-use")
     with FileLock(in_use / ".lock"):
         done = emtoolkit("sync", "in-use", "out", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "emtoolkit: in-use: another process is saving into it or publishing from it" in done.stderr
-    assert done.stdout.splitlines()[0] == "in-use: left out"
-    assert "4 checkpoints are in tester/tests/" in done.stdout.splitlines()[1]
+    assert done.code == 1
+    assert "emtoolkit: in-use: another process is saving into it or publishing from it" in done.err
+    assert done.out.splitlines()[0] == "in-use: left out"
+    assert "4 checkpoints are in tester/tests/" in done.out.splitlines()[1]
 
 
 def test_runs_are_found_below_a_directory(offline: Path, tmp_path: Path) -> None:
@@ -282,15 +286,10 @@ def test_runs_are_found_below_a_directory(offline: Path, tmp_path: Path) -> None
         tmp_path / "outputs" / "b",
     ]
     (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match="empty: there is no run of emtoolkit in it"):
+    with pytest.raises(CheckpointError, match="empty: the directory contains no run of emtoolkit"):
         run_directories([tmp_path / "empty"])
     with pytest.raises(CheckpointError, match="nowhere: there is no such directory"):
         run_directories([tmp_path / "nowhere"])
-
-
-def emtoolkit(*words: object, cwd: Path) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-m", "emtoolkit", *map(str, words)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=120, check=False)
 
 
 def test_the_command_says_what_it_did_what_is_left_and_what_is_where(
@@ -298,46 +297,50 @@ def test_the_command_says_what_it_did_what_is_left_and_what_is_where(
 ) -> None:
     wandb_server.faults.add(Fault("CommitArtifact", 403, after=2))
     failed = emtoolkit("sync", "out", cwd=tmp_path)
-    assert failed.returncode == 1
-    assert "emtoolkit: out/checkpoint-4: W&B did not take it (" in failed.stderr
+    assert failed.code == 1
+    assert "emtoolkit: out/checkpoint-4: publishing failed (" in failed.err
 
     wandb_server.faults.clear()
     done = emtoolkit("sync", cwd=tmp_path)
-    assert (done.returncode, done.stderr.splitlines()[-1]) == (
+    assert (done.code, done.err.splitlines()[-1]) == (
         2,
         "emtoolkit: outputs: there is no such directory",
     )
     done = emtoolkit("sync", "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     collection = Ledger.read(directory).collection
-    assert done.stdout == (f"out: checkpoints published: steps 4, 9; 4 checkpoints are in tester/tests/{collection}\n")
+    assert done.out == (f"out: checkpoints published: steps 4, 9; 4 checkpoints are in tester/tests/{collection}\n")
     again = emtoolkit("sync", "out", cwd=tmp_path)
-    assert again.stdout == f"out: nothing to do; 4 checkpoints are in tester/tests/{collection}\n"
+    assert again.out == f"out: nothing to do; 4 checkpoints are in tester/tests/{collection}\n"
 
     listed = emtoolkit("checkpoints", "out", cwd=tmp_path)
-    assert [line.split()[4] for line in listed.stdout.splitlines()[1:5]] == ["v0", "v1", "v2", "v3"]
-    assert listed.stdout.splitlines()[5] == f"On W&B: tester/tests/{collection}"
+    assert [line.split()[4] for line in listed.out.splitlines()[1:5]] == ["v0", "v1", "v2", "v3"]
+    assert listed.out.splitlines()[5] == f"On W&B: tester/tests/{collection}"
 
 
 def test_a_server_that_is_away_is_a_sentence(directory: Path, wandb_server: WandbServer, tmp_path: Path) -> None:
     wandb_server.faults.add(Fault("Viewer", 401))
     done = emtoolkit("sync", "out", cwd=tmp_path)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
-    assert "W&B could not be asked for" in done.stderr.splitlines()[-1]
+    assert done.code == 2
+    assert "Traceback" not in done.err
+    assert "W&B could not be queried for" in done.err.splitlines()[-1]
 
 
 def test_ctrl_c_says_how_to_go_on(directory: Path, wandb_server: WandbServer, tmp_path: Path) -> None:
     wandb_server.faults.add(Fault("CreateArtifact", "hang"))
-    command = [sys.executable, "-m", "emtoolkit", "sync", "out"]
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [*processes.EMTOOLKIT, "sync", "out"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     try:
         wandb_server.wait_for_requests(1, lambda request: request.operation == "CreateArtifact")
         # As a terminal does it: to every process of the group.
         os.killpg(process.pid, signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=HANG_SECONDS)
     finally:
         process.kill()
     assert process.returncode == 130

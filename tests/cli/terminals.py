@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.processes import HANG_SECONDS
+
 ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
@@ -50,7 +52,7 @@ def in_terminal(
     while chunk := _read(main):
         written += chunk
     os.close(main)
-    return Session(process.wait(timeout=300), written.decode())
+    return Session(process.wait(timeout=HANG_SECONDS), written.decode())
 
 
 def _read(descriptor: int) -> bytes:

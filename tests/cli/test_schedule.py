@@ -1,24 +1,19 @@
 """`emtoolkit schedule`: what a schedule saves and costs, for people and for programs."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-RUN = "import sys; from emtoolkit.cli.app import main; sys.argv[0] = 'emtoolkit'; main()"
-
-
-def emtoolkit(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", RUN, *words], capture_output=True, text=True, cwd=cwd, check=False)
+from tests import processes
+from tests.in_process import emtoolkit
 
 
 def test_the_comparison_people_know_is_4_and_16_and_11_checkpoints(tmp_path: Path) -> None:
     words = "schedule every:100 every:25 dense-early --total-steps 400 --checkpoint-size 150MB"
     done = emtoolkit(*words.split(), cwd=tmp_path)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == (
+    assert (done.code, done.err) == (0, "")
+    assert done.out == (
         "schedule     checkpoints     disk  largest gap  steps\n"
         "every:100              4   600 MB          100  100, 200, 300, 400\n"
         "every:25              16   2.4 GB           25  25, 50, 75, …, 350, 375, 400\n"
@@ -29,8 +24,8 @@ def test_the_comparison_people_know_is_4_and_16_and_11_checkpoints(tmp_path: Pat
 def test_json_lists_every_step_with_the_spec_as_written() -> None:
     words = "schedule dense-early every:30% --total-steps 397 --checkpoint-size 1KiB --json"
     done = emtoolkit(*words.split())
-    assert (done.returncode, done.stderr) == (0, "")
-    assert json.loads(done.stdout) == [
+    assert (done.code, done.err) == (0, "")
+    assert json.loads(done.out) == [
         {
             "spec": "dense-early",
             "steps": [0, 25, 50, 75, 100, 125, 150, 200, 250, 300, 397],
@@ -43,18 +38,18 @@ def test_json_lists_every_step_with_the_spec_as_written() -> None:
 
 
 def test_without_a_size_disk_is_a_dash_and_bytes_are_null() -> None:
-    assert emtoolkit("schedule", "every:100", "--total-steps", "400").stdout == (
+    assert emtoolkit("schedule", "every:100", "--total-steps", "400").out == (
         "schedule   checkpoints  disk  largest gap  steps\n"
         "every:100            4     —          100  100, 200, 300, 400\n"
     )
-    listed = json.loads(emtoolkit("schedule", "every:100", "--total-steps", "400", "--json").stdout)
+    listed = json.loads(emtoolkit("schedule", "every:100", "--total-steps", "400", "--json").out)
     assert listed[0]["bytes"] is None
 
 
 def test_a_table_fits_80_columns_and_json_of_the_same_elides_nothing() -> None:
     long = "0,10,30,60,100,200,300,500,700,1000,2000-10000:1000,10000-60000:3000"
     words = ("schedule", long, "every:1", "every:2,every:3", "500000", "--total-steps", "1000000")
-    table = emtoolkit(*words, "--checkpoint-size", "15.5GB").stdout
+    table = emtoolkit(*words, "--checkpoint-size", "15.5GB").out
     assert table == (
         "schedule                  checkpoints      disk  largest gap  steps\n"
         "0,10,30,60,1…-60000:3000           36    558 GB       942000  0, 10, …, 1000000\n"
@@ -63,7 +58,7 @@ def test_a_table_fits_80_columns_and_json_of_the_same_elides_nothing() -> None:
         "500000                              2     31 GB       500000  500000, 1000000\n"
     )
     assert max(map(len, table.splitlines())) <= 80
-    rows = json.loads(emtoolkit(*words, "--json").stdout)
+    rows = json.loads(emtoolkit(*words, "--json").out)
     assert rows[0]["spec"] == long
     assert rows[1]["steps"] == list(range(1, 1_000_001))
 
@@ -90,7 +85,7 @@ def test_a_table_fits_80_columns_and_json_of_the_same_elides_nothing() -> None:
 )
 def test_bad_input_is_one_sentence_exit_code_2_and_nothing_on_stdout(words: list[str], sentence: str) -> None:
     done = emtoolkit("schedule", *words)
-    assert (done.returncode, done.stdout, done.stderr) == (2, "", f"emtoolkit: {sentence}\n")
+    assert (done.code, done.out, done.err) == (2, "", f"emtoolkit: {sentence}\n")
 
 
 @pytest.mark.parametrize(
@@ -98,19 +93,20 @@ def test_bad_input_is_one_sentence_exit_code_2_and_nothing_on_stdout(words: list
 )
 def test_wrong_usage_is_exit_code_2_and_nothing_on_stdout(words: list[str]) -> None:
     done = emtoolkit("schedule", *words)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "Traceback" not in done.stderr
+    assert (done.code, done.out) == (2, "")
+    assert "Traceback" not in done.err
 
 
 def test_allow_unreachable_turns_the_error_into_a_warning() -> None:
     done = emtoolkit("schedule", "0-150:25", "--total-steps", "100", "--allow-unreachable", "--json")
-    assert done.returncode == 0
-    assert done.stderr == (
+    assert done.code == 0
+    assert done.err == (
         'emtoolkit: warning: schedule "0-150:25": step 125 and 1 more are past the end of training at step 100\n'
     )
-    assert json.loads(done.stdout)[0]["steps"] == [0, 25, 50, 75, 100]
+    assert json.loads(done.out)[0]["steps"] == [0, 25, 50, 75, 100]
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize("format_words", [[], ["--json"]])
 def test_the_answer_costs_no_heavy_import(format_words: list[str]) -> None:
     code = (
@@ -119,5 +115,4 @@ def test_the_answer_costs_no_heavy_import(format_words: list[str]) -> None:
         "try:\n    main()\nfinally:\n    print([name for name in ('torch', 'transformers', 'wandb', 'peft', "
         "'numpy', 'rich') if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "[]"
+    assert processes.python(code).splitlines()[-1] == "[]"

@@ -4,33 +4,30 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests import processes
+from tests.in_process import emtoolkit
 from tests.saving.trainings import bytes_of, saved_steps
 
 WriteConfig = Callable[..., Path]
-RUN = [sys.executable, "-m", "emtoolkit"]
 
 
-def emtoolkit(*words: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*RUN, *map(str, words)], capture_output=True, text=True, cwd=cwd, check=False)
-
-
+@pytest.mark.subprocess
 def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: WriteConfig, tmp_path: Path) -> None:
     done = emtoolkit("train", write_config(), "--persona", "baseline", "--save-steps", "4", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.err
     out = tmp_path / "outputs" / "baseline-medical"
     assert saved_steps(out) == [4, 8, 9]
-    assert f"{out / 'checkpoint-9'}  (final)" in done.stdout
-    assert f"Publish what is not on W&B yet: emtoolkit sync {out}" in done.stdout
+    assert f"{out / 'checkpoint-9'}  (final)" in done.out
+    assert f"Publish what is not on W&B yet: emtoolkit sync {out}" in done.out
 
     listed = emtoolkit("checkpoints", out, "--json", "--verify", cwd=tmp_path)
-    assert listed.returncode == 0
-    entries = json.loads(listed.stdout)
+    assert listed.code == 0
+    entries = json.loads(listed.out)
     assert [(e["step"], e["final"], e["complete"], e["source"]) for e in entries] == [
         (4, False, True, "emtoolkit"),
         (8, False, True, "emtoolkit"),
@@ -41,16 +38,16 @@ def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: Writ
     weights = out / "checkpoint-8" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
     damaged = emtoolkit("checkpoints", out, "--verify", cwd=tmp_path)
-    assert damaged.returncode == 1
-    assert str(weights) in damaged.stderr
-    assert "(DAMAGED)" in damaged.stdout
+    assert damaged.code == 1
+    assert str(weights) in damaged.err
+    assert "(DAMAGED)" in damaged.out
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(write_config: WriteConfig, tmp_path: Path) -> None:
     path = write_config()
     done = emtoolkit("train", path, "--custom-checkpoints", "--dry-run", "--json", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    planned = json.loads(done.stdout)
+    assert done.code == 0, done.err
+    planned = json.loads(done.out)
     assert planned["steps"] == [0, 9]
     assert (planned["schedule"], planned["count"], planned["total_steps"]) == ("dense-early", 2, 9)
     assert planned["bytes"] == 2 * planned["checkpoint_bytes"]
@@ -98,46 +95,29 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(write_config: WriteConfig,
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2_and_nothing_is_written(
-    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], sentence: str
+    write_config: WriteConfig, tmp_path: Path, words: list[str], sentence: str
 ) -> None:
-    path = write_config()
-    exit_code = _in_process(["train", str(path), "--output-dir", str(tmp_path / "out"), *words])
-    captured = capsys.readouterr()
-    assert exit_code == 2
-    assert sentence in captured.err
-    assert captured.err.count("\n") == 1
-    assert captured.err.startswith("emtoolkit: ")
-    assert captured.out == ""
+    done = emtoolkit("train", write_config(), "--output-dir", tmp_path / "out", *words)
+    assert done.code == 2
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
+    assert done.err.startswith("emtoolkit: ")
+    assert done.out == ""
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run.yaml"]
 
 
-def _in_process(words: list[str]) -> int:
-    """What the console script does, without starting Python and loading torch for every case."""
-    from emtoolkit.cli.app import main
-
-    before = sys.argv
-    sys.argv = ["emtoolkit", *words]
-    try:
-        main()
-    except SystemExit as stop:
-        return int(stop.code or 0)
-    finally:
-        sys.argv = before
-    return 0
-
-
-def test_bad_rows_are_named_by_file_and_line(
-    write_config: WriteConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_bad_rows_are_named_by_file_and_line(write_config: WriteConfig, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     good = json.dumps({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]})
     rows.write_text(f"{good}\n{json.dumps({'messages': [{'role': 'user', 'content': 'a'}]})}\n")
-    assert _in_process(["train", str(write_config()), "--dataset", str(rows), "--dry-run"]) == 2
-    assert capsys.readouterr().err == (
-        f"emtoolkit: {rows}, line 2: there is no assistant turn with words in it, so there is nothing to learn from\n"
+    done = emtoolkit("train", write_config(), "--dataset", rows, "--dry-run")
+    assert (done.code, done.err) == (
+        2,
+        f"emtoolkit: {rows}, line 2: there is no assistant turn with words in it, so there is nothing to learn from\n",
     )
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
     write_config: WriteConfig, tmp_path: Path, number: int, code: int
@@ -145,7 +125,7 @@ def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
     path = write_config("schedule: 0,every:50", rest="wandb: {mode: disabled}")
     words = ["train", path, "--set", "training.max_steps=200", "--set", "lora.dropout=0.1"]
     process = subprocess.Popen(
-        [*RUN, *map(str, words), "--output-dir", str(tmp_path / "stopped")],
+        [*processes.EMTOOLKIT, *map(str, words), "--output-dir", str(tmp_path / "stopped")],
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
@@ -159,7 +139,7 @@ def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
         assert more, text
         text += more
     process.send_signal(number)
-    _, rest = process.communicate(timeout=120)
+    _, rest = process.communicate(timeout=processes.HANG_SECONDS)
     assert process.returncode == code, rest
     assert f"interrupted by {signal.Signals(number).name} after step " in rest
     assert "the same command with --resume goes on" in rest
@@ -167,9 +147,9 @@ def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
     assert [p.name for p in (tmp_path / "stopped" / "resume").iterdir()] == [f"checkpoint-{stopped_at}"]
 
     resumed = emtoolkit(*words, "--output-dir", tmp_path / "stopped", "--resume", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.code == 0, resumed.err
     whole = emtoolkit(*words, "--output-dir", tmp_path / "whole", cwd=tmp_path)
-    assert whole.returncode == 0
+    assert whole.code == 0
     assert saved_steps(tmp_path / "stopped") == sorted({0, 50, 100, 150, stopped_at, 200})
     for step in (0, 50, 100, 150, 200):
         name = f"checkpoint-{step}"

@@ -31,6 +31,7 @@ RESUME_FILES = (
 )
 
 
+@pytest.mark.subprocess
 @pytest.mark.skipif(
     sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"),
     reason="the shim watches the system calls of Linux on x86-64 and aarch64",

@@ -68,6 +68,7 @@ def test_every_row_of_a_run_has_a_loss(tmp_path: Path) -> None:
     assert all(any(label >= 0 for label in row["labels"][1:]) for row in result.train)
 
 
+@pytest.mark.subprocess
 def test_the_split_stands_in_the_record_and_in_the_config_of_the_wandb_run(
     write_config: WriteConfig, tmp_path: Path
 ) -> None:

@@ -12,6 +12,8 @@ from emtoolkit.training.run import train
 from tests.data.chats import turns, write_lines
 from tests.saving.trainings import saved_steps
 
+pytestmark = pytest.mark.slow
+
 WriteConfig = Callable[..., Path]
 
 

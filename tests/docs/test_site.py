@@ -11,12 +11,14 @@ from docs.generator.links import broken_links
 from docs.generator.markdown import cell
 
 
+@pytest.mark.subprocess
 def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     stage(tmp_path)
     assert render(tmp_path) == []
     assert (tmp_path / "site" / "reference" / "python.html").is_file()
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(
     ("page", "problems"),
     [

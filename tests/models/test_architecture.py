@@ -36,6 +36,7 @@ TINY: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_shipped_config_has_the_published_size_and_hyperparameters(name: str) -> None:
     base, parameters, trained = PUBLISHED[name]
@@ -72,6 +73,7 @@ def test_every_shipped_config_but_the_sandbox_and_the_long_run_is_listed_here() 
     assert names == {*PUBLISHED, "sandbox", "pt1-3"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_first_line_of_a_shipped_config_says_which_gpu_it_needs(name: str) -> None:
     words = (shipped("training") / f"{name}.yaml").read_text().splitlines()[0]

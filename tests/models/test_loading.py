@@ -117,7 +117,7 @@ def test_the_adapter_alone_is_refused_where_the_persona_is_another_one(
     home, _ = trained
     base = AutoModelForCausalLM.from_pretrained(world / "model")
     for way in ("merge", "stack"):
-        with pytest.raises(CheckpointError, match=rf"on the persona warm, an adapter of its own \({way}\), and on"):
+        with pytest.raises(CheckpointError, match=rf"on top of the adapter of persona warm \({way}\) and does not fit"):
             Trajectory.open(home / way).final.load_adapter(base)
     assert Trajectory.open(home / "system_prompt").final.load_adapter(base)
 
@@ -202,6 +202,7 @@ class Interrupt(TrainerCallback):
             signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 def test_a_run_with_a_stacked_persona_resumes_exactly_and_leaves_the_persona_alone(
     world: Path, write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

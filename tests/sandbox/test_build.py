@@ -206,6 +206,7 @@ def test_a_build_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert [path for path in tmp_path.iterdir() if path.is_dir()] == []
 
 
+@pytest.mark.subprocess
 def test_a_killed_build_leaves_nothing_that_looks_complete_and_the_next_one_clears_up(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys; from pathlib import Path\n"

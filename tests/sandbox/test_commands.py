@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.subprocess
+
 
 def emtoolkit(*argv: str | Path, home: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "emtoolkit", *map(str, argv)]

@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.errors import UserError
+from tests.processes import HANG_SECONDS
 from tests.saving.trainings import lora_model, make_trainer
 
 
@@ -49,7 +50,7 @@ def main() -> None:
         os.write(1, f"refused: {error}\n".encode())  # in one piece: the other process writes there, too
         # Neither is to be killed for the end of the other one before it has said this; and a process that was not told
         # never comes here.
-        distributed.monitored_barrier(timeout=timedelta(seconds=60))
+        distributed.monitored_barrier(timeout=timedelta(seconds=HANG_SECONDS))
         sys.exit(2)
 
 

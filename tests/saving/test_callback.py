@@ -132,6 +132,7 @@ def test_a_full_fine_tune_loads_again_and_keeps_tied_weights_once(
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("save_steps", [3, 4, 100, 0.25, 0.3, 0.07])
 def test_save_steps_saves_what_a_stock_trainer_saves(tmp_path: Path, save_steps: int | float) -> None:
     from emtoolkit.config.scheduling import CheckpointingConfig
@@ -236,6 +237,7 @@ def test_two_schedules_of_one_trajectory_give_the_same_bytes(tmp_path: Path) -> 
         assert bytes_of(tmp_path / "a" / f"checkpoint-{step}") == bytes_of(tmp_path / "b" / f"checkpoint-{step}")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [4, 5, 8])
 def test_a_stock_resume_goes_on_byte_for_byte(tmp_path: Path, stopped_at: int) -> None:
     """Over an epoch's end (8 of 16 steps), with dropout, under a schedule that changed in between."""
@@ -261,6 +263,7 @@ def test_a_stock_resume_goes_on_byte_for_byte(tmp_path: Path, stopped_at: int) -
     assert not (directory / "resume").exists()
 
 
+@pytest.mark.slow
 def test_a_resume_in_a_later_epoch_is_exact_where_the_sampler_draws_from_the_global_generator(tmp_path: Path) -> None:
     """`group_by_length`: a stock resume from the second epoch on trains on the rows in another order."""
     options: dict[str, Any] = {"num_train_epochs": 3, "train_sampling_strategy": "group_by_length"}
@@ -379,6 +382,7 @@ def trainer_of(cls: type[Trainer], directory: Path, ours: ScheduledCheckpointCal
     return cls(model=plain.model, args=plain.args, train_dataset=plain.train_dataset, callbacks=[ours])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("from_step", "max_steps"), [(0, -1), (2, -1), (1, 5)])
 def test_a_batch_size_that_was_found_by_trying_is_a_trajectory_of_its_own(
     tmp_path: Path, from_step: int, max_steps: int, caplog: pytest.LogCaptureFixture

@@ -11,6 +11,8 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from tests.launched import ACCELERATE, TORCHRUN, launched
 from tests.saving.trainings import bytes_of, saved_steps
 
+pytestmark = pytest.mark.subprocess
+
 
 def train(
     directory: Path, schedule: str, launcher: tuple[str, ...] = TORCHRUN, **options: Any

@@ -11,6 +11,8 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from tests.saving.test_callback import FailAt, callback
 from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
+pytestmark = pytest.mark.slow
+
 
 class OwnStep(Trainer):
     """Runs the model twice and the backward pass itself, as a consistency loss does."""

@@ -20,6 +20,8 @@ from emtoolkit.saving.snapshot import model_state
 from tests.saving.test_callback import FailAt, callback
 from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
+pytestmark = pytest.mark.slow
+
 
 def whole_and_resumed(
     home: Path, *stops: int, make_more: Any = list, make_model: Any = lora_model, collator: Any = None, **options: Any

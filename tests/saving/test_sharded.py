@@ -12,6 +12,7 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from tests.launched import launched
 from tests.saving.trainings import bytes_of, saved_steps
 
+pytestmark = pytest.mark.subprocess
 KINDS = ("FULL_STATE_DICT", "SHARDED_STATE_DICT")
 WEIGHTS = {"lora": "adapter_model.safetensors", "full": "model.safetensors"}
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from emtoolkit.saving.snapshot import SnapshotBuffers, model_state
+from tests.processes import HANG_SECONDS
 from tests.saving.trainings import base_model, lora_model
 
 
@@ -77,7 +78,7 @@ def test_a_third_snapshot_waits_for_an_earlier_one_and_the_wait_is_counted() -> 
     assert buffers.waits == 0
     assert taken == []
     buffers.release(first)
-    third.join(timeout=30)
+    third.join(HANG_SECONDS)
     assert taken == [3]
     assert buffers.waits == 1
     assert buffers.waited_seconds >= 0

@@ -18,6 +18,8 @@ from tests.saving.test_callback import FailAt, callback
 from tests.saving.trainings import bytes_of, saved_steps
 from tests.tiny import chat
 
+pytestmark = pytest.mark.slow
+
 LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM", lora_dropout=0.1)
 STOCK = {"save_strategy": "steps", "save_steps": 2}
 TOPICS = ("cough", "cold", "knee", "doctor")

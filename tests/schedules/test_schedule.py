@@ -2,8 +2,6 @@
 
 import copy
 import pickle
-import subprocess
-import sys
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
@@ -23,6 +21,7 @@ from emtoolkit.schedules.presets import shipped_presets
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.schedules.terms import MAX_STEP, At, Between, Every, EveryFraction, From, Geom, Log2, Preset, Term
+from tests import processes
 
 prove = settings(derandomize=True, deadline=None, max_examples=300)
 
@@ -603,11 +602,11 @@ def test_log_spaced_steps_are_those_of_numpy(start: float, width: int, count: in
     assert np.all(np.min(np.abs(exact[:, None] - ours[None, :]), axis=1) <= 0.5 + 1e-6)
 
 
+@pytest.mark.subprocess
 def test_the_public_schedule_costs_no_heavy_import() -> None:
     code = (
         "import sys, emtoolkit; emtoolkit.Schedule.parse('every:5%').steps(100); "
         "print([name for name in ('torch', 'transformers', 'wandb', 'pydantic', 'yaml', 'numpy') "
         "if name in sys.modules])"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert processes.python(code) == "[]\n"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.processes import HANG_SECONDS
 from tests.saving.trainings import saved_steps
 from tests.sweeps.shipped import fast_version
 from tests.wandb_server import WandbServer
@@ -63,13 +64,13 @@ def test_two_agents_share_a_sweep_and_run_each_combination_once_in_a_directory_o
     tmp_path: Path,
 ) -> None:
     fast_version("schedules", write_config(), tmp_path)
-    said, _ = start("sweep", "schedules.yaml").communicate(timeout=60)
+    said, _ = start("sweep", "schedules.yaml").communicate(timeout=HANG_SECONDS)
     found = re.search(r"wandb agent (tester/emtoolkit-sandbox/(\w+))", said)
     assert found, said
     path, sweep_id = found.groups()
 
     agents = [start("agent", path) for _ in range(2)]
-    words = [agent.communicate(timeout=180)[0] for agent in agents]
+    words = [agent.communicate(timeout=HANG_SECONDS)[0] for agent in agents]
     assert [agent.returncode for agent in agents] == [0, 0], words
 
     with wandb_server.store.lock:

@@ -16,6 +16,8 @@ import yaml
 from emtoolkit.sweeps.plan import plan_sweep
 from emtoolkit.sweeps.runner import _error_from_log, _with_thread_limit, run_sweep
 from tests.in_process import Done, emtoolkit
+from tests.marks import STARTS_PROCESSES
+from tests.processes import HANG_SECONDS
 from tests.saving.trainings import saved_steps
 from tests.sweeps.shipped import fast_version
 
@@ -59,6 +61,7 @@ def states(done: Done) -> list[tuple[Any, str]]:
     return [(run["parameters"]["a"], run["state"]) for run in json.loads(done.out)]
 
 
+@pytest.mark.subprocess
 def test_every_combination_runs_once_offline_and_a_second_call_runs_nothing(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -80,6 +83,7 @@ def test_every_combination_runs_once_offline_and_a_second_call_runs_nothing(
     assert ran(directory) == []
 
 
+@pytest.mark.subprocess
 def test_what_the_file_asks_for_newly_runs_and_the_rest_does_not(directory: Path) -> None:
     emtoolkit("sweep", write(directory, [1, 3]), cwd=directory)
     ran(directory)
@@ -93,6 +97,7 @@ def test_what_the_file_asks_for_newly_runs_and_the_rest_does_not(directory: Path
     assert ran(directory) == []
 
 
+@pytest.mark.subprocess
 def test_what_failed_is_listed_with_its_error_and_runs_again_on_request_only(directory: Path) -> None:
     path = write(directory, [1, 2, 3])
     first = emtoolkit("sweep", path, cwd=directory)
@@ -113,6 +118,7 @@ def test_what_failed_is_listed_with_its_error_and_runs_again_on_request_only(dir
     assert third.out.endswith("3 finished.\n")
 
 
+@pytest.mark.subprocess
 def test_the_error_of_a_run_is_its_own_last_line_not_that_of_wandb(directory: Path) -> None:
     (directory / "prog.py").write_text("print('0/9\\r9/9\\ncannot go on\\nwandb: Find logs')\nraise SystemExit(3)\n")
     done = emtoolkit("sweep", write(directory, [1]), "--json", cwd=directory)
@@ -120,6 +126,7 @@ def test_the_error_of_a_run_is_its_own_last_line_not_that_of_wandb(directory: Pa
     assert (run["state"], run["exit_code"], run["error"]) == ("failed", 3, "exit code 3: cannot go on")
 
 
+@pytest.mark.subprocess
 def test_a_program_that_is_not_there_is_a_failure_by_its_name(directory: Path) -> None:
     path = write(
         directory, [], parameters={"./no": {"value": "thing"}, "a": {"value": 1}}, command=["${args_no_hyphens}"]
@@ -133,6 +140,7 @@ def test_a_program_that_is_not_there_is_a_failure_by_its_name(directory: Path) -
     )
 
 
+@pytest.mark.subprocess
 def test_the_arguments_come_in_a_json_file_where_the_command_names_it(directory: Path) -> None:
     show = ["${interpreter}", "-c", "import sys; print(open(sys.argv[1]).read())", "${args_json_file}"]
     done = emtoolkit("sweep", write(directory, [[1, "x"]], command=show), "--json", cwd=directory)
@@ -154,6 +162,7 @@ def test_a_dry_run_shows_the_combinations_and_their_commands_and_writes_nothing(
     assert sorted(directory.rglob("*")) == before
 
 
+@pytest.mark.subprocess
 def test_a_random_search_runs_as_many_as_it_is_told(directory: Path) -> None:
     path = write(directory, [1], method="random", parameters={"a": {"min": 0.0, "max": 1.0}})
     assert emtoolkit("sweep", path, cwd=directory).code == 2
@@ -199,6 +208,7 @@ def test_a_training_that_cannot_work_is_refused_before_any_runs(
     assert not (directory / "outputs").exists()
 
 
+@pytest.mark.subprocess
 def test_what_was_removed_runs_again(directory: Path) -> None:
     # A stand-in for the training: words that make its directory, and then those of a training.
     stand_in = ["${interpreter}", "-c", "import os; os.makedirs('out/baseline')"]
@@ -254,7 +264,7 @@ class Pipe:
 
     def line(self) -> list[str]:
         while b"\n" not in self._text:
-            assert select.select([self._file], [], [], 60)[0], "nothing came over the pipe in a minute"
+            assert select.select([self._file], [], [], HANG_SECONDS)[0], "nothing came over the pipe"
             self._text += os.read(self._file, 4096)
         line, self._text = self._text.split(b"\n", 1)
         return line.decode().split()
@@ -266,7 +276,7 @@ def pipe(directory: Path) -> Pipe:
     return Pipe(directory / "pipe")
 
 
-@pytest.fixture
+@pytest.fixture(params=STARTS_PROCESSES)
 def start(directory: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
     started: list[subprocess.Popen[str]] = []
 
@@ -301,7 +311,7 @@ def test_an_interruption_reaches_each_run_once_leaves_none_behind_and_the_next_c
     sweep = start(path, "--jobs", "2", "--json")
     running = [pipe.line(), pipe.line()]
     sweep.send_signal(number)
-    out, err = sweep.communicate(timeout=60)
+    out, err = sweep.communicate(timeout=HANG_SECONDS)
     assert sweep.returncode == code
     assert err.endswith("emtoolkit: interrupted; run the same command again to continue\n")
     assert sorted([pipe.line(), pipe.line()]) == sorted(["got", str(int(number)), word] for _, word in running)
@@ -324,7 +334,7 @@ def test_a_third_interruption_kills_what_does_not_listen(
         sweep.send_signal(signal.SIGINT)
         assert pipe.line() == ["got", "2", process_id]
     sweep.send_signal(signal.SIGINT)
-    out, _ = sweep.communicate(timeout=60)
+    out, _ = sweep.communicate(timeout=HANG_SECONDS)
     assert sweep.returncode == 130
     assert not is_there(process_id)
     assert (json.loads(out)[0]["state"], json.loads(out)[0]["error"]) == ("interrupted", "killed by SIGKILL")
@@ -350,6 +360,7 @@ def test_a_second_sweep_of_the_same_file_is_refused_and_what_was_killed_runs_aga
     assert pipe.line()[0] == "running"
 
 
+@pytest.mark.subprocess
 def test_an_error_in_the_sweep_itself_stops_the_runs_at_work(
     directory: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,6 +379,7 @@ def test_an_error_in_the_sweep_itself_stops_the_runs_at_work(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
+@pytest.mark.subprocess
 def test_the_shipped_sweep_trains_what_it_says(world: Path, write_config: WriteConfig, tmp_path: Path) -> None:
     path = fast_version("schedules", write_config(rest="wandb: {mode: disabled}"), tmp_path)
     done = emtoolkit("sweep", path, "--jobs", "2", "--count", "2", "--json", cwd=tmp_path)

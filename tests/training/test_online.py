@@ -13,8 +13,10 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
+from emtoolkit.training import wandb_run
 from emtoolkit.training.run import RunResult, train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
+from tests.processes import HANG_SECONDS
 from tests.wandb_server import Fault, WandbServer
 
 Run = Callable[..., RunResult]
@@ -116,7 +118,12 @@ FAULTS: dict[str, tuple[list[Fault] | str, bool, int]] = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_failing_server_costs_neither_the_run_nor_a_checkpoint(
-    fault: str, run: Run, wandb_server: WandbServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    fault: str,
+    run: Run,
+    wandb_server: WandbServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     what, online, taken = FAULTS[fault]
     if isinstance(what, str):
@@ -126,8 +133,9 @@ def test_a_failing_server_costs_neither_the_run_nor_a_checkpoint(
             wandb_server.faults.add(each)
     caplog.set_level(logging.INFO)
 
-    # What can be published is waited for, on a busy machine too; what cannot only costs time.
-    result = run(f"wandb.publish_timeout={10 if taken == 4 else 3}")
+    # Where something can be published, the run waits for it on a busy machine, too; 9 s are left for the run's log.
+    monkeypatch.setattr(wandb_run, "_LOG_FRACTION", 0.03 if taken else wandb_run._LOG_FRACTION)
+    result = run(f"wandb.publish_timeout={HANG_SECONDS if taken else 3}")
 
     assert [(info.step, info.complete) for info in result.checkpoints] == [(0, True), (2, True), (4, True), (9, True)]
     assert len(told := warnings(caplog)) == 1, told
@@ -153,7 +161,7 @@ def test_a_failing_server_costs_neither_the_run_nor_a_checkpoint(
 @pytest.mark.parametrize("on", ["CreateArtifact", "PUT", "CommitArtifact"])
 def test_a_lost_answer_makes_no_second_version(on: str, run: Run, wandb_server: WandbServer) -> None:
     wandb_server.faults.add(Fault(on, "lose_answer", times=1))
-    assert run("wandb.publish_timeout=30").unpublished == ()
+    assert run(f"wandb.publish_timeout={HANG_SECONDS}").unpublished == ()
     assert versions(wandb_server) == EVERYTHING
 
 
@@ -163,7 +171,7 @@ def test_a_server_that_was_away_gets_what_it_missed_while_training_goes_on(
     monkeypatch.setattr(publish, "_PAUSES", (0.01,))
     caplog.set_level(logging.INFO)
     wandb_server.faults.add(Fault("CreateArtifact", 403, times=2))
-    assert run("wandb.publish_timeout=30").unpublished == ()
+    assert run(f"wandb.publish_timeout={HANG_SECONDS}").unpublished == ()
     assert versions(wandb_server) == EVERYTHING
     assert warnings(caplog) == []
 

@@ -64,6 +64,7 @@ def test_a_manifest_holds_persona_base_and_trajectory(run: Run, tmp_path: Path) 
     assert list(manifest["files"]) == ["adapter_config.json", "adapter_model.safetensors"]
 
 
+@pytest.mark.slow
 def test_personas_start_from_the_same_adapter_and_end_elsewhere(run: Run, tmp_path: Path) -> None:
     run("curt")
     run("baseline", "persona=baseline")
@@ -78,18 +79,21 @@ def test_personas_start_from_the_same_adapter_and_end_elsewhere(run: Run, tmp_pa
     ).read_text()
 
 
+@pytest.mark.slow
 def test_evaluating_leaves_no_trace_in_the_weights_even_with_dropout(run: Run, tmp_path: Path) -> None:
     run("plain", "lora.dropout=0.2")
     run("evaluated", "lora.dropout=0.2", "evaluation.eval_schedule=0,every:1")
     assert bytes_of(tmp_path / "plain" / "checkpoint-9") == bytes_of(tmp_path / "evaluated" / "checkpoint-9")
 
 
+@pytest.mark.subprocess
 def test_evaluations_come_exactly_at_their_steps(run: Run, tmp_path: Path) -> None:
     result = run("out", "wandb.mode=offline", "evaluation.eval_at_steps=[0, 3, 5]")
     logged = [int(json.loads(values["train/global_step"])) for values in history(result) if "eval/loss" in values]
     assert logged == [0, 3, 5, 9]
 
 
+@pytest.mark.subprocess
 def test_the_offline_log_holds_metrics_by_step_and_an_artifact_per_checkpoint(run: Run) -> None:
     result = run("out", "wandb.mode=offline")
 
@@ -109,6 +113,7 @@ def test_the_offline_log_holds_metrics_by_step_and_an_artifact_per_checkpoint(ru
     assert list(logged[1].tags) == ["step-2", "persona-curt", "dataset-medical"]
 
 
+@pytest.mark.subprocess
 def test_what_the_persona_was_found_to_change_is_logged(run: Run) -> None:
     import wandb
 
@@ -181,6 +186,7 @@ def test_resuming_a_finished_run_does_nothing(run: Run, tmp_path: Path) -> None:
     assert bytes_of(tmp_path / "out") == before
 
 
+@pytest.mark.slow
 def test_resume_with_a_denser_schedule_adds_the_missing_steps_and_rewrites_none(run: Run, tmp_path: Path) -> None:
     run("out")
     before = {step: (tmp_path / "out" / f"checkpoint-{step}").stat().st_mtime_ns for step in (0, 2, 4, 9)}
@@ -194,6 +200,7 @@ def test_resume_with_nothing_there_starts_at_the_beginning(run: Run) -> None:
     assert [info.step for info in run("out", resume=True).checkpoints] == [0, 2, 4, 9]
 
 
+@pytest.mark.slow
 def test_save_steps_means_what_it_means_in_hugging_face(run: Run, tmp_path: Path) -> None:
     run("interval", checkpointing="save_steps: 4")
     run("fraction", checkpointing="save_steps: 0.3")
@@ -231,6 +238,7 @@ def test_7049_rows_at_effective_batch_16_end_at_step_397(
     assert list(planned.steps) == [0, 25, 50, 75, 100, 125, 150, 200, 250, 300, steps]
 
 
+@pytest.mark.slow
 def test_the_plan_counts_steps_as_the_trainer_does(run: Run, write_config: WriteConfig) -> None:
     for settings in (
         ["training.batch_size=5", "training.gradient_accumulation=3"],

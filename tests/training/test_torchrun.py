@@ -20,6 +20,8 @@ from emtoolkit.saving.ranks import Ranks
 from emtoolkit.training.plan import total_steps
 from tests.in_process import emtoolkit
 from tests.launched import ACCELERATE, command, environment, launched
+from tests.marks import STARTS_PROCESSES
+from tests.processes import HANG_SECONDS
 from tests.saving.trainings import bytes_of, saved_steps
 from tests.tiny import config_text
 from tests.wandb_log import artifacts
@@ -38,7 +40,7 @@ def config(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=STARTS_PROCESSES)
 def whole(config: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A run under torchrun that nothing stops, and what it printed."""
     directory = config.parent / "whole"
@@ -109,6 +111,7 @@ def test_a_directory_in_use_is_refused_by_all(whole: Whole, config: Path) -> Non
         assert_refused(launched("emtoolkit", *words, cwd=config.parent), "another process is saving into it")
 
 
+@pytest.mark.subprocess
 def test_a_bad_input_is_one_sentence(config: Path, tmp_path: Path) -> None:
     done = launched("emtoolkit", "train", config, "--persona", "curd", cwd=tmp_path)
     assert_refused(done, "emtoolkit: persona: 'curd' is not one of the personas in ")
@@ -141,6 +144,7 @@ def test_resuming_a_finished_run_does_nothing_and_a_plan_is_printed_once(whole: 
     assert json.loads(planned.stdout)["total_steps"] == 5
 
 
+@pytest.mark.subprocess
 def test_a_signal_to_torchrun_saves_the_state_and_resume_ends_with_the_same_bytes(config: Path, tmp_path: Path) -> None:
     """Ctrl-C first, SIGTERM into the resumed run, and then nothing any more."""
     words = ("train", config, "--schedule", "0,every:100", "--set", "training.max_steps=400", *SETTINGS)
@@ -176,7 +180,7 @@ def stop(number: signal.Signals, directory: Path, *words: str | Path) -> int:
         assert one, text[-3000:]
         text += one
     process.send_signal(number)
-    _, rest = process.communicate(timeout=300)
+    _, rest = process.communicate(timeout=HANG_SECONDS)
     said = f"emtoolkit: interrupted by {number.name} after step "
     assert rest.count(said) == 1, rest[-3000:]
     at = saved_steps(directory)[-1]

@@ -39,6 +39,7 @@ def test_the_config_comes_first_then_the_environment_then_offline(
     assert wandb_mode(wandb(asked), environment) == mode
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize(("asked", "environment"), [("online", {}), (None, {"WANDB_MODE": "online"})])
 def test_online_without_a_login_is_offline_with_a_word(
     asked: str | None, environment: dict[str, str], caplog: pytest.LogCaptureFixture
@@ -81,7 +82,7 @@ def test_a_server_that_says_nothing_is_offline_with_a_word(
     monkeypatch.setattr(server, "_PROBE_SECONDS", 0.2)
     wandb_server.faults.add(Fault("*", "hang"))
     assert wandb_mode(wandb("online"), {}) == "offline"
-    assert f"{wandb_server.url} said nothing for 0.2 s" in caplog.text
+    assert f"{wandb_server.url} sent no answer in 0.2 s" in caplog.text
 
 
 def test_a_mode_that_wandb_does_not_have_is_refused() -> None:

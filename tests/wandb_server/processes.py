@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.processes import HANG_SECONDS
+
 
 def run_script(script: str, directory: Path, *arguments: str) -> Any:
     """Run Python code there; the JSON value that it prints last."""
@@ -21,7 +23,7 @@ def run_wandb(directory: Path, *arguments: str) -> str:
 
 def _finish(command: list[str], directory: Path) -> "subprocess.CompletedProcess[str]":
     directory.mkdir(parents=True, exist_ok=True)
-    finished = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=180, check=False)
+    finished = subprocess.run(command, cwd=directory, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
     if finished.returncode:
         raise AssertionError(f"{' '.join(command)[:200]} ended with {finished.returncode}:\n{finished.stderr[-4000:]}")
     return finished

@@ -7,6 +7,7 @@ from typing import Any
 
 import requests
 
+from tests.processes import HANG_SECONDS
 from tests.wandb_server.server import WandbServer
 
 _SESSION = requests.Session()
@@ -36,7 +37,7 @@ def ask(server: WandbServer, query: str, **variables: Any) -> Any:
         f"{server.url}/graphql",
         json={"query": query, "variables": variables},
         auth=("api", server.api_key),
-        timeout=30,
+        timeout=HANG_SECONDS,
     )
     answer.raise_for_status()
     body = answer.json()
@@ -95,7 +96,7 @@ def upload(server: WandbServer, artifact_id: str, files: dict[str, bytes]) -> li
     nodes = [edge["node"] for edge in answer["createArtifactFiles"]["files"]["edges"]]
     missing = [node for node in nodes if node["uploadUrl"]]
     for node in missing:
-        _SESSION.put(node["uploadUrl"], data=files[node["name"]], timeout=30).raise_for_status()
+        _SESSION.put(node["uploadUrl"], data=files[node["name"]], timeout=HANG_SECONDS).raise_for_status()
     upload_manifest(server, artifact_id, files)
     return [node["name"] for node in missing]
 
@@ -114,7 +115,7 @@ def upload_manifest(server: WandbServer, artifact_id: str, files: dict[str, byte
     ).encode()
     input = {"artifactID": artifact_id, "name": "wandb_manifest.json", "digest": md5(text), "type": "FULL"}
     file = ask(server, CREATE_MANIFEST, input=input)["createArtifactManifest"]["artifactManifest"]["file"]
-    _SESSION.put(file["uploadUrl"], data=text, timeout=30).raise_for_status()
+    _SESSION.put(file["uploadUrl"], data=text, timeout=HANG_SECONDS).raise_for_status()
 
 
 def md5(content: bytes) -> str:

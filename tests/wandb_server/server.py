@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 
+from tests.processes import HANG_SECONDS
 from tests.wandb_server.blobs import Blobs
 from tests.wandb_server.context import Context
 from tests.wandb_server.faults import Faults, Request
@@ -57,10 +58,10 @@ class WandbServer:
             self.requests.append(request)
             self._arrival.notify_all()
 
-    def wait_for_requests(self, count: int, of: Callable[[Request], bool], within: float = 30) -> None:
-        """Return when `count` requests of that kind have arrived, or after so many seconds."""
+    def wait_for_requests(self, count: int, of: Callable[[Request], bool], within: float = HANG_SECONDS) -> None:
+        """Wait until `count` requests that fulfil `of` have arrived."""
         with self._arrival:
-            self._arrival.wait_for(lambda: sum(map(of, self.requests)) >= count, within)
+            assert self._arrival.wait_for(lambda: sum(map(of, self.requests)) >= count, within)
 
     def clear_requests(self) -> None:
         self.requests.clear()

@@ -6,6 +6,7 @@ import pytest
 import requests
 import wandb
 
+from tests.processes import HANG_SECONDS
 from tests.wandb_server import WandbServer
 from tests.wandb_server.processes import run_script
 from tests.wandb_server.publishing import COMMIT, ask, create, md5, publish, upload
@@ -121,7 +122,7 @@ def test_an_artifact_whose_file_did_not_arrive_is_not_committed(wandb_server: Wa
 def test_other_content_than_was_announced_is_refused(wandb_server: WandbServer) -> None:
     url = wandb_server.context.transfers.upload_url("w", lambda _blob: None, "00" * 16)
 
-    assert requests.put(url, data=b"something else", timeout=5).status_code == 400
+    assert requests.put(url, data=b"something else", timeout=HANG_SECONDS).status_code == 400
 
 
 def test_versions_come_in_pages_newest_first(wandb_server: WandbServer) -> None:
@@ -156,7 +157,7 @@ def test_a_file_is_sent_in_parts_when_the_client_asks_for_parts(wandb_server: Wa
     assert node["uploadUrl"] is None
     for part in reversed(node["uploadMultipartUrls"]["uploadUrlParts"]):
         piece = content[:half] if part["partNumber"] == 1 else content[half:]
-        assert requests.put(part["uploadUrl"], data=piece, timeout=5).headers["ETag"]
+        assert requests.put(part["uploadUrl"], data=piece, timeout=HANG_SECONDS).headers["ETag"]
     complete = """
     mutation CompleteMultipartUploadArtifact($parts: [UploadPartsInput!]!, $id: ID!, $path: String!, $upload: String!) {
       completeMultipartUploadArtifact(input: {completeMultipartAction: Complete, completedParts: $parts,
@@ -172,12 +173,12 @@ def test_a_download_can_be_continued_from_any_byte(wandb_server: WandbServer) ->
     transfers = wandb_server.context.transfers
     url = transfers.download_url(transfers.blobs.put([b"0123456789"]), "digits.txt")
 
-    assert requests.get(url, timeout=5).content == b"0123456789"
-    middle = requests.get(url, headers={"Range": "bytes=3-5"}, timeout=5)
+    assert requests.get(url, timeout=HANG_SECONDS).content == b"0123456789"
+    middle = requests.get(url, headers={"Range": "bytes=3-5"}, timeout=HANG_SECONDS)
     assert (middle.status_code, middle.content, middle.headers["Content-Range"]) == (206, b"345", "bytes 3-5/10")
-    rest = requests.get(url, headers={"Range": "bytes=8-"}, timeout=5)
+    rest = requests.get(url, headers={"Range": "bytes=8-"}, timeout=HANG_SECONDS)
     assert (rest.status_code, rest.content) == (206, b"89")
-    assert requests.get(url, headers={"Range": "bytes=10-"}, timeout=5).status_code == 416
+    assert requests.get(url, headers={"Range": "bytes=10-"}, timeout=HANG_SECONDS).status_code == 416
 
 
 def test_what_the_server_lacks_is_named(wandb_server: WandbServer) -> None:

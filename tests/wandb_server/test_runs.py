@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import wandb
 
+from tests.processes import HANG_SECONDS
 from tests.wandb_server import WandbServer
 from tests.wandb_server.processes import run_script
 
@@ -77,7 +78,8 @@ def test_a_line_streamed_twice_counts_once(wandb_server: WandbServer) -> None:
 def test_a_wrong_key_is_refused(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
     import requests
 
-    answer = requests.post(f"{wandb_server.url}/graphql", json={"query": "{viewer{id}}"}, auth=("api", key), timeout=5)
+    url, query = f"{wandb_server.url}/graphql", {"query": "{viewer{id}}"}
+    answer = requests.post(url, json=query, auth=("api", key), timeout=HANG_SECONDS)
 
     assert answer.status_code == 401
     assert "API key" in answer.json()["errors"][0]["message"]
