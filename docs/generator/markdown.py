@@ -6,6 +6,6 @@ _CODE = re.compile(r"(`[^`]*`)")
 
 
 def cell(text: str) -> str:
-    """`text` on one line; outside of code, `<persona>` is a placeholder and no HTML."""
-    parts = _CODE.split(" ".join(text.replace("|", "\\|").split()))
-    return "".join(part if i % 2 else part.replace("<", "&lt;") for i, part in enumerate(parts))
+    """`text` on one line; outside of code, `<persona>` is a placeholder and no HTML, and `|` ends no cell."""
+    parts = _CODE.split(" ".join(text.split()))
+    return "".join(part if i % 2 else part.replace("<", "&lt;").replace("|", "\\|") for i, part in enumerate(parts))

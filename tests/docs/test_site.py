@@ -73,4 +73,5 @@ def test_the_config_page_has_every_section_with_types_and_defaults() -> None:
 
 
 def test_a_placeholder_in_a_help_text_is_no_html() -> None:
-    assert cell("By default `a|<b>`,\n  or outputs/<persona>.") == "By default `a\\|<b>`, or outputs/&lt;persona>."
+    assert cell("By default `a|<b>`,\n  or outputs/<persona>.") == "By default `a|<b>`, or outputs/&lt;persona>."
+    assert cell("one|two") == "one\\|two"

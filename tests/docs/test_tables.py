@@ -79,3 +79,12 @@ def test_the_files_that_contributing_names_exist() -> None:
     named = re.findall(r"`((?:configs|docs|emtoolkit|sweeps|tests)/[^`]*)`", text)
     assert len(named) > 20
     assert [path for path in named if "NAME" not in path and not (ROOT / path).exists()] == []
+
+
+def test_the_names_in_the_table_of_what_to_add_are_in_the_code() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("| to add |")[1].split("\n\n")[0]
+    named = set(re.findall(r"`([A-Za-z_]+)`", table))
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "emtoolkit").rglob("*.py"))
+    words = set(re.findall(r"\w+", code))
+    assert len(named) > 10
+    assert named - words == set()
