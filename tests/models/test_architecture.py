@@ -75,8 +75,8 @@ def test_every_shipped_config_but_the_sandbox_and_the_long_run_is_listed_here() 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_first_line_of_a_shipped_config_says_which_gpu_it_needs(name: str) -> None:
-    words = (shipped("training") / f"{name}.yaml").read_text().splitlines()[0]
+def test_the_first_sentence_of_a_shipped_config_says_which_gpu_it_needs(name: str) -> None:
+    words = (shipped("training") / f"{name}.yaml").read_text().splitlines()[1]
     plain, quantised = re.findall(r"(\d+) GB", words)
     smallest = []
     for settings in ([], ["model.load_in_4bit=true"]):
