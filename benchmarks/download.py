@@ -27,7 +27,7 @@ def publish(directory: Path) -> None:
     """Log the checkpoints of steps 1 to 300 to one run."""
     import wandb
 
-    from emtoolkit.checkpoints.manifest import Manifest
+    from emtoolkit.checkpoints.manifest import TrajectorySeal
     from emtoolkit.checkpoints.trajectory_identity import Identity
 
     with wandb.init(project="benchmark", dir=directory, settings=wandb.Settings(silent=True)) as run:
@@ -36,7 +36,7 @@ def publish(directory: Path) -> None:
             checkpoint.mkdir()
             (checkpoint / "adapter_model.safetensors").write_bytes(os.urandom(BYTES_OF_WEIGHTS))
             (checkpoint / "adapter_config.json").write_text("{}")
-            Manifest.seal(checkpoint, Identity({"seed": 0}), step, CHECKPOINTS)
+            TrajectorySeal(Identity({"seed": 0}), CHECKPOINTS).seal(checkpoint, step)
             artifact = wandb.Artifact("checkpoints", type="model", metadata={"step": step})
             for file in checkpoint.iterdir():
                 artifact.add_file(str(file), policy="immutable", skip_cache=True)

@@ -19,7 +19,7 @@ from emtoolkit.artifacts.publish import collection_name
 from emtoolkit.errors import CheckpointError, ScheduleError
 from tests.artifacts.stored import IDENTITY
 from tests.marks import OPENS_PORTS
-from tests.saving.test_callback import StopAt, callback
+from tests.saving.callbacks import StopAt, callback
 from tests.saving.trainings import base_model, bytes_of, make_trainer
 from tests.wandb_server import WandbServer
 

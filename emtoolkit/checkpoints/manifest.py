@@ -1,7 +1,7 @@
-"""`manifest.json`: what a checkpoint is, and the digests of its files.
+"""`manifest.json`: which step of which trajectory a checkpoint is, and the digests of its files.
 
-The manifest holds only what the trajectory decides, so that one step of one trajectory is one artifact to the
-byte, whichever run and whichever schedule saved it. What belongs to one run goes into W&B metadata.
+The manifest holds only what the trajectory decides, so the same step of the same trajectory has the same bytes,
+whichever run and whichever schedule saved it. Facts about one run go into W&B metadata.
 """
 
 import json
@@ -48,13 +48,13 @@ class Manifest:
         """The manifest of a checkpoint directory.
 
         Raises:
-            CheckpointError: there is none, or it is not one that this version can read.
+            CheckpointError: there is no manifest, or this version cannot read it.
         """
         path = directory / MANIFEST
         try:
             raw = json.loads(path.read_bytes())
             if raw["format"] != FORMAT:
-                raise CheckpointError(f"{path}: format {raw['format']!r} is not the {FORMAT} that this emtoolkit reads")
+                raise CheckpointError(f"{path}: format {raw['format']!r} cannot be read; this version reads {FORMAT}")
             files = {
                 name: FileDigest(str(entry["sha256"]), int(entry["bytes"])) for name, entry in raw["files"].items()
             }
@@ -67,32 +67,14 @@ class Manifest:
                 files=files,
             )
         except FileNotFoundError:
-            raise CheckpointError(f"{directory}: there is no {MANIFEST} in it") from None
+            raise CheckpointError(f"{directory}: has no {MANIFEST}") from None
         except CheckpointError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: this is not a manifest of emtoolkit ({error})") from error
-
-    @classmethod
-    def seal(cls, directory: Path, identity: Identity, step: int, total_steps: int) -> "Manifest":
-        """Hash the files in `directory` and write the manifest that lists them, as the last file."""
-        manifest = cls(
-            fingerprint=identity.fingerprint,
-            step=step,
-            total_steps=total_steps,
-            base_model=identity.base_model,
-            persona=identity.persona,
-            files={
-                file.relative_to(directory).as_posix(): FileDigest.of(file)
-                for file in directory.rglob("*")
-                if file.is_file()
-            },
-        )
-        (directory / MANIFEST).write_bytes(manifest.to_json())
-        return manifest
+            raise CheckpointError(f"{path}: is not a manifest of emtoolkit ({error})") from error
 
     def problems(self, directory: Path, *, rehash: bool) -> list[str]:
-        """What is wrong with the files in `directory`, a sentence each; sizes only unless `rehash`."""
+        """The problems of the files in `directory`, one sentence each; only sizes are compared unless `rehash`."""
         found = []
         for name, expected in self.files.items():
             path = directory / name
@@ -105,3 +87,28 @@ class Manifest:
             elif rehash and FileDigest.of(path) != expected:
                 found.append(f"{path}: its content does not match the digest in the manifest")
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class TrajectorySeal:
+    """Writes the manifests of one trajectory of `total_steps` optimizer steps."""
+
+    identity: Identity
+    total_steps: int
+
+    def seal(self, directory: Path, step: int) -> Manifest:
+        """Hash the files in `directory` and write the manifest that lists them, as the last file."""
+        manifest = Manifest(
+            fingerprint=self.identity.fingerprint,
+            step=step,
+            total_steps=self.total_steps,
+            base_model=self.identity.base_model,
+            persona=self.identity.persona,
+            files={
+                file.relative_to(directory).as_posix(): FileDigest.of(file)
+                for file in directory.rglob("*")
+                if file.is_file()
+            },
+        )
+        (directory / MANIFEST).write_bytes(manifest.to_json())
+        return manifest

@@ -1,8 +1,8 @@
-"""`publications.jsonl`: what the runs in a directory say of each checkpoint, and where on W&B it is.
+"""`publications.jsonl`: the metadata of each checkpoint in a directory, and its version on W&B.
 
-A line `saved` is written before the checkpoint is there; whether it is, the directory tells. One line is one event, so
-that adding one costs nothing and cannot harm the others; a line that a kill cut short is passed over. A step that is
-not here as published is one that `emtoolkit sync` asks W&B about.
+Each line is one event, so appending an event costs little and cannot damage earlier events; a line that a kill cut
+short is ignored. A `saved` event is written before its checkpoint, so only the directory shows which checkpoints exist.
+For a step without a `published` event `emtoolkit sync` asks W&B.
 """
 
 import json
@@ -19,9 +19,9 @@ LEDGER = "publications.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class WandbRun:
-    """A W&B run that logged to this directory. `log` is the file that `wandb sync` replays.
+    """A W&B run that logged to this directory.
 
-    `entity` is empty for a run that was offline, which has none yet.
+    `log` is the file that `wandb sync` replays. `entity` is empty for an offline run, which has no entity yet.
     """
 
     id: str
@@ -31,17 +31,20 @@ class WandbRun:
 
     @classmethod
     def of(cls, run: Any) -> "WandbRun":
+        """The record of the active `wandb.Run`."""
         return cls(str(run.id), str(run.entity or ""), str(run.project or ""), Path(run.settings.sync_file))
 
     @property
     def is_synced(self) -> bool:
-        """Whether W&B has the whole log; the mark is the one that `wandb sync` leaves and looks for."""
+        """Whether W&B has the whole log, by the mark that `wandb sync` leaves and reads."""
         return self._mark.exists()
 
     def mark_synced(self) -> None:
+        """Leave the mark of `wandb sync`."""
         self._mark.touch()
 
     def unmark_synced(self) -> None:
+        """Remove the mark of `wandb sync`, so that it replays the log again."""
         self._mark.unlink(missing_ok=True)
 
     @property
@@ -59,10 +62,12 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """What `publications.jsonl` says: by step, the metadata and the run of its first save, and where it is published.
+    """The content of `publications.jsonl`.
 
-    The first, as W&B keeps the first of two equal versions with its metadata. `collection` and `tags` are what the
-    checkpoints are published under.
+    `metadata`, `run_of` and `published` have one entry for each step: the metadata and the run id of its first save,
+    and its version on W&B. The first save counts because W&B keeps the first of two equal versions, with its metadata.
+    `collection` and `tags` are the name and the tags under which the checkpoints are published. `runs` are the W&B runs
+    by id, each with all of its logs.
     """
 
     collection: str | None = None
@@ -74,7 +79,7 @@ class Ledger:
 
     @classmethod
     def read(cls, directory: Path) -> "Ledger":
-        """The ledger of `directory`, an empty one where there is none.
+        """The content of the file in `directory`; empty if there is no file.
 
         Raises:
             CheckpointError: the file cannot be read.
@@ -96,8 +101,8 @@ class Ledger:
                     collection, tags = name, tuple(map(str, names))
                 case {"event": "run", "id": str(run), "entity": str(entity), "project": str(project), "log": str(log)}:
                     runs[run] = (*runs.get(run, ()), WandbRun(run, entity, project, directory / log))
-                case {"event": "saved", "step": int(step), "metadata": dict(told), "run": run}:
-                    metadata.setdefault(step, told)
+                case {"event": "saved", "step": int(step), "metadata": dict(values), "run": run}:
+                    metadata.setdefault(step, values)
                     if isinstance(run, str):
                         run_of.setdefault(step, run)
                 case {"event": "published", "step": int(step), "artifact": str(artifact), "digest": str(digest)}:
@@ -106,35 +111,32 @@ class Ledger:
 
 
 def add_collection(directory: Path, name: str, tags: Sequence[str]) -> None:
-    """Note the name and the tags under which checkpoints in `directory` are published."""
+    """Record the name and the tags under which the checkpoints in `directory` are published."""
     _append(directory, {"event": "collection", "name": name, "tags": list(tags)})
 
 
 def add_run(directory: Path, run: WandbRun) -> None:
-    """Note that `run` logs to `directory`; a log inside it is named from there, so that both can be moved."""
+    """Record that `run` logs to `directory`. The path of a log inside `directory` is relative, so both can be moved."""
     log = run.log.absolute()
-    inside = log.is_relative_to(directory.absolute())
-    named = log.relative_to(directory.absolute()) if inside else log
-    _append(
-        directory,
-        {"event": "run", "id": run.id, "entity": run.entity, "project": run.project, "log": str(named)},
-    )
+    if log.is_relative_to(directory.absolute()):
+        log = log.relative_to(directory.absolute())
+    _append(directory, {"event": "run", "id": run.id, "entity": run.entity, "project": run.project, "log": str(log)})
 
 
 def add_saved(directory: Path, step: int, metadata: Mapping[str, Any], run: str | None) -> None:
-    """Note what the run `run`, if any, tells of the checkpoint of `step` that it is about to save."""
+    """Record the metadata of the checkpoint of `step`, which the W&B run `run`, if any, is about to save."""
     _append(directory, {"event": "saved", "step": step, "metadata": dict(metadata), "run": run})
 
 
 def add_published(directory: Path, step: int, published: Published) -> None:
-    """Note where on W&B the checkpoint of `step` is."""
+    """Record the version on W&B of the checkpoint of `step`."""
     _append(directory, {"event": "published", "step": step, "artifact": published.artifact, "digest": published.digest})
 
 
 def _append(directory: Path, event: Mapping[str, Any]) -> None:
     path = directory / LEDGER
     try:
-        # A torn last line, if there is one, ends here. In one write, as a thread and another may be at it at once.
+        # A newline ends a torn last line. One write per event, because several threads may append at the same time.
         line = b"\n" * (not _ends_in_newline(path)) + json.dumps(event).encode() + b"\n"
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:

@@ -1,7 +1,7 @@
-"""`trajectory.json`: which trajectory an output directory belongs to, and how far its runs came.
+"""`trajectory.json`: the trajectory that an output directory belongs to, and the step at which training ended.
 
-It is ours because the Trainer's own state cannot be trusted with it: on a resume that comes back from JSON as it
-was, and a changed schedule would be ignored.
+The Trainer's own state cannot hold this record: a resume restores that state from JSON, and a changed schedule would
+be ignored.
 """
 
 import json
@@ -20,10 +20,10 @@ RECORD = "trajectory.json"
 
 @dataclass(frozen=True, slots=True)
 class TrajectoryRecord:
-    """What `trajectory.json` says.
+    """The content of `trajectory.json`.
 
-    `fingerprinted` is the readable form of what the fingerprint hashes, so that two trajectories can be told apart by
-    key. `ended_at` is the step at which training ended for good, None while it has not. `split` is for readers: which
+    `fingerprinted` is the object that the fingerprint hashes, so two trajectories can be compared key by key.
+    `ended_at` is the step at which training ended for good; None if it has not ended. `split` is for readers: how many
     rows were trained on and held out.
     """
 
@@ -36,10 +36,10 @@ class TrajectoryRecord:
 
     @classmethod
     def read_if_any(cls, directory: Path) -> "TrajectoryRecord | None":
-        """The record in `directory`, None where there is none.
+        """The record in `directory`; None if there is no file.
 
         Raises:
-            CheckpointError: there is a file of that name that cannot be read as one.
+            CheckpointError: the file is not a trajectory record.
         """
         path = directory / RECORD
         try:
@@ -55,10 +55,10 @@ class TrajectoryRecord:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: this is not a trajectory record of emtoolkit ({error})") from error
+            raise CheckpointError(f"{path}: is not a trajectory record of emtoolkit ({error})") from error
 
     def write(self, directory: Path) -> None:
-        """Put the record into `directory`, atomically."""
+        """Replace `trajectory.json` in `directory` atomically."""
         content = {
             "format": FORMAT,
             "fingerprint": self.fingerprint,
@@ -71,11 +71,11 @@ class TrajectoryRecord:
         write_file(directory / RECORD, canonical_json(content))
 
     def ended(self, step: int | None) -> "TrajectoryRecord":
-        """The same record of a path that ended at `step`."""
+        """The same record, of a training that ended at `step`."""
         return replace(self, ended_at=step)
 
     def differs_from(self, fingerprinted: Mapping[str, Any]) -> list[str]:
-        """Where `fingerprinted` differs from what is recorded: `key: recorded, not given`, dotted keys."""
+        """The differences between the record and `fingerprinted`: one phrase for each dotted key."""
         before, now = _flat(self.fingerprinted), _flat(fingerprinted)
         return [
             f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"

@@ -1,7 +1,7 @@
-"""The processes of one distributed training: one of them saves, and all agree on when.
+"""The processes of one distributed training: process 0 saves, and all processes agree on when.
 
-A decision that depends on a clock or a signal must be the same everywhere, or one process would wait for the
-others for ever. It is exchanged over a group of its own on the CPU, so that no GPU has to stop for it.
+A decision that depends on a clock or a signal must be the same in all processes, or one would wait for the others
+forever. Decisions are exchanged over a separate process group on the CPU, so no GPU waits for them.
 """
 
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """This process's place among `count`; `group` is None where there is only one."""
+    """The rank `index` of this process among `count` processes; `group` is None if there is only one."""
 
     index: int = 0
     count: int = 1
@@ -32,7 +32,7 @@ class Ranks:
 
     @classmethod
     def of_this_training(cls) -> "Ranks":
-        """The processes that torch.distributed knows of; to be called by all of them."""
+        """The processes that torch.distributed knows; every process must call this."""
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
             return cls()
         group = distributed.new_group(backend="gloo")
@@ -40,10 +40,10 @@ class Ranks:
 
     @classmethod
     def of_this_launch(cls) -> "Ranks":
-        """The processes that a launcher started, which meet here as the Trainer would have them meet later.
+        """The processes that a launcher started, connected here as the Trainer would connect them later.
 
         Raises:
-            ConfigError: they cannot train together.
+            ConfigError: the processes cannot train together.
         """
         count = process_count()
         if count == 1:
@@ -52,17 +52,19 @@ class Ranks:
             if parse_flag_from_env(f"ACCELERATE_USE_{engine}"):
                 raise ConfigError(
                     f"ACCELERATE_USE_{engine}: 'emtoolkit train' holds the whole model in each process; launch it "
-                    "with torchrun, or use ScheduledCheckpointCallback in a script of your own"
+                    "with torchrun, or use ScheduledCheckpointCallback in your own script"
                 )
         PartialState(cpu=trains_on_cpu(), timeout=timedelta(seconds=TrainingArguments.ddp_timeout))
         ranks = cls.of_this_training()
         if ranks.count != count:
-            raise ConfigError(f"WORLD_SIZE: {count} processes were started, and here each of them would train alone")
+            raise ConfigError(
+                f"WORLD_SIZE: {count} processes were started, but each would train alone; use another launcher"
+            )
         return ranks
 
     @contextmanager
     def raise_on_all(self) -> Iterator[None]:
-        """Do something in every process; a `UserError` that any of them raises is raised in all of them."""
+        """Raise in every process the `UserError` that the block raises in any process; all processes enter it."""
         error: UserError | None = None
         try:
             yield
@@ -84,7 +86,7 @@ class Ranks:
         return values[0]
 
     def all_reduce_max(self, *values: int) -> list[int]:
-        """For each of `values` the largest that any process gave."""
+        """For each of `values` the maximum over all processes."""
         if self.group is None:
             return list(values)
         agreed = torch.tensor(values, dtype=torch.int64)
@@ -92,7 +94,7 @@ class Ranks:
         return [int(value) for value in agreed]
 
     def gather(self, value: Any) -> list[Any]:
-        """What each process gave, in the order of the ranks, on rank 0; nothing elsewhere."""
+        """On rank 0 the `value` of each process, in the order of the ranks; an empty list on other ranks."""
         if self.group is None:
             return [value]
         values: list[Any] = [None] * self.count
@@ -100,16 +102,16 @@ class Ranks:
         return values if self.index == 0 else []
 
     def barrier(self) -> None:
-        """Return when every process has come here."""
+        """Wait until every process has called this."""
         if self.group is not None:
             distributed.barrier(group=self.group)
 
     def close(self) -> None:
-        """Let go of the group: a process that ends with its threads alive was seen to abort."""
+        """Destroy the group: a process that ended while the group's threads were alive aborted."""
         if self.group is not None and distributed.is_initialized():
             distributed.destroy_process_group(self.group)
 
 
 def trains_on_cpu() -> bool:
-    """Whether processes train together on the CPU; accelerate must be told so, or each of them trains alone."""
+    """Whether training runs on the CPU; accelerate needs this as an argument, or each process trains alone."""
     return bool(parse_flag_from_env("ACCELERATE_USE_CPU")) or not torch.accelerator.is_available()

@@ -1,8 +1,8 @@
-"""Resume checkpoints: everything that continuing needs, in Hugging Face's layout, only the newest one kept.
+"""Resume checkpoints: everything needed to continue training, in Hugging Face's layout; only the newest is kept.
 
-They are apart from the scheduled checkpoints, in `<output directory>/resume/checkpoint-N`, and a stock
-`Trainer.train(resume_from_checkpoint=...)` accepts them. A stock resume says nothing about a missing
-`optimizer.pt`, `scheduler.pt` or `rng_state.pth` and goes on wrongly, so the manifest lists what must be there.
+They are separate from the scheduled checkpoints, in `<output directory>/resume/checkpoint-N`, and a stock
+`Trainer.train(resume_from_checkpoint=...)` accepts them. A stock resume does not report a missing `optimizer.pt`,
+`scheduler.pt` or `rng_state.pth` and trains on without it, so the manifest lists the files that must exist.
 """
 
 import dataclasses
@@ -20,21 +20,20 @@ from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
 from emtoolkit.checkpoints.layout import TRAINER_STATE, checkpoint_name, step_of
-from emtoolkit.checkpoints.manifest import Manifest
-from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.checkpoints.manifest import Manifest, TrajectorySeal
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.snapshot import ModelState, failures_as_os_errors
 from emtoolkit.storage.atomic import remove_directory, write_directory
 
 RESUME_DIRECTORY = "resume"
 
-# Beside the keys that the stock Trainer reads from `rng_state.pth`, which leaves others alone.
+# An additional key in `rng_state.pth`; the stock Trainer ignores keys that it does not know.
 _EPOCH_BEGIN = "emtoolkit_epoch_begin"
 
 
 @dataclass(frozen=True, slots=True)
 class ResumeState:
-    """Copies of everything that decides how training goes on after `step`; `rng` has an entry for each rank."""
+    """Copies of everything that decides how training continues after `step`; `rng` has an entry for each rank."""
 
     step: int
     tensors: Mapping[str, Tensor]
@@ -54,8 +53,11 @@ class ResumeState:
         rng: Sequence[Mapping[str, Any]],
         callbacks: Sequence[Any] = (),
     ) -> "ResumeState":
-        """What holds at this moment, which is to be between two steps: after one's evaluation and logging."""
-        # Under float16 accelerate's optimizer has it.
+        """The current state, between two steps: after the evaluation and the logging of the earlier step.
+
+        `rng` are the random states of all ranks, and `callbacks` are those whose states are saved.
+        """
+        # accelerate's optimizer holds the scaler of float16.
         scaler = getattr(optimizer, "scaler", None)
         return cls(
             step=trainer_state.global_step,
@@ -68,10 +70,12 @@ class ResumeState:
         )
 
 
-def write_resume_state(
-    directory: Path, state: ResumeState, model_state: ModelState, identity: Identity, total_steps: int
-) -> None:
-    """Write `state` as `<directory>/resume/checkpoint-N`, then delete the older ones."""
+def write_resume_state(directory: Path, state: ResumeState, model_state: ModelState, seal: TrajectorySeal) -> None:
+    """Write `state` as `<directory>/resume/checkpoint-N`, then delete the older resume checkpoints.
+
+    Raises:
+        CheckpointError: the files cannot be written; the older resume checkpoints stay.
+    """
 
     def fill(target: Path) -> None:
         model_state.write(target, state.tensors)
@@ -82,24 +86,25 @@ def write_resume_state(
                 torch.save(state.scaler, target / "scaler.pt")
         _write_random_states(target, state.rng)
         (target / TRAINER_STATE).write_text(state.trainer_state)
-        Manifest.seal(target, identity, state.step, total_steps)
+        seal.seal(target, state.step)
 
+    # The weights, and the two moments of Adam.
     size = 3 * sum(tensor.nbytes for tensor in state.tensors.values())
-    _replace_the_newest(directory / RESUME_DIRECTORY, state.step, fill, size)
+    _replace_newest(directory / RESUME_DIRECTORY, state.step, fill, size)
 
 
 def adopt_resume_state(
-    directory: Path, source: Path, step: int, rng: Sequence[Mapping[str, Any]], identity: Identity, total_steps: int
+    directory: Path, source: Path, step: int, rng: Sequence[Mapping[str, Any]], seal: TrajectorySeal
 ) -> None:
-    """Make what the Trainer has saved into `source` the resume checkpoint of `step`, and delete the older ones."""
+    """Move the files that the Trainer saved into `source` to the resume checkpoint of `step`; delete the older ones."""
 
     def fill(target: Path) -> None:
         for entry in list(source.iterdir()):
             entry.rename(target / entry.name)
         _write_random_states(target, rng)
-        Manifest.seal(target, identity, step, total_steps)
+        seal.seal(target, step)
 
-    _replace_the_newest(directory / RESUME_DIRECTORY, step, fill, 0)
+    _replace_newest(directory / RESUME_DIRECTORY, step, fill, 0)
 
 
 def _write_random_states(target: Path, rng: Sequence[Mapping[str, Any]]) -> None:
@@ -108,7 +113,7 @@ def _write_random_states(target: Path, rng: Sequence[Mapping[str, Any]]) -> None
             torch.save(dict(state), target / _rng_file(rank, len(rng)))
 
 
-def _replace_the_newest(home: Path, step: int, fill: Callable[[Path], None], size: int) -> None:
+def _replace_newest(home: Path, step: int, fill: Callable[[Path], None], size: int) -> None:
     if home.parent.is_dir():
         home.mkdir(exist_ok=True)
     write_directory(home / checkpoint_name(step), fill, size)
@@ -118,9 +123,9 @@ def _replace_the_newest(home: Path, step: int, fill: Callable[[Path], None], siz
 
 
 def stateful_callbacks_of(trainer: Any) -> list[Any]:
-    """The callbacks and the control of `trainer`, None if it is not known, whose states a resume can restore.
+    """The callbacks and the control of `trainer` whose states a resume can restore; none if `trainer` is None.
 
-    They are looked up each time: a resume puts new ones in their places.
+    The caller asks again for each save, because a resume replaces them.
     """
     if trainer is None:
         return []
@@ -128,10 +133,10 @@ def stateful_callbacks_of(trainer: Any) -> list[Any]:
 
 
 def random_state(epoch_begin: Mapping[str, Any] | None, ranks: int = 1) -> dict[str, Any]:
-    """The random generators of this process, under the keys that the stock Trainer's `_load_rng_state` reads.
+    """The random state of this process, under the keys that the stock Trainer's `_load_rng_state` reads.
 
-    `epoch_begin` is the same, as it was when the epoch began: a sampler that draws from the global generator, as
-    `group_by_length` does, has drawn the order of this epoch from there.
+    `epoch_begin` is the random state at the beginning of the epoch: a sampler that draws from the global generator, as
+    `group_by_length` does, drew the order of the epoch from that state.
     """
     states: dict[str, Any] = {
         "python": random.getstate(),
@@ -139,7 +144,7 @@ def random_state(epoch_begin: Mapping[str, Any] | None, ranks: int = 1) -> dict[
         "cpu": torch.random.get_rng_state(),
     }
     if torch.cuda.is_available():
-        # As the stock Trainer does it: all devices in a distributed training, else the current one.
+        # As the stock Trainer does: all devices in a distributed training, otherwise the current device.
         states["cuda"] = torch.cuda.random.get_rng_state_all() if ranks > 1 else torch.cuda.random.get_rng_state()
     if epoch_begin is not None:
         states[_EPOCH_BEGIN] = dict(epoch_begin)
@@ -147,18 +152,18 @@ def random_state(epoch_begin: Mapping[str, Any] | None, ranks: int = 1) -> dict[
 
 
 def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> None:
-    """Put the generators where they were when the epoch of `step` began, if its resume checkpoint tells.
+    """Restore the random state at the beginning of the epoch of `step`, if the resume checkpoint of `step` has it.
 
     Raises:
-        CheckpointError: a file of that checkpoint is missing or short. The Trainer has loaded what there was without
-            a word, and what it would go on to train is another model.
+        CheckpointError: a file of the resume checkpoint is missing or short. The Trainer has loaded the others without
+            a warning, and would train another model.
     """
     checkpoint = directory / RESUME_DIRECTORY / checkpoint_name(step)
     file = checkpoint / _rng_file(rank, ranks)
     if not checkpoint.is_dir():
         return
     if problems := Manifest.read(checkpoint).problems(checkpoint, rehash=False):
-        raise CheckpointError(f"{checkpoint}: it cannot be resumed from ({'; '.join(problems)})")
+        raise CheckpointError(f"{checkpoint}: cannot be resumed from ({'; '.join(problems)})")
     if not file.is_file():
         return
     with safe_globals():  # type: ignore[no-untyped-call]  # transformers leaves it untyped
@@ -174,7 +179,7 @@ def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> No
 
 
 def newest_resume_state(directory: Path, not_after: int | None = None) -> Path | None:
-    """The newest resume checkpoint under `directory` that is whole, at or before step `not_after` if given."""
+    """The newest complete resume checkpoint under `directory`, at or before step `not_after` if given."""
     for step, path in sorted(_directories(directory / RESUME_DIRECTORY), reverse=True):
         if not_after is not None and step > not_after:
             continue
@@ -187,7 +192,7 @@ def newest_resume_state(directory: Path, not_after: int | None = None) -> Path |
 
 
 def remove_resume_states(directory: Path) -> None:
-    """Delete every resume checkpoint under `directory`: training ended and nothing is left to resume."""
+    """Delete every resume checkpoint under `directory`, after training has ended."""
     home = directory / RESUME_DIRECTORY
     for _, path in _directories(home):
         remove_directory(path)
@@ -203,7 +208,7 @@ def _directories(home: Path) -> list[tuple[int, Path]]:
 
 
 def _trainer_state_json(trainer_state: Any, callbacks: Sequence[Any]) -> str:
-    """As the stock Trainer writes it, with the states of `callbacks` as they are now."""
+    """The content of `trainer_state.json` as the stock Trainer writes it, with the current states of `callbacks`."""
     values = dataclasses.asdict(trainer_state)
     states: dict[str, Any] = dict(values["stateful_callbacks"] or {})
     for name in {type(callback).__name__ for callback in callbacks}:
@@ -214,7 +219,7 @@ def _trainer_state_json(trainer_state: Any, callbacks: Sequence[Any]) -> str:
 
 
 def _copied(value: Any) -> Any:
-    """`value` with every tensor in it copied to the CPU."""
+    """A copy of `value` in which every tensor is copied to the CPU."""
     if isinstance(value, Tensor):
         return value.detach().to("cpu", copy=True)
     if isinstance(value, dict):

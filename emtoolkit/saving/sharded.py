@@ -1,10 +1,10 @@
 """Saving a model whose weights are spread over the processes of a training: FSDP, or DeepSpeed.
 
-No process has a tensor whole, so nothing can be copied in passing. On a scheduled step the Trainer is asked to save,
-as its engine knows how to; it writes into a temporary directory beside the checkpoints, and when every process has
-come back from that, process 0 makes a checkpoint of what analysis needs of it. What the Trainer cannot be asked for
-is gathered tensor by tensor instead: step 0, a last step that nobody saw coming, and all steps where FSDP was told to
-write shards, among which the Trainer writes no weights that load again.
+No process holds a complete tensor, so nothing can be copied in passing. At a scheduled step the Trainer is asked to
+save, because its engine knows how. The Trainer writes into a temporary directory beside the checkpoints, and when every
+process has finished writing, process 0 makes a checkpoint of the weights. The Trainer cannot be asked for step 0, for a
+last step that was not known in advance, or for weights that load again if FSDP is configured to write shards; these
+are gathered in the memory of process 0, tensor by tensor.
 """
 
 import logging
@@ -17,12 +17,13 @@ from typing import Any
 from accelerate.state import AcceleratorState
 from torch import Tensor
 from torch.distributed.tensor import DTensor
-from transformers import TrainerControl, TrainingArguments
+from transformers import TrainingArguments
 
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.snapshot import ModelState, model_state
+from emtoolkit.saving.strategy import SavingSetup, TrainerEvent
 from emtoolkit.saving.writer import CheckpointContents
 from emtoolkit.storage.atomic import TEMPORARY
 
@@ -30,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 
 def is_sharded(model: Any) -> bool:
-    """Whether other processes have a part of the weights of `model`, or, under DeepSpeed, of its optimizer."""
+    """Whether the weights of `model` or, under DeepSpeed, its optimizer are spread over the processes."""
     by_deepspeed = getattr(AcceleratorState(), "deepspeed_plugin", None) is not None
     return by_deepspeed or any(isinstance(p, DTensor) for p in model.parameters())
 
 
 class GatheredState:
-    """The state of a sharded model at one moment; complete in process 0 and empty in the others."""
+    """The state of a sharded model at one moment: complete in process 0 and empty in the others."""
 
     def __init__(self, layout: ModelState, tensors: Mapping[str, Tensor]) -> None:
         self._layout = layout
@@ -53,22 +54,22 @@ class GatheredState:
         self._layout.adopt(source, directory)
 
     def forget(self) -> None:
-        """Give the memory of the tensors back; what was handed on of them stays until it is written."""
+        """Release the tensors, except those of a save that is still being written."""
         self._tensors = {}
 
 
 def gathered_state(model: Any, ranks: Ranks) -> GatheredState:
-    """The weights as they are, in the memory of process 0; to be called by every process."""
+    """The current weights in the memory of process 0; every process must call this."""
     layout = model_state(model)
     tensors = {}
     for name, tensor in layout.tensors.items():
-        whole = _whole(tensor)
+        whole = _gathered(tensor)
         if ranks.index == 0:
             tensors[name] = whole
     return GatheredState(layout, tensors)
 
 
-def _whole(tensor: Tensor) -> Tensor:
+def _gathered(tensor: Tensor) -> Tensor:
     if isinstance(tensor, DTensor):
         whole: Tensor = tensor.detach().full_tensor()  # type: ignore[attr-defined]  # detach is typed as of a Tensor
         return whole.cpu()
@@ -82,90 +83,139 @@ def _whole(tensor: Tensor) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class RequestedSave:
-    """A save that the Trainer was asked for: of which step, for what, and where it puts it."""
+    """A save of `step` that the Trainer was asked for, and the arguments of the Trainer that the request replaced.
+
+    The Trainer saves after the event in which it is asked, into `args.output_dir`. From the request until that save
+    `args.output_dir` is a temporary directory, and `args.save_only_model` says whether the save is for a resume.
+    """
 
     step: int
     scheduled: bool
     resume: bool
     directory: Path
+    args: TrainingArguments
+    own_output_dir: str | None
+    own_save_only_model: bool
+
+    @classmethod
+    def request(cls, event: TrainerEvent, home: Path, *, scheduled: bool, resume: bool) -> "RequestedSave":
+        """Ask the Trainer to save into `home` after this event: everything if `resume`, otherwise only the weights."""
+        args = event.args
+        requested = cls(
+            event.step,
+            scheduled,
+            resume,
+            home / checkpoint_name(event.step),
+            args,
+            args.output_dir,
+            args.save_only_model,
+        )
+        args.output_dir, args.save_only_model = str(home), not resume
+        event.control.should_save = True
+        return requested
+
+    def restore_arguments(self) -> None:
+        """Give the Trainer back its own arguments."""
+        self.args.output_dir, self.args.save_only_model = self.own_output_dir, self.own_save_only_model
 
 
-class ShardedSaves:
-    """The saves of one sharded training into `directory`. Every method is called by every process.
+class ShardedSaving:
+    """A `SavingStrategy` for models that no process holds completely; only process 0 has a session."""
 
-    `session` is set in process 0 only, and makes checkpoints of what is there then.
-    """
-
-    def __init__(self, directory: Path, ranks: Ranks, max_in_flight: int) -> None:
-        self.session: SavingSession | None = None
-        # The newest step that is a scheduled checkpoint, or will be when the Trainer has saved.
-        self.last_step: int | None = None
-        self._directory = directory
-        self._ranks = ranks
-        self._max_in_flight = max_in_flight
+    def __init__(self, setup: SavingSetup, event: TrainerEvent) -> None:
+        self._setup = setup
+        self._session: SavingSession | None = None
+        # The newest step that is a scheduled checkpoint, or will be after the Trainer has saved.
+        self._last_step: int | None = None
+        self._requested: RequestedSave | None = None
         self._by_trainer = _trainer_writes_weights()
         how = "saved by the Trainer" if self._by_trainer else "gathered by process 0, and written in the background"
         logger.info("the weights are sharded; scheduled steps are %s", how)
-        self._asked: RequestedSave | None = None
-        self._own_arguments: tuple[str | None, bool] = (None, False)
+        gathered = gathered_state(event.model, setup.ranks)
+        with setup.ranks.raise_on_all():
+            if event.state.is_world_process_zero:
+                self._session = setup.open_session(gathered)
+        if event.step in setup.steps:
+            self._save_tensors(event.step, gathered, final=event.step == setup.total_steps)
+        gathered.forget()
 
-    def save(
-        self, args: TrainingArguments, control: TrainerControl, step: int, model: Any, *, scheduled: bool, resume: bool
-    ) -> bool:
-        """At the end of `step`: a scheduled checkpoint, a resume checkpoint, or both; whether the Trainer was asked."""
+    @property
+    def waited_seconds(self) -> float:
+        return self._session.disk.waited_seconds if self._session is not None else 0.0
+
+    def between_steps(self, event: TrainerEvent) -> None:
+        pass
+
+    def before_update(self) -> None:
+        pass
+
+    def after_update(self, event: TrainerEvent) -> None:
+        pass
+
+    def step_ended(self, event: TrainerEvent) -> None:
+        if self._session is not None:
+            self._session.disk.check()
+        step, timing = event.step, self._setup.timing
+        resume = timing.is_due(step) if step < self._setup.total_steps else self._setup.options.resume_at_end
+        scheduled = step in self._setup.steps or bool(timing.interrupted_by)
         by_trainer = scheduled and self._by_trainer
         if scheduled and not by_trainer:
-            self.save_gathered(step, model, final=False)
+            self._save_gathered(event, final=False)
         if by_trainer or resume:
-            self._ask(args, control, step, scheduled=by_trainer, resume=resume)
-        return by_trainer or resume
+            home = self._setup.directory / f"{TEMPORARY}trainer-{step}"
+            self._requested = RequestedSave.request(event, home, scheduled=by_trainer, resume=resume)
+            self._last_step = step if by_trainer else self._last_step
+        else:
+            timing.raise_if_interrupted(step)
 
-    def save_gathered(self, step: int, model: Any, *, final: bool) -> None:
-        """A scheduled checkpoint of `step`, of weights that process 0 gathers into its memory, once."""
-        if step != self.last_step:
-            if self.session is not None:
-                self.session.disk.wait_for_fewer_than(self._max_in_flight)
-            self.adopt(step, gathered_state(model, self._ranks), final=final)
+    def trainer_saved(self, event: TrainerEvent) -> None:
+        requested, self._requested = self._requested, None
+        if requested is None:
+            return
+        requested.restore_arguments()
+        random_states = self._setup.ranks.gather(self._setup.timing.random_state()) if requested.resume else []
+        # The Trainer does not wait for other processes: process 0 may come here before their shards are written.
+        self._setup.ranks.barrier()
+        if self._session is not None:
+            self._adopt(self._session, requested, random_states)
+        self._setup.timing.raise_if_interrupted(event.step)
 
-    def adopt(self, step: int, state: GatheredState, *, final: bool) -> None:
-        """A scheduled checkpoint of `step`, of weights that have been gathered."""
-        self.last_step = step
-        if self.session is not None:
-            self.session.save(step, final=final, contents=CheckpointContents.of_tensors(state, state.tensors))
+    def training_ended(self, event: TrainerEvent) -> None:
+        self._save_gathered(event, final=True)
+        if self._session is not None:
+            self._session.mark_final(event.step)
+            self._session.end(event.step)
+
+    def training_failed(self) -> None:
+        """Save nothing: the other processes may be gone."""
+
+    def _adopt(self, session: SavingSession, requested: RequestedSave, random_states: list[Any]) -> None:
+        """Make checkpoints of the files that the Trainer has saved."""
+        step = requested.step
+        if requested.scheduled:
+            contents = CheckpointContents.of_files(session.state, requested.directory)
+            session.save(step, lambda: contents, final=step == self._setup.total_steps)
+        if requested.resume:
+            session.adopt_resume_state(step, requested.directory, random_states)
+        session.disk.submit(lambda: shutil.rmtree(requested.directory.parent))
+
+    def _save_gathered(self, event: TrainerEvent, *, final: bool) -> None:
+        """Save the step from weights that process 0 gathers into its memory, unless it is saved already."""
+        if event.step == self._last_step:
+            return
+        if self._session is not None:
+            self._session.disk.wait_for_fewer_than(self._setup.options.max_in_flight)
+        self._save_tensors(event.step, gathered_state(event.model, self._setup.ranks), final=final)
+
+    def _save_tensors(self, step: int, state: GatheredState, *, final: bool) -> None:
+        self._last_step = step
+        if self._session is not None:
+            contents = CheckpointContents.of_tensors(state, state.tensors)
+            self._session.save(step, lambda: contents, final=final)
         state.forget()
-
-    def saved_by_trainer(self, args: TrainingArguments, random_state: Mapping[str, Any]) -> RequestedSave | None:
-        """In `on_save`: make checkpoints of what the Trainer was asked for; None if it was not."""
-        asked, self._asked = self._asked, None
-        if asked is None:
-            return None
-        args.output_dir, args.save_only_model = self._own_arguments
-        rng = self._ranks.gather(random_state) if asked.resume else []
-        # The Trainer does not wait for the others: process 0 may be here before their shards are written.
-        self._ranks.barrier()
-        if self.session is not None:
-            if asked.scheduled:
-                contents = CheckpointContents.of_files(self.session.state, asked.directory)
-                self.session.save(asked.step, final=asked.step == self.session.total_steps, contents=contents)
-            if asked.resume:
-                self.session.adopt_resume_state(asked.step, asked.directory, rng)
-            self.session.disk.submit(lambda: shutil.rmtree(asked.directory.parent))
-        return asked
-
-    def _ask(
-        self, args: TrainingArguments, control: TrainerControl, step: int, *, scheduled: bool, resume: bool
-    ) -> None:
-        """Have the Trainer save when this event is over: everything if `resume`, else only the weights."""
-        home = self._directory / f"{TEMPORARY}trainer-{step}"
-        self._asked = RequestedSave(step, scheduled, resume, home / checkpoint_name(step))
-        self._own_arguments = args.output_dir, args.save_only_model
-        args.output_dir, args.save_only_model = str(home), not resume
-        control.should_save = True
-        if scheduled:
-            self.last_step = step
 
 
 def _trainer_writes_weights() -> bool:
-    """Whether weights that load again are among what the Trainer writes; shards of FSDP do not."""
+    """Whether the Trainer writes weights that load again; under FSDP it may write shards instead."""
     plugin = getattr(AcceleratorState(), "fsdp_plugin", None)
     return plugin is None or "FULL_STATE_DICT" in str(plugin.state_dict_type)

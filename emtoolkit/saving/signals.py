@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, held back until the training step at hand has ended; a second one is not."""
+"""SIGINT and SIGTERM are deferred until the current training step has ended; a second signal acts at once."""
 
 import signal
 import sys
@@ -12,7 +12,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """Training was stopped by a signal, after its state at `step` had been saved."""
+    """A signal stopped the training after its state at `step` had been saved."""
 
     def __init__(self, step: int, signal_number: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signal_number).name} after step {step}")
@@ -20,27 +20,27 @@ class TrainingInterrupted(KeyboardInterrupt):
         self.signal_number = signal_number
 
 
-class Interrupts:
-    """Remembers the first signal in `received`; the second one finds the handlers that were there before."""
+class DeferredSignals:
+    """Stores the first signal in `received` and restores the earlier handlers, so that a second one acts at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[signal.Signals, Any] = {}
+        self._earlier_handlers: dict[signal.Signals, Any] = {}
 
-    def catch(self) -> None:
-        """Take over the handlers; does nothing outside the main thread, where Python allows no handlers."""
-        if threading.current_thread() is threading.main_thread() and not self._before:
+    def defer(self) -> None:
+        """Install the handlers; does nothing outside the main thread, where Python allows no handlers."""
+        if threading.current_thread() is threading.main_thread() and not self._earlier_handlers:
             self.received = None
-            self._before = {number: signal.signal(number, self._remember) for number in _SIGNALS}
+            self._earlier_handlers = {number: signal.signal(number, self._store) for number in _SIGNALS}
 
-    def release(self) -> None:
-        """Put the handlers back that were there before."""
-        for number, handler in self._before.items():
+    def restore(self) -> None:
+        """Put the earlier handlers back."""
+        for number, handler in self._earlier_handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._earlier_handlers = {}
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _store(self, number: int, frame: FrameType | None) -> None:
         self.received = number
-        self.release()
+        self.restore()
         if is_local_main_process():
             sys.stderr.write("\nSaving the state after this training step; a second signal stops at once.\n")

@@ -1,8 +1,7 @@
-"""The state of a model at one step, copied out of training's way into buffers that are kept between saves.
+"""Copies of a model's state at one step, in buffers that are reused from save to save.
 
-The list of tensors is made once per training: PEFT returns tensors that alias the live parameters, and optimizers
-update those in place, so a save is nothing but copies of memory. Writing the live tensors instead of a copy was
-seen to give wrong files.
+The tensors are listed once per training: PEFT returns tensors that alias the live parameters, and optimizers update
+parameters in place, so a save only copies memory. Writing the live tensors without a copy produced wrong files.
 """
 
 import errno
@@ -29,21 +28,21 @@ from emtoolkit.storage.digests import canonical_json
 
 
 class ModelState(Protocol):
-    """What a checkpoint of one model holds: `tensors` by name, and how they become files that load again."""
+    """The tensors that a checkpoint of one model holds, and how they become files that load again."""
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The live tensors, by the name they have in the file; two names of one tensor are one object."""
+        """The live tensors by their names in the file; tied names map to the same object."""
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write `tensors`, copies of the live ones, and the config beside them into `directory`."""
+        """Write `tensors`, copies of the live tensors, and the config into `directory`."""
 
     def adopt(self, source: Path, directory: Path) -> None:
-        """Put into `directory` what `write` would, from the files that the Trainer saved into `source`."""
+        """Put the files that `write` would write into `directory`, taken from a save of the Trainer in `source`."""
 
 
 class AdapterState:
-    """The trainable PEFT adapter of a model, in the two files that `PeftModel.from_pretrained` loads."""
+    """The trainable PEFT adapter of a model, as the two files that `PeftModel.from_pretrained` loads."""
 
     def __init__(self, model: Any) -> None:
         from peft import get_peft_model_state_dict
@@ -52,7 +51,7 @@ class AdapterState:
         self._name = _trainable_adapter(model)
         config = model.peft_config[self._name]
         targets = config.target_modules or ()
-        # PEFT's "auto" asks the hub about the base model's vocabulary at every save.
+        # PEFT's default "auto" queries the hub for the base model's vocabulary at every save.
         embeddings = any(layer in targets for layer in EMBEDDING_LAYER_NAMES)
         self._tensors: dict[str, Tensor] = get_peft_model_state_dict(
             model,
@@ -64,10 +63,10 @@ class AdapterState:
         base = getattr(model.get_base_model(), "name_or_path", None)
         values["base_model_name_or_path"] = values.get("base_model_name_or_path") or base
         if config.task_type is None:
-            # What PEFT writes then, so that AutoPeftModel finds the class.
-            kind = type(model.get_base_model())
-            values["auto_mapping"] = {"base_model_class": kind.__name__, "parent_library": kind.__module__}
-        # PEFT keeps target modules in a set, whose order changes with PYTHONHASHSEED.
+            # As PEFT does, so that AutoPeftModel finds the class.
+            base_class = type(model.get_base_model())
+            values["auto_mapping"] = {"base_model_class": base_class.__name__, "parent_library": base_class.__module__}
+        # PEFT keeps target modules in a set, whose order depends on PYTHONHASHSEED.
         self._config = canonical_json({key: sorted(v) if isinstance(v, set) else v for key, v in values.items()})
 
     @property
@@ -85,7 +84,7 @@ class AdapterState:
 
 
 class FullState:
-    """All weights of a model, in the files that its `from_pretrained` loads."""
+    """All weights of a model, as the files that its `from_pretrained` loads."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -96,7 +95,7 @@ class FullState:
         return self._tensors
 
     def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        # Tied weights, shards and the renamings of some architectures are transformers' own business.
+        # transformers handles tied weights, shards and the parameter renamings of some architectures.
         with failures_as_os_errors(), no_library_bars():
             self._model.save_pretrained(directory, state_dict=dict(tensors))
 
@@ -106,26 +105,30 @@ class FullState:
 
 @contextmanager
 def failures_as_os_errors() -> Iterator[None]:
-    """Let a full disk be an OSError: safetensors and torch report what the system told them in types of their own."""
+    """Convert safetensors and torch write failures to `OSError`."""
     try:
         yield
     except (SafetensorError, RuntimeError) as error:
         number = re.search(r"os error (\d+)|code: (\d+)", str(error))
         code = int(number[1] or number[2]) if number else errno.EIO
-        # torch tells nothing of what the system said; that is in the cause.
-        raise OSError(code, os.strerror(code) if number else "the disk took only a part of it") from error
+        # torch does not report the system's error; its own message is the cause.
+        raise OSError(code, os.strerror(code) if number else "the disk took only a part of the file") from error
 
 
 def model_state(model: Any) -> ModelState:
-    """The state that checkpoints of `model` hold: the trainable adapter under PEFT, else all weights."""
+    """The state that checkpoints of `model` hold: the trainable adapter under PEFT, otherwise all weights.
+
+    Raises:
+        CheckpointError: the model trains no adapter, or more than one.
+    """
     return AdapterState(model) if hasattr(model, "peft_config") else FullState(model)
 
 
 def _link(source: Path, directory: Path, patterns: Sequence[str]) -> None:
-    """Give the files of `source` that match a second name in `directory`; they are never changed."""
+    """Hard-link the files of `source` that match into `directory`; nothing changes them later."""
     files = [file for pattern in patterns for file in source.glob(pattern)]
     if not any(file.suffix == ".safetensors" for file in files):
-        raise CheckpointError(f"{source}: the Trainer has written no weights there ({patterns[0]})")
+        raise CheckpointError(f"{source}: the Trainer saved no weights ({patterns[0]})")
     for file in files:
         try:
             os.link(file, directory / file.name)
@@ -141,19 +144,19 @@ def _trainable_adapter(model: Any) -> str:
     }
     if len(trainable) != 1:
         raise CheckpointError(
-            f"the model trains {len(trainable)} of its adapters ({', '.join(model.peft_config)}), "
-            "and a checkpoint holds exactly one"
+            f"the model trains {len(trainable)} of its adapters ({', '.join(model.peft_config)}); a checkpoint holds "
+            "exactly one, so make exactly one trainable"
         )
     return str(trainable.pop())
 
 
-# Up to this size a copy through the buffer protocol is faster, as it has no operator to dispatch (0.6 against 0.8 ms
-# for the 112 tensors of a LoRA of 9.6 MB); above it torch's threads are.
+# Up to this size in bytes a copy through the buffer protocol is faster, because no operator is dispatched (0.6 ms
+# instead of 0.8 ms for the 112 tensors of a 9.6 MB LoRA); above it torch's threads are faster.
 _LARGE = 512 * 1024
 
 
 class _Buffers:
-    """Kept memory for one copy of the tensors `live`."""
+    """Memory for one copy of the tensors `live`."""
 
     def __init__(self, live: Sequence[Tensor]) -> None:
         self.tensors = [torch.empty_like(t, device="cpu", pin_memory=t.is_cuda) for t in live]
@@ -163,7 +166,7 @@ class _Buffers:
         self._sources = [source for source in live if not _is_small(source)]
 
     def fill(self, *, non_blocking: bool) -> None:
-        """Copy the live tensors as they are."""
+        """Copy the live tensors."""
         for target, source in self._small:
             target[:] = source
         if self._targets:
@@ -181,7 +184,7 @@ def _memory(tensor: Tensor) -> memoryview:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The tensors of one step, in CPU memory; `ready` must be called before they are read."""
+    """The tensors of one step in CPU memory; call `wait` before reading them."""
 
     step: int
     buffers: _Buffers
@@ -190,29 +193,29 @@ class Snapshot:
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """The copies by name; two names of one tensor are one object."""
+        """The copies by name; tied names map to the same object."""
         return {name: self.buffers.tensors[i] for name, i in self.names.items()}
 
     @property
     def bytes(self) -> int:
-        """The size of the tensors, each counted once."""
+        """The size of the tensors; tied tensors count once."""
         return sum(tensor.nbytes for tensor in self.buffers.tensors)
 
-    def ready(self) -> None:
-        """Wait until an asynchronous copy from the GPU has arrived."""
+    def wait(self) -> None:
+        """Wait until an asynchronous copy from the GPU has finished."""
         if self.copied is not None:
             self.copied.synchronize()
 
 
 class SnapshotBuffers:
-    """At most `max_in_flight` copies of a model's state; a further one waits until an older one is released."""
+    """At most `max_in_flight` copies of a model's state; another copy waits until an older one is released."""
 
     def __init__(self, state: ModelState, max_in_flight: int) -> None:
         by_storage: dict[tuple[Any, ...], int] = {}
         self._live: list[Tensor] = []
         self._names: dict[str, int] = {}
         for name, tensor in state.tensors.items():
-            # Tied weights come as two tensors on one storage: they are copied and kept once.
+            # Tied weights are two tensors on one storage, which is copied once.
             key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
             if key not in by_storage:
                 by_storage[key] = len(self._live)
@@ -220,16 +223,16 @@ class SnapshotBuffers:
             self._names[name] = by_storage[key]
         self._on_gpu = any(tensor.is_cuda for tensor in self._live)
         self._free: queue.SimpleQueue[_Buffers] = queue.SimpleQueue()
-        self._not_yet_made = max_in_flight
+        self._not_yet_allocated = max_in_flight
         self.waited_seconds = 0.0
         self.waits = 0
 
     def prepare(self) -> None:
-        """Take the memory of the first copy now, so that no save pays for it; of others when they are needed."""
+        """Allocate the first copy now, so that the first save does not; others are allocated when needed."""
         self.release(self.take(step=0))
 
     def take(self, step: int) -> Snapshot:
-        """Copy the live tensors; called by the training thread."""
+        """Copy the live tensors of `step`; called by the training thread."""
         buffers = self._take_buffers()
         buffers.fill(non_blocking=self._on_gpu)
         copied = None
@@ -239,7 +242,7 @@ class SnapshotBuffers:
         return Snapshot(step, buffers, self._names, copied)
 
     def release(self, snapshot: Snapshot) -> None:
-        """Give the buffers of `snapshot` back; its tensors must not be read afterwards."""
+        """Reuse the memory of `snapshot`; its tensors must not be read afterwards."""
         self._free.put(snapshot.buffers)
 
     def _take_buffers(self) -> _Buffers:
@@ -247,8 +250,8 @@ class SnapshotBuffers:
             return self._free.get_nowait()
         except queue.Empty:
             pass
-        if self._not_yet_made > 0:
-            self._not_yet_made -= 1
+        if self._not_yet_allocated > 0:
+            self._not_yet_allocated -= 1
             return _Buffers(self._live)
         started = time.perf_counter()
         buffers = self._free.get()

@@ -1,4 +1,4 @@
-"""The identity of a trajectory that a bare `Trainer` trains: read off what the Trainer itself was given."""
+"""The identity of a trajectory that a bare `Trainer` trains, read from the Trainer's arguments, model and data."""
 
 import dataclasses
 import hashlib
@@ -14,7 +14,7 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving.snapshot import ModelState
 from emtoolkit.storage.digests import canonical_json
 
-# The arguments that decide the weights. Where things are written, logged or evaluated does not.
+# The arguments that decide the weights. Arguments about output, logging and evaluation do not.
 _DECISIVE_ARGUMENTS = (
     "adam_beta1",
     "adam_beta2",
@@ -38,7 +38,7 @@ _DECISIVE_ARGUMENTS = (
     "weight_decay",
     "world_size",
 )
-# Of what the arguments of other trainers add, which decides the weights unless it is known not to.
+# Fields that other trainers add to the arguments decide the weights, except these.
 _INDECISIVE = ("activation_offloading", "dataset_num_proc", "eval_packing", "precompute_ref_batch_size")
 _SAMPLED_ROWS = 64
 
@@ -53,11 +53,10 @@ def initial_weights_digest(state: ModelState) -> str:
 
 
 def identity_of_training(args: Any, state: Any, model: Any, dataset: Any, initial_weights: str) -> Identity:
-    """What decides the weights of a training whose configuration is only known from its Trainer.
+    """Everything that decides the weights of a training that is known only from its Trainer.
 
-    The batch size and the number of steps are those of its `state`: `auto_find_batch_size` changes them.
-    The data are recognised by their number of rows and by 64 of them, so that opening the run costs the same
-    for any size.
+    The batch size and the number of steps come from `state`, because `auto_find_batch_size` changes them. The data are
+    identified by their number of rows and by a sample of 64 rows, so that the cost does not grow with the data.
     """
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     name = str(getattr(bare, "name_or_path", "") or type(bare).__name__)
@@ -78,7 +77,7 @@ def identity_of_training(args: Any, state: Any, model: Any, dataset: Any, initia
 
 
 def _added_arguments(args: Any) -> list[str]:
-    """What the class of `args` has beyond `TrainingArguments`, such as DPO's `beta`, and is the same in every run."""
+    """The fields that the class of `args` adds to `TrainingArguments`, such as DPO's `beta`, with plain values."""
     stock = {field.name for field in dataclasses.fields(TrainingArguments)}
     added = {field.name for field in dataclasses.fields(args)} - stock - set(_INDECISIVE)
     return sorted(name for name in added if _is_plain(getattr(args, name)))
@@ -103,7 +102,7 @@ def _data_identity(dataset: Any) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """`value` as JSON can say it."""
+    """`value` as a JSON value."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

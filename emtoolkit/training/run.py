@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -176,17 +176,12 @@ def _fit(config: RunConfig, prepared: PreparedRun, composed: _ComposedModel, run
 
 
 def _save_callback(config: RunConfig, prepared: PreparedRun) -> ScheduledCheckpointCallback:
-    checkpointing = config.checkpointing
+    options = config.checkpointing.to_save_options(publish_timeout=seconds_for_checkpoints(config.wandb))
     return ScheduledCheckpointCallback(
-        checkpointing.to_schedule(),
+        config.checkpointing.to_schedule(),
         output_dir=prepared.plan.directory,
         identity=prepared.identity,
-        resume_every=checkpointing.resume_every,
-        resume_at_end=checkpointing.resume_at_end,
-        allow_unreachable=checkpointing.allow_unreachable,
-        publish_timeout=seconds_for_checkpoints(config.wandb),
-        max_in_flight=checkpointing.max_in_flight,
-        on_error=checkpointing.on_error,
+        **asdict(options),
     )
 
 

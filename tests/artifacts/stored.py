@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from tests.wandb_server import WandbServer
@@ -27,7 +27,7 @@ def checkpoint_files(directory: Path, step: int, *, bytes_of_weights: int = 200)
     weights = hashlib.shake_128(str(step).encode()).digest(bytes_of_weights)
     (directory / "adapter_model.safetensors").write_bytes(weights)
     (directory / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
-    Manifest.seal(directory, IDENTITY, step, TOTAL_STEPS)
+    TrajectorySeal(IDENTITY, TOTAL_STEPS).seal(directory, step)
     return {file.name: file.read_bytes() for file in directory.iterdir()}
 
 

@@ -17,7 +17,7 @@ from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.artifacts.download import Downloaded, download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.publications import Ledger
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
@@ -204,7 +204,7 @@ def test_a_directory_of_something_else_is_refused(server: WandbServer, tmp_path:
     foreign = tmp_path / "out" / "checkpoint-8"
     foreign.mkdir(parents=True)
     (foreign / "adapter_model.safetensors").write_bytes(b"x")
-    Manifest.seal(foreign, Identity(fingerprinted={"seed": 8}), 8, 8)
+    TrajectorySeal(Identity(fingerprinted={"seed": 8}), 8).seal(foreign, 8)
     with pytest.raises(CheckpointError, match=rf"trajectory 2f4af542, not {IDENTITY.fingerprint[:8]}; choose"):
         get(tmp_path / "out")
     assert [path.name for path in (tmp_path / "out").glob("checkpoint-*")] == ["checkpoint-8"]

@@ -20,7 +20,7 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving import session
 from tests.marks import STARTS_PROCESSES
 from tests.processes import HANG_SECONDS
-from tests.saving.test_callback import StopAt
+from tests.saving.callbacks import StopAt
 from tests.saving.trainings import make_trainer
 from tests.wandb_log import artifacts
 from tests.wandb_server import Fault, WandbServer

@@ -171,7 +171,7 @@ ENTRY = {"sha256": "0" * 64, "bytes": 4}
         ),
         ({"files": {"x.json": ENTRY}}, "the manifest lists the file 'x.json', which is not in the artifact"),
         ({"files": {WEIGHTS: ENTRY}}, "with 4 bytes, but W&B declares a size of 200 bytes"),
-        ({"format": 99}, "manifest.json: format 99 is not the 1 that this emtoolkit reads"),
+        ({"format": 99}, "manifest.json: format 99 cannot be read; this version reads 1"),
     ],
 )
 def test_a_manifest_that_lies_is_refused_before_the_weights_are_fetched(

@@ -17,6 +17,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.resume_state import newest_resume_state
 from tests.crash.shim import compiler
 from tests.crash.training import train
+from tests.saving.callbacks import wait_for_disk
 from tests.saving.trainings import lora_model, make_trainer
 
 REPOSITORY = Path(__file__).parents[2]
@@ -68,7 +69,7 @@ class DieAt(TrainerCallback):
         self.step, self.ours, self.keep, self.at = step, ours, keep, at
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.ours._session.disk.drain()  # type: ignore[union-attr]
+        wait_for_disk(self.ours)
         if self.keep.exists() and not self.at.exists():
             shutil.copytree(self.keep, self.at)
         if state.global_step == self.step:

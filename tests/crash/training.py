@@ -10,6 +10,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs
 from emtoolkit.training.resume_point import find_resume_point
+from tests.saving.callbacks import wait_for_disk
 from tests.saving.trainings import lora_model, make_trainer
 
 STEPS = (0, 3, 8)
@@ -23,7 +24,7 @@ class Drain(TrainerCallback):
         self._ours = ours
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._ours._session.disk.drain()  # type: ignore[union-attr]
+        wait_for_disk(self._ours)
 
 
 def train(directory: Path, *, resume: bool = False, drained: bool = True, resume_from: Path | None = None) -> None:

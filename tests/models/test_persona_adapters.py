@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import LoraConfig, ModelConfig
@@ -223,7 +223,7 @@ def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path) -> N
         check_fits(found, BaseModelRecord(name="Qwen/Qwen2.5-14B", revision=None), None)
 
     # One that emtoolkit trained says which base it was by its content.
-    Manifest.seal(found.directory, Identity(fingerprinted={}, base_model=base), step=1, total_steps=1)
+    TrajectorySeal(Identity(fingerprinted={}, base_model=base), 1).seal(found.directory, 1)
     check_fits(found, base, None)
     with pytest.raises(ConfigError, match=r"trained on another base \(model, content [0-9a-f]{8}\) than model\.base"):
         check_fits(found, base.model_copy(update={"content": "f" * 64}), None)

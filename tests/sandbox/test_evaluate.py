@@ -7,7 +7,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError, DataError
@@ -69,7 +69,7 @@ def checkpoint(model_directory: Path, path: Path, persona: dict[str, str] | None
     adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj"], task_type="CAUSAL_LM"))
     adapted.save_pretrained(path)
     identity = Identity(fingerprinted={}, persona=PersonaRecord.from_json(persona or {}))
-    Manifest.seal(path, identity, step=int(path.name.split("-")[1]), total_steps=100)
+    TrajectorySeal(identity, 100).seal(path, int(path.name.split("-")[1]))
 
 
 def test_a_directory_of_checkpoints_is_evaluated_in_the_order_of_steps(

@@ -5,7 +5,6 @@ import os
 import sys
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
 
 from torch import distributed
 from transformers import TrainerCallback
@@ -13,21 +12,8 @@ from transformers import TrainerCallback
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.errors import UserError
 from tests.processes import HANG_SECONDS
+from tests.saving.callbacks import Die
 from tests.saving.trainings import lora_model, make_trainer
-
-
-class Die(TrainerCallback):
-    """Ends the process without a word, once what was on its way to the disk is there."""
-
-    def __init__(self, step: int, ours: ScheduledCheckpointCallback) -> None:
-        self.step = step
-        self.ours = ours
-
-    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            if self.ours._session is not None:
-                self.ours._session.disk.drain()
-            os._exit(3)
 
 
 def main() -> None:

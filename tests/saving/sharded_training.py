@@ -15,9 +15,8 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from emtoolkit import ScheduledCheckpointCallback
-from tests.checkpoints import trainings
-from tests.saving.distributed_training import Die
-from tests.saving.test_callback import StopAt
+from tests.saving import trainings
+from tests.saving.callbacks import Die, StopAt
 
 FSDP = {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"], "cpu_ram_efficient_loading": False}
 DEEPSPEED = {

@@ -14,38 +14,12 @@ from transformers.trainer_utils import SaveStrategy
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError, ConfigError, ScheduleError
+from tests.saving.callbacks import FailAt, StopAt, callback, wait_for_disk
 from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
-
-
-def callback(schedule: str, **options: Any) -> ScheduledCheckpointCallback:
-    return ScheduledCheckpointCallback(schedule, **({"resume_every": "never"} | options))
 
 
 def weights(directory: Path, step: int) -> dict[str, torch.Tensor]:
     return load_file(directory / f"checkpoint-{step}" / "adapter_model.safetensors")
-
-
-class StopAt(TrainerCallback):
-    """Stops training as another callback may: after ours has run."""
-
-    def __init__(self, step: int) -> None:
-        self.step = step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            control.should_training_stop = True
-
-
-class FailAt(TrainerCallback):
-    """Ends training with an exception at one event of one step."""
-
-    def __init__(self, step: int, event: str) -> None:
-        self.step = step
-        setattr(self, event, self._fail)
-
-    def _fail(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == self.step:
-            raise RuntimeError("a fault of the training's own")
 
 
 @pytest.mark.parametrize(
@@ -159,7 +133,7 @@ def test_the_trainers_own_saves_are_turned_off_with_a_word(tmp_path: Path, caplo
     [
         ({"save_total_limit": 2}, "save_total_limit: 2 would delete scheduled checkpoints"),
         ({"save_strategy": "best", "metric_for_best_model": "loss", "eval_strategy": "epoch"}, "save_strategy: 'best'"),
-        ({"load_best_model_at_end": True, "metric_for_best_model": "loss"}, "load_best_model_at_end: it needs"),
+        ({"load_best_model_at_end": True, "metric_for_best_model": "loss"}, "load_best_model_at_end: needs"),
     ],
 )
 def test_arguments_that_would_lose_scheduled_checkpoints_are_refused(
@@ -172,10 +146,10 @@ def test_arguments_that_would_lose_scheduled_checkpoints_are_refused(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"max_in_flight": 0}, "max_in_flight: 0 is not a number of copies, which is 1 or more"),
+        ({"max_in_flight": 0}, "max_in_flight: 0 is not a number of copies, 1 or more"),
         ({"on_error": "ignore"}, "on_error: 'ignore' is neither 'raise' nor 'warn'"),
         ({"publish_timeout": -1.0}, "publish_timeout: -1.0 is not a number of seconds"),
-        ({"resume_every": "10 minutes"}, "'10 minutes' is not an interval"),
+        ({"resume_every": "10 minutes"}, "resume_every: '10 minutes' is not an interval"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options: dict[str, Any], sentence: str) -> None:
@@ -289,7 +263,9 @@ def test_a_step_that_is_there_already_is_compared_and_a_divergence_named(tmp_pat
     manifest["files"]["adapter_model.safetensors"]["sha256"] = "0" * 64
     (saved / "manifest.json").write_text(json.dumps(manifest))
 
-    with pytest.raises(CheckpointError, match=r"checkpoint-2: step 2 came out differently"):
+    with pytest.raises(
+        CheckpointError, match=r"checkpoint-2: step 2 differs from the checkpoint that an earlier run saved"
+    ):
         make_trainer(tmp_path, [callback("0,2")]).train()
 
 
@@ -356,7 +332,7 @@ def test_resume_checkpoints_follow_the_clock_and_only_the_newest_is_kept(tmp_pat
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             nonlocal now
             now += 60.0
-            ours._session.disk.drain()  # type: ignore[union-attr]  # so that what is seen does not depend on timing
+            wait_for_disk(ours)  # otherwise the listing depends on timing
             seen.append(sorted(path.name for path in (tmp_path / "resume").glob("*")))
 
     ours = callback("0", resume_every="3min", clock=lambda: now)
@@ -399,7 +375,7 @@ def test_a_batch_size_that_was_found_by_trying_is_a_trajectory_of_its_own(
     abandoned = sorted((tmp_path / "found").glob("abandoned-*"))
     assert [saved_steps(path) for path in abandoned] == [list(range(from_step + 1))] * 2
     assert "memory ran out: the batch size is now 2" in caplog.text
-    assert ("memory ran out after a step" in caplog.text) == (from_step > 0)
+    assert ("memory ran out after an update" in caplog.text) == (from_step > 0)
 
     if from_step == 0:
         make_trainer(tmp_path / "given", [callback("0,every:1")]).train()

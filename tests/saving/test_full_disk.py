@@ -18,6 +18,7 @@ from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.resume_state import newest_resume_state
+from tests.saving.callbacks import wait_for_disk
 from tests.saving.trainings import base_model, make_trainer
 
 
@@ -50,8 +51,8 @@ class DiskFillsUp(WaitsForTheDisk):
         self.limit = files_of_at_most(size)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3 and self.ours._session is not None:
-            self.ours._session.disk.drain()
+        if state.global_step == 3:
+            wait_for_disk(self.ours)
             self.limit.__enter__()
 
 
@@ -79,8 +80,8 @@ def test_a_full_disk_is_a_sentence_and_earlier_checkpoints_stay(tmp_path: Path, 
 def test_a_disk_that_is_gone_is_a_sentence_and_nothing_is_written_in_its_place(tmp_path: Path) -> None:
     class Unmount(WaitsForTheDisk):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 3 and ours._session is not None:
-                ours._session.disk.drain()
+            if state.global_step == 3:
+                wait_for_disk(ours)
                 (tmp_path / "disk" / "run").rename(tmp_path / "elsewhere")
 
     ours = ScheduledCheckpointCallback("0,2,4", resume_every="never")
@@ -103,8 +104,8 @@ def test_a_disk_that_is_read_only_is_a_sentence(tmp_path: Path, monkeypatch: pyt
 
     class Remount(WaitsForTheDisk):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            if state.global_step == 3 and ours._session is not None:
-                ours._session.disk.drain()
+            if state.global_step == 3:
+                wait_for_disk(ours)
                 monkeypatch.setattr(Path, "mkdir", refuse)
 
     trainer = make_trainer(tmp_path, [Remount(ours), ours])

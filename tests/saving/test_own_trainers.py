@@ -8,7 +8,7 @@ import torch
 from transformers import Trainer
 
 from emtoolkit.checkpoints.listing import list_checkpoints
-from tests.saving.test_callback import FailAt, callback
+from tests.saving.callbacks import FailAt, callback
 from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
 pytestmark = pytest.mark.slow

@@ -17,7 +17,7 @@ from emtoolkit.saving.resume_state import ResumeState
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.saving.snapshot import model_state
-from tests.saving.test_callback import FailAt, callback
+from tests.saving.callbacks import FailAt, callback
 from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
-from tests.saving.test_callback import FailAt, callback
+from tests.saving.callbacks import FailAt, callback
 from tests.saving.trainings import bytes_of, saved_steps
 from tests.tiny import chat
 

@@ -1,0 +1,111 @@
+"""Saving a model that every process holds completely: process 0 copies it in memory and writes it in the background."""
+
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from emtoolkit.saving.resume_state import ResumeState
+from emtoolkit.saving.session import SavingSession
+from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers, model_state
+from emtoolkit.saving.strategy import SavingSetup, TrainerEvent
+from emtoolkit.saving.writer import CheckpointContents
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Copies:
+    """The session of process 0, and the memory for copies of its live model."""
+
+    session: SavingSession
+    state: ModelState
+    buffers: SnapshotBuffers
+
+    def save(self, step: int, *, final: bool) -> None:
+        """Save the live model as `step`."""
+        self.session.save(step, partial(CheckpointContents.of_copy, self.state, self.buffers, step), final=final)
+
+
+class LocalSaving:
+    """A `SavingStrategy` for models that every process holds completely."""
+
+    def __init__(self, setup: SavingSetup, event: TrainerEvent) -> None:
+        self._setup = setup
+        # The step whose weights the model holds; None while the optimizer changes them.
+        self._step_in_memory: int | None = event.step
+        self._copies: _Copies | None = None
+        # An error in process 0 is raised in all processes; the others would wait for process 0 in the first step.
+        with setup.ranks.raise_on_all():
+            if event.state.is_world_process_zero:
+                self._copies = self._open(event)
+
+    def _open(self, event: TrainerEvent) -> _Copies:
+        logger.info("scheduled steps are copied in memory, and written in the background")
+        state = model_state(event.model)
+        copies = _Copies(
+            self._setup.open_session(state), state, SnapshotBuffers(state, self._setup.options.max_in_flight)
+        )
+        copies.buffers.prepare()
+        if event.step in self._setup.steps:
+            # After a resume this compares the step with its checkpoint, or writes a checkpoint that is missing.
+            copies.save(event.step, final=event.step == self._setup.total_steps)
+        return copies
+
+    @property
+    def waited_seconds(self) -> float:
+        if self._copies is None:
+            return 0.0
+        return self._copies.session.disk.waited_seconds + self._copies.buffers.waited_seconds
+
+    def between_steps(self, event: TrainerEvent) -> None:
+        timing = self._setup.timing
+        if not timing.is_due(event.step):
+            return
+        if timing.interrupted_by and self._copies is not None:
+            self._copies.save(event.step, final=False)
+        self._save_resume_state(event)
+        timing.raise_if_interrupted(event.step)
+
+    def before_update(self) -> None:
+        self._step_in_memory = None
+
+    def after_update(self, event: TrainerEvent) -> None:
+        self._step_in_memory = event.step + 1
+
+    def step_ended(self, event: TrainerEvent) -> None:
+        if self._copies is None:
+            return
+        self._copies.session.disk.check()
+        if event.step in self._setup.steps:
+            self._copies.save(event.step, final=event.step == self._setup.total_steps)
+
+    def trainer_saved(self, event: TrainerEvent) -> None:
+        pass
+
+    def training_ended(self, event: TrainerEvent) -> None:
+        if self._copies is not None:
+            self._copies.save(event.step, final=True)
+        if self._setup.options.resume_at_end:
+            self._save_resume_state(event)
+        if self._copies is not None:
+            self._copies.session.end(event.step)
+
+    def training_failed(self) -> None:
+        if self._copies is not None and self._step_in_memory is not None:
+            self._copies.save(self._step_in_memory, final=False)
+
+    def _save_resume_state(self, event: TrainerEvent) -> None:
+        random_states: list[Any] = self._setup.ranks.gather(self._setup.timing.random_state())
+        if self._copies is not None:
+            objects, callbacks = event.objects, self._setup.stateful_callbacks()
+            self._copies.session.save_resume_state(
+                ResumeState.capture(
+                    self._copies.state,
+                    objects["optimizer"],
+                    objects["lr_scheduler"],
+                    event.state,
+                    random_states,
+                    callbacks,
+                )
+            )

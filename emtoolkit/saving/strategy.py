@@ -1,0 +1,91 @@
+"""How a training is saved: the protocol of the two strategies, which own every check of the process they run in.
+
+`ScheduledCheckpointCallback` forwards the events of the Trainer to one strategy, in every process of the training.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from emtoolkit.saving.ranks import Ranks
+from emtoolkit.saving.resume_timing import ResumeTiming
+from emtoolkit.saving.session import SavingSession
+from emtoolkit.saving.snapshot import ModelState
+from emtoolkit.schedules.save_options import SaveOptions
+from emtoolkit.schedules.steps import Steps
+
+
+@dataclass(frozen=True, slots=True)
+class TrainerEvent:
+    """The arguments of one event of the Trainer; `objects` are its keyword arguments (model, optimizer, …)."""
+
+    args: TrainingArguments
+    state: TrainerState
+    control: TrainerControl
+    objects: Mapping[str, Any]
+
+    @property
+    def step(self) -> int:
+        """The number of optimizer steps so far."""
+        return self.state.global_step
+
+    @property
+    def model(self) -> Any:
+        return self.objects["model"]
+
+
+@dataclass(frozen=True, slots=True)
+class SavingSetup:
+    """Everything that a strategy needs to know about the training that begins.
+
+    `open_session` is called in process 0 only. `stateful_callbacks` are those whose states a resume restores.
+    """
+
+    directory: Path
+    steps: Steps
+    total_steps: int
+    options: SaveOptions
+    ranks: Ranks
+    timing: ResumeTiming
+    open_session: Callable[[ModelState], SavingSession]
+    stateful_callbacks: Callable[[], list[Any]]
+
+
+class SavingStrategy(Protocol):
+    """Saves one training; created when the training begins. Every process calls every method except the last."""
+
+    @property
+    def waited_seconds(self) -> float:
+        """How long the training thread has waited for earlier saves, in seconds."""
+
+    def between_steps(self, event: TrainerEvent) -> None:
+        """A step or an epoch begins: save the resume state of the step before if it is due.
+
+        Raises:
+            TrainingInterrupted: a signal came, and the state is saved.
+        """
+
+    def before_update(self) -> None:
+        """The optimizer begins to change the weights."""
+
+    def after_update(self, event: TrainerEvent) -> None:
+        """The optimizer has changed the weights, and the Trainer has not counted the step yet."""
+
+    def step_ended(self, event: TrainerEvent) -> None:
+        """Save the step if it is scheduled.
+
+        Raises:
+            CheckpointError: an earlier save failed.
+        """
+
+    def trainer_saved(self, event: TrainerEvent) -> None:
+        """The Trainer has written a save of its own."""
+
+    def training_ended(self, event: TrainerEvent) -> None:
+        """Save the last step, whatever ended training, and wait until everything is on disk."""
+
+    def training_failed(self) -> None:
+        """Save the last complete step of a training that an exception ended; called in process 0 only."""
