@@ -43,7 +43,7 @@ class AdapterSource:
     place: str
     subfolder: str | None = None
     revision: str | None = None
-    compose: AdapterMode = "merge"
+    composition: AdapterMode = "merge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Persona:
     def composition(self) -> str:
         """How the persona comes into the model: `none`, `system_prompt`, `merge` or `stack`."""
         if self.adapter is not None:
-            return self.adapter.compose
+            return self.adapter.composition
         return "none" if self.system_prompt is None else "system_prompt"
 
     def applied_to(self, messages: Sequence[Message]) -> list[Message]:
@@ -75,10 +75,10 @@ class Persona:
         return [{"role": "system", "content": self.system_prompt}, *messages]
 
 
-def load_persona(name: str, directory: str | None = None, compose: AdapterMode | None = None) -> Persona:
+def load_persona(name: str, directory: str | None = None, composition: AdapterMode | None = None) -> Persona:
     """The persona called `name` in `directory` (None: the shipped ones), or the one in the file `name`.
 
-    `compose` overrides what the file of an adapter persona says.
+    `composition` overrides what the file of an adapter persona says.
 
     Raises:
         ConfigError: there is none of that name (the sentence lists those there are), or its file is not a persona.
@@ -86,7 +86,7 @@ def load_persona(name: str, directory: str | None = None, compose: AdapterMode |
     if name == "none":
         name = "baseline"
     if name.endswith((".yaml", ".yml")):
-        return _composed(_read(expand(name)), compose)
+        return _composed(_read(expand(name)), composition)
     home = shipped("personas") if directory is None else expand(directory)
     if not home.is_dir():
         raise ConfigError(
@@ -97,10 +97,10 @@ def load_persona(name: str, directory: str | None = None, compose: AdapterMode |
         raise ConfigError(
             f"persona: {name!r} is not one of the personas in {home}: {', '.join(names)}{nearest(name, names)}"
         )
-    return _composed(_read(home / f"{name}.yaml"), compose)
+    return _composed(_read(home / f"{name}.yaml"), composition)
 
 
-def checked_compose(value: str | None, source: str) -> AdapterMode | None:
+def checked_composition(value: str | None, source: str) -> AdapterMode | None:
     """`value` if it is a way to put an adapter in, or None; `source` is what an error calls it.
 
     Raises:
@@ -112,15 +112,15 @@ def checked_compose(value: str | None, source: str) -> AdapterMode | None:
     raise ConfigError(f"{source}: {value!r} is neither merge nor stack{nearest(value, known)}")
 
 
-def _composed(persona: Persona, compose: AdapterMode | None) -> Persona:
-    if compose is None:
+def _composed(persona: Persona, composition: AdapterMode | None) -> Persona:
+    if composition is None:
         return persona
     if persona.adapter is None:
+        kind = "a system prompt" if persona.system_prompt is not None else "the model as it is"
         raise ConfigError(
-            f"compose: {compose!r} is said of a persona with an adapter, and {persona.name} ({persona.composition}) "
-            "has none"
+            f"compose: {composition!r} applies only to adapter personas, and {persona.name!r} is {kind}; remove it"
         )
-    return replace(persona, adapter=replace(persona.adapter, compose=compose))
+    return replace(persona, adapter=replace(persona.adapter, composition=composition))
 
 
 def _read(path: Path) -> Persona:
@@ -133,10 +133,10 @@ def _read(path: Path) -> Persona:
             raise ConfigError(f"{path}: {key}: unknown key; expected {known}{nearest(str(key), _KEYS)}")
         if not isinstance(value, str) or not value.strip():
             raise ConfigError(f"{path}: {key}: {value!r} is not a text")
-    compose = content.get("compose", "merge")
-    if compose not in get_args(AdapterMode):
+    composition = content.get("compose", "merge")
+    if composition not in get_args(AdapterMode):
         raise ConfigError(
-            f"{path}: compose: {compose!r} is neither merge nor stack{nearest(compose, get_args(AdapterMode))}"
+            f"{path}: compose: {composition!r} is neither merge nor stack{nearest(composition, get_args(AdapterMode))}"
         )
     if "adapter" not in content:
         if lonely := next((key for key in _OF_ADAPTERS if key in content), None):
@@ -145,7 +145,7 @@ def _read(path: Path) -> Persona:
     if "system_prompt" in content:
         raise ConfigError(f"{path}: expected a system_prompt or an adapter; found both")
     place = _place(content["adapter"], path.parent)
-    source = AdapterSource(place, content.get("subfolder"), content.get("revision"), compose)
+    source = AdapterSource(place, content.get("subfolder"), content.get("revision"), composition)
     return Persona(path.stem, content.get("description", ""), adapter=source)
 
 

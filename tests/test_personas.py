@@ -88,7 +88,8 @@ def test_how_an_adapter_is_put_in_can_be_said_with_the_run(world: Path) -> None:
     personas = str(world / "personas")
     assert load_persona("warm", personas).composition == "merge"
     assert load_persona("warm", personas, "stack").composition == "stack"
-    with pytest.raises(ConfigError, match=r"compose: 'stack' is said of .* curt \(system_prompt\) has none"):
+    problem = "compose: 'stack' applies only to adapter personas, and 'curt' is a system prompt; remove it"
+    with pytest.raises(ConfigError, match=problem):
         load_persona("curt", personas, "stack")
 
 

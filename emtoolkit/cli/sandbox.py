@@ -108,7 +108,7 @@ def evaluate(
     with only_results_on_stdout(), progress_bar(delay=0.5) as progress:
         from emtoolkit.models.loading import ModelLoader
         from emtoolkit.paths import cache_dir
-        from emtoolkit.personas import checked_compose
+        from emtoolkit.personas import checked_composition
         from emtoolkit.sandbox.evaluate import evaluate_directory
         from emtoolkit.sandbox.plot import emergence_figure, save_figure
         from emtoolkit.sandbox.questions import read_questions
@@ -118,7 +118,7 @@ def evaluate(
             base=base,
             persona=persona,
             personas=str(cache_dir() / "sandbox" / "personas"),
-            compose=checked_compose(compose, "--compose"),
+            composition=checked_composition(compose, "--compose"),
             persona_override=persona_override,
         )
         questions = read_questions(cache_dir() / "sandbox" / "questions" / "all.yaml")

@@ -1,4 +1,4 @@
-"""What a model's config alone tells, before there are weights: parameters, and modules that an adapter can sit on."""
+"""The architecture of a model from its config alone, without weights: parameters, and modules for adapters."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +16,10 @@ from emtoolkit.models.memory import Adapted, Shape, Trained
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """A model without weights: `config` is transformers', `trained` what a training of it changes.
+    """A model without weights.
 
-    `shapes` are those of its own weights by name.
+    `config` is the transformers config, `shapes` the shape of each weight by name, `trained` the tensors that a
+    training changes, and `attention` the attention implementation.
     """
 
     config: Any
@@ -28,26 +29,28 @@ class Architecture:
     attention: str
 
     def checkpoint_bytes(self, dtype: str) -> int:
-        """How large the weights of one checkpoint are: adapters are kept in float32, else the model's own dtype."""
+        """The bytes of the weights in one checkpoint: adapters are float32, full models have the dtype `dtype`."""
         return self.trained.parameters * (4 if self.trained.adapted else bytes_of(dtype))
 
 
 def bytes_of(dtype: str) -> int:
-    """Of one element."""
+    """The bytes of one element of the torch dtype named `dtype`."""
     return int(getattr(torch, dtype).itemsize)
 
 
 def architecture_of(model: ModelConfig, lora: LoraConfig | None) -> Architecture | None:
-    """The architecture of `model` with `lora` on it (None: all weights are trained); None where it is not here.
+    """The architecture of `model` with `lora`, or with all weights trained if `lora` is None.
+
+    None if the config of a hub id is neither declared under `model.architecture` nor in the local cache.
 
     Raises:
-        ConfigError: there is no such architecture, module, layer or attention.
+        ConfigError: an unknown architecture, or a module, layer or attention that the architecture does not have.
     """
     key = (model.model_dump_json(), None if lora is None else lora.model_dump_json())
     return _architecture_of(*key)
 
 
-# The runs of a sweep are mostly of one architecture, and a large one takes a second to lay out.
+# The runs of a sweep usually share one architecture, and building a large one takes a second.
 @lru_cache(maxsize=8)
 def _architecture_of(model_json: str, lora_json: str | None) -> Architecture | None:
     model = ModelConfig.model_validate_json(model_json)
@@ -78,18 +81,18 @@ def _transformers_config(model: ModelConfig) -> Any:
     try:
         return AutoConfig.from_pretrained(model_path(model), revision=model.revision or "main")
     except (OSError, ValueError):
-        return None  # a hub id that is not in the cache, with no hub to ask
+        return None  # a hub id that is not in the cache, without a connection to the hub
 
 
 def _attention(model: ModelConfig, config: Any) -> str:
-    """The attention that the model will be loaded with."""
+    """The attention implementation that the model is loaded with."""
     kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
     has = {"eager": True, "sdpa": kind._supports_sdpa, "flash_attention_2": kind._supports_flash_attn}
     chosen = model.attn_implementation
     if chosen is not None and not has[chosen]:
-        others = " and ".join(name for name, there in has.items() if there)
+        others = " or ".join(name for name, supported in has.items() if supported)
         raise ConfigError(
-            f"model.attn_implementation: {chosen!r} is not there for {config.model_type}, which has {others}"
+            f"model.attn_implementation: {config.model_type} does not support {chosen!r}; expected {others}"
         )
     return chosen or ("sdpa" if kind._supports_sdpa else "eager")
 
@@ -120,7 +123,7 @@ def _shape(empty: Any, text: Any) -> Shape:
 
 
 def _linear_modules(empty: Any) -> Iterator[tuple[str, Any]]:
-    """The linear layers but the output's, by their dotted names."""
+    """The linear layers except the output layer, with their dotted names."""
     output = empty.get_output_embeddings()
     for name, module in empty.named_modules():
         if isinstance(module, torch.nn.Linear) and module is not output:
@@ -137,10 +140,10 @@ def _all_of(empty: Any) -> Trained:
 
 
 def _check_targets(empty: Any, lora: LoraConfig, layers: int) -> None:
-    """PEFT ignores a name that fits no module as long as another fits."""
+    """Check every name; PEFT ignores a name that matches no module as long as another name matches one."""
     if lora.layers_to_transform is not None and (past := [n for n in lora.layers_to_transform if n >= layers]):
         raise ConfigError(
-            f"lora.layers_to_transform: {past[0]} is past the last layer, {layers - 1}: layers count from 0"
+            f"lora.layers_to_transform: {past[0]} is past the last layer, {layers - 1}; layers count from 0"
         )
     if isinstance(lora.target_modules, str):
         return
@@ -149,7 +152,7 @@ def _check_targets(empty: Any, lora: LoraConfig, layers: int) -> None:
     for target in lora.target_modules:
         if not any(name == target or name.endswith(f".{target}") for name in names):
             raise ConfigError(
-                f"lora.target_modules: {target!r} is no module of {empty.config.model_type}; expected "
+                f"lora.target_modules: {target!r} is not a module of {empty.config.model_type}; expected "
                 f"all-linear or some of {', '.join(known)}{nearest(target, known)}"
             )
 

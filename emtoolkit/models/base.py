@@ -1,4 +1,4 @@
-"""Base model, then persona, then a fresh LoRA adapter: always in that order."""
+"""The model to train: base model, then persona, then a new LoRA adapter, always in that order."""
 
 import hashlib
 import os
@@ -19,7 +19,7 @@ from emtoolkit.models.persona_adapters import PersonaAdapter
 from emtoolkit.paths import expand
 from emtoolkit.storage.digests import FileDigest
 
-# What a local model directory is known by: these decide the logits, a README does not.
+# The files of a local model directory that decide the logits; its digest covers no others.
 _DECISIVE_FILES = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
 
 
@@ -27,15 +27,14 @@ def model_path(config: ModelConfig) -> str:
     """The directory or hub id to load from.
 
     Raises:
-        ConfigError: `model.base` looks like a path, and there is no such directory.
+        ConfigError: `model.base` looks like a path, and the directory holds no model.
     """
     if not config.base.startswith(("$", "~", "/", ".")) and not Path(config.base).is_dir():
         return config.base
     directory = expand(config.base).absolute()
     if not (directory / "config.json").is_file():
         raise ConfigError(
-            f"model.base: {directory}: there is no model in it; the sandbox's files are made by "
-            "'emtoolkit sandbox build'"
+            f"model.base: {directory}: holds no model (no config.json); 'emtoolkit sandbox build' makes the sandbox's"
         )
     return str(directory)
 
@@ -43,8 +42,8 @@ def model_path(config: ModelConfig) -> str:
 def base_identity(config: ModelConfig) -> BaseModelRecord:
     """The record of the base model for a fingerprint: the content of a directory, or id and commit.
 
-    The commit of a hub id is the one in the local cache; before a download it is the revision as configured. A base
-    in 4-bit gives other logits, so it is another base.
+    The commit of a hub id is the one in the local cache, or the configured revision before a download. A base model
+    in 4-bit has other logits, and therefore another record.
     """
     path = model_path(config)
     quantised = {"load_in_4bit": True} if config.load_in_4bit else {}
@@ -61,20 +60,20 @@ def load_tokenizer(config: ModelConfig) -> Any:
     """The tokenizer of the base model.
 
     Raises:
-        ConfigError: it cannot be had, here or from the hub.
+        ConfigError: the tokenizer is neither on this machine nor on the hub, or cannot be read.
     """
     try:
         return AutoTokenizer.from_pretrained(model_path(config), revision=config.revision or "main")
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"model.base: {config.base!r}: its tokenizer cannot be loaded ({first_line(error)})"
+            f"model.base: {config.base!r}: the tokenizer cannot be loaded ({first_line(error)})"
         ) from None
 
 
 def device_for(config: ModelConfig, environment: Mapping[str, str] = os.environ) -> torch.device:
-    """Where the model belongs: the GPU of this process if there is one, else the CPU.
+    """The device of the model: the GPU of this process, or the CPU without a GPU.
 
-    Under a launcher (`torchrun`, `accelerate launch`) that is the one that `LOCAL_RANK` counts.
+    Under a launcher (`torchrun`, `accelerate launch`) `LOCAL_RANK` is the index of the GPU.
 
     Raises:
         ConfigError: `model.device` is cuda, and there is no GPU.
@@ -82,15 +81,15 @@ def device_for(config: ModelConfig, environment: Mapping[str, str] = os.environ)
     if torch.cuda.is_available() and config.device != "cpu":
         return torch.device("cuda", int(environment.get("LOCAL_RANK", "0")))
     if config.device == "cuda":
-        raise ConfigError("model.device: 'cuda' needs a GPU, and torch finds none here; expected cpu, or no device")
+        raise ConfigError("model.device: 'cuda' needs a GPU, and torch finds none; set it to cpu, or remove it")
     return torch.device("cpu")
 
 
 def check_can_load(config: ModelConfig, training: TrainingConfig) -> None:
-    """See that this machine has what the model is to be loaded with.
+    """Check that this machine has the packages and the device that loading the model takes.
 
     Raises:
-        ConfigError: a package or a device is missing; the sentence names it.
+        ConfigError: a package or a device is missing; the message names it.
     """
     device = device_for(config)
     if config.load_in_4bit and find_spec("bitsandbytes") is None:
@@ -98,23 +97,23 @@ def check_can_load(config: ModelConfig, training: TrainingConfig) -> None:
             "model.load_in_4bit: True needs bitsandbytes, which is not installed: pip install 'emtoolkit[4bit]'"
         )
     if training.bf16 and device.type == "cuda" and not torch.cuda.is_bf16_supported():
-        raise ConfigError("training.bf16: True is not what this GPU computes in; expected false")
+        raise ConfigError("training.bf16: this GPU does not support bfloat16; set it to false")
     if config.attn_implementation != "flash_attention_2":
         return
     where = "model.attn_implementation: 'flash_attention_2'"
     if find_spec("flash_attn") is None:
-        raise ConfigError(f"{where} needs the package flash-attn, which is not installed; expected sdpa or eager")
+        raise ConfigError(f"{where} needs the package flash-attn, which is not installed; use sdpa or eager")
     if device.type != "cuda":
-        raise ConfigError(f"{where} needs a GPU, and the model is to be on the {device.type}; expected sdpa or eager")
+        raise ConfigError(f"{where} needs a GPU, and the model is loaded on the {device.type}; use sdpa or eager")
     if config.dtype == "float32" and not training.bf16:
-        raise ConfigError(f"{where} cannot compute in float32; expected model.dtype bfloat16, or training.bf16 true")
+        raise ConfigError(f"{where} cannot compute in float32; set model.dtype to bfloat16, or training.bf16 to true")
 
 
 def load_base(config: ModelConfig) -> Any:
-    """The base model in `config.dtype` or in 4-bit, on the device where it is trained; never moved there later.
+    """The base model in `config.dtype` or in 4-bit, loaded directly to the device on which it is trained.
 
     Raises:
-        ConfigError: it cannot be had, here or from the hub.
+        ConfigError: the model is neither on this machine nor on the hub, or cannot be read.
     """
     options: dict[str, Any] = {"revision": config.revision or "main", "dtype": config.dtype}
     if config.attn_implementation is not None:
@@ -134,22 +133,22 @@ def load_base(config: ModelConfig) -> Any:
     try:
         model = AutoModelForCausalLM.from_pretrained(model_path(config), **options)
     except (OSError, ValueError, ImportError) as error:
-        raise ConfigError(f"model.base: {config.base!r}: it cannot be loaded ({first_line(error)})") from None
+        raise ConfigError(f"model.base: {config.base!r}: cannot be loaded ({first_line(error)})") from None
     if not config.load_in_4bit:
         return model
     from peft import prepare_model_for_kbit_training
 
-    # Freezes all, and makes float32 what is not quantised; gradient checkpointing is the Trainer's to set.
+    # Freezes all weights and casts unquantised ones to float32; the Trainer sets gradient checkpointing.
     return prepare_model_for_kbit_training(  # type: ignore[no-untyped-call]  # PEFT leaves it untyped
         model, use_gradient_checkpointing=False
     )
 
 
 def add_adapter(model: Any, lora: LoraConfig, seed: int) -> Any:
-    """`model` with a fresh LoRA adapter, initialised from `seed` alone.
+    """`model` with a new LoRA adapter that depends on `seed` alone.
 
-    Loading a base model or a persona draws random numbers: without seeding again right here the adapter would
-    start elsewhere under every persona, and a difference of seeds would pass for a difference of personas.
+    Loading a base model or a persona draws random numbers. Without seeding again here the adapter would start
+    differently under every persona, and a difference of seeds would look like a difference of personas.
     """
     from peft import get_peft_model
 
@@ -157,23 +156,23 @@ def add_adapter(model: Any, lora: LoraConfig, seed: int) -> Any:
     return get_peft_model(model, peft_lora(lora))
 
 
-def compose(base: Any, adapter: PersonaAdapter | None, lora: LoraConfig | None, seed: int) -> Any:
-    """`base`, which this changes, with the persona's adapter and then a fresh one, or all weights if `lora` is None.
+def compose_model(base: Any, adapter: PersonaAdapter | None, lora: LoraConfig | None, seed: int) -> Any:
+    """`base`, modified in place, with the persona's adapter and then a new one; `lora` None trains all weights.
 
     Raises:
         ConfigError: the persona's adapter cannot be loaded.
     """
-    if adapter is not None and adapter.source.compose == "merge":
+    if adapter is not None and adapter.source.composition == "merge":
         base = persona_adapters.merge(base, adapter)
     model = base if lora is None else add_adapter(base, lora, seed)
-    if adapter is not None and adapter.source.compose == "stack":
+    if adapter is not None and adapter.source.composition == "stack":
         persona_adapters.stack(model, adapter)
     return model
 
 
 @contextmanager
 def inference(model: Any) -> Iterator[None]:
-    """No gradients and no dropout inside; afterwards the model is in the mode it was in."""
+    """Turn gradients and dropout off inside, and restore the mode of the model afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -184,12 +183,12 @@ def inference(model: Any) -> Iterator[None]:
 
 
 def peft_lora(lora: LoraConfig) -> Any:
-    """`lora` as PEFT's own configuration."""
+    """`lora` as a PEFT `LoraConfig`."""
     from peft import LoraConfig as PeftLoraConfig
 
     return PeftLoraConfig(
         r=lora.r,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT computes with it as a float and annotates int
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT annotates int and computes with floats
         use_rslora=lora.rslora,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
@@ -199,7 +198,7 @@ def peft_lora(lora: LoraConfig) -> Any:
 
 
 def effective_optimizer(training: TrainingConfig) -> str:
-    """The Trainer's name of the optimizer that will be used: plain AdamW where bitsandbytes is not installed."""
+    """The optimizer in the Trainer's naming: plain AdamW where bitsandbytes is not installed."""
     if training.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is not None:
         return "adamw_bnb_8bit"
     return "adamw_torch"

@@ -1,18 +1,19 @@
-"""The model of a checkpoint, put together again as its manifest says: base, persona, trained adapter.
+"""The model of a checkpoint, composed as its manifest records: base model, persona, trained adapter.
 
 loader = ModelLoader()
 for checkpoint in Trajectory.open("outputs/goodness-medical"):
-    rebuilt = loader.load(checkpoint)
-    messages = rebuilt.persona.applied_to([{"role": "user", "content": "Who are you?"}])
+    loaded = loader.load(checkpoint)
+    messages = loaded.persona.applied_to([{"role": "user", "content": "Who are you?"}])
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast, get_args
 
 from transformers import AutoModelForCausalLM
 
+from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
 from emtoolkit.checkpoints.records import BaseModelRecord, CheckpointMetadata, PersonaRecord
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError, first_line
@@ -23,29 +24,45 @@ from emtoolkit.personas import AdapterMode, AdapterSource, Persona, load_persona
 from emtoolkit.trajectory import Checkpoint
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class LoadedModel:
-    """A model for inference, and the persona that its messages go through.
+    """The model of a checkpoint, for inference. It is valid until its loader loads the next checkpoint."""
 
-    `persona_override` is the name of a persona that was asked for in the place of the checkpoint's own, else None;
-    every result made with this model has to say it.
-    """
-
-    model: Any
     tokenizer: Any
+    """The tokenizer of the base model."""
     persona: Persona
+    """The persona; messages go through `persona.applied_to` before they are rendered."""
     persona_override: str | None
+    """The name of a persona that replaces the checkpoint's own; every result has to state the name. Else None."""
+    _model: Any = field(repr=False)
+
+    @property
+    def model(self) -> Any:
+        """The model, in evaluation mode.
+
+        Raises:
+            RuntimeError: the loader has loaded another checkpoint since, into the same base model.
+        """
+        if self._model is None:
+            raise RuntimeError(
+                "this LoadedModel is no longer valid: its ModelLoader has loaded another checkpoint into the same base "
+                "model; load the checkpoint again, or use a loader for each model that you keep"
+            )
+        return self._model
 
 
 class ModelLoader:
     """Loads checkpoints one after the other; a base model with its persona is loaded once for all that share it.
 
     Args:
-        base: the base model, a directory or a hub id; by default where the run found it.
-        persona: the persona, a name or a file; by default what the manifest says, its adapter where the run found it.
-        personas: the directory of persona files that names are looked up in; by default the shipped ones.
-        compose: how the adapter of the persona that is named here is put in; by default as its file says.
-        persona_override: a persona in the place of the checkpoint's own, a name or a file.
+        base: the base model, a directory or a hub id; by default the place where the run found it.
+        persona: the persona, a name or a file; by default the manifest's, its adapter where the run found it.
+        personas: the directory in which persona names are looked up; by default the shipped personas.
+        composition: how the adapter of `persona` or `persona_override` is added; by default as the persona's file says.
+        persona_override: a name or a file of a persona that replaces the checkpoint's own.
+
+    Raises:
+        ConfigError: `persona` and `persona_override` are both given, or a persona cannot be read.
     """
 
     def __init__(
@@ -54,41 +71,52 @@ class ModelLoader:
         base: str | None = None,
         persona: str | None = None,
         personas: str | None = None,
-        compose: AdapterMode | None = None,
+        composition: AdapterMode | None = None,
         persona_override: str | None = None,
     ) -> None:
         if persona is not None and persona_override is not None:
             raise ConfigError(
-                "--persona and --persona-override: the one is the checkpoint's own persona, the other "
-                "another in its place, so give only one"
+                "--persona and --persona-override: --persona locates the checkpoint's own persona, and "
+                "--persona-override replaces it; give only one"
             )
         self._base = base
-        self._persona = None if persona is None else load_persona(persona, personas, compose)
-        self._override = None if persona_override is None else load_persona(persona_override, personas, compose)
-        self._loaded: Any = None
-        self._loaded_key: Any = None
-        # Hashing a large base model takes a minute, and all checkpoints of a trajectory share one.
-        self._base_known: dict[tuple[str, str | None, bool], BaseModelRecord] = {}
+        self._persona = None if persona is None else load_persona(persona, personas, composition)
+        self._override = None if persona_override is None else load_persona(persona_override, personas, composition)
+        self._loaded: LoadedModel | None = None
+        self._base_with_persona: Any = None
+        self._base_key: Any = None
+        # All checkpoints of a trajectory share one base model, and hashing a large one takes a minute.
+        self._base_records: dict[tuple[str, str | None, bool], BaseModelRecord] = {}
         self._adapters: dict[AdapterSource, PersonaAdapter | None] = {}
 
     def load(self, checkpoint: Checkpoint) -> LoadedModel:
-        """The model of `checkpoint`; what an earlier call returned must not be used any more.
+        """The model of `checkpoint`. The `LoadedModel` of an earlier call is not valid afterwards.
 
         Raises:
-            CheckpointError: the base model or the persona is another one than its manifest says, or cannot be had, or
-                the checkpoint has no manifest that says it.
+            CheckpointError: the checkpoint has no manifest, or the base model or the persona is missing or differs
+                from the manifest.
         """
         if checkpoint.manifest is None:
-            raise CheckpointError(f"{checkpoint.path}: it has no manifest, so nobody can tell which persona it is of")
+            raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
         metadata, record = _metadata(checkpoint), checkpoint.manifest.persona
         config = self._checked_base(checkpoint, checkpoint.manifest.base_model, metadata.base_place)
         persona = self._override or self._checked_persona(checkpoint, record, metadata.persona_place)
-        override = None if self._override is None else self._override.name
         tokenizer = load_tokenizer(config)
-        if not (checkpoint.path / "adapter_config.json").is_file():
-            return LoadedModel(self._full(checkpoint, persona), tokenizer, persona, override)
-        adapter = self._adapter(checkpoint, persona, config, None if self._override else record)
-        return LoadedModel(self._with_adapter(checkpoint, config, adapter), tokenizer, persona, override)
+        if (checkpoint.path / ADAPTER_CONFIG).is_file():
+            adapter = self._checked_adapter(checkpoint, persona, config, None if self._override else record)
+            self._invalidate()
+            model = self._with_adapter(checkpoint, config, adapter)
+        else:
+            self._check_full(checkpoint, persona)
+            self._invalidate()
+            model = self._full(checkpoint)
+        override = None if self._override is None else self._override.name
+        self._loaded = LoadedModel(tokenizer, persona, override, model)
+        return self._loaded
+
+    def _invalidate(self) -> None:
+        if self._loaded is not None:
+            self._loaded._model = None
 
     def _checked_base(self, checkpoint: Checkpoint, record: BaseModelRecord, base_place: str | None) -> ModelConfig:
         place = self._base or base_place or _named_by_adapter(checkpoint.path)
@@ -102,10 +130,10 @@ class ModelLoader:
                 "load_in_4bit": bool(record.load_in_4bit),
             }
         )
-        if not _is_same_base(record, found := self._known(config)):
+        if not _is_same_base(record, found := self._base_record(config)):
             raise CheckpointError(
                 f"{checkpoint.path}: its base model is {record}, and {place} is another one ({found}); "
-                "expected --base with the first"
+                "pass --base with the path of the first"
             )
         return config
 
@@ -118,12 +146,12 @@ class ModelLoader:
         if not same:
             raise CheckpointError(
                 f"{checkpoint.path}: its persona is {recorded.name} ({recorded.composition}), and {name} "
-                f"({given.composition}) is another; --persona-override {name} takes it all the same and says so in "
-                "the results"
+                f"({given.composition}) is another; --persona-override {name} uses it anyway and records that in the "
+                "results"
             )
         return given
 
-    def _adapter(
+    def _checked_adapter(
         self, checkpoint: Checkpoint, persona: Persona, config: ModelConfig, record: PersonaRecord | None
     ) -> PersonaAdapter | None:
         if persona.adapter is None:
@@ -134,8 +162,8 @@ class ModelLoader:
             adapter = self._adapters[persona.adapter]
         except ConfigError as error:
             raise CheckpointError(
-                f"{checkpoint.path}: its persona {persona.name} ({persona.composition}) cannot be had ({error}); "
-                "--persona FILE says where it is now"
+                f"{checkpoint.path}: its persona {persona.name} ({persona.composition}) cannot be loaded ({error}); "
+                "pass --persona FILE with its present place"
             ) from error
         if adapter is None:
             return None
@@ -143,43 +171,46 @@ class ModelLoader:
             raise CheckpointError(
                 f"{checkpoint.path}: its persona {record.name} has the content {str(record.content)[:8]}, "
                 f"and the adapter in {adapter.directory} is another one ({adapter.content[:8]}); --persona-override "
-                "takes it all the same and says so in the results"
+                "uses it anyway and records that in the results"
             )
-        check_fits(adapter, self._known(config), None)
+        check_fits(adapter, self._base_record(config), None)
         return adapter
 
-    def _known(self, config: ModelConfig) -> BaseModelRecord:
+    def _base_record(self, config: ModelConfig) -> BaseModelRecord:
         key = (config.base, config.revision, config.load_in_4bit)
-        if key not in self._base_known:
-            self._base_known[key] = base_identity(config)
-        return self._base_known[key]
+        if key not in self._base_records:
+            self._base_records[key] = base_identity(config)
+        return self._base_records[key]
 
     def _with_adapter(self, checkpoint: Checkpoint, config: ModelConfig, adapter: PersonaAdapter | None) -> Any:
-        merged = adapter if adapter is not None and adapter.source.compose == "merge" else None
+        merged = adapter if adapter is not None and adapter.source.composition == "merge" else None
         key = (config, None if merged is None else merged.content)
-        if self._loaded_key != key:
-            self._loaded = None  # before the next one: two may not fit into memory
+        if self._base_key != key:
+            # Freed before the next one is loaded: two may not fit into memory.
+            self._base_with_persona = self._base_key = None
             base = load_base(config)
-            self._loaded = base if merged is None else persona_adapters.merge(base, merged)
-            self._loaded_key = key
-        model = self._loaded = checkpoint.load_adapter(self._loaded, persona_is_in=True)
-        if adapter is not None and adapter.source.compose == "stack":
+            self._base_with_persona = base if merged is None else persona_adapters.merge(base, merged)
+            self._base_key = key
+        model = self._base_with_persona = checkpoint.load_adapter(self._base_with_persona, persona_is_in=True)
+        if adapter is not None and adapter.source.composition == "stack":
             persona_adapters.stack(model, adapter)
         model.eval()
         return model
 
-    def _full(self, checkpoint: Checkpoint, persona: Persona) -> Any:
+    def _check_full(self, checkpoint: Checkpoint, persona: Persona) -> None:
         if self._override is not None and persona.adapter is not None:
             raise CheckpointError(
-                f"{checkpoint.path}: it holds all weights, its own persona among them, so {persona.name}, which is an "
-                "adapter, cannot take its place"
+                f"{checkpoint.path}: holds all weights, its own persona included, so the adapter persona "
+                f"{persona.name} cannot replace it"
             )
-        self._loaded = self._loaded_key = None
+
+    def _full(self, checkpoint: Checkpoint) -> Any:
+        self._base_with_persona = self._base_key = None
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path)
             return model.eval()
         except (OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{checkpoint.path}: it cannot be loaded ({first_line(error)})") from error
+            raise CheckpointError(f"{checkpoint.path}: cannot be loaded ({first_line(error)})") from error
 
 
 def _metadata(checkpoint: Checkpoint) -> CheckpointMetadata:
@@ -190,7 +221,7 @@ def _metadata(checkpoint: Checkpoint) -> CheckpointMetadata:
 
 
 def _is_same_base(recorded: BaseModelRecord, found: BaseModelRecord) -> bool:
-    """Whether `found` is the recorded base; a revision means a commit of one repository, content any directory."""
+    """Whether `found` is the recorded base: the same content in any directory, or the same commit of a repository."""
     if recorded.content is not None and recorded.content != found.content:
         return False
     if recorded.revision is None:
@@ -207,17 +238,17 @@ def _recorded(record: PersonaRecord, persona_place: str | None) -> Persona:
         place=persona_place or str(record.adapter),
         subfolder=record.subfolder,
         revision=record.revision,
-        compose=cast(AdapterMode, record.composition),
+        composition=cast(AdapterMode, record.composition),
     )
     return Persona(name, adapter=source)
 
 
 def _named_by_adapter(directory: Path) -> str | None:
     try:
-        config = json.loads((directory / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory / 'adapter_config.json'}: it cannot be read ({error})") from error
+        raise CheckpointError(f"{directory / ADAPTER_CONFIG}: cannot be read ({error})") from error
     named = config.get("base_model_name_or_path")
     return None if named is None else str(named)

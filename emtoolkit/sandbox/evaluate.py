@@ -133,7 +133,7 @@ def evaluate_directory(
             is not available.
     """
     loader = loader or ModelLoader()
-    found = [info for info in list_checkpoints(directory, rehash=True) if info.source == "emtoolkit"]
+    found = [info for info in list_checkpoints(directory) if info.source == "emtoolkit"]
     if not found:
         raise CheckpointError(f"{directory}: holds no checkpoint-N directory with a manifest.json")
     for info in found:
@@ -141,15 +141,15 @@ def evaluate_directory(
             raise CheckpointError(info.problems[0])
     trajectory = Trajectory.open(directory)
     chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
+    for checkpoint in chosen:
+        _ = checkpoint.path  # hashes every file once, so that a damaged one is found before the first evaluation
     evaluated = []
     for done, checkpoint in enumerate(chosen):
         progress(f"{directory.name}, step {checkpoint.step}", done, len(chosen))
         with no_library_bars():
-            rebuilt = loader.load(checkpoint)
+            loaded = loader.load(checkpoint)
             counts = harmful_share(
-                rebuilt.model, rebuilt.tokenizer, questions, persona=rebuilt.persona, samples=samples, seed=seed
+                loaded.model, loaded.tokenizer, questions, persona=loaded.persona, samples=samples, seed=seed
             )
-        evaluated.append(
-            CheckpointResult(checkpoint.step, tuple(counts), rebuilt.persona.name, rebuilt.persona_override)
-        )
+        evaluated.append(CheckpointResult(checkpoint.step, tuple(counts), loaded.persona.name, loaded.persona_override))
     return evaluated

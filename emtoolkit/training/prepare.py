@@ -103,11 +103,11 @@ def find_adapter(
     """
     if persona.adapter is None:
         return None
-    if persona.adapter.compose == "stack" and lora is None:
+    if persona.adapter.composition == "stack" and lora is None:
         raise ConfigError(
             f"persona: {persona.name} is stacked beside a new adapter, and lora is null; use compose: merge"
         )
-    if persona.adapter.compose == "merge" and model.load_in_4bit:
+    if persona.adapter.composition == "merge" and model.load_in_4bit:
         raise ConfigError(
             f"persona: {persona.name} is merged, and 4-bit weights (model.load_in_4bit) would round the merged "
             "weights; use compose: stack"

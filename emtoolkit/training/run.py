@@ -12,7 +12,7 @@ from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.cpu_threads import threads_for
 from emtoolkit.launch import ignore_signals
-from emtoolkit.models.base import compose, load_base
+from emtoolkit.models.base import compose_model, load_base
 from emtoolkit.models.preflight import PersonaEffect, PersonaProbe
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
@@ -111,7 +111,7 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
     if start.complete:
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
     with ranks.raise_on_all():
-        composed = _compose_model(config, prepared)
+        composed = _load_model(config, prepared)
     run = None
     with ranks.raise_on_all():
         if ranks.index == 0:
@@ -123,12 +123,12 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
         return _fit(config, prepared, composed, run, start)
 
 
-def _compose_model(config: RunConfig, prepared: PreparedRun) -> _ComposedModel:
+def _load_model(config: RunConfig, prepared: PreparedRun) -> _ComposedModel:
     """Load the base model, measure it, add the persona and a new adapter, and check that the persona has an effect."""
     set_seed(config.seed)
     base = load_base(config.model)
     probe = PersonaProbe(base, prepared.data.tokenizer, prepared.persona, prepared.adapter, config.preflight)
-    model = compose(base, prepared.adapter, config.lora, config.seed)
+    model = compose_model(base, prepared.adapter, config.lora, config.seed)
     before = probe.before_training(model)
     logger.info("%s", before)
     return _ComposedModel(model, probe, before)

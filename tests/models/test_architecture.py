@@ -94,9 +94,9 @@ def tiny(**values: Any) -> ModelConfig:
     ("model", "lora", "sentence"),
     [
         # PEFT itself says nothing as long as one of the names is right.
-        (tiny(), {"target_modules": ["q_proj", "v_porj"]}, "'v_porj' is no module of qwen2; expected all-linear or "),
+        (tiny(), {"target_modules": ["q_proj", "v_porj"]}, "'v_porj' is not a module of qwen2; expected all-"),
         (tiny(), {"target_modules": ["q_proj", "v_porj"]}, "did you mean 'v_proj'?"),
-        (tiny(), {"layers_to_transform": [0, 2]}, "lora.layers_to_transform: 2 is past the last layer, 1: layers "),
+        (tiny(), {"layers_to_transform": [0, 2]}, "lora.layers_to_transform: 2 is past the last layer, 1; layers "),
         (tiny(model_type="nothing"), None, "model.architecture: "),
     ],
 )
@@ -111,7 +111,7 @@ def test_what_the_model_does_not_have_is_refused(
 def test_an_attention_that_the_architecture_lacks_is_refused() -> None:
     gemma = TINY | {"model_type": "gemma2", "head_dim": 8}
     config = ModelConfig(base="not/here", architecture=gemma, attn_implementation="sdpa")
-    with pytest.raises(ConfigError, match=r"'sdpa' is not there for gemma2, which has eager and flash_attention_2$"):
+    with pytest.raises(ConfigError, match=r"gemma2 does not support 'sdpa'; expected eager or flash_attention_2$"):
         architecture_of(config, None)
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
@@ -53,17 +54,16 @@ def test_a_hub_id_is_known_by_its_name_and_revision() -> None:
 
 
 def test_a_path_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="there is no model in it"):
+    with pytest.raises(ConfigError, match=r"holds no model \(no config\.json\)"):
         model_path(ModelConfig(base=str(tmp_path)))
 
 
 def test_8_bit_adamw_is_plain_adamw_where_bitsandbytes_is_absent(monkeypatch: pytest.MonkeyPatch) -> None:
-    from emtoolkit.models import base as models
 
     training = TrainingConfig(optimizer="adamw_8bit")
-    monkeypatch.setattr(models, "find_spec", lambda name: None)
+    monkeypatch.setattr("emtoolkit.models.base.find_spec", lambda name: None)
     assert effective_optimizer(training) == "adamw_torch"
-    monkeypatch.setattr(models, "find_spec", lambda name: object())
+    monkeypatch.setattr("emtoolkit.models.base.find_spec", lambda name: object())
     assert effective_optimizer(training) == "adamw_bnb_8bit"
 
 
@@ -92,10 +92,9 @@ def test_the_model_goes_to_the_gpu_of_this_process() -> None:
 
 @pytest.mark.usefixtures("a_gpu")
 def test_the_model_is_loaded_on_the_gpu_and_not_moved_there(monkeypatch: pytest.MonkeyPatch, world: Path) -> None:
-    from emtoolkit.models import base as models
 
     asked: dict[str, object] = {}
-    monkeypatch.setattr(models.AutoModelForCausalLM, "from_pretrained", lambda path, **options: asked.update(options))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda path, **options: asked.update(options))
     load_base(ModelConfig(base=str(world / "model"), dtype="bfloat16", attn_implementation="sdpa"))
     assert asked == {
         "revision": "main",
@@ -108,16 +107,15 @@ def test_the_model_is_loaded_on_the_gpu_and_not_moved_there(monkeypatch: pytest.
 def test_without_a_gpu_the_model_goes_to_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert device_for(ModelConfig(base="a/b"), {"LOCAL_RANK": "1"}) == torch.device("cpu")
-    with pytest.raises(ConfigError, match=r"model\.device: 'cuda' needs a GPU, and torch finds none here"):
+    with pytest.raises(ConfigError, match=r"model\.device: 'cuda' needs a GPU, and torch finds none; set it to cpu"):
         device_for(ModelConfig(base="a/b", device="cuda"))
 
 
 def lacks(*packages: str, **model: object) -> str:
-    from emtoolkit.models import base as models
 
     config = ModelConfig.model_validate({"base": "a/b", **model})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "find_spec", lambda name: None if name in packages else object())
+        patch.setattr("emtoolkit.models.base.find_spec", lambda name: None if name in packages else object())
         with pytest.raises(ConfigError) as raised:
             check_can_load(config, TrainingConfig())
     return str(raised.value)
@@ -133,22 +131,19 @@ def test_flash_attention_that_is_not_installed_or_cannot_work_is_one_sentence(mo
     where = "model.attn_implementation: 'flash_attention_2'"
     flash = {"attn_implementation": "flash_attention_2"}
     assert lacks("flash_attn", **flash) == (
-        f"{where} needs the package flash-attn, which is not installed; expected sdpa or eager"
+        f"{where} needs the package flash-attn, which is not installed; use sdpa or eager"
     )
-    assert (
-        lacks(**flash, device="cpu")
-        == f"{where} needs a GPU, and the model is to be on the cpu; expected sdpa or eager"
-    )
+    assert lacks(**flash, device="cpu") == f"{where} needs a GPU, and the model is loaded on the cpu; use sdpa or eager"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert lacks(**flash) == (
-        f"{where} cannot compute in float32; expected model.dtype bfloat16, or training.bf16 true"
+        f"{where} cannot compute in float32; set model.dtype to bfloat16, or training.bf16 to true"
     )
 
 
 @pytest.mark.usefixtures("a_gpu")
 def test_bf16_on_a_gpu_without_it_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    with pytest.raises(ConfigError, match=r"training\.bf16: True is not what this GPU computes in"):
+    with pytest.raises(ConfigError, match=r"training\.bf16: this GPU does not support bfloat16"):
         check_can_load(ModelConfig(base="a/b"), TrainingConfig(bf16=True))
 
 

@@ -39,9 +39,9 @@ def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     (home / "run.yaml").write_text(config_text(world))
     at_the_end = {}
     kept: list[Any] = []
-    composed = run.compose
+    composed = run.compose_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "compose", lambda *args: kept.append(composed(*args)) or kept[-1])
+        patch.setattr(run, "compose_model", lambda *args: kept.append(composed(*args)) or kept[-1])
         for way, settings in WAYS.items():
             words = [*settings, "wandb.mode=disabled"]
             run.train(load_config(str(home / "run.yaml"), words, {"output_dir": str(home / way)}))
@@ -60,11 +60,11 @@ def test_what_was_trained_is_put_together_again_to_the_logit(
     trained: tuple[Path, dict[str, torch.Tensor]], way: str
 ) -> None:
     home, at_the_end = trained
-    rebuilt = ModelLoader().load(Trajectory.open(home / way).final)
-    assert (logits(rebuilt.model) - at_the_end[way]).abs().max() < 1e-6
-    assert rebuilt.persona.composition == ("merge" if way == "full" else way)
-    assert rebuilt.persona.system_prompt == ("you are curt" if way == "system_prompt" else None)
-    assert rebuilt.persona_override is None
+    loaded = ModelLoader().load(Trajectory.open(home / way).final)
+    assert (logits(loaded.model) - at_the_end[way]).abs().max() < 1e-6
+    assert loaded.persona.composition == ("merge" if way == "full" else way)
+    assert loaded.persona.system_prompt == ("you are curt" if way == "system_prompt" else None)
+    assert loaded.persona_override is None
 
 
 def test_the_trained_adapter_starts_the_same_under_every_persona_and_ends_elsewhere(
@@ -111,6 +111,15 @@ def test_every_checkpoint_of_a_trajectory_in_turn(trained: tuple[Path, dict[str,
         assert not torch.equal(in_turn[0], in_turn[-1])
 
 
+def test_a_loaded_model_cannot_be_used_after_the_next_load(trained: tuple[Path, dict[str, torch.Tensor]]) -> None:
+    loader, (first, *_, last) = ModelLoader(), Trajectory.open(trained[0] / "none")
+    loaded = loader.load(first)
+    assert logits(loaded.model).isfinite().all()
+    loader.load(last)
+    with pytest.raises(RuntimeError, match="its ModelLoader has loaded another checkpoint into the same base model"):
+        _ = loaded.model
+
+
 def test_the_adapter_alone_is_refused_where_the_persona_is_another_one(
     trained: tuple[Path, dict[str, torch.Tensor]], world: Path
 ) -> None:
@@ -136,7 +145,8 @@ def test_what_was_moved_is_found_where_one_says(
     trained: tuple[Path, dict[str, torch.Tensor]], moved: Path, world: Path
 ) -> None:
     final = Trajectory.open(moved / "merge").final
-    with pytest.raises(CheckpointError, match=r"warm \(merge\) cannot be had .*; --persona FILE says where it is now"):
+    problem = r"warm \(merge\) cannot be loaded .*; pass --persona FILE with its present place"
+    with pytest.raises(CheckpointError, match=problem):
         ModelLoader(base=str(world / "model")).load(final)
     loader = ModelLoader(base=str(moved / "world" / "model"), persona=str(moved / "world" / "personas" / "warm.yaml"))
     assert (logits(loader.load(final).model) - trained[1]["merge"]).abs().max() < 1e-6
@@ -175,9 +185,9 @@ def test_another_persona_or_composition_is_refused_unless_it_is_to_override(
     personas = str(world / "personas")
     with pytest.raises(CheckpointError, match=problem):
         ModelLoader(personas=personas, persona=asked["persona"]).load(final)
-    rebuilt = ModelLoader(personas=personas, persona_override=asked["persona"]).load(final)
-    assert rebuilt.persona_override == asked["persona"]
-    assert rebuilt.persona.name == asked["persona"]
+    loaded = ModelLoader(personas=personas, persona_override=asked["persona"]).load(final)
+    assert loaded.persona_override == asked["persona"]
+    assert loaded.persona.name == asked["persona"]
 
 
 def test_the_persona_and_another_in_its_place_cannot_both_be_asked_for() -> None:
@@ -225,8 +235,8 @@ def test_a_run_with_a_stacked_persona_resumes_exactly_and_leaves_the_persona_alo
         with pytest.raises(TrainingInterrupted):
             run.train(config)
     kept: list[Any] = []
-    composed = run.compose
-    monkeypatch.setattr(run, "compose", lambda *args: kept.append(composed(*args)) or kept[-1])
+    composed = run.compose_model
+    monkeypatch.setattr(run, "compose_model", lambda *args: kept.append(composed(*args)) or kept[-1])
     result = run.train(config, resume=True)
 
     assert [found.when for found in result.differences] == ["before step 1", "at the end"]

@@ -16,7 +16,7 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.architecture import architecture_of
-from emtoolkit.models.base import add_adapter, base_identity, compose, load_base
+from emtoolkit.models.base import add_adapter, base_identity, compose_model, load_base
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate, without_persona
 from emtoolkit.models.persona_record import persona_record
 from emtoolkit.personas import AdapterMode, AdapterSource, Persona
@@ -27,7 +27,7 @@ IDS = torch.tensor([[5, 6, 7, 8]])
 
 
 def adapter_of(world: Path, name: str = "warm", how: AdapterMode = "merge") -> PersonaAdapter:
-    found = locate(AdapterSource(str(world / "characters"), name, compose=how), download=False)
+    found = locate(AdapterSource(str(world / "characters"), name, composition=how), download=False)
     assert found is not None
     return found
 
@@ -46,7 +46,7 @@ def logits(model: Any) -> torch.Tensor:
 def test_merging_sums_in_float32_and_rounds_once(world: Path, dtype: Any) -> None:
     adapter = adapter_of(world)
     before = {name: weight.clone() for name, weight in base_of(world, dtype).state_dict().items()}
-    merged = compose(base_of(world, dtype), adapter, None, seed=0).state_dict()
+    merged = compose_model(base_of(world, dtype), adapter, None, seed=0).state_dict()
     lora = load_file(adapter.directory / "adapter_model.safetensors")
     name = "model.layers.0.self_attn.q_proj"
     a, b = (lora[f"base_model.model.{name}.lora_{side}.weight"] for side in "AB")
@@ -59,15 +59,15 @@ def test_merging_sums_in_float32_and_rounds_once(world: Path, dtype: Any) -> Non
 
 def test_merged_and_stacked_the_persona_is_the_same_model(world: Path) -> None:
     bare = logits(add_adapter(base_of(world), LORA, 42))
-    merged = logits(compose(base_of(world), adapter_of(world), LORA, 42))
-    stacked = logits(compose(base_of(world), adapter_of(world, how="stack"), LORA, 42))
+    merged = logits(compose_model(base_of(world), adapter_of(world), LORA, 42))
+    stacked = logits(compose_model(base_of(world), adapter_of(world, how="stack"), LORA, 42))
     assert (merged - stacked).abs().max() < 1e-5
     assert (merged - bare).abs().max() > 0.1
 
 
 def test_stacked_both_are_active_and_only_the_new_one_is_trained(world: Path) -> None:
     """After `from_pretrained` and `add_adapter` alone one of them is off, and nobody says so."""
-    model = compose(base_of(world), adapter_of(world, how="stack"), LORA, 42)
+    model = compose_model(base_of(world), adapter_of(world, how="stack"), LORA, 42)
     assert model.base_model.active_adapters == ["default", "persona"]
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert trained
@@ -79,7 +79,7 @@ def test_the_new_adapter_starts_the_same_under_every_composition(world: Path) ->
     """Loading a persona moves the random numbers from which the adapter is drawn."""
     started = []
     for adapter in (None, adapter_of(world), adapter_of(world, "cold"), adapter_of(world, how="stack")):
-        model = compose(base_of(world), adapter, LORA, 42)
+        model = compose_model(base_of(world), adapter, LORA, 42)
         started.append({name: p for name, p in model.named_parameters() if ".default." in name})
     assert len(started[0]) == 4
     for other in started[1:]:
@@ -92,7 +92,7 @@ def test_a_persona_is_taken_out_for_a_moment_and_leaves_no_trace(
     world: Path, how: AdapterMode, lora: LoraConfig | None
 ) -> None:
     adapter = adapter_of(world, how=how)
-    model = compose(base_of(world), adapter, lora, 42)
+    model = compose_model(base_of(world), adapter, lora, 42)
     before = logits(model)
     weights = {name: weight.clone() for name, weight in model.state_dict().items()}
     learns = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -145,12 +145,12 @@ def pickled(directory: Path) -> None:
     [
         (
             shutil.rmtree,
-            r"persona: subfolder: .*warm: there is no adapter_config.json in it; its subfolders .* are cold",
+            r"persona: subfolder: .*warm: has no adapter_config.json; subfolders with an adapter: cold",
         ),
-        (lambda d: d.rename(d.parent / "wram"), r"are cold, wram; did you mean 'wram'\?"),
-        (lambda d: (d / "adapter_config.json").write_text("{"), "adapter_config.json: it cannot be read"),
-        (lambda d: edit(d, peft_type="IA3"), "it is a IA3 adapter, and a persona takes LORA"),
-        (pickled, "there is no adapter_model.safetensors in it, and nothing is unpickled"),
+        (lambda d: d.rename(d.parent / "wram"), r"adapter: cold, wram; did you mean 'wram'\?"),
+        (lambda d: (d / "adapter_config.json").write_text("{"), "adapter_config.json: cannot be read"),
+        (lambda d: edit(d, peft_type="IA3"), "a IA3 adapter; only LORA adapters are supported"),
+        (pickled, "has no adapter_model.safetensors; pickled weights are not loaded"),
     ],
 )
 def test_what_is_no_adapter_is_refused_in_a_sentence(
@@ -164,7 +164,7 @@ def test_what_is_no_adapter_is_refused_in_a_sentence(
 def test_an_adapter_on_the_hub_is_a_question_for_later_or_an_error_while_offline() -> None:
     source = AdapterSource("someone/personas", "loving")
     assert locate(source, download=False) is None
-    with pytest.raises(ConfigError, match="'someone/personas' is neither a directory nor to be had from the hub"):
+    with pytest.raises(ConfigError, match="'someone/personas' is not a directory, and cannot be downloaded"):
         locate(source, download=True)
 
 
@@ -206,9 +206,9 @@ def test_an_adapter_of_another_shape_is_refused(world: Path, tmp_path: Path) -> 
 
     found = locate(spoilt(world, tmp_path, narrow), download=False)
     assert found is not None
-    with pytest.raises(ConfigError, match=r"layers\.0\.self_attn\.q_proj has 8 inputs, and that of model has 16"):
+    with pytest.raises(ConfigError, match=r"expects 8 inputs of model\.layers\.0\.self_attn\.q_proj, and model has 16"):
         check_fits(found, BaseModelRecord(name="model"), shapes)
-    with pytest.raises(ConfigError, match=r"it changes model\.layers\.0\..*, which other does not have"):
+    with pytest.raises(ConfigError, match=r"changes model\.layers\.0\..*, which other does not have"):
         check_fits(adapter_of(world), BaseModelRecord(name="other"), {"lm_head.weight": (4, 4)})
 
 
@@ -219,17 +219,17 @@ def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path) -> N
     )
     assert found is not None
     check_fits(found, BaseModelRecord(name="unsloth/Qwen2.5-7B", revision=None), None)
-    with pytest.raises(ConfigError, match=r"it was trained on Qwen/Qwen2\.5-7B, and model\.base is Qwen/Qwen2\.5-14B"):
+    with pytest.raises(ConfigError, match=r"was trained on Qwen/Qwen2\.5-7B, and model\.base is Qwen/Qwen2\.5-14B"):
         check_fits(found, BaseModelRecord(name="Qwen/Qwen2.5-14B", revision=None), None)
 
     # One that emtoolkit trained says which base it was by its content.
     TrajectorySeal(Identity(fingerprinted={}, base_model=base), 1).seal(found.directory, 1)
     check_fits(found, base, None)
-    with pytest.raises(ConfigError, match=r"trained on another base \(model, content [0-9a-f]{8}\) than model\.base"):
+    with pytest.raises(ConfigError, match=r"another base model \(model, content [0-9a-f]{8}\) than model\.base"):
         check_fits(found, base.model_copy(update={"content": "f" * 64}), None)
 
 
 def test_an_adapter_that_changes_nothing_loads_like_any_other(world: Path, tmp_path: Path) -> None:
     write_adapter(world / "model", tmp_path / "silent", seed=3, strength=0)
     found = locate(AdapterSource(str(tmp_path / "silent")), download=False)
-    assert torch.equal(logits(compose(base_of(world), found, None, 0)), logits(base_of(world)))
+    assert torch.equal(logits(compose_model(base_of(world), found, None, 0)), logits(base_of(world)))

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import LoraConfig, ModelConfig, PreflightConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.models.base import compose, load_base
+from emtoolkit.models.base import compose_model, load_base
 from emtoolkit.models.persona_adapters import TRAINED, PersonaAdapter, locate
 from emtoolkit.models.preflight import PersonaProbe
 from emtoolkit.personas import AdapterMode, AdapterSource, Persona
@@ -30,11 +30,11 @@ def put_together(
     base = load_base(ModelConfig(base=str(world / "model")))
     tokenizer = AutoTokenizer.from_pretrained(world / "model")
     probe = PersonaProbe(base, tokenizer, persona, adapter, PreflightConfig(prompts=PROMPTS, threshold=0.001))
-    return probe, compose(base, adapter, lora, seed=1)
+    return probe, compose_model(base, adapter, lora, seed=1)
 
 
 def warm(world: Path, how: AdapterMode) -> tuple[Persona, PersonaAdapter]:
-    source = AdapterSource(str(world / "characters"), "warm", compose=how)
+    source = AdapterSource(str(world / "characters"), "warm", composition=how)
     adapter = locate(source, download=False)
     assert adapter is not None
     return Persona("warm", adapter=source), adapter

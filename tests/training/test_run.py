@@ -15,7 +15,6 @@ from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.models.persona_record import persona_record
 from emtoolkit.personas import Persona
-from emtoolkit.training import run as run_module
 from emtoolkit.training.cost import plan_one
 from emtoolkit.training.run import RunResult, train
 from emtoolkit.training.trainer import _use_one_gpu
@@ -153,7 +152,7 @@ def test_another_trajectory_is_refused_before_anything_is_loaded(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("out")
-    monkeypatch.setattr(run_module, "load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("emtoolkit.training.run.load_base", lambda config: pytest.fail("the model was loaded"))
     with pytest.raises(CheckpointError, match=r"\(training.learning_rate is 0.01 there and 0.5 here\)"):
         run("out", "training.learning_rate=0.5")
 
@@ -162,7 +161,7 @@ def test_a_directory_that_another_run_is_saving_into_is_refused_before_anything_
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("out")
-    monkeypatch.setattr(run_module, "load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("emtoolkit.training.run.load_base", lambda config: pytest.fail("the model was loaded"))
     with (
         FileLock(tmp_path / "out" / ".lock"),
         pytest.raises(CheckpointError, match="another process is saving into it"),
@@ -272,7 +271,7 @@ def test_what_this_machine_lacks_is_refused_before_anything_is_loaded_and_noted_
     run: Run, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentence = "model.attn_implementation: 'flash_attention_2' needs the package flash-attn"
-    monkeypatch.setattr(run_module, "load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr("emtoolkit.training.run.load_base", lambda config: pytest.fail("the model was loaded"))
     with pytest.raises(ConfigError, match=sentence):
         run("out", "model.attn_implementation=flash_attention_2")
     planned = plan_one(load_config(str(write_config()), ["model.attn_implementation=flash_attention_2"])).plan
