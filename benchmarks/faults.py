@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.publications import Publications
 from tests.wandb_server import Fault, WandbServer
 
 STEPS = (0, 5, 10, 15, 20, 25, 30, 35, 40, 45)
@@ -104,7 +104,7 @@ def measure(config: Path, directory: Path, faults: list[Fault] | None, publish_t
         )
         ended = time.time()
         complete = {info.step for info in list_checkpoints(out, rehash=True) if info.complete}
-        published = len(Ledger.read(out).published)
+        published = len(Publications.read(out).published)
         server.faults.clear()
         server.accept_connections()
         emtoolkit(server, "sync", out)
@@ -114,7 +114,7 @@ def measure(config: Path, directory: Path, faults: list[Fault] | None, publish_t
         last = out / f"checkpoint-{STEPS[-1]}" / "manifest.json"
         return Outcome(
             exit_code=run.returncode,
-            training_seconds=Ledger.read(out).metadata[STEPS[-1]]["seconds_since_start"],
+            training_seconds=Publications.read(out).metadata[STEPS[-1]]["seconds_since_start"],
             seconds_after=ended - last.stat().st_mtime,
             seconds=ended - began,
             # The progress bar may stand before it on the same line.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.paths import cache_dir
@@ -134,7 +134,7 @@ class Trajectory(Sequence[Checkpoint]):
         """
         directory = Path(reference)
         if isinstance(reference, Path) or directory.is_dir():
-            metadata = Ledger.read(directory).metadata
+            metadata = Publications.read(directory).metadata
             return cls(
                 str(reference),
                 [

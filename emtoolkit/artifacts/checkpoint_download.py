@@ -17,7 +17,7 @@ from emtoolkit.artifacts.file_transfer import Transfer
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.publications import Ledger, Published, add_published, add_saved
+from emtoolkit.checkpoints.publications import Publications, Published, add_published, add_saved
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
@@ -36,12 +36,14 @@ def checkpoint_path(directory: Path, checkpoint: RemoteCheckpoint) -> Path:
     return directory / checkpoint_name(checkpoint.step)
 
 
-def is_present(directory: Path, checkpoint: RemoteCheckpoint, ledger: Ledger, *, rehash: bool = False) -> bool:
-    """Whether `directory` holds this version of `checkpoint`, according to `ledger` and the sizes of the files.
+def is_present(
+    directory: Path, checkpoint: RemoteCheckpoint, publications: Publications, *, rehash: bool = False
+) -> bool:
+    """Whether `directory` holds this version of `checkpoint`, according to `publications` and the sizes of the files.
 
     With `rehash` every file is hashed and compared with the manifest.
     """
-    published = ledger.published.get(checkpoint.step)
+    published = publications.published.get(checkpoint.step)
     if published is None or published.digest != checkpoint.digest:
         return False
     path = checkpoint_path(directory, checkpoint)
@@ -58,7 +60,7 @@ class CheckpointReceiver:
     def __init__(self, directory: Path, collection: Collection) -> None:
         self._directory = directory
         self._collection = collection
-        self._ledger = Ledger.read(directory)
+        self._publications = Publications.read(directory)
         self._lock = threading.Lock()
         self._fingerprint: str | None = None
         self._skipped: dict[int, tuple[str, ...]] = {}
@@ -162,7 +164,7 @@ class CheckpointReceiver:
 
     def _record(self, checkpoint: RemoteCheckpoint) -> None:
         with self._lock:
-            if checkpoint.step not in self._ledger.metadata:
+            if checkpoint.step not in self._publications.metadata:
                 add_saved(self._directory, checkpoint.step, checkpoint.metadata, run=None)
             add_published(self._directory, checkpoint.step, Published(checkpoint.artifact, checkpoint.digest))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from emtoolkit.artifacts.checkpoint_download import CheckpointReceiver, is_present
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint
 from emtoolkit.artifacts.file_transfer import Cancelled, RetryPolicy, Transfer
-from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.free_space import check_room
 from emtoolkit.storage.lock import lock_directory
@@ -56,8 +56,8 @@ def download(
     """
     lock = lock_directory(directory)
     try:
-        ledger = Ledger.read(directory)
-        present = {c.step for c in checkpoints if is_present(directory, c, ledger, rehash=rehash)}
+        publications = Publications.read(directory)
+        present = {c.step for c in checkpoints if is_present(directory, c, publications, rehash=rehash)}
         missing = [checkpoint for checkpoint in checkpoints if checkpoint.step not in present]
         check_room(directory, sum(c.bytes for c in missing), f"{len(missing)} checkpoints", _ADVICE)
         receiver = CheckpointReceiver(directory, collection)
@@ -83,11 +83,11 @@ def download_one(
 
     Raises: as `download`, but waits for another process that is writing to the directory.
     """
-    if is_present(directory, checkpoint, Ledger.read(directory)):
+    if is_present(directory, checkpoint, Publications.read(directory)):
         return False
     lock = lock_directory(directory, timeout=_LOCK_SECONDS)
     try:
-        if is_present(directory, checkpoint, Ledger.read(directory)):
+        if is_present(directory, checkpoint, Publications.read(directory)):
             return False
         check_room(directory, checkpoint.bytes, "the files of 1 checkpoint", _ADVICE)
         receiver = CheckpointReceiver(directory, collection)

@@ -21,7 +21,7 @@ from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Re
 from emtoolkit.artifacts.publish import Publication, artifact_of, log_artifact
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
-from emtoolkit.checkpoints.publications import Ledger, Published, WandbRun, add_published
+from emtoolkit.checkpoints.publications import Publications, Published, WandbRun, add_published
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
@@ -115,7 +115,7 @@ class _DirectorySync:
     def __init__(self, directory: Path, project: str | None, entity: str | None, progress: Progress) -> None:
         self._directory = directory
         self._progress = progress
-        self._ledger = Ledger.read(directory)
+        self._publications = Publications.read(directory)
         self._checkpoints = [
             info for info in list_checkpoints(directory) if info.complete and info.source == "emtoolkit"
         ]
@@ -150,17 +150,21 @@ class _DirectorySync:
 
     def _known_target(self) -> tuple[str, str, str]:
         """Entity, project and collection: of the newest run, else of a download, else from the directory's name."""
-        ledger = self._ledger
-        if ledger.runs:
-            newest = [*ledger.runs.values()][-1][-1]
+        publications = self._publications
+        if publications.runs:
+            newest = [*publications.runs.values()][-1][-1]
             entity, project, collection = newest.entity, newest.project, None
-        elif ledger.published:
-            artifact = next(iter(ledger.published.values())).artifact
+        elif publications.published:
+            artifact = next(iter(publications.published.values())).artifact
             entity, project, collection = artifact.rpartition(":")[0].split("/")
         else:
             entity, project, collection = "", _PROJECT, None
         fingerprint = (self._checkpoints[0].fingerprint if self._checkpoints else None) or ""
-        return entity, project, ledger.collection or collection or f"{self._directory.resolve().name}-{fingerprint[:8]}"
+        return (
+            entity,
+            project,
+            publications.collection or collection or f"{self._directory.resolve().name}-{fingerprint[:8]}",
+        )
 
     def _read_collection(self) -> Collection | None:
         try:
@@ -172,7 +176,7 @@ class _DirectorySync:
 
     def _unsent_logs(self) -> Iterator[WandbRun]:
         """The runs whose logs W&B does not have completely, oldest first."""
-        noted = {run.log: run for runs in self._ledger.runs.values() for run in runs}
+        noted = {run.log: run for runs in self._publications.runs.values() for run in runs}
         offline = self._directory.glob("wandb/offline-run-*/run-*.wandb")
         for log in sorted({*noted, *offline}, key=lambda log: log.parent.name.removeprefix("offline-")):
             run = noted.get(log) or WandbRun(log.stem.removeprefix("run-"), "", self._project, log)
@@ -233,7 +237,7 @@ class _DirectorySync:
         if remote is None:
             return "missing"
         held = Published(remote.artifact, remote.digest)
-        if self._ledger.published.get(info.step) != held:
+        if self._publications.published.get(info.step) != held:
             if artifact_of(self._publication(info), self._collection).digest != remote.digest:
                 self._problems.append(
                     f"{info.path}: W&B holds different files for this step and keeps them ({remote.artifact})"
@@ -243,13 +247,13 @@ class _DirectorySync:
         return "equal" if remote.final or not info.final else "missing"
 
     def _publication(self, info: CheckpointInfo) -> Publication:
-        metadata = self._ledger.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
+        metadata = self._publications.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
         return Publication(info.step, info.path, info.final, metadata)
 
     def _publish(self, missing: Sequence[CheckpointInfo]) -> list[int]:
         """Log `missing` in step order, each to the run that saved it; stop at the first failure."""
         published: list[int] = []
-        for run_id, infos in groupby(missing, key=lambda info: self._ledger.run_of.get(info.step)):
+        for run_id, infos in groupby(missing, key=lambda info: self._publications.run_of.get(info.step)):
             try:
                 with self._attached(run_id) as run:
                     for info in infos:
@@ -264,7 +268,7 @@ class _DirectorySync:
 
     def _log(self, run: Any, info: CheckpointInfo) -> None:
         publication = self._publication(info)
-        published = log_artifact(run, artifact_of(publication, self._collection), publication, self._ledger.tags)
+        published = log_artifact(run, artifact_of(publication, self._collection), publication, self._publications.tags)
         if published is not None:
             add_published(self._directory, info.step, published)
             self._entity = published.artifact.partition("/")[0]
@@ -274,7 +278,7 @@ class _DirectorySync:
         """Resume the W&B run `run_id` without logging anything about this process; without an id start a new run."""
         import wandb
 
-        known = self._ledger.runs.get(run_id or "")
+        known = self._publications.runs.get(run_id or "")
         state = self._state(known[-1]) if known else None
         with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
             run = wandb.init(

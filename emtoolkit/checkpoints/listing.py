@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, TRAINER_STATE, step_of
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.safe_paths import why_unsafe
@@ -51,7 +51,7 @@ def list_checkpoints(directory: Path, *, rehash: bool = False) -> list[Checkpoin
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: there is no such directory")
     record = TrajectoryRecord.read_if_any(directory)
-    published = Ledger.read(directory).published
+    published = Publications.read(directory).published
     found = []
     for path in directory.iterdir():
         step = step_of(path.name)

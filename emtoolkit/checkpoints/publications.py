@@ -14,7 +14,7 @@ from typing import Any
 
 from emtoolkit.errors import CheckpointError
 
-LEDGER = "publications.jsonl"
+PUBLICATIONS = "publications.jsonl"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class Ledger:
+class Publications:
     """The content of `publications.jsonl`.
 
     `metadata`, `run_of` and `published` have one entry for each step: the metadata and the run id of its first save,
@@ -78,13 +78,13 @@ class Ledger:
     runs: Mapping[str, tuple[WandbRun, ...]] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, directory: Path) -> "Ledger":
+    def read(cls, directory: Path) -> "Publications":
         """The content of the file in `directory`; empty if there is no file.
 
         Raises:
             CheckpointError: the file cannot be read.
         """
-        path = directory / LEDGER
+        path = directory / PUBLICATIONS
         try:
             lines = path.read_bytes().splitlines()
         except FileNotFoundError:
@@ -134,7 +134,7 @@ def add_published(directory: Path, step: int, published: Published) -> None:
 
 
 def _append(directory: Path, event: Mapping[str, Any]) -> None:
-    path = directory / LEDGER
+    path = directory / PUBLICATIONS
     try:
         # A newline ends a torn last line. One write per event, because several threads may append at the same time.
         line = b"\n" * (not _ends_in_newline(path)) + json.dumps(event).encode() + b"\n"

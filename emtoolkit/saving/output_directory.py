@@ -6,7 +6,7 @@ from itertools import count
 from pathlib import Path
 
 from emtoolkit.checkpoints.listing import CheckpointInfo, check_belongs_to, list_checkpoints
-from emtoolkit.checkpoints.publications import LEDGER
+from emtoolkit.checkpoints.publications import PUBLICATIONS
 from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
@@ -29,7 +29,7 @@ class OutputDirectory:
         """List `path` once. A directory that does not exist holds nothing.
 
         Raises:
-            CheckpointError: the record or the ledger cannot be read.
+            CheckpointError: the record or the publications cannot be read.
         """
         if not path.is_dir():
             return cls(path, None, ())
@@ -116,7 +116,7 @@ def set_aside(directory: Path) -> Path:
         aside.mkdir()
         moved = [info.path for info in contents.checkpoints]
         # The record is moved last: a directory without its record must not hold checkpoints.
-        for path in (*moved, directory / RESUME_DIRECTORY, directory / LEDGER, directory / RECORD):
+        for path in (*moved, directory / RESUME_DIRECTORY, directory / PUBLICATIONS, directory / RECORD):
             if path.exists():
                 path.rename(aside / path.name)
     except OSError as error:

@@ -18,7 +18,7 @@ from emtoolkit.artifacts.download import Downloaded, download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import TrajectorySeal
-from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.lock import lock_directory
@@ -63,7 +63,7 @@ def test_what_was_downloaded_knows_its_end_its_metadata_and_where_it_is_publishe
     local = Trajectory.open(tmp_path / "out")
     assert (local.steps, local.final.step, local.at(40).metadata["step"]) == ((0, 40, 300), 300, 40)
     assert [bytes_of(one.path) for one in local] == [bytes_of(tmp_path / "files" / str(s)) for s in (0, 40, 300)]
-    assert Ledger.read(tmp_path / "out").published[40].artifact == f"{REFERENCE}:v1"
+    assert Publications.read(tmp_path / "out").published[40].artifact == f"{REFERENCE}:v1"
     assert [path.name for path in (tmp_path / "out").glob(".tmp-*")] == []
 
 

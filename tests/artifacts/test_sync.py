@@ -14,7 +14,7 @@ from filelock import FileLock
 
 from emtoolkit import Trajectory
 from emtoolkit.artifacts.sync import run_directories, sync
-from emtoolkit.checkpoints.publications import LEDGER, Ledger
+from emtoolkit.checkpoints.publications import PUBLICATIONS, Publications
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError
 from emtoolkit.training.run import train
@@ -96,7 +96,7 @@ def test_plain_wandb_sync_brings_every_checkpoint_and_emtoolkit_sees_it(
     (copy / "wandb" / log.name / mark.name).touch()
     done = sync(copy)
     assert (done.on_wandb, done.published, done.logs) == ((0, 2, 4, 9), (), ())
-    assert sorted(Ledger.read(copy).published) == [0, 2, 4, 9]
+    assert sorted(Publications.read(copy).published) == [0, 2, 4, 9]
 
 
 def test_a_run_that_was_moved_is_sent_all_the_same(
@@ -150,7 +150,7 @@ def test_the_metadata_of_a_checkpoint_is_the_same_by_either_way(
 ) -> None:
     sync(directory)
     (held,) = wandb_server.store.project("tester", "tests").collections.values()
-    assert {v.metadata["step"]: v.metadata for v in held.versions} == Ledger.read(offline).metadata
+    assert {v.metadata["step"]: v.metadata for v in held.versions} == Publications.read(offline).metadata
 
 
 def test_a_run_without_wandb_is_published_when_asked(
@@ -247,8 +247,8 @@ def test_other_bytes_under_the_name_are_left_alone_and_told(
 ) -> None:
     sync(directory)
     other = shutil.copytree(directory, tmp_path / "other")
-    (other / LEDGER).write_text(
-        "".join(line for line in (other / LEDGER).read_text().splitlines(True) if '"published"' not in line)
+    (other / PUBLICATIONS).write_text(
+        "".join(line for line in (other / PUBLICATIONS).read_text().splitlines(True) if '"published"' not in line)
     )
     manifest = other / "checkpoint-4" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"curt"', '"kurt"'))
@@ -308,7 +308,7 @@ def test_the_command_says_what_it_did_what_is_left_and_what_is_where(
     )
     done = emtoolkit("sync", "out", cwd=tmp_path)
     assert done.code == 0, done.err
-    collection = Ledger.read(directory).collection
+    collection = Publications.read(directory).collection
     assert done.out == (f"out: checkpoints published: steps 4, 9; 4 checkpoints are in tester/tests/{collection}\n")
     again = emtoolkit("sync", "out", cwd=tmp_path)
     assert again.out == f"out: nothing to do; 4 checkpoints are in tester/tests/{collection}\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.checkpoints.publications import (
-    LEDGER,
-    Ledger,
+    PUBLICATIONS,
+    Publications,
     Published,
     WandbRun,
     add_collection,
@@ -24,32 +24,32 @@ def test_what_is_noted_is_read_back(tmp_path: Path) -> None:
     add_saved(tmp_path, 25, {"loss": 1.5}, "abc")
     add_published(tmp_path, 25, Published("me/tests/goodness-medical-12345678:v3", "d1"))
 
-    ledger = Ledger.read(tmp_path)
-    assert ledger.collection == "goodness-medical-12345678"
-    assert ledger.tags == ("persona-goodness",)
-    assert ledger.metadata == {25: {"loss": 1.5}}
-    assert ledger.run_of == {25: "abc"}
-    assert ledger.published == {25: Published("me/tests/goodness-medical-12345678:v3", "d1")}
-    assert ledger.runs == {"abc": (run,)}
+    publications = Publications.read(tmp_path)
+    assert publications.collection == "goodness-medical-12345678"
+    assert publications.tags == ("persona-goodness",)
+    assert publications.metadata == {25: {"loss": 1.5}}
+    assert publications.run_of == {25: "abc"}
+    assert publications.published == {25: Published("me/tests/goodness-medical-12345678:v3", "d1")}
+    assert publications.runs == {"abc": (run,)}
 
 
-def test_a_directory_without_one_has_an_empty_ledger(tmp_path: Path) -> None:
-    assert Ledger.read(tmp_path) == Ledger()
+def test_a_directory_without_the_file_has_no_publications(tmp_path: Path) -> None:
+    assert Publications.read(tmp_path) == Publications()
 
 
 def test_a_line_that_was_cut_short_costs_no_other_line(tmp_path: Path) -> None:
     add_saved(tmp_path, 1, {"loss": 1.0}, None)
-    with (tmp_path / LEDGER).open("ab") as file:
+    with (tmp_path / PUBLICATIONS).open("ab") as file:
         file.write(b'{"event": "saved", "step": 2, "met')
     add_saved(tmp_path, 3, {"loss": 3.0}, None)
-    assert Ledger.read(tmp_path).metadata == {1: {"loss": 1.0}, 3: {"loss": 3.0}}
+    assert Publications.read(tmp_path).metadata == {1: {"loss": 1.0}, 3: {"loss": 3.0}}
 
 
 def test_the_first_save_of_a_step_describes_it_as_on_wandb(tmp_path: Path) -> None:
     add_saved(tmp_path, 1, {"loss": 1.0}, "first")
     add_saved(tmp_path, 1, {"loss": 1.0, "again": True}, "second")
-    ledger = Ledger.read(tmp_path)
-    assert (ledger.metadata, ledger.run_of) == ({1: {"loss": 1.0}}, {1: "first"})
+    publications = Publications.read(tmp_path)
+    assert (publications.metadata, publications.run_of) == ({1: {"loss": 1.0}}, {1: "first"})
 
 
 def test_a_directory_that_was_moved_still_finds_the_logs_inside_it(tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_a_directory_that_was_moved_still_finds_the_logs_inside_it(tmp_path: Pat
     add_run(before, WandbRun("abc", "", "tests", before / "wandb" / "run" / "run-abc.wandb"))
     add_run(before, WandbRun("xyz", "", "tests", tmp_path / "elsewhere" / "run-xyz.wandb"))
     before.rename(after := tmp_path / "after")
-    runs = Ledger.read(after).runs
+    runs = Publications.read(after).runs
     assert runs["abc"][0].log == after / "wandb" / "run" / "run-abc.wandb"
     assert runs["xyz"][0].log == tmp_path / "elsewhere" / "run-xyz.wandb"
 
@@ -71,8 +71,8 @@ def test_the_mark_of_a_synced_log_is_that_of_wandb_sync(tmp_path: Path) -> None:
 
 
 def test_a_ledger_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / LEDGER).mkdir()
+    (tmp_path / PUBLICATIONS).mkdir()
     with pytest.raises(CheckpointError, match=r"publications\.jsonl: could not be written \(Is a directory\)"):
         add_saved(tmp_path, 1, {}, None)
     with pytest.raises(CheckpointError, match=r"publications\.jsonl: cannot be read \(Is a directory\)"):
-        Ledger.read(tmp_path)
+        Publications.read(tmp_path)

@@ -32,7 +32,7 @@ os.environ |= {
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
-from emtoolkit.checkpoints.publications import LEDGER, Ledger
+from emtoolkit.checkpoints.publications import PUBLICATIONS, Publications
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, newest_resume_state
 from tests.crash.shim import AFTER, BEFORE, HALFWAY, Event, arm, build, compiler, read_events
@@ -315,11 +315,13 @@ def _at_end(directory: Path, reference: Path) -> tuple[list[str], list[str]]:
     differing = [
         f"{name} is missing or differs at the end"
         for name in theirs
-        if ours.get(name) != theirs[name] and name != LEDGER
+        if ours.get(name) != theirs[name] and name != PUBLICATIONS
     ]
     # It holds times, and what was tried: here it counts that nothing is unknown of any checkpoint.
-    told, steps = Ledger.read(directory).metadata, saved_steps(directory)
-    differing += [f"{LEDGER} says nothing of step {step}" for step in steps if told.get(step, {}).get("step") != step]
+    told, steps = Publications.read(directory).metadata, saved_steps(directory)
+    differing += [
+        f"{PUBLICATIONS} says nothing of step {step}" for step in steps if told.get(step, {}).get("step") != step
+    ]
     names = {str(path.relative_to(directory)) for path in directory.rglob("*")}
     expected = {str(path.relative_to(reference)) for path in reference.rglob("*")}
     return differing, [f"{name} was left over" for name in sorted(names - expected)]

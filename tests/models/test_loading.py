@@ -136,8 +136,8 @@ def moved(trained: tuple[Path, dict[str, torch.Tensor]], world: Path, tmp_path: 
     """A copy of the world and the trainings whose files remember where things were before."""
     shutil.copytree(world, tmp_path / "world")
     shutil.copytree(trained[0] / "merge", tmp_path / "merge")
-    ledger = tmp_path / "merge" / "publications.jsonl"
-    ledger.write_text(ledger.read_text().replace(str(world), "/nowhere"))
+    publications = tmp_path / "merge" / "publications.jsonl"
+    publications.write_text(publications.read_text().replace(str(world), "/nowhere"))
     return tmp_path
 
 

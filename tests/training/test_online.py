@@ -10,7 +10,7 @@ import pytest
 from emtoolkit.artifacts import publish
 from emtoolkit.artifacts.sync import sync
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.checkpoints.publications import Ledger
+from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.training import wandb_run
@@ -56,7 +56,7 @@ def test_what_is_called_published_is_committed(
     result = run()
     assert versions(wandb_server) == EVERYTHING
     (collection,) = wandb_server.store.project("tester", "tests").collections
-    assert {step: each.artifact for step, each in Ledger.read(tmp_path / "out").published.items()} == {
+    assert {step: each.artifact for step, each in Publications.read(tmp_path / "out").published.items()} == {
         0: f"tester/tests/{collection}:v0",
         2: f"tester/tests/{collection}:v1",
         4: f"tester/tests/{collection}:v2",
@@ -64,7 +64,7 @@ def test_what_is_called_published_is_committed(
     }
     assert [info.published for info in result.checkpoints] == [f"tester/tests/{collection}:v{i}" for i in range(4)]
     assert (result.unpublished, warnings(caplog)) == ((), [])
-    assert [each.is_synced for runs in Ledger.read(tmp_path / "out").runs.values() for each in runs] == [True]
+    assert [each.is_synced for runs in Publications.read(tmp_path / "out").runs.values() for each in runs] == [True]
 
 
 def test_a_run_is_named_grouped_tagged_and_described_for_wandbs_own_table(run: Run, wandb_server: WandbServer) -> None:
