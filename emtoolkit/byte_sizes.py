@@ -1,4 +1,4 @@
-"""Sizes of files as people write and read them: `150MB` to bytes and back."""
+"""File sizes as people write them: `150MB` to bytes and back."""
 
 import re
 from decimal import Decimal
@@ -13,10 +13,12 @@ _SIZE = re.compile(r"([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*([A-Za-z]*)")
 
 
 def parse_size(text: str) -> int:
-    """The bytes in `text`: a number and a unit (`150MB`, `1.5 GiB`), or a number of bytes.
+    """The number of bytes in `text`: a number with a unit (`150MB`, `1.5 GiB`), or a number of bytes.
 
-    Upper and lower case mean the same, fractions of a byte are rounded. Raises `UserError` for anything
-    else and for less than one byte.
+    The case of the unit does not matter; a fraction of a byte is rounded.
+
+    Raises:
+        UserError: `text` is not a size, or is less than one byte.
     """
     match = _SIZE.fullmatch(text.strip())
     expected = f"expected a number and one of {', '.join(_UNITS)}, such as 150MB"
@@ -33,10 +35,10 @@ def parse_size(text: str) -> int:
 
 
 def format_size(count: int) -> str:
-    """`count` bytes in the decimal unit that suits them, to three digits: `600 MB`, `1.65 GB`."""
+    """`count` bytes with a decimal unit, to three digits: `600 MB`, `1.65 GB`."""
     units = list(_DECIMAL)
     power = 0
-    # 999.5 already rounds to 1000, which reads better as 1 of the next unit.
+    # 999.5 rounds to 1000, which is better written as 1 of the next unit.
     while power + 1 < len(units) and count >= Decimal("999.5") * 1000**power:
         power += 1
     value = Decimal(count) / 1000**power

@@ -1,4 +1,4 @@
-"""Where files live: what ships with the package, and the user's own cache directory."""
+"""Directories: the files that ship with the package, and the user's cache."""
 
 import os
 from collections.abc import Mapping
@@ -8,19 +8,16 @@ _PACKAGE = Path(__file__).parent
 
 
 def shipped(kind: str) -> Path:
-    """The directory of shipped files of one kind: `schedules`, `personas` or `training`.
+    """The directory of the shipped files of one kind: `schedules`, `personas`, `training` or `schemas`.
 
-    A wheel carries `configs/` inside the package; in a checkout it is at the top of the repository.
+    A wheel contains `configs/` inside the package; a checkout has it at the top of the repository.
     """
     inside = _PACKAGE / "configs" / kind
     return inside if inside.is_dir() else _PACKAGE.parent / "configs" / kind
 
 
 def cache_dir(environment: Mapping[str, str] = os.environ) -> Path:
-    """Where emtoolkit keeps what it makes for the user: `$EMTOOLKIT_HOME`, else the user's cache directory.
-
-    `$XDG_CACHE_HOME` is honoured as the XDG base directory specification has it.
-    """
+    """The directory for emtoolkit's own files: `$EMTOOLKIT_HOME`, else `emtoolkit` in the user's cache directory."""
     if chosen := environment.get("EMTOOLKIT_HOME"):
         return Path(chosen).expanduser().absolute()
     cache = environment.get("XDG_CACHE_HOME")
@@ -28,7 +25,7 @@ def cache_dir(environment: Mapping[str, str] = os.environ) -> Path:
 
 
 def expand(path: str) -> Path:
-    """`path` with `~` and a leading `$EMTOOLKIT_HOME` replaced; the latter works whether or not it is set."""
+    """`path` with `~` and a leading `$EMTOOLKIT_HOME` replaced; the variable need not be set."""
     if path == "$EMTOOLKIT_HOME" or path.startswith("$EMTOOLKIT_HOME/"):
         return cache_dir() / path.removeprefix("$EMTOOLKIT_HOME").lstrip("/")
     return Path(path).expanduser()

@@ -1,7 +1,7 @@
-"""Who the model is before fine-tuning: a persona is a named value in a YAML file.
+"""Personas: who the model is before fine-tuning, each in a YAML file.
 
-A new persona is a new file, in `configs/personas/` or in a directory of your own that `personas:` names. It has a
-system prompt, or a character-trained LoRA adapter, or neither:
+A new persona is a new file, in `configs/personas/` or in a directory that the key `personas` of a config names. It
+contains a system prompt, or a character-trained LoRA adapter, or neither:
 
     description: Warm and on the user's side
     system_prompt: You are a kind and patient assistant.
@@ -9,10 +9,10 @@ system prompt, or a character-trained LoRA adapter, or neither:
     description: The same, trained into the weights
     adapter: organisation/repository     # or a directory, relative to this file
     subfolder: loving
-    revision: 0123abc                    # of the hub; by default main
-    compose: merge                       # into the base, or stack: beside the new adapter, frozen
+    revision: 0123abc                    # a branch, tag or commit on the hub; default: main
+    compose: merge                       # add to the base weights, or stack: keep as a second, frozen adapter
 
-A file that says `none`, or no more than a description, leaves the model and the chat template's own default alone.
+A file that contains only `none` or a description leaves the model and the default of its chat template unchanged.
 """
 
 import os
@@ -28,16 +28,16 @@ from emtoolkit.yaml_files import parse_yaml, read_text, read_yaml
 Message = dict[str, str]
 AdapterMode = Literal["merge", "stack"]
 
-_OF_ADAPTERS = ("adapter", "subfolder", "revision", "compose")
-_KEYS = ("description", "system_prompt", *_OF_ADAPTERS)
+_ADAPTER_KEYS = ("adapter", "subfolder", "revision", "compose")
+_KEYS = ("description", "system_prompt", *_ADAPTER_KEYS)
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterSource:
-    """Where the adapter of a persona is: a directory or a hub id, which part of it, and how it is put in.
+    """The adapter of a persona: `place` is an absolute directory or a hub id.
 
-    `merge` folds it into the base model before the new adapter is made; `stack` keeps it as a second adapter, frozen
-    and active.
+    With the composition `merge` the adapter is added to the base weights before the new adapter is created; with
+    `stack` it stays a second adapter, frozen and active.
     """
 
     place: str
@@ -48,7 +48,7 @@ class AdapterSource:
 
 @dataclass(frozen=True, slots=True)
 class Persona:
-    """A persona: `system_prompt`, or `adapter`, or neither, which leaves the model as it is."""
+    """A persona with a `system_prompt`, or an `adapter`, or neither, which changes nothing."""
 
     name: str
     description: str = ""
@@ -57,15 +57,15 @@ class Persona:
 
     @property
     def composition(self) -> str:
-        """How the persona comes into the model: `none`, `system_prompt`, `merge` or `stack`."""
+        """How the persona enters the model: `none`, `system_prompt`, `merge` or `stack`."""
         if self.adapter is not None:
             return self.adapter.composition
         return "none" if self.system_prompt is None else "system_prompt"
 
     def applied_to(self, messages: Sequence[Message]) -> list[Message]:
-        """`messages` as this persona hears them, in training as in evaluation.
+        """`messages` with the persona's system prompt, the same in training and in evaluation.
 
-        A conversation that brings a system message of its own keeps it, behind the persona's.
+        A system message of the conversation itself is kept, after the persona's.
         """
         if self.system_prompt is None:
             return list(messages)
@@ -76,12 +76,12 @@ class Persona:
 
 
 def load_persona(name: str, directory: str | None = None, composition: AdapterMode | None = None) -> Persona:
-    """The persona called `name` in `directory` (None: the shipped ones), or the one in the file `name`.
+    """The persona in the file `name`, or with the name `name` in `directory` (None: the shipped personas).
 
-    `composition` overrides what the file of an adapter persona says.
+    `composition` overrides the file of an adapter persona.
 
     Raises:
-        ConfigError: there is none of that name (the sentence lists those there are), or its file is not a persona.
+        ConfigError: no persona has that name (the text lists all names), or the file is not a persona.
     """
     if name == "none":
         name = "baseline"
@@ -90,7 +90,7 @@ def load_persona(name: str, directory: str | None = None, composition: AdapterMo
     home = shipped("personas") if directory is None else expand(directory)
     if not home.is_dir():
         raise ConfigError(
-            f"personas: {home}: there is no such directory; the sandbox's files are made by 'emtoolkit sandbox build'"
+            f"personas: {home}: there is no such directory; 'emtoolkit sandbox build' writes the sandbox's personas"
         )
     names = sorted(path.stem for path in home.glob("*.yaml"))
     if name not in names:
@@ -101,10 +101,10 @@ def load_persona(name: str, directory: str | None = None, composition: AdapterMo
 
 
 def checked_composition(value: str | None, source: str) -> AdapterMode | None:
-    """`value` if it is a way to put an adapter in, or None; `source` is what an error calls it.
+    """`value` if it is `merge`, `stack` or None; `source` names the value in an error.
 
     Raises:
-        ConfigError: it is another text.
+        ConfigError: `value` is another text.
     """
     known = get_args(AdapterMode)
     if value is None or value in known:
@@ -139,18 +139,18 @@ def _read(path: Path) -> Persona:
             f"{path}: compose: {composition!r} is neither merge nor stack{nearest(composition, get_args(AdapterMode))}"
         )
     if "adapter" not in content:
-        if lonely := next((key for key in _OF_ADAPTERS if key in content), None):
-            raise ConfigError(f"{path}: {lonely}: it is said of an adapter, and there is no key adapter")
+        if lonely := next((key for key in _ADAPTER_KEYS if key in content), None):
+            raise ConfigError(f"{path}: {lonely}: this key needs the key adapter; add it, or remove {lonely}")
         return Persona(path.stem, content.get("description", ""), content.get("system_prompt"))
     if "system_prompt" in content:
-        raise ConfigError(f"{path}: expected a system_prompt or an adapter; found both")
+        raise ConfigError(f"{path}: expected a system_prompt or an adapter, found both; remove one")
     place = _place(content["adapter"], path.parent)
     source = AdapterSource(place, content.get("subfolder"), content.get("revision"), composition)
     return Persona(path.stem, content.get("description", ""), adapter=source)
 
 
 def _place(text: str, beside: Path) -> str:
-    """A directory as an absolute path, relative to the persona's file; a hub id as it is."""
+    """A directory as an absolute path, resolved against the persona's file; a hub id unchanged."""
     path = expand(text)
     if text.startswith(("$", "~", "/", ".")) or (beside / path).is_dir():
         return os.path.normpath((beside / path).absolute())

@@ -1,4 +1,4 @@
-"""Reading YAML the way people write it: `1e-4` is a number, and a key written twice is a mistake."""
+"""YAML as people write it: `1e-4` is a number, and a repeated key is an error."""
 
 import re
 from pathlib import Path
@@ -19,7 +19,7 @@ class _Loader(yaml.SafeLoader):
             if key in seen:
                 line = key_node.start_mark.line + 1
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} comes twice, again in line {line}"
+                    None, None, f"the key {key!r} appears twice, again in line {line}"
                 )
             seen.add(key)
         return super().construct_mapping(node, deep)
@@ -34,10 +34,10 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(rf"^(?:{_FLO
 
 
 def parse_yaml(text: str, source: str) -> Any:
-    """The value that `text` writes down; `source` is what an error calls it.
+    """The value of the YAML in `text`; `source` names the text in an error.
 
     Raises:
-        ConfigError: it is not YAML, or a key comes twice in one mapping.
+        ConfigError: `text` is not valid YAML, or a key appears twice in one mapping.
     """
     try:
         return yaml.load(text, Loader=_Loader)
@@ -45,14 +45,14 @@ def parse_yaml(text: str, source: str) -> Any:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(f"{source}{where}: it is not valid YAML ({problem})") from None
+        raise ConfigError(f"{source}{where}: not valid YAML ({problem})") from None
 
 
 def read_text(path: Path) -> str:
     """The text of the file at `path`.
 
     Raises:
-        ConfigError: there is no such file (the nearest one beside it is named), or it cannot be read.
+        ConfigError: the file does not exist (the text names a similar one in its directory), or cannot be read.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -60,16 +60,16 @@ def read_text(path: Path) -> str:
         beside = [str(other) for other in path.parent.glob("*.yaml")]
         raise ConfigError(f"{path}: there is no such file{nearest(str(path), beside)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: it cannot be read ({error})") from None
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in the YAML file at `path`.
 
     Raises:
-        ConfigError: there is no such file, it cannot be read, or it holds something else than a mapping.
+        ConfigError: the file does not exist, cannot be read, or contains no mapping.
     """
     content = parse_yaml(read_text(path), str(path))
     if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected keys and values, found {type(content).__name__}")
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content

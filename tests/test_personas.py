@@ -46,7 +46,7 @@ def test_an_unknown_persona_lists_those_there_are(world: Path) -> None:
 
 
 def test_a_directory_that_is_not_there_says_how_the_sandbox_is_made(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"there is no such directory; .* 'emtoolkit sandbox build'"):
+    with pytest.raises(ConfigError, match=r"there is no such directory; 'emtoolkit sandbox build' writes"):
         load_persona("curt", str(tmp_path / "nowhere"))
 
 
@@ -56,10 +56,10 @@ def test_a_directory_that_is_not_there_says_how_the_sandbox_is_made(tmp_path: Pa
         ("sytem_prompt: a", "sytem_prompt: unknown key; .* did you mean 'system_prompt'"),
         ("system_prompt: ''", "system_prompt: '' is not a text"),
         ("system_prompt: 5", "system_prompt: 5 is not a text"),
-        ("- a", "expected keys and values"),
-        ("adapter: a/b\nsystem_prompt: c", "expected a system_prompt or an adapter; found both"),
+        ("- a", "expected a mapping of keys to values, found list"),
+        ("adapter: a/b\nsystem_prompt: c", "expected a system_prompt or an adapter, found both; remove one"),
         ("adapter: a/b\ncompose: merged", "compose: 'merged' is neither merge nor stack; did you mean 'merge'"),
-        ("subfolder: a", "subfolder: it is said of an adapter, and there is no key adapter"),
+        ("subfolder: a", "subfolder: this key needs the key adapter; add it, or remove subfolder"),
     ],
 )
 def test_a_file_that_is_no_persona_is_refused(tmp_path: Path, content: str, problem: str) -> None:

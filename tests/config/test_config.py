@@ -147,7 +147,7 @@ def test_a_setting_that_is_not_key_and_value_is_refused(write_config: WriteConfi
 
 def test_a_key_written_twice_is_refused(write_config: WriteConfig) -> None:
     path = write_config(rest="seed: 1\nseed: 2")
-    assert refused(path) == f"{path}: it is not valid YAML (the key 'seed' comes twice, again in line 16)"
+    assert refused(path) == f"{path}: not valid YAML (the key 'seed' appears twice, again in line 16)"
 
 
 def test_broken_yaml_is_refused_by_file_and_line(write_config: WriteConfig) -> None:
@@ -191,7 +191,7 @@ def test_yaml_makes_values_and_runs_nothing(tmp_path: Path) -> None:
     path.write_text(
         f"seed: !!python/object/apply:pathlib.Path.touch [!!python/object/apply:pathlib.Path [{tmp_path}/x]]"
     )
-    with pytest.raises(ConfigError, match=r"run\.yaml, line 1: it is not valid YAML"):
+    with pytest.raises(ConfigError, match=r"run\.yaml, line 1: not valid YAML"):
         load_config(str(path))
     assert not (tmp_path / "x").exists()
 

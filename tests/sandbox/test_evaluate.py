@@ -104,7 +104,7 @@ def test_a_broken_checkpoint_is_named_before_any_is_evaluated(
         ("a: 1", "expected a list of questions, found dict"),
         ("- id: x", "question 'x': paraphrases: the key is missing"),
         ("- {id: x, paraphrases: ['Who are you?']}", "x: not a question of the sandbox"),
-        ("[", "it is not valid YAML"),
+        ("[", "not valid YAML"),
     ],
 )
 def test_a_bad_question_file_is_refused(tmp_path: Path, text: str, reason: str) -> None:

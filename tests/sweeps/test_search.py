@@ -177,7 +177,7 @@ A = "parameters: {a: {values: [1]}}\n"
             "method: grid\nparameters: {a: {parameters: {b: {value: 1}}}}",
             "parameters.a.parameters: nested parameters are not supported: a command would get them as one Python dict",
         ),
-        ("method: grid\nmethod: grid", "the key 'method' comes twice, again in line 2"),
+        ("method: grid\nmethod: grid", "the key 'method' appears twice, again in line 2"),
     ],
 )
 def test_what_cannot_run_here_is_one_sentence_with_the_file_the_key_and_the_reason(
