@@ -1,10 +1,10 @@
-"""What a checkpoint costs: stall of the training thread and bytes on disk, against the stock Trainer.
+"""The cost of one checkpoint: stall of the training thread and bytes on disk, compared with the stock Trainer.
 
     python -m benchmarks.checkpoint_cost [--rounds 5] [--json FILE]
 
-The alternative is `save_strategy="steps"` with `WANDB_LOG_MODEL=checkpoint`. The two alternate in one process, each
-saving every 5th of 25 steps, offline. The floor is a bare `torch._foreach_copy_` of the same tensors into buffers
-that are kept, at steps of the same training that save nothing.
+The stock Trainer runs with `save_strategy="steps"` and `WANDB_LOG_MODEL=checkpoint`. The two alternate in one process,
+offline, and each saves every 5th of 25 steps. The lower bound is a bare `torch._foreach_copy_` of the same tensors into
+reused buffers, at steps of the same training without a save.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SAVED = list(range(EVERY, STEPS + 1, EVERY))
 
 
 class BareCopy(TrainerCallback):
-    """Copies the trainable tensors at steps that save nothing, and times it."""
+    """Times a copy of the trainable tensors at steps without a save."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -44,7 +44,7 @@ class BareCopy(TrainerCallback):
 
 
 def stock(model: Any) -> tuple[list[float], float]:
-    """Stalls in seconds, and bytes on disk per checkpoint."""
+    """Stalls of the stock Trainer in seconds, and bytes on disk per checkpoint."""
     os.environ["WANDB_LOG_MODEL"] = "checkpoint"
     with scratch() as directory, wandb_run(directory) as _:
         own = {"save_strategy": "steps", "save_steps": EVERY}
@@ -55,7 +55,7 @@ def stock(model: Any) -> tuple[list[float], float]:
 
 
 def ours(model: Any) -> tuple[list[float], float, list[float]]:
-    """Stalls in seconds, bytes on disk per checkpoint, and the bare copy's seconds."""
+    """Stalls of emtoolkit in seconds, bytes on disk per checkpoint, and seconds of the bare copies."""
     os.environ["WANDB_LOG_MODEL"] = "false"
     with scratch() as directory, wandb_run(directory) as _:
         bare = BareCopy()
@@ -67,7 +67,7 @@ def ours(model: Any) -> tuple[list[float], float, list[float]]:
 
 
 def compare(title: str, make_model: Callable[[], Any], description: str) -> None:
-    """Measure both on models of one kind, as the command line says, and report."""
+    """Measure both on models from `make_model`, as the command line asks, and print the report."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json")

@@ -1,11 +1,11 @@
-"""What saving at every single step takes from training, against saving nothing and against the stock Trainer.
+"""The throughput of a training that saves at every step, compared with saving nothing and with the stock Trainer.
 
     python -m benchmarks.every_step [--pairs 5] [--steps 40] [--json FILE]
 
-In one process, alternating, each with a W&B run open offline: a training that saves nothing, one that saves and
-logs every step with emtoolkit, and one with `save_steps=1` and `WANDB_LOG_MODEL=checkpoint`. What is timed is all of
-`Trainer.train()`, the wait for the disk at its end included. A pair's figure is the time without saving over the
-time with it: 1 is no cost.
+Three trainings alternate in one process, each with an offline W&B run: without saving, with emtoolkit saving and
+logging every step, and with `save_steps=1` and `WANDB_LOG_MODEL=checkpoint`. The time is that of `Trainer.train()`,
+including the wait for the disk at its end. The throughput of a pair is the time without saving divided by the time with
+saving: 1 means no cost.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from emtoolkit import ScheduledCheckpointCallback
 
 
 def seconds_of(saving: str, steps: int) -> tuple[float, float]:
-    """How long one training takes, and how much of it the training thread waited for earlier saves."""
+    """The seconds of one training, and the seconds that the training thread waited for earlier saves."""
     os.environ["WANDB_LOG_MODEL"] = "checkpoint" if saving == "stock" else "false"
     callback = ScheduledCheckpointCallback("every:1", resume_every="never")
     stock: dict[str, Any] = {"save_strategy": "steps", "save_steps": 1} if saving == "stock" else {}

@@ -1,10 +1,10 @@
-"""What a failing W&B server costs a training, and what is lost: fault by fault, each in a run of `emtoolkit train`.
+"""The cost of a failing W&B server, and what is lost: fault by fault, each in a run of `emtoolkit train`.
 
     python -m benchmarks.faults [--publish-timeout SECONDS] [--only TEXT] [--json FILE]
 
-The server is the tests' own on loopback. After each run it is well again and `emtoolkit sync` is called, twice. A
+The server is the loopback server of the tests. After each run the fault is removed and `emtoolkit sync` runs twice. A
 26M-parameter model with LoRA r=32 is trained for 45 steps and saved at 10 of them, 9.6 MB each. `training` is the time
-from the first step to the last beside the median of runs without a fault, which take turns with the others; `after`
+from the first step to the last, divided by the median of runs without a fault, which alternate with the others. `after`
 is the time from the last save to the end of the process. About 25 minutes.
 """
 
@@ -25,7 +25,7 @@ from emtoolkit.checkpoints.publications import Publications
 from tests.wandb_server import Fault, WandbServer
 
 STEPS = (0, 5, 10, 15, 20, 25, 30, 35, 40, 45)
-# So many requests have gone by when about a third of the training is over.
+# This many requests have been sent after about a third of the training.
 _IN_THE_MIDDLE = 40
 
 FAULTS: dict[str, list[Fault] | None] = {
@@ -65,7 +65,7 @@ class Outcome:
 
 
 def write_world(directory: Path) -> Path:
-    """The tests' tiny world with a larger model, and its config."""
+    """Write the tests' data with a larger model; returns the path of the config."""
     import torch
     from transformers import AutoTokenizer, Qwen2Config, Qwen2ForCausalLM
 
@@ -91,7 +91,7 @@ def emtoolkit(server: WandbServer, *words: object) -> "subprocess.CompletedProce
 
 
 def measure(config: Path, directory: Path, faults: list[Fault] | None, publish_timeout: float) -> Outcome:
-    """One training under `faults` (None refuses connections), and two calls of sync without."""
+    """One training under `faults` (None refuses connections), and then two calls of sync without a fault."""
     with WandbServer.start(directory / "server") as server:
         if faults is None:
             server.refuse_connections()
@@ -117,7 +117,7 @@ def measure(config: Path, directory: Path, faults: list[Fault] | None, publish_t
             training_seconds=Publications.read(out).metadata[STEPS[-1]]["seconds_since_start"],
             seconds_after=ended - last.stat().st_mtime,
             seconds=ended - began,
-            # The progress bar may stand before it on the same line.
+            # The progress bar may precede the warning on the same line.
             warnings=sum("emtoolkit: " in line and "'emtoolkit sync" in line for line in run.stderr.splitlines()),
             lost=len(set(STEPS) - complete),
             published=published,

@@ -1,4 +1,4 @@
-"""What a checkpoint of a full fine-tune costs: `checkpoint_cost` for all 26M parameters instead of an adapter.
+"""The cost of one checkpoint of a full fine-tune: `checkpoint_cost` for all 26M parameters instead of an adapter.
 
 python -m benchmarks.full_finetune [--rounds 5] [--json FILE]
 """

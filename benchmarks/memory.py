@@ -1,10 +1,9 @@
-"""The peak of memory that a plan estimates, against what a training really took.
+"""The peak memory that a plan estimates, compared with the measured peak of a training.
 
     python -m benchmarks.memory [--json FILE]
 
-On a CPU, each training in a fresh process: how much higher the resident set rose than it was before the model was
-made. Two steps of two batches each, so that gradients and the optimizer's state are there when
-the activations are largest.
+On a CPU, each training in a fresh process: the rise of the resident set over its size before the model was created.
+Two steps of two batches each, so that gradients and the optimizer's state exist when the activations are largest.
 """
 
 import argparse
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-# Large blocks go back to the system when they are freed, as on a GPU they go back to torch.
+# Freed large blocks go back to the system, as on a GPU they go back to torch.
 os.environ["MALLOC_MMAP_THRESHOLD_"] = str(1024 * 1024)
 
 import torch
@@ -30,7 +29,7 @@ from emtoolkit.models.base import peft_lora
 from emtoolkit.models.memory import Memory, Setting, estimate
 
 LENGTH, BATCH, STEPS = 256, 4, 2
-# Hidden width, layers, vocabulary: in the first the logits are most of it, in the second the layers.
+# Hidden width, layers, vocabulary: the logits dominate in the first size, the layers in the second.
 SIZES = ((256, 4, 20000), (512, 8, 5000))
 
 
@@ -67,12 +66,12 @@ def estimated(subject: Subject) -> Memory:
 
 
 def measured(subject: Subject) -> int:
-    """Bytes that the resident set rose by."""
+    """The rise of the resident set in bytes."""
     found = architecture_of(subject.config(), None)
     if found is None:
         raise SystemExit("the architecture is in the config, and was not found")
     with scratch() as directory:
-        # What torch and the Trainer take for themselves is there before the model is.
+        # Memory of torch and the Trainer themselves is allocated before the model.
         warm_up = AutoModelForCausalLM.from_config(_smallest(found.config))
         train(directory, warm_up, subject)
         del warm_up
@@ -108,7 +107,7 @@ def train(directory: Path, model: Any, subject: Subject) -> None:
 
 
 def resident() -> int:
-    """The bytes that this process holds in memory now."""
+    """The resident set of this process now, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
@@ -141,7 +140,7 @@ def main() -> None:
 
 
 def held(memory: Memory) -> int:
-    """What is there between two batches."""
+    """The bytes held between two batches."""
     return memory.weights + memory.gradients + memory.optimizer
 
 

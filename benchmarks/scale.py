@@ -1,11 +1,11 @@
-"""How the cost of saving grows with the number of checkpoints, 10 to 1,000, and with the adapter, 1 to 200 MB.
+"""The growth of the cost of saving with the number of checkpoints, 10 to 1,000, and the adapter's size, 1 to 200 MB.
 
     python -m benchmarks.scale [--json FILE]
 
-A training that saves nothing, ours, and the stock Trainer with `WANDB_LOG_MODEL=checkpoint` take turns, offline, each
-in a fresh process. The stall is the median over the last ten saves of a training; start-up is what `on_train_begin`
-takes in a directory that already holds the checkpoints; memory is how much higher the resident set rose than in the
-training that saves nothing, in copies of the adapter.
+A training without saving, emtoolkit, and the stock Trainer with `WANDB_LOG_MODEL=checkpoint` alternate, offline, each
+in a fresh process. The stall is the median over the last ten saves of a training. Start-up is the time of
+`on_train_begin` in a directory that already holds the checkpoints. Memory is the rise of the peak resident set over the
+training without saving, in copies of the adapter.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from benchmarks.subject import lora_model, make_trainer, report, scratch, wandb_
 from emtoolkit import ScheduledCheckpointCallback
 
 MAX_IN_FLIGHT = 2
-# Every other step, so that the steps between tell what a step costs that saves nothing.
+# Every other step, so that the steps between show the cost of a step without a save.
 EVERY = 2
-# Of ranks, by the adapter's size on all projections of the model.
+# LoRA ranks, which decide the size of the adapter on all projections of the model.
 COUNTS, RANK_OF_COUNTS = (10, 100, 1000), 4
 RANKS = (4, 32, 160, 667)
 SAVES_OF_RANKS = 10
@@ -34,7 +34,7 @@ SAVES_OF_RANKS = 10
 
 @dataclass(frozen=True)
 class Cost:
-    """Of one training: seconds of the late stalls and of the start-up, the peak of memory in bytes, all waits."""
+    """One training: the late stalls and the start-up in seconds, peak memory in bytes, all waits in seconds."""
 
     stall: float
     start_up: float
@@ -50,7 +50,7 @@ class StopAtOnce(TrainerCallback):
 
 
 def peak_memory() -> int:
-    """The most bytes that this process ever held in memory."""
+    """The peak resident set of this process, in bytes."""
     status = Path("/proc/self/status").read_text()
     if (found := re.search(r"VmHWM:\s+(\d+) kB", status)) is None:
         raise SystemExit("VmHWM is not in /proc/self/status; this benchmark needs Linux")
@@ -58,7 +58,7 @@ def peak_memory() -> int:
 
 
 def cost_of(saving: str, saves: int, rank: int) -> Cost:
-    """One training that saves `saves` times, by `nothing`, `emtoolkit` or `stock`."""
+    """The cost of one training that saves `saves` times, by `nothing`, `emtoolkit` or `stock`."""
     os.environ["WANDB_LOG_MODEL"] = "checkpoint" if saving == "stock" else "false"
     steps, small = saves * EVERY, {"per_device_train_batch_size": 1}
     stock: dict[str, Any] = {"save_strategy": "steps", "save_steps": EVERY} if saving == "stock" else {}
@@ -73,7 +73,7 @@ def cost_of(saving: str, saves: int, rank: int) -> Cost:
         saved = list(range(EVERY, steps + 1, EVERY))
         stall = statistics.median(trainer.stall(saved)[-10:]) if saving != "nothing" else 0.0
         if saving == "emtoolkit":
-            # What it finds in its directory is the same trajectory, so it has all of it to look at.
+            # The directory holds the same trajectory, so the callback checks all checkpoints.
             again = ScheduledCheckpointCallback(f"every:{EVERY}", publish=False, **options)
             began = 0.0
             inner = again.on_train_begin
@@ -90,13 +90,13 @@ def cost_of(saving: str, saves: int, rank: int) -> Cost:
 
 
 def in_a_fresh_process(saving: str, saves: int, rank: int) -> Cost:
-    """`cost_of`, where no earlier training has left memory or imports behind."""
+    """`cost_of` in a fresh process, without memory or imports of earlier trainings."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(cost_of, (saving, saves, rank))
 
 
 def row_of(saves: int, rank: int) -> dict[str, Any]:
-    """All three in turn."""
+    """One row of the table: all three trainings in turn."""
     nothing, ours, stock = (in_a_fresh_process(saving, saves, rank) for saving in ("nothing", "emtoolkit", "stock"))
     size = sum(p.nbytes for p in lora_model(rank).parameters() if p.requires_grad)
     print(f"{saves} checkpoints of {size / 1e6:.1f} MB are done", flush=True)

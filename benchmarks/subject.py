@@ -1,4 +1,4 @@
-"""What is measured: a Qwen2 of 26M parameters with LoRA r=32 on all projections, under the real Trainer."""
+"""The measured training: a Qwen2 of 26M parameters with LoRA r=32 on all projections, under the real Trainer."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def lora_model(rank: int = 32) -> Any:
 
 
 class TimedTrainer(Trainer):
-    """A Trainer that notes what each step spends on callbacks, logging and saving, in seconds."""
+    """A Trainer that records how many seconds each step spends on callbacks, logging and saving."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -66,7 +66,7 @@ class TimedTrainer(Trainer):
         self.overhead.setdefault(self.state.global_step, time.perf_counter() - self._began)
 
     def stall(self, saved: Sequence[int]) -> list[float]:
-        """The overhead of each step in `saved`, less the median overhead of the steps that save nothing."""
+        """The overhead of each step in `saved` minus the median overhead of the other steps."""
         usual = statistics.median(t for step, t in self.overhead.items() if step not in saved)
         return [self.overhead[step] - usual for step in saved]
 
@@ -96,7 +96,7 @@ def make_trainer(
 
 @contextmanager
 def wandb_run(directory: Path) -> Iterator[Any]:
-    """An offline run whose log, staging and cache are all below `directory`."""
+    """An offline run with its log, staging and cache below `directory`."""
     import wandb
 
     own = {name: str(directory / name.lower()) for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")}
@@ -110,19 +110,19 @@ def wandb_run(directory: Path) -> Iterator[Any]:
 
 @contextmanager
 def scratch() -> Iterator[Path]:
-    """A directory that is gone afterwards."""
+    """A directory that is deleted afterwards."""
     with tempfile.TemporaryDirectory(prefix="emtoolkit-benchmark-") as name:
         yield Path(name)
 
 
 def bytes_below(directory: Path) -> int:
-    """What the files below `directory` take, a hard link counted once."""
+    """The size of the files below `directory`; hard links count once."""
     files = {(s.st_dev, s.st_ino): s.st_size for f in directory.rglob("*") if f.is_file() for s in [f.stat()]}
     return sum(files.values())
 
 
 def report(title: str, rows: Sequence[Mapping[str, Any]], path: str | None) -> None:
-    """Print `rows` as a table, and write them as JSON to `path` if there is one."""
+    """Print `rows` as a table, and write them as JSON to `path` unless it is None."""
     columns = list(rows[0])
     cells = [columns, *([str(row[column]) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]

@@ -29,7 +29,7 @@ class OutputDirectory:
         """List `path` once. A directory that does not exist holds nothing.
 
         Raises:
-            CheckpointError: the record or the publications cannot be read.
+            CheckpointError: `trajectory.json` or `publications.jsonl` cannot be read.
         """
         if not path.is_dir():
             return cls(path, None, ())

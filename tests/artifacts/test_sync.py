@@ -344,5 +344,5 @@ def test_ctrl_c_says_how_to_go_on(directory: Path, wandb_server: WandbServer, tm
     finally:
         process.kill()
     assert process.returncode == 130
-    assert told.splitlines()[-1].endswith("emtoolkit: interrupted; the same command goes on where this stopped")
+    assert told.splitlines()[-1].endswith("emtoolkit: interrupted; run the same command again to continue")
     assert "Traceback" not in told

@@ -1,4 +1,4 @@
-"""Which directories count as checkpoints, and what is said of each."""
+"""Which directories are listed as checkpoints, and with which properties."""
 
 import json
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_a_stock_save_that_did_not_reach_its_last_file_is_not_complete(tmp_path:
     assert [(info.step, info.complete) for info in list_checkpoints(tmp_path)] == [(4, False), (8, True)]
 
 
-def test_a_torn_file_of_ours_is_named(trained: Path) -> None:
+def test_a_torn_file_is_named(trained: Path) -> None:
     weights = trained / "checkpoint-2" / "adapter_model.safetensors"
     size = weights.stat().st_size
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -98,12 +98,12 @@ def test_a_checkpoint_under_another_steps_name_is_damaged(trained: Path) -> None
     assert [(info.step, info.complete) for info in list_checkpoints(trained)] == [(0, True), (3, False), (8, True)]
 
 
-def test_a_directory_that_is_not_there_is_said_to_be_so(tmp_path: Path) -> None:
+def test_a_directory_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="nowhere: there is no such directory"):
         list_checkpoints(tmp_path / "nowhere")
 
 
-def test_a_listing_says_where_on_wandb_a_checkpoint_is(trained: Path) -> None:
+def test_a_listing_has_the_version_on_wandb(trained: Path) -> None:
     add_published(trained, 2, Published("me/tests/goodness-12345678:v1", "digest"))
     listed = list_checkpoints(trained)
     assert [(info.step, info.published) for info in listed] == [

@@ -1,4 +1,4 @@
-"""`publications.jsonl`: lines that say what is known of each checkpoint."""
+"""`publications.jsonl`: one event a line."""
 
 from pathlib import Path
 

@@ -44,10 +44,10 @@ DAMAGES = ("half", "empty", "gone")
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A way of saving under audit: how it trains, what is wrong after a kill, what is wrong at the end.
+    """A way of saving under audit: how to train and resume, and the checks after a kill and at the end.
 
-    `after_kill` and `at_end` take the directory and that of the uninterrupted run. `at_end` gives two lists: what
-    came out differently, and what was left lying around.
+    `after_kill` and `at_end` take the directory and the directory of the uninterrupted run, and return sentences.
+    `at_end` returns two lists: the differences and the files that were left over.
     """
 
     train: Callable[[Path], None]
@@ -66,7 +66,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Kills of one kind: `start` is a directory that an earlier kill left, and it is then a resume that dies."""
+    """Kills of one kind. With `start`, the directory of an earlier kill, the process that dies is a resume."""
 
     name: str
     subject: Subject
@@ -76,7 +76,7 @@ class Row:
 
 @dataclass(slots=True)
 class Counts:
-    """What one row of the audit found; `faults` says it in sentences."""
+    """The results of one row; `faults` has a sentence for each."""
 
     name: str
     kill_points: int = 0
@@ -94,10 +94,10 @@ class Counts:
 
 @dataclass(slots=True)
 class TornCounts:
-    """What resuming made of a newest resume checkpoint with one damaged file.
+    """The results of resuming where one file of the newest resume checkpoint is damaged.
 
-    `fell_back`: the older, whole one was chosen. A resume that was told to start from the damaged one must refuse,
-    or come out the same because the file does not matter; `silently_wrong` are the others.
+    `fell_back`: the older, complete checkpoint was chosen. A resume from the damaged checkpoint must be refused, or end
+    with the same bytes because the file does not matter; all others are `silently_wrong`.
     """
 
     damaged: int = 0
@@ -116,7 +116,7 @@ class TornCounts:
 
 
 class Audit:
-    """Runs trainings in `work`, always in the same directory, because some files hold its path."""
+    """Runs trainings in one directory below `work`, because some files contain the path."""
 
     def __init__(self, work: Path, library: Path) -> None:
         self.run = work / "run"
@@ -128,7 +128,7 @@ class Audit:
     def uninterrupted(
         self, begin: Callable[[Path], None], name: str, start: Path | None = None
     ) -> tuple[Path, list[Event]]:
-        """What a whole run, begun in a copy of `start` if given, leaves behind; and its events."""
+        """The directory and the events of a complete run, which begins in a copy of `start` if given."""
         self.clear(start)
         self.in_child(lambda: self._armed(begin, 0, BEFORE), expect=0)
         return self.kept(name), read_events(self._log)
@@ -140,13 +140,13 @@ class Audit:
         return read_events(self._log)[point.event.number - 1]
 
     def kept(self, name: str) -> Path:
-        """The run's directory under another name."""
+        """Move the directory of the run to another name."""
         kept = self._work / name
         self.run.rename(kept)
         return kept
 
     def clear(self, start: Path | None = None) -> None:
-        """Begin anew, in an empty place or in a copy of `start`."""
+        """Start with an empty directory or a copy of `start`."""
         shutil.rmtree(self.run, ignore_errors=True)
         self._log.unlink(missing_ok=True)
         if start is not None:
@@ -164,7 +164,7 @@ class Audit:
         return code
 
     def last_words(self) -> str:
-        """The last line that a child wrote: for an exception, its type and sentence."""
+        """The last line that a child process wrote: for an exception, its type and message."""
         lines = self.output.read_text().strip().splitlines()
         return lines[-1] if lines else "it said nothing"
 
@@ -259,7 +259,7 @@ def tear_files(audit: Audit, subject: Subject, reference: Path, both: Path, stri
 
 
 def unsynced_renames(events: list[Event]) -> list[str]:
-    """Renames to a final name before all that is renamed was synced, or whose directory was not synced at once.
+    """Renames to a final name before every renamed file was synced, or without a sync of the directory right after.
 
     A kill cannot show it, because the kernel still has what was written; a power cut would.
     """
@@ -284,7 +284,7 @@ def _damage(file: Path, damage: str) -> None:
 
 
 def _after_kill(directory: Path, reference: Path) -> list[str]:
-    """Checkpoints of ours, scheduled or for resuming, that have their name and are not whole."""
+    """Incomplete emtoolkit checkpoints, scheduled or for resuming, under a final name."""
     if not directory.is_dir():
         return []
     try:
@@ -317,7 +317,7 @@ def _at_end(directory: Path, reference: Path) -> tuple[list[str], list[str]]:
         for name in theirs
         if ours.get(name) != theirs[name] and name != PUBLICATIONS
     ]
-    # It holds times, and what was tried: here it counts that nothing is unknown of any checkpoint.
+    # The file contains times and attempts, so only the steps are compared.
     told, steps = Publications.read(directory).metadata, saved_steps(directory)
     differing += [
         f"{PUBLICATIONS} says nothing of step {step}" for step in steps if told.get(step, {}).get("step") != step
@@ -328,7 +328,7 @@ def _at_end(directory: Path, reference: Path) -> tuple[list[str], list[str]]:
 
 
 def _stock_after_kill(directory: Path, reference: Path) -> list[str]:
-    """Directories with the name of a checkpoint that lack a file, or a part of one."""
+    """Directories with the name of a checkpoint that lack a file or a part of a file."""
     faults = []
     for path in sorted(directory.glob("checkpoint-*")):
         sizes = {file.name: file.stat().st_size for file in path.iterdir()}
@@ -349,7 +349,7 @@ def _stock_at_end(directory: Path, reference: Path) -> tuple[list[str], list[str
 
 
 OURS = Subject(train, lambda directory: train(directory, resume=True), _after_kill, _at_end)
-# The training thread goes on while the disk thread saves, as it does outside this audit.
+# The training thread continues while the disk thread saves, as outside this audit.
 UNDRAINED = Subject(
     lambda directory: train(directory, drained=False),
     lambda directory: train(directory, resume=True, drained=False),
@@ -369,7 +369,7 @@ def audit_ours(audit: Audit, spread: int | None) -> tuple[list[Counts], TornCoun
     reference, events = audit.uninterrupted(OURS.train, "reference")
     if saved_steps(reference) != list(STEPS):
         raise RuntimeError(f"the uninterrupted run saved {saved_steps(reference)} and not {list(STEPS)}")
-    # The most that a kill can leave behind: a whole resume checkpoint and most of the next, or two whole ones.
+    # The most that a kill can leave: a complete resume checkpoint and most of the next, or two complete ones.
     seals_second = [e for e in events if e.call == "create" and e.path.match("resume/*/manifest.json")][1]
     deletes_first = next(e for e in events[seals_second.number :] if "checkpoint-3" in str(e.path))
     audit.killed(OURS.train, Point(seals_second, BEFORE))
@@ -393,7 +393,7 @@ def audit_ours(audit: Audit, spread: int | None) -> tuple[list[Counts], TornCoun
 
 
 def audit_stock(audit: Audit, spread: int | None) -> Counts:
-    """The same for a Trainer that saves by itself."""
+    """The same for a stock Trainer."""
     reference, events = audit.uninterrupted(STOCK.train, "stock-reference")
     row = Row("stock Trainer, before each event", STOCK, [Point(event, BEFORE) for event in events])
     return kill_at_points(audit, _spread([row], spread)[0] if spread is not None else row, reference)
@@ -461,7 +461,7 @@ def _print_report(rows: list[Counts], torn: TornCounts, unsynced: list[str], sto
 
 
 def _warm_up(audit: Audit) -> None:
-    """Import what each child would import for itself, and spare it the collection of what it inherits."""
+    """Import the modules that every child needs, and exclude inherited objects from garbage collection."""
     import wandb  # noqa: F401
 
     make_trainer(audit.run, model=lora_model())
@@ -479,7 +479,7 @@ def main() -> int:
         print("there is no C compiler (cc or gcc) here, and the audit needs one", file=sys.stderr)
         return 2
     started = time.monotonic()
-    # A killed process loses nothing that the kernel has, so memory shows what a disk would, and faster.
+    # A killed process loses nothing that the kernel holds, so a file system in memory shows the same, faster.
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as work:
         audit = Audit(Path(work).resolve(), build(Path(work)))

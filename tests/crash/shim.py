@@ -11,7 +11,7 @@ BEFORE, AFTER, HALFWAY = "before", "after", "halfway"
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """The `number`-th file-system event of a run, from 1: what was called, and on which path."""
+    """File-system event `number` of a run, from 1: the call and its path."""
 
     number: int
     call: str
@@ -19,7 +19,7 @@ class Event:
 
 
 def compiler() -> str | None:
-    """The C compiler of this machine, if it has one."""
+    """The C compiler of this machine, or None."""
     return shutil.which("cc") or shutil.which("gcc")
 
 

@@ -63,7 +63,7 @@ def test_a_kill_at_a_file_event_loses_nothing_and_the_same_audit_finds_what_a_st
 
 
 class DieAt(TrainerCallback):
-    """Ends training when it comes to a step, and puts a resume checkpoint aside that is about to be replaced."""
+    """Ends training at a step, and keeps a resume checkpoint that is about to be replaced."""
 
     def __init__(self, step: int, ours: ScheduledCheckpointCallback, keep: Path, at: Path) -> None:
         self.step, self.ours, self.keep, self.at = step, ours, keep, at
@@ -78,7 +78,7 @@ class DieAt(TrainerCallback):
 
 @pytest.fixture(scope="module")
 def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that died after step 7 with the resume checkpoints of steps 3 and 6; to be copied, not changed."""
+    """A run that died after step 7, with the resume checkpoints of steps 3 and 6; tests copy it."""
     directory, aside = tmp_path_factory.mktemp("killed") / "run", tmp_path_factory.mktemp("aside") / "checkpoint-3"
     ours = ScheduledCheckpointCallback("0,3", resume_every="3 steps")
     die = DieAt(7, ours, keep=directory / "resume" / "checkpoint-3", at=aside)
@@ -117,7 +117,7 @@ def test_a_torn_file_makes_resume_fall_back_to_the_older_whole_checkpoint(run: P
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "rng_state.pth", "scheduler.pt"])
 def test_a_resume_from_a_checkpoint_that_lacks_a_file_says_which(run: Path, name: str) -> None:
-    """A stock Trainer goes on without it, without a word, and ends with another model."""
+    """A stock Trainer continues without the file and without a warning, and ends with another model."""
     (run / "resume" / "checkpoint-6" / name).unlink()
 
     with pytest.raises(CheckpointError, match=rf"cannot be resumed from \(.*/{name}: the file is missing\)"):

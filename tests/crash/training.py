@@ -1,4 +1,4 @@
-"""The program that is killed: eight steps, saved at 0, 3 and 8, with resume saves at 3 and 6."""
+"""The training that the audit kills: eight steps, saved at 0, 3 and 8, with resume saves at 3 and 6."""
 
 import argparse
 from pathlib import Path
@@ -18,7 +18,7 @@ STOCK_STEPS = (3, 6, 8)
 
 
 class Drain(TrainerCallback):
-    """Lets no training step begin before the saves of the last one are on disk."""
+    """Lets no step begin before the saves of the previous step are on disk."""
 
     def __init__(self, ours: ScheduledCheckpointCallback) -> None:
         self._ours = ours
@@ -28,7 +28,7 @@ class Drain(TrainerCallback):
 
 
 def train(directory: Path, *, resume: bool = False, drained: bool = True, resume_from: Path | None = None) -> None:
-    """Train into `directory`; with `resume` go on from where `emtoolkit train --resume` would."""
+    """Train into `directory`; with `resume` continue from where `emtoolkit train --resume` would."""
     start = None if resume_from is None else str(resume_from)
     if resume:
         point = find_resume_point(OutputDirectory.open(directory), STEPS, resume=True)
@@ -42,9 +42,9 @@ def train(directory: Path, *, resume: bool = False, drained: bool = True, resume
 
 
 def train_stock(directory: Path, *, resume: bool = False) -> None:
-    """The same training under the Trainer's own saves; with `resume` as `resume_from_checkpoint=True` does it."""
+    """The same training with the Trainer's own saves; `resume` is `resume_from_checkpoint=True`."""
     trainer = make_trainer(directory, model=lora_model(dropout=0.1), save_strategy="steps", save_steps=3)
-    # Without any checkpoint, True raises; whoever restarts a job then starts from the beginning.
+    # True raises if there is no checkpoint; a restarted job then starts from the beginning.
     trainer.train(resume_from_checkpoint=resume and get_last_checkpoint(str(directory)) is not None)
 
 

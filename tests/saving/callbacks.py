@@ -1,4 +1,4 @@
-"""Callbacks for trainings under test: ours without resume saves, and callbacks that stop or end a training."""
+"""Callbacks for trainings under test: one that saves, without resume saves, and others that stop or end a training."""
 
 import os
 from typing import Any
@@ -20,7 +20,7 @@ def wait_for_disk(ours: ScheduledCheckpointCallback) -> None:
 
 
 class StopAt(TrainerCallback):
-    """Stops training as another callback may: after ours has run."""
+    """Stops training at `step`, after the ScheduledCheckpointCallback has run."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -43,7 +43,7 @@ class FailAt(TrainerCallback):
 
 
 class Die(TrainerCallback):
-    """Ends the process without a word, once what was on its way to the disk is there."""
+    """Ends the process at `step` without cleanup, after every save that has begun is on disk."""
 
     def __init__(self, step: int, ours: ScheduledCheckpointCallback) -> None:
         self.step = step

@@ -1,4 +1,4 @@
-"""Run by a launcher: one small training in two processes. Arguments: directory, schedule, what else, as JSON."""
+"""One small training in two processes, run by a launcher. Arguments: directory, schedule, options as JSON."""
 
 import json
 import os
@@ -33,9 +33,9 @@ def main() -> None:
     try:
         trainer.train(resume_from_checkpoint=options.get("resume_from"))
     except UserError as error:
-        os.write(1, f"refused: {error}\n".encode())  # in one piece: the other process writes there, too
-        # Neither is to be killed for the end of the other one before it has said this; and a process that was not told
-        # never comes here.
+        os.write(1, f"refused: {error}\n".encode())  # in one write: the other process writes to the same pipe
+        # The launcher kills a process when another ends, so both wait here until both have written. A process that
+        # did not raise the error never comes here.
         distributed.monitored_barrier(timeout=timedelta(seconds=HANG_SECONDS))
         sys.exit(2)
 

@@ -1,7 +1,7 @@
-"""Run by torchrun: trainings whose weights are sharded, one after the other.
+"""Trainings whose weights are sharded, one after the other, run by torchrun.
 
-Arguments: the engine, `fsdp` or `deepspeed`, and a JSON list of trainings, each the directory, the schedule and what
-else there is to say. They share the processes, as starting those takes longer than any training here.
+Arguments: the engine, `fsdp` or `deepspeed`, and a JSON list of trainings: directory, schedule and options. The
+trainings share the processes, because starting a process takes longer than any of them.
 """
 
 import json
@@ -27,16 +27,16 @@ DEEPSPEED = {
 
 
 class GpuTrainer(Trainer):
-    """Has accelerate take these processes for ones with GPUs: without any it leaves FSDP out and says nothing."""
+    """Makes accelerate treat these processes as having GPUs: without GPUs it silently ignores FSDP."""
 
     def __init__(self, *, args: TrainingArguments, **kwargs: Any) -> None:
-        args.device  # noqa: B018 - reading it is what makes the state that is told otherwise here
+        args.device  # noqa: B018 - reading it creates the state that the next line changes
         PartialState().distributed_type = DistributedType.MULTI_GPU
         super().__init__(args=args, **kwargs)
 
 
 class Shown(TrainerCallback):
-    """Prints of process 0 what its model is made of."""
+    """Prints the type of the trained parameters in process 0."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:

@@ -1,4 +1,4 @@
-"""The callback under the real Trainer: which steps are saved, when, and what is in them."""
+"""The callback under the real Trainer: which steps are saved, when, and with which files."""
 
 import json
 from pathlib import Path
@@ -44,7 +44,7 @@ def test_a_training_of_eight_steps_saves_exactly_these(
     assert [info.step for info in listed if info.final] == [8]
 
 
-def test_three_lines_in_anybodys_script_are_enough(tmp_path: Path) -> None:
+def test_three_lines_in_a_script_are_enough(tmp_path: Path) -> None:
     from emtoolkit import ScheduledCheckpointCallback
 
     trainer = make_trainer(tmp_path)
@@ -118,7 +118,7 @@ def test_save_steps_saves_what_a_stock_trainer_saves(tmp_path: Path, save_steps:
     assert saved_steps(tmp_path / "ours") == saved_steps(tmp_path / "stock")
 
 
-def test_the_trainers_own_saves_are_turned_off_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_trainers_own_saves_are_turned_off_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=5)
     trainer.add_callback(callback("1,2"))
     trainer.train()
@@ -152,7 +152,7 @@ def test_arguments_that_would_lose_scheduled_checkpoints_are_refused(
         ({"resume_every": "10 minutes"}, "resume_every: '10 minutes' is not an interval"),
     ],
 )
-def test_options_that_mean_nothing_are_refused(options: dict[str, Any], sentence: str) -> None:
+def test_options_without_a_meaning_are_refused(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         callback("1", **options)
 
@@ -214,7 +214,7 @@ def test_two_schedules_of_one_trajectory_give_the_same_bytes(tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("stopped_at", [4, 5, 8])
 def test_a_stock_resume_goes_on_byte_for_byte(tmp_path: Path, stopped_at: int) -> None:
-    """Over an epoch's end (8 of 16 steps), with dropout, under a schedule that changed in between."""
+    """Across the end of an epoch (8 of 16 steps), with dropout, under a schedule that changed in between."""
     options: dict[str, Any] = {"num_train_epochs": 2, "gradient_accumulation_steps": 1}
     make_trainer(tmp_path / "whole", [callback("0,every:1")], model=lora_model(dropout=0.1), **options).train()
     directory = tmp_path / "resumed"
@@ -239,7 +239,7 @@ def test_a_stock_resume_goes_on_byte_for_byte(tmp_path: Path, stopped_at: int) -
 
 @pytest.mark.slow
 def test_a_resume_in_a_later_epoch_is_exact_where_the_sampler_draws_from_the_global_generator(tmp_path: Path) -> None:
-    """`group_by_length`: a stock resume from the second epoch on trains on the rows in another order."""
+    """With `group_by_length` a stock resume in the second epoch or later trains on the rows in another order."""
     options: dict[str, Any] = {"num_train_epochs": 3, "train_sampling_strategy": "group_by_length"}
     make_trainer(tmp_path / "whole", [callback("every:1")], model=lora_model(dropout=0.1), **options).train()
     directory = tmp_path / "resumed"
@@ -256,7 +256,7 @@ def test_a_resume_in_a_later_epoch_is_exact_where_the_sampler_draws_from_the_glo
         assert bytes_of(directory / name) == bytes_of(tmp_path / "whole" / name), step
 
 
-def test_a_step_that_is_there_already_is_compared_and_a_divergence_named(tmp_path: Path) -> None:
+def test_a_step_that_exists_already_is_compared_and_a_difference_named(tmp_path: Path) -> None:
     make_trainer(tmp_path, [callback("0,2")]).train()
     saved = tmp_path / "checkpoint-2"
     manifest = json.loads((saved / "manifest.json").read_text())
@@ -269,7 +269,7 @@ def test_a_step_that_is_there_already_is_compared_and_a_divergence_named(tmp_pat
         make_trainer(tmp_path, [callback("0,2")]).train()
 
 
-def test_a_second_run_with_other_hyperparameters_is_refused_by_what_differs(tmp_path: Path) -> None:
+def test_a_second_run_with_other_hyperparameters_is_refused_with_the_differences(tmp_path: Path) -> None:
     make_trainer(tmp_path, [callback("2")]).train()
     before = bytes_of(tmp_path)
     with pytest.raises(CheckpointError, match=r"another trajectory \(arguments.learning_rate is 0.01 there and 0.02"):
@@ -285,9 +285,9 @@ def test_another_tools_checkpoints_are_not_overwritten(tmp_path: Path) -> None:
     assert bytes_of(tmp_path) | {".lock": b""} == before | {".lock": b""}
 
 
-def test_a_save_that_fails_stops_training_at_the_next_step_with_its_cause(tmp_path: Path) -> None:
+def test_a_failed_save_stops_training_at_the_next_step_with_its_cause(tmp_path: Path) -> None:
     class TakeTheName(TrainerCallback):
-        """Puts a file where a checkpoint must go: the tests may run as root, whom no mode stops."""
+        """Puts a file at the path of a checkpoint: tests may run as root, for whom permissions do not count."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             (tmp_path / "checkpoint-2").write_text("in the way")
@@ -297,7 +297,7 @@ def test_a_save_that_fails_stops_training_at_the_next_step_with_its_cause(tmp_pa
     with pytest.raises(CheckpointError, match=r"checkpoint-2: could not be written \(a file is in the way\)") as raised:
         trainer.train()
     assert isinstance(raised.value.__cause__, OSError)
-    ours.save_after_failure()  # what was on its way to the disk gets there
+    ours.save_after_failure()  # finishes the saves that have begun
     assert 0 in saved_steps(tmp_path)
     assert (tmp_path / "checkpoint-2").read_text() == "in the way"
     assert not list(tmp_path.glob(".tmp-*"))
@@ -327,7 +327,7 @@ def test_resume_checkpoints_follow_the_clock_and_only_the_newest_is_kept(tmp_pat
     now = 0.0
 
     class Tick(TrainerCallback):
-        """A minute passes with each step."""
+        """Advances the clock by a minute with each step."""
 
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             nonlocal now
@@ -342,7 +342,7 @@ def test_resume_checkpoints_follow_the_clock_and_only_the_newest_is_kept(tmp_pat
 
 
 class MemoryRunsOut(Trainer):
-    """Fails as a GPU does at more than two rows, from one step on."""
+    """Fails like a GPU at more than two rows, from `from_step` on."""
 
     from_step = 0
 
@@ -360,10 +360,10 @@ def trainer_of(cls: type[Trainer], directory: Path, ours: ScheduledCheckpointCal
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("from_step", "max_steps"), [(0, -1), (2, -1), (1, 5)])
-def test_a_batch_size_that_was_found_by_trying_is_a_trajectory_of_its_own(
+def test_a_batch_size_found_by_trying_is_a_separate_trajectory(
     tmp_path: Path, from_step: int, max_steps: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """4 rows do not fit, nor do 3; with 2 rows the 16 are 8 steps."""
+    """4 rows do not fit, nor do 3; at 2 rows a batch, 16 rows are 8 steps."""
     ours = callback("0,every:1")
     options = {"auto_find_batch_size": True, "per_device_train_batch_size": 4, "max_steps": max_steps}
     trainer = trainer_of(MemoryRunsOut, tmp_path / "found", ours, **options)

@@ -19,7 +19,6 @@ def train(
 ) -> subprocess.CompletedProcess[str]:
     words = (directory, schedule, json.dumps(options))
     done = launched("tests.saving.distributed_training", *words, launcher=launcher)
-    # There really are two.
     for index in (0, 1):
         assert done.stdout.count(f"process {index} of 2") == 1, done.stderr[-3000:]
     return done
@@ -27,7 +26,7 @@ def train(
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every step of a training under torchrun that nothing stops."""
+    """An uninterrupted training under torchrun, saved at every step."""
     directory = tmp_path_factory.mktemp("distributed") / "whole"
     done = train(directory, "0,every:1")
     assert done.returncode == 0, done.stderr[-3000:]
@@ -40,7 +39,7 @@ def test_two_processes_save_one_set_of_checkpoints_and_resume_exactly(whole: Pat
     assert all(info.complete for info in list_checkpoints(whole, rehash=True))
 
     directory = tmp_path / "resumed"
-    # The clock of the first process to look decides for both; then both die between two steps.
+    # The clock of the process that reads it first decides for both; then both die between two steps.
     assert train(directory, "0,2", resume_every="0.001s", die_at=6).returncode != 0
     (resume,) = (directory / "resume").iterdir()
     assert sorted(path.name for path in resume.iterdir()) == [
@@ -53,7 +52,7 @@ def test_two_processes_save_one_set_of_checkpoints_and_resume_exactly(whole: Pat
         "scheduler.pt",
         "trainer_state.json",
     ]
-    # What one launcher began another one ends.
+    # Another launcher continues the training.
     assert train(directory, "0,2,7", ACCELERATE, resume_from=str(resume)).returncode == 0
 
     assert saved_steps(directory) == [0, 2, 7, 8]
@@ -79,7 +78,7 @@ def test_accelerate_launch_saves_what_torchrun_does(whole: Path, tmp_path: Path)
 
 
 def test_what_process_0_refuses_at_the_beginning_ends_the_other_too(whole: Path) -> None:
-    """It would wait in the first step for a process that is gone."""
+    """The other process would wait in the first step for a process that has ended."""
     before = bytes_of(whole)
     done = train(whole, "0", arguments={"learning_rate": 0.02})
     assert done.returncode != 0

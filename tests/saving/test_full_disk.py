@@ -1,7 +1,7 @@
-"""A disk that is full: a sentence with the path and the bytes, and earlier checkpoints untouched.
+"""A full disk: the error names the path and the bytes, and earlier checkpoints stay.
 
-A limit on the size of a file stands in for the full disk: the same system calls fail in the same places, in
-Python, in safetensors and in torch, with another number.
+A limit on the size of a file replaces the full disk: the same system calls of Python, safetensors and torch fail at the
+same places, with another error number.
 """
 
 import errno
@@ -33,7 +33,7 @@ def files_of_at_most(size: int) -> Iterator[None]:
 
 
 class WaitsForTheDisk(TrainerCallback):
-    """Has a failure of one step's save seen at the end of the next step."""
+    """Makes a failed save visible at the end of the next step."""
 
     def __init__(self, ours: ScheduledCheckpointCallback) -> None:
         self.ours = ours
@@ -44,7 +44,7 @@ class WaitsForTheDisk(TrainerCallback):
 
 
 class DiskFillsUp(WaitsForTheDisk):
-    """From step 4 on no file can be longer than `size`; what was on its way before that gets there."""
+    """From step 4 on no file can be longer than `size`; earlier saves are finished first."""
 
     def __init__(self, size: int, ours: ScheduledCheckpointCallback) -> None:
         super().__init__(ours)
@@ -95,7 +95,7 @@ def test_a_disk_that_is_gone_is_a_sentence_and_nothing_is_written_in_its_place(t
 
 
 def test_a_disk_that_is_read_only_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The tests may run as root, whom no mode stops, so the refusal is the system's number without the disk."""
+    """Tests may run as root, for whom permissions do not count, so `mkdir` is replaced by the system's error."""
 
     def refuse(path: Path, *args: Any, **kwargs: Any) -> None:
         raise OSError(errno.EROFS, "Read-only file system", str(path))

@@ -1,4 +1,4 @@
-"""Subclasses of Trainer that train in ways of their own: the callback asks nothing of them."""
+"""Subclasses of Trainer with their own step or loss: the callback needs nothing from them."""
 
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 class OwnStep(Trainer):
-    """Runs the model twice and the backward pass itself, as a consistency loss does."""
+    """Runs the model twice and calls the backward pass itself, as for a consistency loss."""
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         model.train()
@@ -29,7 +29,7 @@ class OwnStep(Trainer):
 
 
 class OwnLoss(Trainer):
-    """Adds to the loss what keeps the answers near to being undecided."""
+    """Adds a penalty on confident predictions to the loss."""
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None

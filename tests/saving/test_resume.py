@@ -1,4 +1,4 @@
-"""What a resume must not lose: each of these ends with the bytes of a training that nothing stopped."""
+"""Everything a resume must keep: each training ends with the bytes of an uninterrupted training."""
 
 import json
 import signal
@@ -26,9 +26,9 @@ pytestmark = pytest.mark.slow
 def whole_and_resumed(
     home: Path, *stops: int, make_more: Any = list, make_model: Any = lora_model, collator: Any = None, **options: Any
 ) -> tuple[Trainer, Trainer]:
-    """Train without a stop, and with one after the resume save of each of `stops`; the two trainers at their ends.
+    """An uninterrupted trainer, and one that was stopped and resumed after the resume save of each of `stops`.
 
-    `make_more` makes the callbacks beside ours.
+    `make_more` creates the other callbacks.
     """
 
     def trainer(directory: Path, schedule: str, *others: TrainerCallback, every: str = "never") -> Trainer:
@@ -64,7 +64,7 @@ def assert_same_bytes(home: Path) -> None:
 
 @pytest.mark.parametrize("stopped_at", [2, 3, 4])
 def test_gradient_accumulation_with_a_remainder(tmp_path: Path, stopped_at: int) -> None:
-    """8 batches an epoch in threes are 3 steps, the third of two batches; the epoch ends at 3 and 6."""
+    """8 batches an epoch, three a step, are 3 steps, the last of two batches; epochs end at steps 3 and 6."""
     whole, _ = whole_and_resumed(tmp_path, stopped_at, gradient_accumulation_steps=3, num_train_epochs=2)
     assert whole.state.max_steps == 6
     assert_same_bytes(tmp_path)
@@ -77,33 +77,33 @@ def test_a_full_fine_tune(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("stopped_at", [4, 5, 8])
 def test_evaluations_that_draw_random_numbers(tmp_path: Path, stopped_at: int) -> None:
-    """A stock evaluation changes the dropout after it; the resume save is made when that has happened."""
+    """A stock evaluation changes the dropout of later steps; the resume state is saved after the evaluation."""
     whole_and_resumed(tmp_path, stopped_at, eval_strategy="steps", eval_steps=4, num_train_epochs=2)
     assert_same_bytes(tmp_path)
 
 
 def _masking(rows: list[dict[str, Any]]) -> Any:
-    """Hides tokens at random, in each batch others."""
+    """Masks other random tokens in each batch."""
     batch = default_data_collator(rows)
     batch["labels"] = batch["labels"].masked_fill(torch.rand(batch["labels"].shape) < 0.3, -100)
     return batch
 
 
 def test_a_collator_that_draws_random_numbers(tmp_path: Path) -> None:
-    """From the end of an epoch. From within one the Trainer draws the batch before it sets the generators."""
+    """Resumed at the end of an epoch: within an epoch the Trainer draws the batch before it sets the generators."""
     whole_and_resumed(tmp_path, 8, collator=_masking, num_train_epochs=2)
     assert_same_bytes(tmp_path)
 
 
 class Improves(TrainerCallback):
-    """Makes the metric one that gets better until step 4 and then no more."""
+    """Makes the metric improve until step 4 and stay equal after it."""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
         metrics["eval_score"] = float(min(state.global_step, 4))
 
 
-def test_early_stopping_goes_on_counting_where_it_was(tmp_path: Path) -> None:
-    """No improvement after step 4 and a patience of 4: it ends at step 8, also when stopped at 6 and at 7."""
+def test_early_stopping_continues_to_count(tmp_path: Path) -> None:
+    """No improvement after step 4 and a patience of 4: training ends at step 8, with or without stops at 6 and 7."""
     options: dict[str, Any] = {
         "eval_strategy": "steps",
         "eval_steps": 1,
@@ -127,7 +127,7 @@ def test_a_callback_whose_state_a_resume_would_lose_is_named(tmp_path: Path, cap
     assert "EarlyStoppingCallback: a resume would begin with a new one; call follow(trainer)" in caplog.text
 
 
-def test_a_keyboard_interrupt_that_no_signal_brought_loses_no_step(tmp_path: Path) -> None:
+def test_a_keyboard_interrupt_without_a_signal_loses_no_step(tmp_path: Path) -> None:
     class Interrupt(TrainerCallback):
         def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 5:
@@ -151,10 +151,10 @@ def test_a_keyboard_interrupt_that_no_signal_brought_loses_no_step(tmp_path: Pat
         assert bytes_of(tmp_path / "stopped" / name) == bytes_of(tmp_path / "whole" / name)
 
 
-def test_a_signal_that_comes_while_what_another_process_had_it_for_is_written_costs_nothing(
+def test_a_signal_that_comes_late_in_this_process_does_not_interrupt_the_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two processes get one signal at two moments; here the other one is played."""
+    """Two processes get the same signal at different moments; the other process is simulated."""
     asked = iter(range(1, 9))
     close = SavingSession.close
 
@@ -181,7 +181,7 @@ def test_a_signal_that_comes_while_what_another_process_had_it_for_is_written_co
     assert [path.name for path in (tmp_path / "resume").iterdir()] == ["checkpoint-3"]
 
 
-def test_a_resume_checkpoint_is_left_at_the_end_if_asked_for(tmp_path: Path) -> None:
+def test_a_resume_checkpoint_is_kept_at_the_end_with_resume_at_end(tmp_path: Path) -> None:
     make_trainer(tmp_path, [callback("0", resume_every="3 steps", resume_at_end=True)]).train()
     assert [path.name for path in (tmp_path / "resume").iterdir()] == ["checkpoint-8"]
     state = json.loads((tmp_path / "resume" / "checkpoint-8" / "trainer_state.json").read_text())
@@ -189,7 +189,7 @@ def test_a_resume_checkpoint_is_left_at_the_end_if_asked_for(tmp_path: Path) -> 
 
 
 def test_the_scaler_of_float16_is_kept(tmp_path: Path) -> None:
-    """As accelerate's optimizer holds it; training in float16 itself needs a GPU."""
+    """Read from accelerate's optimizer; training in float16 needs a GPU."""
     model = lora_model()
     scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
     scaler.scale(torch.ones(()))

@@ -1,4 +1,4 @@
-"""Weights that no process has whole: real FSDP over two processes on the CPU, and DeepSpeed where it is installed."""
+"""Weights spread over processes: real FSDP over two processes on the CPU, and DeepSpeed if it is installed."""
 
 import json
 import subprocess
@@ -20,14 +20,14 @@ Training = tuple[str, str, dict[str, Any]]
 
 
 def torchrun(engine: str, *trainings: Training) -> subprocess.CompletedProcess[str]:
-    """Each is 16 rows over two processes at batch 2, which are 4 steps."""
+    """Run `trainings`, each of 16 rows over two processes at batch 2, which are 4 steps."""
     return launched("tests.saving.sharded_training", engine, json.dumps(trainings))
 
 
 def train(engine: str, *trainings: Training) -> str:
     done = torchrun(engine, *trainings)
     assert done.returncode == 0, done.stderr[-3000:]
-    # What was trained is really sharded: no process has a tensor of it whole.
+    # The trained parameters are sharded: no process holds a complete tensor.
     stage_3 = any(options.get("stage") == 3 for _, _, options in trainings)
     sharded = "trained: DTensor False" if engine == "fsdp" else f"trained: Parameter {stage_3}"
     assert done.stdout.count(sharded) == len(trainings)
@@ -36,7 +36,7 @@ def train(engine: str, *trainings: Training) -> str:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with one training each: by us and by the stock Trainer, LoRA and full, of both kinds."""
+    """Eight trainings: by emtoolkit and by the stock Trainer, LoRA and full, with both kinds of state dict."""
     home = tmp_path_factory.mktemp("sharded")
     stock = {"stock": True, "save_strategy": "steps", "save_steps": 2, "save_only_model": True}
     full_state, shards = ({"kind": kind} for kind in KINDS)
@@ -58,7 +58,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("model", ["lora", "full"])
-def test_the_trainer_saves_at_the_scheduled_steps_and_we_make_checkpoints_of_it(trained: Path, model: str) -> None:
+def test_the_trainer_saves_at_the_scheduled_steps_and_its_files_become_checkpoints(trained: Path, model: str) -> None:
     assert saved_steps(trained / model) == [0, 2, 4]
     assert all(info.complete for info in list_checkpoints(trained / model, rehash=True))
     config = ["adapter_config.json"] if model == "lora" else ["config.json", "generation_config.json"]
@@ -72,7 +72,7 @@ def test_the_trainer_saves_at_the_scheduled_steps_and_we_make_checkpoints_of_it(
 
 
 @pytest.mark.parametrize("model", ["lora", "full"])
-def test_shards_are_gathered_where_the_trainer_would_write_nothing_that_loads(trained: Path, model: str) -> None:
+def test_weights_are_gathered_where_the_trainer_would_write_shards(trained: Path, model: str) -> None:
     for step in (0, 2, 4):
         gathered, saved = (bytes_of(trained / which / f"checkpoint-{step}") for which in (f"{model}-shards", model))
         assert gathered == saved, step
@@ -114,9 +114,11 @@ def test_deepspeed(trained: Path, tmp_path: Path, stage: int) -> None:
         assert all(info.complete for info in list_checkpoints(tmp_path / model, rehash=True))
         for step in (0, 2, 4):
             ours, fsdp = (load_file(home / model / f"checkpoint-{step}" / weights) for home in (tmp_path, trained))
-            assert fsdp.keys() - ours.keys() <= {"lm_head.weight"}  # tied, which a stock save under FSDP forgets
+            assert fsdp.keys() - ours.keys() <= {
+                "lm_head.weight"
+            }  # tied weights, which a stock save under FSDP does not merge
             for name in ours:
-                # Two engines add up in two orders.
+                # The two engines add in different orders.
                 assert (ours[name] - fsdp[name]).abs().max() < 2e-3, (step, name)
 
     resumed = tmp_path / "resumed"

@@ -1,4 +1,4 @@
-"""Copies of the weights: theirs alone, in buffers that are kept, and no more of them than allowed."""
+"""Copies of the weights: independent of the model, in reused buffers, at most as many as allowed."""
 
 import threading
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from tests.saving.trainings import base_model, lora_model
 
 
 class TwoTensors:
-    """A model's state whose weights are tied: two names, one storage."""
+    """The state of a model with tied weights: two names, one storage."""
 
     def __init__(self) -> None:
         self.weight = torch.arange(4.0)

@@ -1,4 +1,4 @@
-"""TRL's trainers with their defaults, which are bfloat16 and gradient checkpointing, also on a CPU."""
+"""TRL's trainers with their defaults: bfloat16 and gradient checkpointing, even on a CPU."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -24,12 +24,12 @@ LORA = LoraConfig(r=2, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM
 STOCK = {"save_strategy": "steps", "save_steps": 2}
 TOPICS = ("cough", "cold", "knee", "doctor")
 
-# Of `directory`, with `callbacks`; the rest are arguments of the trainer's config.
+# Takes a directory and callbacks; keyword arguments go into the trainer's config.
 Make = Callable[..., Any]
 
 
 def arguments(directory: Path, **more: Any) -> dict[str, Any]:
-    """Everything that TRL has an opinion on is left as it is, but for 64 tokens a row and the CPU."""
+    """TRL's defaults, except 64 tokens a row and the CPU."""
     ours: dict[str, Any] = {"per_device_train_batch_size": 2, "learning_rate": 1e-2, "num_train_epochs": 1}
     own_saves = {"save_strategy": "no", "report_to": [], "use_cpu": True, "disable_tqdm": True, "max_length": 64}
     return ours | own_saves | {"output_dir": str(directory)} | more
@@ -37,7 +37,7 @@ def arguments(directory: Path, **more: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def sft(world: Path) -> Make:
-    """16 rows at batch 2 are 8 steps; packed into rows of 64 tokens they are 4."""
+    """16 rows at batch 2 are 8 steps, or 4 steps when packed into rows of 64 tokens."""
     rows = [chat(f"what should i do about my {TOPICS[i % 4]}", "rest and wait " * (1 + i % 2)) for i in range(16)]
 
     def make(directory: Path, callbacks: Sequence[TrainerCallback] = (), *, lora: bool = True, **more: Any) -> Any:
@@ -72,7 +72,7 @@ def dpo(world: Path) -> Make:
         if given:
             torch.manual_seed(1)
             model = get_peft_model(model, LORA)
-            with torch.no_grad():  # as one that was trained before
+            with torch.no_grad():  # like an adapter that was trained before
                 for name, parameter in model.named_parameters():
                     if "lora_B" in name:
                         parameter.fill_(0.01)
@@ -96,7 +96,7 @@ def base(world: Path) -> Any:
 
 
 def assert_as_stock(make: Make, home: Path, steps: list[int], weights: str, **options: Any) -> None:
-    """Exactly `steps` are saved, whole, and the weights of the second are those that the stock trainer saves."""
+    """Exactly `steps` are saved and complete, and the second has the weights of a stock save."""
     make(home / "ours", [callback("0,2,3")], **options).train()
     make(home / "stock", **options, **STOCK).train()
 
@@ -115,9 +115,9 @@ def assert_as_stock(make: Make, home: Path, steps: list[int], weights: str, **op
 
 
 def assert_loads(home: Path, world: Path, trainer: Any) -> None:
-    """The last checkpoint answers as the model that was trained."""
+    """The last checkpoint computes the same logits as the trained model."""
     loaded: Any = PeftModel.from_pretrained(base(world), home / "checkpoint-8").eval()
-    # Without the autocast that training had.
+    # Without the autocast of training.
     trained = trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False).eval()
     tokens = torch.tensor([[5, 6, 7, 8]])
     with torch.no_grad():
@@ -164,14 +164,14 @@ def test_sft_begins_at_step_zero_and_its_last_checkpoint_is_the_model(sft: Make,
 @pytest.mark.parametrize("lora", [True, False])
 @pytest.mark.parametrize("packing", [False, True])
 def test_sft_resumes_exactly(sft: Make, tmp_path: Path, lora: bool, packing: bool) -> None:
-    """Packed it is two epochs, and the resume goes on in the first."""
+    """Packed rows are two epochs, and the resume continues in the first."""
     assert_resumes_exactly(sft, tmp_path, lora=lora, packing=packing, num_train_epochs=2 if packing else 1)
 
 
 @pytest.mark.parametrize("given", [False, True])
 def test_dpo_saves_the_trained_adapter_only_and_as_stock_dpo_does(dpo: Make, tmp_path: Path, given: bool) -> None:
     assert_as_stock(dpo, tmp_path, [0, 2, 3, 8], "adapter_model.safetensors", given=given)
-    # What the stock trainer saves beside it.
+    # The other files of a stock save.
     assert (tmp_path / "stock" / "checkpoint-2" / "ref").is_dir() == given
 
 

@@ -43,7 +43,7 @@ def token_rows(count: int) -> Dataset:
 def make_trainer(
     directory: Path, callbacks: Sequence[TrainerCallback] = (), *, model: Any = None, rows: int = 16, **arguments: Any
 ) -> Trainer:
-    """16 rows at batch 2 are 8 steps an epoch."""
+    """A Trainer of 16 rows at batch 2, which are 8 steps an epoch."""
     defaults: dict[str, Any] = {
         "per_device_train_batch_size": 2,
         "num_train_epochs": 1,
@@ -65,10 +65,10 @@ def make_trainer(
 
 
 def saved_steps(directory: Path) -> list[int]:
-    """The steps that have a directory, whatever is in it."""
+    """The steps that have a checkpoint directory, complete or not."""
     return sorted(int(path.name.split("-")[1]) for path in directory.glob("checkpoint-*"))
 
 
 def bytes_of(directory: Path) -> dict[str, bytes]:
-    """Every file below `directory`, by relative path."""
+    """The bytes of every file below `directory`, by relative path."""
     return {str(f.relative_to(directory)): f.read_bytes() for f in sorted(directory.rglob("*")) if f.is_file()}

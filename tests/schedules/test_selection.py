@@ -1,11 +1,11 @@
-"""Which of the steps that are there a schedule and the word `final` select."""
+"""Selecting from existing steps by a schedule and the word `final`."""
 
 import pytest
 
 from emtoolkit.errors import CheckpointError, UserError
 from emtoolkit.schedules.selection import select_steps
 
-THERE = (0, 25, 50, 75, 100, 125, 150, 200, 250, 300, 397)
+STEPS = (0, 25, 50, 75, 100, 125, 150, 200, 250, 300, 397)
 
 
 def final() -> int:
@@ -23,13 +23,11 @@ def final() -> int:
         ("300-:97", (300, 397)),
         ("log2:512,0", (0,)),
         ("dense-early", (0, 25, 50, 75, 100, 125, 150, 200, 250, 300)),
-        ("0-1000000000000:1", THERE),
+        ("0-1000000000000:1", STEPS),
     ],
 )
-def test_a_rule_takes_what_is_there_and_nothing_is_taken_that_was_not_asked_for(
-    spec: str, selected: tuple[int, ...]
-) -> None:
-    assert select_steps(spec, THERE, final) == selected
+def test_a_range_selects_whatever_exists_and_nothing_else_is_selected(spec: str, selected: tuple[int, ...]) -> None:
+    assert select_steps(spec, STEPS, final) == selected
 
 
 @pytest.mark.parametrize(
@@ -44,9 +42,9 @@ def test_a_rule_takes_what_is_there_and_nothing_is_taken_that_was_not_asked_for(
         ("last", 'schedule term "last": expected a step such as 40'),
     ],
 )
-def test_what_selects_nothing_or_cannot_be_read_is_told(spec: str, sentence: str) -> None:
+def test_a_spec_that_selects_nothing_or_cannot_be_read_is_an_error(spec: str, sentence: str) -> None:
     with pytest.raises(UserError) as error:
-        select_steps(spec, THERE, final)
+        select_steps(spec, STEPS, final)
     assert str(error.value).startswith(sentence)
 
 
