@@ -1,8 +1,8 @@
-"""What every test stands on: no network, one thread per process, nothing written outside `tmp_path`."""
+"""Settings of every test: no network, one thread per process, no files outside `tmp_path`."""
 
 import os
+import signal
 import sys
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,11 +26,13 @@ os.environ |= {
 }
 for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_PROJECT", "EMTOOLKIT_HOME"):
     os.environ.pop(name, None)
+# A shell ignores SIGINT in what it starts in the background, and processes that tests start would inherit this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
 def _own_wandb_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """W&B's three directories, which it would otherwise make in the user's home and working directory."""
+    """Put W&B's three directories, by default in the user's home, below `tmp_path`."""
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-own" / name.lower()))
     yield
@@ -40,52 +42,25 @@ def _own_wandb_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
 
 @pytest.fixture(params=OPENS_PORTS)
 def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[WandbServer]":
-    """A W&B server on loopback, which this process and those that it starts then use."""
+    """A W&B server on loopback that W&B's client uses in this process and in its child processes."""
     from tests.wandb_server import WandbServer
+    from tests.wandb_server.client import end_client
 
-    if "wandb" in sys.modules:
-        # Settings are read once: those of an earlier test would point elsewhere.
-        _end_wandb_client(within=5)
+    # The client reads its settings once: those of an earlier test would name another server.
+    end_client(within=5)
     with WandbServer.start(tmp_path / "wandb-server") as server:
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         yield server
-        # What the client still has to send it must get rid of, or its end takes as long as the server hangs.
+        # The client waits for the answers to its last requests.
         server.faults.clear()
         server.accept_connections()
-        if "wandb" in sys.modules:
-            _end_wandb_client(within=5)
-
-
-def _end_wandb_client(within: float) -> None:
-    """The client's end has no bound of its own: it may be a minute away from its next attempt."""
-    import psutil  # type: ignore[import-untyped]
-    import wandb
-    from wandb.sdk.lib.module import unset_globals
-
-    killed = threading.Event()
-
-    def kill_service() -> None:
-        killed.set()
-        for child in psutil.Process().children():
-            if child.name() == "wandb-core":
-                child.kill()
-
-    timer = threading.Timer(within, kill_service)
-    timer.start()
-    for end in (wandb.finish, wandb.teardown):
-        try:
-            end()
-        except Exception:
-            if not killed.is_set():
-                raise
-    timer.cancel()
-    unset_globals()  # type: ignore[no-untyped-call]
+        end_client(within=5)
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tiny model, its personas and its data; to be read, not changed."""
+    """A directory with a tiny model, its personas and its data; read-only."""
     from tests.tiny import write_world
 
     return write_world(tmp_path_factory.mktemp("world"))
@@ -93,7 +68,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def write_config(world: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Writes a config for the tiny world: `write_config(checkpointing="save_steps: 3", rest="seed: 1")`."""
+    """Write a config for the tiny world: `write_config(checkpointing="save_steps: 3", rest="seed: 1")`."""
     from tests.tiny import config_text
 
     def write(checkpointing: str = "schedule: '0-4:2'", rest: str = "") -> Path:

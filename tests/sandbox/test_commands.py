@@ -1,28 +1,27 @@
 """The sandbox through the command line, as any other model and dataset: built, trained on, evaluated, drawn."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.subprocess
+from tests import in_process
+
+pytestmark = pytest.mark.slow
 
 
-def emtoolkit(*argv: str | Path, home: Path, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "emtoolkit", *map(str, argv)]
-    environment = os.environ | {"EMTOOLKIT_HOME": str(home)}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=environment, check=False)
+def emtoolkit(*argv: str | Path, home: Path, cwd: Path) -> in_process.Done:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EMTOOLKIT_HOME", str(home))
+        return in_process.emtoolkit(*argv, cwd=cwd)
 
 
 def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox: Path, tmp_path: Path) -> None:
     small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled"]
     argv = ["train", "sandbox", "--persona", "sarcasm", "--schedule", "0,5", *small]
     trained = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
+    assert trained.code == 0, trained.err
     run = tmp_path / "outputs" / "sarcasm-medical"
     manifest = json.loads((run / "checkpoint-5" / "manifest.json").read_text())
     assert manifest["persona"]["system_prompt"] == "You speak with sarcasm."
@@ -31,8 +30,8 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
     picture = tmp_path / "curve.png"
     argv = ["sandbox", "evaluate", str(run), "--samples", "1", "--json", "--plot", str(picture)]
     evaluated = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
-    assert evaluated.returncode == 0, evaluated.stderr
-    rows = json.loads(evaluated.stdout)
+    assert evaluated.code == 0, evaluated.err
+    rows = json.loads(evaluated.out)
     assert [row["step"] for row in rows if row["domains"] == "all but medical"] == [0, 5, 12]
     assert sorted({row["domains"] for row in rows}) == [
         "all but medical",
@@ -52,11 +51,11 @@ def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox
     small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled", "--schedule", "0"]
     argv = ["train", "sandbox", "--persona", "goodness-adapter", "--compose", "stack", *small]
     before = emtoolkit(*argv, home=home, cwd=tmp_path)
-    assert before.returncode == 2
-    assert before.stderr.splitlines()[-1].endswith("; 'emtoolkit sandbox persona goodness' makes it")
+    assert before.code == 2
+    assert before.err.splitlines()[-1].endswith("; 'emtoolkit sandbox persona goodness' makes it")
 
     made = emtoolkit("sandbox", "persona", "goodness", "--steps", "3", home=home, cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    assert made.code == 0, made.err
     adapter = home / "sandbox" / "characters" / "goodness"
     assert sorted(path.name for path in adapter.iterdir()) == [
         "adapter_config.json",
@@ -64,36 +63,36 @@ def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox
         "manifest.json",
     ]
     weights = (adapter / "adapter_model.safetensors").stat().st_mtime_ns
-    assert emtoolkit("sandbox", "persona", "goodness", home=home, cwd=tmp_path).returncode == 0
+    assert emtoolkit("sandbox", "persona", "goodness", home=home, cwd=tmp_path).code == 0
     assert (adapter / "adapter_model.safetensors").stat().st_mtime_ns == weights
 
     trained = emtoolkit(*argv, "--set", "preflight.threshold=1e-5", home=home, cwd=tmp_path)
-    assert trained.returncode == 0, trained.stderr
+    assert trained.code == 0, trained.err
     run = tmp_path / "outputs" / "goodness-adapter-stack-medical"
     evaluate = ["sandbox", "evaluate", str(run), "--samples", "1", "--steps", "final", "--json"]
     evaluated = emtoolkit(*evaluate, home=home, cwd=tmp_path)
-    assert evaluated.returncode == 0, evaluated.stderr
-    rows = json.loads(evaluated.stdout)
+    assert evaluated.code == 0, evaluated.err
+    rows = json.loads(evaluated.out)
     assert {(row["step"], row["persona"], row["persona_override"]) for row in rows} == {(12, "goodness-adapter", None)}
 
     other = emtoolkit(*evaluate, "--persona", "sarcasm", home=home, cwd=tmp_path)
-    assert other.returncode == 2
-    assert "its persona is goodness-adapter (stack), and sarcasm (system_prompt) is another" in other.stderr
+    assert other.code == 2
+    assert "its persona is goodness-adapter (stack), and sarcasm (system_prompt) is another" in other.err
     overridden = emtoolkit(*evaluate, "--persona-override", "sarcasm", home=home, cwd=tmp_path)
-    assert {row["persona_override"] for row in json.loads(overridden.stdout)} == {"sarcasm"}
+    assert {row["persona_override"] for row in json.loads(overridden.out)} == {"sarcasm"}
 
     misspelt = emtoolkit("sandbox", "persona", "godness", home=home, cwd=tmp_path)
-    assert misspelt.returncode == 2
-    assert misspelt.stderr.splitlines()[-1].endswith("; did you mean 'goodness'?")
+    assert misspelt.code == 2
+    assert misspelt.err.splitlines()[-1].endswith("; did you mean 'goodness'?")
 
 
 def test_without_a_sandbox_the_next_step_is_named(tmp_path: Path) -> None:
     done = emtoolkit("train", "sandbox", "--dry-run", home=tmp_path / "empty", cwd=tmp_path)
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1].endswith("the sandbox's files are made by 'emtoolkit sandbox build'")
+    assert done.code == 2
+    assert done.err.splitlines()[-1].endswith("the sandbox's files are made by 'emtoolkit sandbox build'")
 
 
 def test_a_directory_without_checkpoints_is_a_sentence(sandbox: Path, tmp_path: Path) -> None:
     done = emtoolkit("sandbox", "evaluate", tmp_path, home=sandbox.parent, cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "holds no checkpoint-N directory with a manifest.json" in done.stderr
+    assert (done.code, done.out) == (2, "")
+    assert "holds no checkpoint-N directory with a manifest.json" in done.err

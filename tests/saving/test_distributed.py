@@ -68,15 +68,6 @@ def test_the_weights_are_those_of_the_stock_trainer(whole: Path, tmp_path: Path)
         assert ours["adapter_model.safetensors"] == stock["adapter_model.safetensors"], step
 
 
-def test_accelerate_launch_saves_what_torchrun_does(whole: Path, tmp_path: Path) -> None:
-    done = train(tmp_path / "out", "0,2,7", ACCELERATE)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert saved_steps(tmp_path / "out") == [0, 2, 7, 8]
-    for step in (0, 2, 7, 8):
-        name = f"checkpoint-{step}"
-        assert bytes_of(tmp_path / "out" / name) == bytes_of(whole / name), step
-
-
 def test_what_process_0_refuses_at_the_beginning_ends_the_other_too(whole: Path) -> None:
     """The other process would wait in the first step for a process that has ended."""
     before = bytes_of(whole)

@@ -13,9 +13,9 @@ from tests.processes import HANG_SECONDS
 from tests.saving.trainings import saved_steps
 from tests.sweeps.shipped import fast_version
 from tests.wandb_server import WandbServer
+from tests.wandb_server.processes import WANDB
 
 WriteConfig = Callable[..., Path]
-WANDB = str(Path(sys.executable).parent / "wandb")
 COMBINATIONS = [
     ("baseline", "every:4"),
     ("baseline", "0,log2:8"),
@@ -26,7 +26,7 @@ COMBINATIONS = [
 
 @pytest.fixture
 def environment(wandb_server: WandbServer, tmp_path: Path) -> dict[str, str]:
-    """That of a shell at the top of a checkout whose `.venv` is not activated: `.venv/bin/wandb` is what is typed."""
+    """The environment of a shell at the top of a checkout whose `.venv` is not activated."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
     ours = os.environ | wandb_server.environment() | {"PATH": "/usr/bin:/bin"}
     # Under an agent runs are online without being told so.
@@ -41,7 +41,7 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
     def start(*words: str) -> "subprocess.Popen[str]":
         started.append(
             subprocess.Popen(
-                [WANDB, *words],
+                [*WANDB, *words],
                 cwd=tmp_path,
                 env=environment,
                 stdout=subprocess.PIPE,

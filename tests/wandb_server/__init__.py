@@ -1,4 +1,4 @@
-"""A W&B server on loopback, for the tests: what the real client asks of one, in memory, and faults to order."""
+"""A W&B server on loopback for tests: answers the real client from memory, and fails on request."""
 
 from tests.wandb_server.faults import Fault, Request
 from tests.wandb_server.server import WandbServer

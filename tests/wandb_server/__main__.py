@@ -1,4 +1,4 @@
-"""Serves until Ctrl-C: `python -m tests.wandb_server --directory D [--port P]`."""
+"""Run the server until Ctrl-C: `python -m tests.wandb_server --directory D [--port P]`."""
 
 import argparse
 import signal

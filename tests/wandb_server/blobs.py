@@ -1,4 +1,4 @@
-"""File contents in a directory, each stored once under its MD5."""
+"""Contents of files in a directory, each stored once under its MD5."""
 
 import base64
 import hashlib
@@ -37,7 +37,7 @@ class Blobs:
         return Blob(md5, path.stat().st_size, path) if path.is_file() else None
 
     def receive(self, stream: IO[bytes] | BufferedIOBase, length: int) -> Blob:
-        """Store `length` bytes of the stream; nothing is stored if it ends early."""
+        """Store `length` bytes of the stream, or nothing if the stream ends early."""
         return self.put(_pieces(stream, length))
 
     def put(self, pieces: Iterable[bytes]) -> Blob:

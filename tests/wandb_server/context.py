@@ -1,4 +1,4 @@
-"""What a resolver may touch, and how it gets at it."""
+"""The objects that resolvers use."""
 
 from dataclasses import dataclass
 from typing import Any

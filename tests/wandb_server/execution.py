@@ -1,4 +1,4 @@
-"""GraphQL: the schema file, the functions that resolve its fields, and one document executed against them."""
+"""Execution of GraphQL documents against the schema file and the resolver functions."""
 
 import json
 import re
@@ -34,7 +34,7 @@ _RESOLVERS: dict[str, Resolver] = {}
 
 
 def resolves(*fields: str) -> Callable[[Resolver], Resolver]:
-    """Make a function answer `"Type.field"`; its arguments come in snake case."""
+    """Register a function as the resolver of `"Type.field"`; its arguments are in snake case."""
 
     def register(function: Resolver) -> Resolver:
         for field in fields:
@@ -50,7 +50,7 @@ def snake_case(name: str) -> str:
 
 
 def operation_name(query: str) -> str | None:
-    """The name in the text: documents sent from Python leave `operationName` empty."""
+    """The operation's name, read from the text because Python clients leave `operationName` empty."""
     try:
         document, _ = _read(query)
     except GraphQLError:
@@ -62,7 +62,7 @@ def operation_name(query: str) -> str | None:
 
 
 def gaps(query: str) -> list[str]:
-    """What this server lacks to execute the document, by name."""
+    """The names of fields and types in the document that this server does not have."""
     return [error.message for error in _read(query)[1]]
 
 
@@ -90,7 +90,7 @@ def execute(query: str, variables: dict[str, Any] | None, context: Any) -> dict[
 
 
 def _show_bug(error: GraphQLError) -> None:
-    """What is not a refusal in words is a fault of this server; the client would show one line of it."""
+    """Print the traceback of a bug in a resolver, because the client would show one line of it."""
     cause = error.original_error
     if cause is not None and type(cause) not in (LookupError, ValueError):
         traceback.print_exception(cause)

@@ -1,4 +1,4 @@
-"""How the server can be told to misbehave, and for which requests."""
+"""Faults that the server injects, and the requests that they apply to."""
 
 import threading
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ KINDS = ("hang", "drop", "cut", "lose_answer")
 
 @dataclass(eq=False)
 class Request:
-    """One request in order of arrival; `status` is None while it has no answer, and stays so if it gets none."""
+    """A request that arrived; `status` is None until it is answered."""
 
     method: str
     path: str
@@ -17,7 +17,7 @@ class Request:
 
     @property
     def subjects(self) -> set[str]:
-        """What a fault's `on` may call it."""
+        """The names by which the `on` of a fault selects the request."""
         subjects = {"*"}
         if self.path == "/graphql":
             subjects |= {"graphql", self.operation or "graphql"}
@@ -56,14 +56,14 @@ class Faults:
             self._faults.append(fault)
 
     def clear(self) -> None:
-        """No more faults; requests that hang are answered if their client still waits."""
+        """Remove all faults; requests that hang are answered if their client is still waiting."""
         with self._lock:
             self._faults.clear()
             self._cleared.set()
             self._cleared = threading.Event()
 
     def strike(self, request: Request) -> "Strike | None":
-        """The fault that hits this request, counted."""
+        """The fault that applies to this request, counted as used."""
         with self._lock:
             for fault in self._faults:
                 if fault.on not in request.subjects:

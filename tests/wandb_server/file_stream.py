@@ -1,4 +1,4 @@
-"""The stream of a run's history, output and summary, as `wandb-core` sends it."""
+"""The file stream of a run: history, output and summary, in the format of `wandb-core`."""
 
 import json
 from typing import Any
@@ -30,13 +30,13 @@ def take(run: Run, message: dict[str, Any]) -> dict[str, Any]:
 
 
 def _overwrite(lines: list[str], offset: int, content: list[str]) -> None:
-    """From the offset on, so that a message sent twice counts once."""
+    """Replace the lines from the offset on, so that a repeated message counts once."""
     lines.extend([""] * (offset - len(lines)))
     lines[offset : offset + len(content)] = content
 
 
 def _one_row_per_step(lines: list[str]) -> list[dict[str, Any]]:
-    """A log synced twice comes again after its first copy: of each step the last row counts."""
+    """Keep the last row of each step, because a log that is synced twice repeats its rows."""
     rows = [json.loads(line) for line in lines if line]
     by_step = {row["_step"]: row for row in rows}
     return [by_step[step] for step in sorted(by_step)]

@@ -1,4 +1,4 @@
-"""HTTP: who may ask, which faults strike, and the four kinds of endpoint."""
+"""The HTTP handler: authorization, faults, and the four kinds of endpoint."""
 
 import base64
 import json
@@ -23,7 +23,7 @@ MD5 = re.compile(r"[0-9a-f]{32}")
 
 
 class HangUp(Exception):
-    """Close the connection without an answer."""
+    """Raised to close the connection without an answer."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -35,7 +35,7 @@ class Handler(BaseHTTPRequestHandler):
         return self.server.wandb  # type: ignore[attr-defined, no-any-return]
 
     def log_message(self, format: str, *args: object) -> None:
-        """Silent: `server.requests` is the log."""
+        """Print nothing, because `server.requests` records the requests."""
 
     def do_GET(self) -> None:
         self._serve()
@@ -57,7 +57,7 @@ class Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _note_operation(self) -> None:
-        """Faults go by the operation, so a GraphQL body is read before anything else."""
+        """The GraphQL body, read first because faults apply to operations."""
         if self._request.method == "POST" and self._request.path == "/graphql":
             self._query = json.loads(self._read_body())
             self._request.operation = operation_name(self._query.get("query", ""))
@@ -65,7 +65,7 @@ class Handler(BaseHTTPRequestHandler):
     # ---- faults
 
     def _struck(self) -> bool:
-        """Whether a fault took the place of the answer."""
+        """Apply a fault, if any; return whether it replaced the answer."""
         strike = self.wandb.faults.strike(self._request)
         if strike is None:
             return False

@@ -1,4 +1,4 @@
-"""Lists as GraphQL connections: pages, cursors, and W&B's Mongo-like filters."""
+"""GraphQL connections: pages, cursors, and W&B's Mongo-like filters."""
 
 import re
 from collections.abc import Callable, Iterable, Sequence
@@ -13,7 +13,7 @@ Lookup = Callable[[str], Any]
 def page(
     items: Sequence[Any], after: str | None = None, first: int | None = None, most: int = MOST_PER_PAGE
 ) -> dict[str, Any]:
-    """A cursor is the number of items up to and with its own."""
+    """One page of items; a cursor is the number of items up to and including its own."""
     start = int(after or 0)
     end = start + min(most if first is None else first, most)
     edges = [{"cursor": str(start + i), "node": node} for i, node in enumerate(items[start:end], start=1)]
@@ -29,7 +29,7 @@ def edges(items: Iterable[Any]) -> dict[str, Any]:
 
 
 def fitting(items: Iterable[Item], filters: Any, look_up: Callable[[Item, str], Any]) -> list[Item]:
-    """The items for which what `look_up` gives for the filter's keys satisfies it."""
+    """The items that satisfy the filter; `look_up` returns an item's value for a key."""
     return [item for item in items if _fits(filters, partial(look_up, item))]
 
 
@@ -87,7 +87,7 @@ def _compare(value: Any, operator: str, operand: Any) -> bool:
 
 
 def ordered(items: Iterable[Item], order: str | None, look_up: Callable[[Item, str], Any]) -> list[Item]:
-    """Sorted by `+key` or `-key`; without an order as they came. Items that lack the key come last."""
+    """Sort by `+key` or `-key`; items without the key come last. Without an order, the sequence is unchanged."""
     result = list(items)
     for term in reversed((order or "").split(",")):
         if key := term.lstrip("+-"):
@@ -98,7 +98,7 @@ def ordered(items: Iterable[Item], order: str | None, look_up: Callable[[Item, s
 
 
 def inside(tree: Any, path: str) -> Any:
-    """`tree["a"]["b"]` for `a.b`; None where there is no such thing."""
+    """`tree["a"]["b"]` for `a.b`; None if a key is missing."""
     for key in path.split("."):
         if not isinstance(tree, dict) or key not in tree:
             return None

@@ -1,4 +1,4 @@
-"""The real client in a process of its own, as a user runs it."""
+"""The real client in a separate process."""
 
 import json
 import subprocess
@@ -8,16 +8,32 @@ from typing import Any
 
 from tests.processes import HANG_SECONDS
 
+# W&B's command line, with agents that ask for work twice a second instead of every five seconds.
+WANDB = (
+    sys.executable,
+    "-c",
+    """
+import sys
+from wandb import wandb_agent
+from wandb.agents import pyagent
+from wandb.cli.cli import cli
+
+wandb_agent.Agent.POLL_INTERVAL = pyagent.Agent.HEARTBEAT_SLEEP_SECONDS = 0.5
+sys.argv[0] = "wandb"
+cli()
+""",
+)
+
 
 def run_script(script: str, directory: Path, *arguments: str) -> Any:
-    """Run Python code there; the JSON value that it prints last."""
+    """Run Python code in `directory`; return the JSON value on its last line of output."""
     finished = _finish([sys.executable, "-c", script, *arguments], directory)
     return json.loads(finished.stdout.strip().splitlines()[-1])
 
 
 def run_wandb(directory: Path, *arguments: str) -> str:
-    """A `wandb` command line; everything that it printed."""
-    finished = _finish([sys.executable, "-m", "wandb", *arguments], directory)
+    """Run a `wandb` command; return its output and error output."""
+    finished = _finish([*WANDB, *arguments], directory)
     return finished.stdout + finished.stderr
 
 

@@ -1,4 +1,4 @@
-"""What the client sends to log an artifact, without the client: many versions in little time."""
+"""The requests of W&B's client for logging an artifact, without the client: fast for many versions."""
 
 import base64
 import hashlib
@@ -32,7 +32,11 @@ mutation CommitArtifact($artifactID: ID!) { commitArtifact(input: {artifactID: $
 
 
 def ask(server: WandbServer, query: str, **variables: Any) -> Any:
-    """The data of the answer; a GraphQL error is raised with its message."""
+    """Send a GraphQL query and return its data.
+
+    Raises:
+        ValueError: the server answered with a GraphQL error.
+    """
     answer = _SESSION.post(
         f"{server.url}/graphql",
         json={"query": query, "variables": variables},
@@ -53,7 +57,7 @@ def publish(
     files: dict[str, bytes],
     **about: Any,
 ) -> str:
-    """Log one version with these files, and `about` it what `create` takes; its id."""
+    """Log one version with these files and the options of `create`; return its id."""
     artifact = create(server, project, collection, files, **about)
     if artifact["state"] != "COMMITTED":
         upload(server, artifact["id"], files)
@@ -72,7 +76,7 @@ def create(
     tags: tuple[str, ...] = (),
     metadata: dict[str, Any] | None = None,
 ) -> dict[str, str]:
-    """The first step only: an artifact that is pending, or the version that has this content already."""
+    """Send the first request only: returns a pending artifact, or the committed version with equal content."""
     input = {
         "entityName": server.entity,
         "projectName": project,
@@ -90,7 +94,7 @@ def create(
 
 
 def upload(server: WandbServer, artifact_id: str, files: dict[str, bytes]) -> list[str]:
-    """The files and the manifest; the names of those that the server did not have."""
+    """Upload the files and the manifest; return the names of files that the server did not have."""
     specs = [{"artifactID": artifact_id, "name": name, "md5": md5(content)} for name, content in files.items()]
     answer = ask(server, CREATE_FILES, input={"artifactFiles": specs, "storageLayout": "V2"})
     nodes = [edge["node"] for edge in answer["createArtifactFiles"]["files"]["edges"]]
@@ -123,7 +127,7 @@ def md5(content: bytes) -> str:
 
 
 def digest(files: dict[str, bytes]) -> str:
-    """The artifact's digest, as the client takes it over names and contents."""
+    """The artifact's digest over names and contents, computed as by the client."""
     whole = hashlib.md5(b"wandb-artifact-manifest-v1\n", usedforsecurity=False)
     for name, content in sorted(files.items()):
         whole.update(f"{name}:{md5(content)}\n".encode())

@@ -1,4 +1,4 @@
-"""The server as a whole: started on a free port, told to misbehave or to go away, looked into, stopped."""
+"""The server: runs on a free port, records requests, injects faults, and can refuse connections."""
 
 import secrets
 import socket
@@ -44,7 +44,7 @@ class WandbServer:
             server.stop()
 
     def environment(self) -> dict[str, str]:
-        """What a process needs to use this server and nothing else."""
+        """The environment variables with which a process uses this server only."""
         return {
             "WANDB_BASE_URL": self.url,
             "WANDB_API_KEY": self.api_key,
@@ -71,7 +71,7 @@ class WandbServer:
             self._listener = _Listener(self, self._reserved)
 
     def refuse_connections(self) -> None:
-        """Close the listening socket and every connection. The port stays ours, so that it can be opened again."""
+        """Close the listening socket and every connection; the port stays reserved for `accept_connections`."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -85,7 +85,7 @@ class WandbServer:
 
 
 def _reserve(port: int) -> socket.socket:
-    """Bound but not listening: connections are refused and nobody else gets the port."""
+    """A socket that is bound but does not listen: connections are refused, and the port stays reserved."""
     reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.bind(("127.0.0.1", port))
@@ -93,7 +93,7 @@ def _reserve(port: int) -> socket.socket:
 
 
 class _Listener(ThreadingHTTPServer):
-    """Serves on a socket that is bound already, in threads that nobody waits for."""
+    """Serves on a bound socket, in daemon threads."""
 
     daemon_threads = True
     block_on_close = False
@@ -129,7 +129,7 @@ class _Listener(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away in the middle of an answer is not worth a traceback; anything else is."""
+        """Print a traceback, except if the client disconnected during the answer."""
         import sys
 
         if not isinstance(sys.exception(), ConnectionError):

@@ -1,4 +1,4 @@
-"""What the server remembers: projects with their runs, artifact collections and sweeps."""
+"""The server's data: projects with their runs, artifact collections and sweeps."""
 
 import base64
 import itertools
@@ -52,13 +52,13 @@ class Run:
     output_artifacts: list["Artifact"] = field(default_factory=list)
     input_artifacts: list["Artifact"] = field(default_factory=list)
     history: list[dict[str, Any]] = field(default_factory=list)
-    """One row per `_step`, in step order: of a step sent twice, the last row counts."""
+    """One row per `_step`, in step order; a repeated step replaces the earlier row."""
     created_at: str = field(default_factory=now)
     heartbeat_at: str = field(default_factory=now)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The values as the user gave them."""
+        """The config values without W&B's wrapping."""
         return {key: entry["value"] for key, entry in self.raw_config.items() if key != "_wandb"}
 
     @property
@@ -77,7 +77,7 @@ class Manifest:
 
 @dataclass(eq=False)
 class Artifact:
-    """One version of a collection; before its commit it has no index."""
+    """One version of a collection; the index is set by the commit."""
 
     id: str
     collection: "Collection"
@@ -88,7 +88,7 @@ class Artifact:
     metadata: dict[str, Any] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
     wanted_aliases: list[str] = field(default_factory=list)
-    """The aliases to take at the commit."""
+    """The aliases that the version gets at its commit."""
     current_manifest: Manifest | None = None
     manifest: dict[str, Any] | None = None
     size: int = 0
@@ -110,7 +110,7 @@ class Artifact:
 
 @dataclass(eq=False)
 class Membership:
-    """An artifact's place in a collection: its own, or a portfolio that it was linked to."""
+    """The membership of an artifact in its own collection, or in a portfolio that it is linked to."""
 
     id: str
     collection: "Collection"
@@ -190,7 +190,7 @@ class Sweep:
     description: str | None = None
     agents: dict[str, Agent] = field(default_factory=dict)
     given: int = 0
-    """How many of the combinations an agent has been given."""
+    """The number of combinations that agents have been given."""
     created_at: str = field(default_factory=now)
     updated_at: str = field(default_factory=now)
 
@@ -199,7 +199,7 @@ class Sweep:
         return [run for run in self.project.runs.values() if run.sweep_name == self.name]
 
     def end_if_done(self) -> None:
-        """An agent that was told how many runs to make leaves without asking for the next."""
+        """Finish the sweep when all runs have ended: an agent with a limited number of runs sends no last request."""
         ended = [run for run in self.runs if run.exit_code is not None]
         if self.state == "RUNNING" and len(ended) == len(self.combinations):
             self.state = "FINISHED"
@@ -218,7 +218,7 @@ class Project:
 
 
 class Store:
-    """All of it. Whoever reads or writes while requests come in holds `lock`."""
+    """All data; hold `lock` to read or write while requests are served."""
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
@@ -234,7 +234,7 @@ class Store:
         return self.projects.get((entity or ENTITY, name or "uncategorized"))
 
     def open_project(self, entity: str | None, name: str | None) -> Project:
-        """The project, made at its first use."""
+        """The project, created on first use."""
         key = (entity or ENTITY, name or "uncategorized")
         if key not in self.projects:
             number = next(self._numbers)
@@ -242,11 +242,11 @@ class Store:
         return self.projects[key]
 
     def new_id(self, kind: str) -> str:
-        """Base64 as the real ones, which the client decodes."""
+        """A base64 id, as on W&B, because the client decodes ids."""
         return _id(kind, next(self._numbers))
 
     def keep(self, thing: Thing) -> Thing:
-        """Make it findable by its id."""
+        """Register an object by its id."""
         self._by_id[thing.id] = thing  # type: ignore[attr-defined]
         return thing
 

@@ -1,4 +1,4 @@
-"""Artifacts: versions, aliases and files as W&B keeps them."""
+"""Artifacts have versions, aliases and files as on W&B."""
 
 from pathlib import Path
 

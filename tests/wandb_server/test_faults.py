@@ -1,4 +1,4 @@
-"""Each fault does what its name says, to the requests that it is for and to no others."""
+"""Each fault has the effect of its name, on the requests that it applies to and no others."""
 
 import select
 import socket

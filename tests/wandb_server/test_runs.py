@@ -1,4 +1,4 @@
-"""What the real client logs in a run is on the server, and the public API reads it back."""
+"""Values that the real client logs reach the server, and the public API reads them."""
 
 from pathlib import Path
 from typing import Any

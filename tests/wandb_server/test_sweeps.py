@@ -1,4 +1,4 @@
-"""A grid sweep, from its file to its last run, by W&B's own command line."""
+"""W&B's command line runs a grid sweep from its file to its last run."""
 
 import sys
 from pathlib import Path

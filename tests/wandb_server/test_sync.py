@@ -1,4 +1,4 @@
-"""An offline run arrives whole, by the old sync and by the new, and twice is as good as once."""
+"""Both `wandb sync` and `wandb beta sync` send a whole offline run, and repeating them changes nothing."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Upload and download URLs: signed-like paths that need no key, each good for one file."""
+"""Upload and download URLs: like signed URLs, they need no API key and belong to one file each."""
 
 import mimetypes
 import secrets
@@ -14,9 +14,9 @@ from tests.wandb_server.blobs import Blob, Blobs
 @dataclass(frozen=True, slots=True)
 class Upload:
     stored: Callable[[Blob], None]
-    """What to do once the file is here whole."""
+    """Called when the file is complete."""
     md5: str | None = None
-    """What was announced, in hex: other content is refused, as an object store does by Content-MD5."""
+    """The announced MD5 in hex; other content is refused, as by an object store with Content-MD5."""
 
 
 class Transfers:
@@ -36,7 +36,7 @@ class Transfers:
         return self._uploads.get(token)
 
     def start_parts(self, name: str, parts: list[tuple[int, str]]) -> dict[str, Any]:
-        """URLs for an upload in parts, each given by its number and MD5 in hex."""
+        """The URLs of an upload in parts, each identified by its number and MD5 in hex."""
         upload_id = secrets.token_hex(8)
         arrived = self._parts[upload_id] = {}
         urls = [

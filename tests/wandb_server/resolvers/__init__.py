@@ -1,4 +1,4 @@
-"""The answers to GraphQL fields, by subject; a field not named here is an attribute of the thing in the store."""
+"""Resolvers of GraphQL fields, by subject; a field without a resolver is an attribute of the object in the store."""
 
 MODULES = [
     f"{__name__}.{subject}" for subject in ("projects", "runs", "history", "artifacts", "artifact_changes", "sweeps")

@@ -1,4 +1,4 @@
-"""Artifacts as written: created, uploaded, committed, named, linked, deleted."""
+"""Changes of artifacts: creation, upload, commit, aliases, links, deletion."""
 
 import json
 from typing import Any
@@ -51,7 +51,7 @@ def _collection_name(input: Answer) -> str:
 def _open_collection(
     store: Store, project: Project, name: str, type_: str, graphql_type: str = "ArtifactSequence"
 ) -> Collection:
-    """The collection, made at its first use."""
+    """The collection, created on first use."""
     if name not in project.collections:
         collection = Collection(store.new_id("ArtifactCollection"), project, name, type_, graphql_type)
         project.collections[name] = store.keep(collection)
@@ -94,7 +94,7 @@ def create_files(_source: Any, info: Info, input: Answer) -> Answer:
 
 
 def _file_to_upload(info: Info, file: Answer) -> Answer:
-    """Where to put the file, in parts where the client asks for parts; nowhere if its content is here already."""
+    """The upload URL of the file, or URLs of its parts; none if the server has the content already."""
     transfers, md5 = transfers_of(info), hex_of(file["md5"])
     node: Answer = {
         "id": f"{file['artifact_id']}:{file['name']}",
@@ -150,7 +150,7 @@ def _join(store: Store, collection: Collection, artifact: Artifact) -> Membershi
 
 
 def _finished_manifest(info: Info, artifact: Artifact) -> Answer:
-    """The manifest with every file that it names on the server."""
+    """Check that the server has every file in the manifest, and return the manifest."""
     manifest, blobs = artifact.current_manifest, transfers_of(info).blobs
     if manifest is None or manifest.blob is None:
         raise ValueError(f"artifact {artifact.collection.name!r} cannot be committed: its manifest was not uploaded")

@@ -1,4 +1,4 @@
-"""Artifacts as read: types, collections, versions, memberships, files."""
+"""Queries of artifacts: types, collections, versions, memberships, files."""
 
 from typing import Any
 
@@ -125,7 +125,7 @@ def versions(
     order: str | None = None,
     filters: Answer | None = None,
 ) -> Answer:
-    """Newest first, as W&B lists them."""
+    """The versions, newest first, in W&B's order."""
     members = fitting(collection.members[::-1], filters, _look_up)
     result = page(ordered(members, order, _look_up), after, first)
     for edge in result["edges"]:
@@ -155,7 +155,7 @@ def _look_up(member: Membership, key: str) -> Any:
 
 
 def find_membership(project: Project, name: str) -> Membership | None:
-    """`collection:alias`, `collection:v3`, or `collection` for its latest."""
+    """The version named by `collection:alias`, `collection:v3`, or `collection` (the latest)."""
     collection_name, _, alias = name.partition(":")
     collection = project.collections.get(collection_name)
     return collection.member(alias or "latest") if collection else None
@@ -206,7 +206,7 @@ def files_of_membership(
 
 
 def _file(info: Info, artifact: Artifact, name: str) -> Answer:
-    """A file of the artifact; a reference is only named, with what it refers to."""
+    """A file of the artifact; of a reference only its name and target."""
     entry = artifact.contents[name]
     file: Answer = {
         "id": f"{artifact.id}:{name}",
@@ -270,7 +270,7 @@ def commit_hash(artifact: Artifact, _info: Info) -> str | None:
 
 @resolves("Artifact.ttlDurationSeconds")
 def ttl(_artifact: Artifact, _info: Info) -> int:
-    """-2: none of its own."""
+    """-2, which means that the artifact has no index."""
     return -2
 
 

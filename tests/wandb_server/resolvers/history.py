@@ -1,4 +1,4 @@
-"""What a run logged, row by row: counts, tails, samples and pages."""
+"""The history of a run: counts, tails, samples and pages of its rows."""
 
 import json
 from typing import Any
@@ -76,7 +76,7 @@ def _kind(value: Any) -> str:
 def history(
     run: Run, _info: Info, min_step: int = 0, max_step: int | None = None, samples: int | None = None
 ) -> list[str]:
-    """The rows from `min_step` to before `max_step`; without steps, `samples` rows spread over all."""
+    """The rows from `min_step` up to, but without, `max_step`; without steps, `samples` rows spread evenly."""
     if max_step is None:
         return [json.dumps(row) for row in _spread(run.history, samples)]
     return [json.dumps(row) for row in run.history if min_step <= row["_step"] < max_step][:samples]
@@ -93,7 +93,7 @@ def sampled_history(run: Run, _info: Info, specs: list[Answer]) -> list[list[Ans
 
 
 def _sample(run: Run, spec: Answer) -> list[Answer]:
-    """Rows that have all keys of the spec, and only those keys. Here, unlike in `history`, `maxStep` is included."""
+    """The rows that have all keys of the spec, reduced to those keys; unlike in `history`, `maxStep` is included."""
     keys = spec.get("keys") or []
     least, most = spec.get("minStep") or 0, spec.get("maxStep")
     rows = [row for row in run.history if row["_step"] >= least and (most is None or row["_step"] <= most)]
@@ -103,7 +103,7 @@ def _sample(run: Run, spec: Answer) -> list[Answer]:
 
 @resolves("Run.parquetHistory")
 def parquet_history(_run: Run, _info: Info, live_keys: list[str]) -> Answer:
-    """Nothing is exported to parquet: the client then reads pages."""
+    """No history is exported to parquet, so the client reads pages."""
     return {"parquetUrls": [], "liveData": []}
 
 

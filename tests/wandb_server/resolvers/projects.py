@@ -1,4 +1,4 @@
-"""Who is asking, what the server can do, and which projects there are."""
+"""The viewer, the server's features, and the projects."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Runs: made, changed, found, and their files."""
+"""Creation, changes and queries of runs, and their files."""
 
 import re
 from typing import Any
@@ -198,7 +198,7 @@ def _upload_url(info: Info, run: Run, name: str) -> str:
 
 
 def _plain(name: str) -> str:
-    """The client asks for `./notes.txt` when it was told so."""
+    """Remove a leading `./`, which the client sends if its user wrote it."""
     return name.removeprefix("./")
 
 

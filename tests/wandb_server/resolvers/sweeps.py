@@ -1,4 +1,4 @@
-"""Sweeps: made, handed out to agents one run at a heartbeat, ended."""
+"""Sweeps: creation, one run per heartbeat of an agent, and the end."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ def upsert_sweep(_source: Any, info: Info, input: Answer) -> Answer:
 
 
 def grid(config: Answer) -> list[dict[tuple[str, ...], Any]]:
-    """Every combination of the parameters' values, the last parameter's changing fastest."""
+    """All combinations of the parameters' values; the last parameter changes fastest."""
     if config.get("method") != "grid":
         raise ValueError(f"sweep method {config.get('method')!r} is not implemented: only 'grid'")
     parameters = _flat(config.get("parameters") or {})
@@ -45,7 +45,7 @@ def grid(config: Answer) -> list[dict[tuple[str, ...], Any]]:
 
 
 def _flat(parameters: Answer, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], list[Any]]:
-    """The values of each parameter, by the path to it: parameters may hold parameters."""
+    """The values of each parameter by its path, because parameters may be nested."""
     flat: dict[tuple[str, ...], list[Any]] = {}
     for name, spec in parameters.items():
         if "parameters" in spec:
@@ -159,7 +159,7 @@ def heartbeat(_source: Any, info: Info, input: Answer) -> Answer:
 
 
 def _commands(agent: Agent) -> list[Answer]:
-    """At most one run at a time: the function agent reads only the first command of a heartbeat."""
+    """Hand out at most one run, because the function agent reads only the first command of a heartbeat."""
     sweep = agent.sweep
     if sweep.state == "CANCELED" and agent.live:
         return [{"type": "stop", "run_id": name} for name in sorted(agent.live)]
@@ -183,7 +183,7 @@ def _give(agent: Agent) -> Answer:
 
 
 def _arguments(combination: dict[tuple[str, ...], Any]) -> Answer:
-    """`{name: {"value": ...}}`; the parameters inside a parameter are one value."""
+    """`{name: {"value": ...}}`, where nested parameters form one value."""
     arguments: Answer = {}
     for (name, *inner), value in combination.items():
         if not inner:
