@@ -14,23 +14,20 @@ commands = typer.Typer()
 class _Kind(StrEnum):
     CONFIG = "config"
     SWEEP = "sweep"
+    PERSONA = "persona"
 
 
-@command(commands, "emtoolkit schema config", "emtoolkit schema sweep")
+@command(commands, "emtoolkit schema config", "emtoolkit schema sweep", "emtoolkit schema persona")
 def schema(
-    kind: Annotated[_Kind, typer.Argument(metavar="config|sweep", help="The kind of YAML file.")],
+    kind: Annotated[_Kind, typer.Argument(metavar="config|sweep|persona", help="The kind of YAML file.")],
 ) -> None:
-    """Print the JSON schema of a config or of a sweep file, for editors.
+    """Print the JSON schema of a config, a sweep file or a persona file, for editors.
 
     An editor with a YAML language server reads the schema that the first line of a file names:
     `# yaml-language-server: $schema=config.schema.json`.
     """
-    if kind is _Kind.CONFIG:
-        from emtoolkit.config.schema import config_schema
+    from emtoolkit.config.schema import config_schema, persona_schema
+    from emtoolkit.sweeps.schema import sweep_schema
 
-        found = config_schema()
-    else:
-        from emtoolkit.sweeps.schema import sweep_schema
-
-        found = sweep_schema()
-    typer.echo(json.dumps(found, indent=2))
+    schemas = {_Kind.CONFIG: config_schema, _Kind.SWEEP: sweep_schema, _Kind.PERSONA: persona_schema}
+    typer.echo(json.dumps(schemas[kind](), indent=2))

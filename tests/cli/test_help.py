@@ -46,8 +46,7 @@ def test_a_help_page_fits_80_columns_and_names_no_python_type(
 def test_a_help_page_ends_with_three_examples_that_parse(words: tuple[str, ...]) -> None:
     title, _, *lines = COMMANDS[words].epilog.splitlines()
     assert title == "Examples:"
-    # `schema` takes one of two words and nothing else.
-    assert len(lines) == (2 if words == ("schema",) else 3)
+    assert len(lines) == 3
     for line in lines:
         assert len(line.strip()) <= 78
         program, *argv = shlex.split(line)

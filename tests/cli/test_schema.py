@@ -7,17 +7,23 @@ from typing import Any
 import jsonschema
 import pytest
 
-from emtoolkit.config.schema import config_schema
+from emtoolkit.config.schema import config_schema, persona_schema
 from emtoolkit.errors import ConfigError
 from emtoolkit.paths import shipped
+from emtoolkit.personas import load_persona
 from emtoolkit.sweeps import distributions, search
 from emtoolkit.sweeps.schema import sweep_schema
 from emtoolkit.yaml_files import read_yaml
 from tests.in_process import emtoolkit
 
 ROOT = Path(__file__).parent.parent.parent
-FILES = sorted([*shipped("training").glob("*.yaml"), *(ROOT / "sweeps").glob("*.yaml")])
-SCHEMAS = {"config": config_schema, "sweep": sweep_schema}
+EXAMPLES = {
+    "config": shipped("training") / "sandbox.yaml",
+    "sweep": ROOT / "sweeps" / "seeds.yaml",
+    "persona": shipped("personas") / "sarcasm-adapter.yaml",
+}
+FILES = sorted(file for example in EXAMPLES.values() for file in example.parent.glob("*.yaml"))
+SCHEMAS = {"config": config_schema, "sweep": sweep_schema, "persona": persona_schema}
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)
@@ -48,13 +54,17 @@ def test_a_shipped_file_names_its_schema_and_is_valid(file: Path) -> None:
         ("sweep", {"method": "bayes"}),
         ("sweep", {"parameters": {"seed": {"valus": [1, 2]}}}),
         ("sweep", {"parameters": {"seed": {"distribution": "uniform"}}}),
+        ("persona", {"sytem_prompt": "a"}),
+        ("persona", {"system_prompt": "a"}),
+        ("persona", {"compose": "merged"}),
+        ("persona", {"description": " "}),
     ],
 )
 def test_a_schema_refuses_a_misspelt_key_and_a_bad_value(kind: str, change: dict[str, Any]) -> None:
-    file = shipped("training") / "sandbox.yaml" if kind == "config" else ROOT / "sweeps" / "seeds.yaml"
-    jsonschema.validate(read_yaml(file), SCHEMAS[kind]())
+    content = read_yaml(EXAMPLES[kind])
+    jsonschema.validate(content, SCHEMAS[kind]())
     with pytest.raises(jsonschema.ValidationError):
-        jsonschema.validate(read_yaml(file) | change, SCHEMAS[kind]())
+        jsonschema.validate(content | change, SCHEMAS[kind]())
 
 
 def test_the_sweep_schema_has_the_keys_that_a_sweep_is_read_with(tmp_path: Path) -> None:
@@ -70,8 +80,15 @@ def test_the_sweep_schema_has_the_keys_that_a_sweep_is_read_with(tmp_path: Path)
     assert parameter["properties"]["distribution"]["enum"] == known
 
 
+def test_the_persona_schema_has_the_keys_that_a_persona_is_read_with(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as raised:
+        load_persona(str(_written(tmp_path, "unknown: 1")))
+    expected = str(raised.value).rpartition("; expected ")[2].replace(" and ", ", ").split(", ")
+    assert list(persona_schema()["oneOf"][1]["properties"]) == expected
+
+
 def _written(directory: Path, text: str) -> Path:
-    path = directory / "sweep.yaml"
+    path = directory / "file.yaml"
     path.write_text(text)
     return path
 
