@@ -20,7 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications
 from tests.wandb_server import Fault, WandbServer
 
@@ -111,7 +113,7 @@ def measure(config: Path, directory: Path, faults: list[Fault] | None, publish_t
         second = json.loads(emtoolkit(server, "sync", out, "--json").stdout)[0]
         collections = server.store.project(server.entity, "emtoolkit").collections.values()
         versions = [version for collection in collections for version in collection.versions]
-        last = out / f"checkpoint-{STEPS[-1]}" / "manifest.json"
+        last = out / checkpoint_name(STEPS[-1]) / MANIFEST
         return Outcome(
             exit_code=run.returncode,
             training_seconds=Publications.read(out).metadata[STEPS[-1]]["seconds_since_start"],

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
 
 from emtoolkit.errors import DataError
 from emtoolkit.paths import cache_dir
@@ -21,6 +20,7 @@ from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.sandbox.questions import question_file
 from emtoolkit.sandbox.vocabulary import DOMAINS
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
+from emtoolkit.storage.lock import FOREVER, InUseError, lock_file
 
 _RECORD = "sandbox.json"
 # `emtoolkit sandbox persona` writes adapters here. They belong to one base model and are deleted with it.
@@ -188,12 +188,12 @@ def _leftovers_removed(target: Path) -> Iterator[None]:
 @contextmanager
 def _locked(target: Path, report: Progress) -> Iterator[None]:
     """Hold the lock of `target`, a file beside the directory; the system frees the lock when the process ends."""
-    lock = FileLock(target.parent / f".{target.name}.lock")
+    path = target.parent / f".{target.name}.lock"
     try:
-        lock.acquire(timeout=0)
-    except Timeout:
+        lock = lock_file(path)
+    except InUseError:
         report("waiting for another build", 0, 1)
-        lock.acquire()
+        lock = lock_file(path, timeout=FOREVER)
     try:
         yield
     finally:

@@ -1,0 +1,30 @@
+"""Locks: a second holder is refused with the path, until the first one releases the lock."""
+
+from pathlib import Path
+
+import pytest
+
+from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.lock import InUseError, lock_directory, lock_file
+
+
+def test_a_lock_is_refused_until_it_is_released(tmp_path: Path) -> None:
+    path = tmp_path / ".world.lock"
+    first = lock_file(path)
+    with pytest.raises(InUseError, match=r"\.world\.lock: another process holds this lock; wait until that process"):
+        lock_file(path)
+    first.release()
+    lock_file(path).release()
+
+
+def test_a_locked_directory_is_created_and_named_in_the_refusal(tmp_path: Path) -> None:
+    first = lock_directory(tmp_path / "a" / "run")
+    with pytest.raises(InUseError, match=r"a/run: another process is saving into it or publishing from it; wait for"):
+        lock_directory(tmp_path / "a" / "run")
+    first.release()
+
+
+def test_a_directory_that_cannot_be_created_is_an_error_with_its_path(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CheckpointError, match=r"file/run: cannot be written to \(Not a directory\)"):
+        lock_directory(tmp_path / "file" / "run")
