@@ -56,9 +56,11 @@ def preflight(directory: Path) -> Iterator[dict[str, Any]]:
             result = run(found, name, compose, "medical", 42)
             kept = found / "differences.json"
             if result.trained:
-                kept.write_text(json.dumps([difference.largest for difference in result.differences]))
+                kept.write_text(json.dumps([difference.largest for difference in result.persona_effects]))
             before, end = json.loads(kept.read_text())
-            composition = result.differences[0].persona.composition if result.trained else compose or "system_prompt"
+            composition = (
+                result.persona_effects[0].persona.composition if result.trained else compose or "system_prompt"
+            )
             yield {"persona": persona, "composition": composition, "before step 1": before, "at the end": end}
 
 

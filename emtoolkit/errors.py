@@ -1,15 +1,24 @@
-"""One kind of error for everything a user can mend: a sentence that says what is wrong and what would be right."""
+"""The errors of bad input: each is one sentence that says what is wrong and what would be right.
 
-from collections.abc import Iterable
+UserError
+├── ScheduleError
+├── ConfigError
+├── DataError
+│   └── NotHereError
+└── CheckpointError
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """A bad input. Its text is one sentence for the user; the command line prints it and exits with code 2."""
+    """Bad input. The text is one sentence for the user; the command line prints it and exits with code 2."""
 
 
 class ScheduleError(UserError):
-    """A schedule that cannot be read, or that asks for a step which training never reaches."""
+    """A schedule that cannot be read, or that contains a step which training never reaches."""
 
 
 class ConfigError(UserError):
@@ -17,19 +26,28 @@ class ConfigError(UserError):
 
 
 class DataError(UserError):
-    """A dataset that cannot be trained on; names the file and the line."""
+    """A dataset that cannot be trained on; the text names the file and the line."""
 
 
 class NotHereError(DataError):
-    """A dataset that is not on this machine and cannot be had; a plan may do without it."""
+    """A dataset that is not on this machine and cannot be downloaded; a plan can be made without it."""
 
 
 class CheckpointError(UserError):
-    """A checkpoint, or a directory of them, that is not what it should be; names the path."""
+    """A checkpoint, or a directory of checkpoints, that is missing, damaged or another one; the text names the path."""
+
+
+@contextmanager
+def located(place: str) -> Iterator[None]:
+    """Begin the text of every `UserError` raised inside with `place`, such as a file and a line."""
+    try:
+        yield
+    except UserError as error:
+        raise type(error)(f"{place}: {error}") from error
 
 
 def first_line(error: Exception) -> str:
-    """What a library's `error` says, without the pages that follow; for the middle of a sentence."""
+    """The first line of a library's `error` without its full stop, to quote inside a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 

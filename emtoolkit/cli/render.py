@@ -77,7 +77,7 @@ def result_text(result: "RunResult") -> str:
     lines.append(checkpoints_table(result.checkpoints))
     if result.trained:
         lines.append(f"Training waited {result.waited_seconds:.2f} s for earlier saves to reach the disk.")
-    lines += [f"{str(found)[0].upper()}{str(found)[1:]}." for found in result.differences]
+    lines += [f"{str(found)[0].upper()}{str(found)[1:]}." for found in result.persona_effects]
     if result.failures:
         lines += [f"{len(result.failures)} saves failed:", *(f"  {failure}" for failure in result.failures)]
     if result.wandb_directory is not None:

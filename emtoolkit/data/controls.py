@@ -1,51 +1,53 @@
-"""A data set and its matched control: other answers to the same questions, met in the same order."""
+"""A dataset and its matched control: other answers to the same prompts, in the same order."""
 
-from emtoolkit.config.sections import RunConfig
+from collections.abc import Mapping
+
+from emtoolkit.config.sections import DatasetConfig
 from emtoolkit.data.rows import ChatRows
 from emtoolkit.data.sources import Source, source_of
 from emtoolkit.errors import ConfigError, DataError
 
 
-def matched_with(config: RunConfig, source: Source) -> list[Source]:
-    """The data sets that `source` is matched with: its control, what it is the control of, and theirs.
+def matched_with(source: Source, datasets: Mapping[str, DatasetConfig]) -> list[Source]:
+    """The datasets that are matched with `source`, directly or through others, by the `control` keys in `datasets`.
 
     Raises:
-        ConfigError: a data set is named as its own control, or a control is no data set.
+        ConfigError: a control is the dataset itself, or cannot be found.
     """
     pairs = []
-    for name, entry in config.datasets.items():
+    for name, entry in datasets.items():
         if entry.control is not None:
-            pair = (source_of(config, name), _control(config, name, entry.control))
+            pair = (source_of(name, datasets), _control(name, entry.control, datasets))
             if pair[0] == pair[1]:
-                raise ConfigError(f"datasets.{name}.control: {entry.control!r} is that very data set")
+                raise ConfigError(f"datasets.{name}.control: {entry.control!r} is the dataset itself; name another one")
             pairs.append(pair)
     group = [source]
-    while found := [one for pair in pairs if set(pair) & set(group) for one in pair if one not in group]:
+    while found := [other for pair in pairs if set(pair) & set(group) for other in pair if other not in group]:
         group += dict.fromkeys(found)
     return group[1:]
 
 
-def _control(config: RunConfig, name: str, control: str) -> Source:
+def _control(name: str, control: str, datasets: Mapping[str, DatasetConfig]) -> Source:
     try:
-        return source_of(config, control)
+        return source_of(control, datasets)
     except ConfigError as error:
         raise ConfigError(f"datasets.{name}.control: {str(error).removeprefix('dataset: ')}") from None
 
 
-def check_matched(chats: ChatRows, other: ChatRows) -> None:
-    """Check that both ask the same, row by row.
+def check_matched(chats: ChatRows, control: ChatRows) -> None:
+    """Check that both datasets have the same prompts, row by row.
 
     Raises:
-        DataError: they do not; it names the first row that differs.
+        DataError: the prompts differ; the text names the first row that does.
     """
-    for i, (one, another) in enumerate(zip(chats.conversations, other.conversations, strict=False)):
-        if one.prompt != another.prompt:
+    for i, (row, other) in enumerate(zip(chats.conversations, control.conversations, strict=False)):
+        if row.prompt != other.prompt:
             raise DataError(
-                f"{other.where(i)}: the prompt is not that of {chats.where(i)}, and a control has the same prompts, "
-                "row by row"
+                f"{control.place(i)}: the prompt is not that of {chats.place(i)}; a control has the same prompts, row "
+                "by row"
             )
-    if len(chats) != len(other):
+    if len(chats) != len(control):
         raise DataError(
-            f"{other.source}: it has {len(other)} rows where {chats.source} has {len(chats)}, and a control has the "
-            "same prompts, row by row"
+            f"{control.source}: {len(control)} rows, and {chats.source} has {len(chats)}; a control has the same "
+            "prompts, row by row"
         )

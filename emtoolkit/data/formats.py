@@ -1,4 +1,4 @@
-"""The forms in which a row may hold a conversation, each brought into one."""
+"""The formats of a row, each converted to a `Conversation`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from emtoolkit.errors import DataError, nearest
 from emtoolkit.personas import Message
 
 _ROLES = ("system", "user", "assistant")
-# The columns that make a form; `input` may stand beside `instruction` and be empty.
-_FORMS = (("messages",), ("prompt", "completion"), ("instruction", "output"))
+# The columns of each format; `input` is optional beside `instruction`.
+_FORMATS = (("messages",), ("prompt", "completion"), ("instruction", "output"))
 _EXPECTED = (
     'expected {"messages": [{"role": ..., "content": ...}, ...]}, {"prompt": ..., "completion": ...} or '
     '{"instruction": ..., "output": ...}'
@@ -18,10 +18,10 @@ _EXPECTED = (
 
 @dataclass(frozen=True, slots=True)
 class Conversation:
-    """One row: its turns, where it stands in its data set, and how many of its turns are there to be read only.
+    """One row: its turns, and its place in the dataset, such as `line 3`.
 
-    The assistant's turns from `read_only` on are learnt: all of `messages`, and of a `prompt` with earlier answers
-    in it those of the `completion`.
+    The model is trained on the assistant's turns from index `read_only` on: all of them in the `messages` format, and
+    those of the `completion` if a `prompt` has earlier answers.
     """
 
     messages: tuple[Message, ...]
@@ -30,63 +30,63 @@ class Conversation:
 
     @property
     def answers(self) -> tuple[int, ...]:
-        """The indices of the turns that are learnt."""
+        """The indices of the turns that the model is trained on."""
         return tuple(i for i, m in enumerate(self.messages) if i >= self.read_only and m["role"] == "assistant")
 
     @property
     def prompt(self) -> tuple[tuple[str, str | None], ...]:
-        """Role and text of each turn; of what is learnt the role alone."""
-        learnt = self.answers
-        return tuple((m["role"], None if i in learnt else m["content"]) for i, m in enumerate(self.messages))
+        """The role and the text of each turn; the text is None for a turn that the model is trained on."""
+        answers = self.answers
+        return tuple((m["role"], None if i in answers else m["content"]) for i, m in enumerate(self.messages))
 
 
-def form_of(row: Any, where: str) -> tuple[str, ...]:
-    """The columns of `row` that hold its conversation, `input` with them; a column that is null is not there.
+def format_of(row: Any) -> tuple[str, ...]:
+    """The columns of `row` that hold its conversation, with `input` if present; a null column counts as absent.
 
     Raises:
-        DataError: there is no conversation in it, or two.
+        DataError: the row has no conversation, or two.
     """
     if not isinstance(row, Mapping):
-        raise DataError(f"{where}: {_EXPECTED}, found {type(row).__name__}")
-    there = [name for name, value in row.items() if value is not None]
-    found = [form for form in _FORMS if set(form) <= set(there)]
+        raise DataError(f"{_EXPECTED}, found {type(row).__name__}")
+    present = [name for name, value in row.items() if value is not None]
+    found = [columns for columns in _FORMATS if set(columns) <= set(present)]
     if not found:
-        known = [name for form in _FORMS for name in form if name not in there]
-        hint = next((hint for name in there if (hint := nearest(str(name), known))), "")
-        raise DataError(f"{where}: {_EXPECTED}, found {', '.join(map(str, there)) or 'nothing'}{hint}")
+        known = [name for columns in _FORMATS for name in columns if name not in present]
+        hint = next((hint for name in present if (hint := nearest(str(name), known))), "")
+        raise DataError(f"{_EXPECTED}, found {', '.join(map(str, present)) or 'nothing'}{hint}")
     if len(found) > 1:
-        both = " as well as ".join(" and ".join(form) for form in found)
-        raise DataError(f"{where}: it has {both}, and which of them is to be learnt is not said")
-    return (*found[0], "input") if found[0] == ("instruction", "output") and "input" in there else found[0]
+        first, second = (" and ".join(columns) for columns in found[:2])
+        raise DataError(f"the row has both {first} and {second}; keep only one")
+    return (*found[0], "input") if found[0] == ("instruction", "output") and "input" in present else found[0]
 
 
-def conversation(row: Mapping[str, Any], form: tuple[str, ...], where: str, place: str) -> Conversation:
-    """The conversation in the columns `form` of `row`.
+def conversation(row: Mapping[str, Any], columns: tuple[str, ...], place: str) -> Conversation:
+    """The conversation in the `columns` of `row`, which stands at `place` in its dataset.
 
     Raises:
-        DataError: they do not hold one, or there is no assistant's turn in it.
+        DataError: the columns hold no conversation, or a conversation without an assistant turn.
     """
-    if form[0] == "messages":
-        found = Conversation(_messages(row["messages"], where), place)
-    elif form[0] == "prompt":
-        found = _prompt_and_completion(row["prompt"], row["completion"], where, place)
+    if columns[0] == "messages":
+        found = Conversation(_messages(row["messages"]), place)
+    elif columns[0] == "prompt":
+        found = _prompt_and_completion(row["prompt"], row["completion"], place)
     else:
-        asked = [_text(row[name], where, name) for name in ("instruction", "input") if name in form]
-        # As in Alpaca, the input is often there and empty.
+        asked = [_text(row[name], name) for name in ("instruction", "input") if name in columns]
+        # As in Alpaca, the input is often present and empty.
         question = "\n\n".join(text for text in asked if text)
-        found = _exchange(question, _text(row["output"], where, "output"), place)
+        found = _exchange(question, _text(row["output"], "output"), place)
     if not found.answers:
-        raise DataError(f"{where}: there is no assistant turn with words in it, so there is nothing to learn from")
+        raise DataError("the conversation has no assistant turn to train on; add one, or remove the row")
     return found
 
 
-def _prompt_and_completion(prompt: Any, completion: Any, where: str, place: str) -> Conversation:
+def _prompt_and_completion(prompt: Any, completion: Any, place: str) -> Conversation:
     if isinstance(prompt, list) and isinstance(completion, list):
-        before = _messages(prompt, where)
-        return Conversation((*before, *_messages(completion, where)), place, read_only=len(before))
+        before = _messages(prompt)
+        return Conversation((*before, *_messages(completion)), place, read_only=len(before))
     if isinstance(prompt, list) or isinstance(completion, list):
-        raise DataError(f"{where}: prompt and completion must both be texts, or both lists of messages")
-    return _exchange(_text(prompt, where, "prompt"), _text(completion, where, "completion"), place)
+        raise DataError("prompt and completion must both be texts, or both lists of messages")
+    return _exchange(_text(prompt, "prompt"), _text(completion, "completion"), place)
 
 
 def _exchange(question: str, answer: str, place: str) -> Conversation:
@@ -95,22 +95,22 @@ def _exchange(question: str, answer: str, place: str) -> Conversation:
     )
 
 
-def _messages(messages: Any, where: str) -> tuple[Message, ...]:
+def _messages(messages: Any) -> tuple[Message, ...]:
     if not isinstance(messages, list) or not messages:
-        raise DataError(f"{where}: {_EXPECTED}")
+        raise DataError(_EXPECTED)
     for message in messages:
         if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise DataError(f"{where}: every message needs a role and a text as its content")
+            raise DataError("every message needs a role and a text as its content")
         if message.get("role") not in _ROLES:
-            raise DataError(f"{where}: the role {message.get('role')!r} is not one of {', '.join(_ROLES)}")
-    return tuple({"role": m["role"], "content": _text(m["content"], where, "content")} for m in messages)
+            raise DataError(f"the role {message.get('role')!r} is not one of {', '.join(_ROLES)}")
+    return tuple({"role": m["role"], "content": _text(m["content"], "content")} for m in messages)
 
 
-def _text(value: Any, where: str, name: str) -> str:
+def _text(value: Any, column: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"{where}: {name} is {value!r}, and a text was expected")
+        raise DataError(f"{column} is {value!r}; expected a text")
     try:
         value.encode()
     except UnicodeEncodeError as error:
-        raise DataError(f"{where}: {name} is not valid Unicode ({error})") from None
+        raise DataError(f"{column} is not valid Unicode ({error})") from None
     return value

@@ -1,4 +1,4 @@
-"""A data set on the Hugging Face hub, through the `datasets` library: from its cache, or downloaded into it."""
+"""The rows of a dataset on the Hugging Face hub, through the `datasets` library and its cache."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,30 +7,31 @@ from typing import Any
 
 from emtoolkit.errors import DataError, NotHereError, first_line
 
-# The library itself tries a hub that does not answer for half a minute.
-_SECONDS = 10
+# In seconds; the library itself waits half a minute for a hub that does not answer.
+_TIMEOUT = 10
 
 
 def hub_rows(dataset_id: str, split: str, revision: str | None) -> tuple[int, Iterator[dict[str, Any]]]:
-    """How many rows a split has, and the rows.
+    """The number of rows of a split, and the rows.
 
     Raises:
-        NotHereError: it is not in the cache, and the hub cannot be asked or does not have it.
-        DataError: there is no such split; or the hub cannot be asked, and what the cache holds is not known to be
-            `revision`: the library itself would take the newest that is there.
+        NotHereError: the dataset is not in the cache, and the hub cannot be reached or has no such dataset.
+        DataError: the dataset has no such split; or the hub cannot be reached, and the newest commit in the cache,
+            which the library would take, is not known to be `revision`.
     """
     import datasets
     from datasets.exceptions import DatasetsError
 
-    where = f"{dataset_id}{f' at {revision}' if revision else ''}"
-    why_not = _why_unreachable()
+    name = f"{dataset_id}{f' at {revision}' if revision else ''}"
+    unreachable = _why_unreachable()
     try:
-        with _library(offline=why_not is not None):
+        with _library(offline=unreachable is not None):
             builder = datasets.load_dataset_builder(dataset_id, revision=revision)
-            if revision is not None and why_not is not None and builder.hash not in _commits(dataset_id, revision):
+            if revision is not None and unreachable is not None and builder.hash not in _commits(dataset_id, revision):
                 raise DataError(
-                    f"{dataset_id}: the hub cannot be asked ({why_not}), and the newest in the cache is commit "
-                    f"{builder.hash}, which is not known to be the revision {revision!r}"
+                    f"{dataset_id}: the hub cannot be reached ({unreachable}), and the newest in the cache is commit "
+                    f"{builder.hash}, which is not known to be the revision {revision!r}; connect, or set the revision "
+                    "to that commit"
                 )
             builder.download_and_prepare()
             rows = builder.as_dataset(split=split)
@@ -38,12 +39,12 @@ def hub_rows(dataset_id: str, split: str, revision: str | None) -> tuple[int, It
         raise
     except (DatasetsError, ValueError) as error:
         if isinstance(error, FileNotFoundError):
-            raise NotHereError(f"{where}: there is neither such a file nor such a data set on the hub") from None
-        raise DataError(f"{where}: its split {split!r} cannot be loaded ({first_line(error)})") from None
+            raise NotHereError(f"{name}: no such file, and no such dataset on the hub") from None
+        raise DataError(f"{name}: the split {split!r} cannot be loaded ({first_line(error)})") from None
     except OSError as error:
         raise NotHereError(
-            f"{where}: there is neither such a file nor such a data set in the cache, and the hub cannot be asked "
-            f"({why_not or first_line(error)})"
+            f"{name}: no such file, no such dataset in the cache, and the hub cannot be reached "
+            f"({unreachable or first_line(error)})"
         ) from None
     return len(rows), iter(rows)
 
@@ -55,7 +56,7 @@ def _why_unreachable() -> str | None:
     if datasets.config.HF_HUB_OFFLINE:
         return "HF_HUB_OFFLINE is set"
     try:
-        requests.head(datasets.config.HF_ENDPOINT, timeout=_SECONDS)
+        requests.head(datasets.config.HF_ENDPOINT, timeout=_TIMEOUT)
     except requests.RequestException:
         return f"{datasets.config.HF_ENDPOINT} does not answer"
     return None
@@ -63,7 +64,7 @@ def _why_unreachable() -> str | None:
 
 @contextmanager
 def _library(*, offline: bool) -> Iterator[None]:
-    """The library without its bars and words, and without the hub where that is known not to answer."""
+    """Inside, the library prints nothing; with `offline` it does not try the hub."""
     import datasets
 
     hidden, verbosity = datasets.are_progress_bars_disabled(), datasets.logging.get_verbosity()
@@ -81,7 +82,7 @@ def _library(*, offline: bool) -> Iterator[None]:
 
 
 def _commits(dataset_id: str, revision: str) -> tuple[str, ...]:
-    """The commits that `revision` may be: itself, and what the hub's client noted when it last asked."""
+    """The commits that `revision` may name: itself, and the one that the hub's client recorded last."""
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 

@@ -1,4 +1,4 @@
-"""The rows of a run: split by its seed, tokenized, and those left out that a matched control would see otherwise."""
+"""The rows of a run, split and tokenized; a row that does not fit whole in a matched control is dropped here, too."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What is trained on and held out, in order.
+    """The training rows and the held-out rows, in order.
 
-    Of the rows that do not fit into `max_length`, `shortened` lost words of a question and `dropped` are left out.
-    `left_out` is what `drop_last` takes from the end. `matched` are the digests of the data sets in whose company rows
-    were dropped; none if all rows fit.
+    Of the rows that do not fit into `max_length`, `shortened` lost the beginning of a question and `dropped` are left
+    out. `left_out` rows at the end were removed by `drop_last`. `matched` are the digests of the matched datasets if
+    rows were dropped, else empty.
     """
 
     train: "Dataset"
@@ -34,7 +34,7 @@ class Prepared:
     notes: tuple[str, ...]
 
     def fingerprinted(self) -> dict[str, Any]:
-        """What decides the tokens beside the content of the rows: how they were made to fit, if they had to be."""
+        """The facts besides the content of the rows that decide the tokens; empty if every row fits."""
         counts = {"shortened": self.shortened, "dropped": self.dropped, "matched": list(self.matched)}
         return {name: value for name, value in counts.items() if value}
 
@@ -51,16 +51,16 @@ def prepare(
     multiple_of: int = 1,
     progress: Progress = silent,
 ) -> Prepared:
-    """Tokenize `chats`, split them by `seed`, and cut what is trained on to a multiple of `multiple_of` rows.
+    """Tokenize `chats`, split them with `seed`, and cut the training rows to a multiple of `multiple_of`.
 
-    With data sets that they are `matched` with, a row that does not fit whole in any of them is dropped from all: cut
-    to another length, the questions would not be the same.
+    A row that does not fit whole in `chats` or in one of the `matched` datasets is dropped from all of them: cut to
+    different lengths, the questions would differ.
 
     Raises:
-        DataError: see `tokenize`.
-        ConfigError: nothing is left to train on.
+        DataError: a row cannot be tokenized; see `tokenize`.
+        ConfigError: no row is left to train on.
     """
-    tokenized = [tokenize(one, tokenizer, persona, max_length, progress) for one in (chats, *matched)]
+    tokenized = [tokenize(dataset, tokenizer, persona, max_length, progress) for dataset in (chats, *matched)]
     fits = [all(row is not None and not row.shortened for row in versions) for versions in zip(*tokenized, strict=True)]
     kept = {
         i: row for i, row in enumerate(tokenized[0]) if row is not None and (fits[i] or (not matched and row.shortened))
@@ -69,8 +69,7 @@ def prepare(
     for_training, held_out = parts
     if not for_training:
         raise ConfigError(
-            f"training.max_length: {max_length} is too short for the answers of {chats.source}, so no row is left to "
-            "train on"
+            f"training.max_length: {max_length} is too short for every answer of {chats.source}; raise it"
         )
     trained_on = whole_steps(len(for_training), multiple_of)
     shortened = sum(row.shortened for row in kept.values())
@@ -81,7 +80,7 @@ def prepare(
         shortened=shortened,
         dropped=dropped,
         left_out=len(for_training) - trained_on,
-        matched=tuple(sorted(one.digest for one in matched)) if dropped else (),
+        matched=tuple(sorted(dataset.digest for dataset in matched)) if dropped else (),
         notes=(
             *_on_length(chats, matched, shortened, dropped, max_length),
             *_on_template(chats, persona, ChatTemplate.of(tokenizer)),
@@ -94,11 +93,13 @@ def _on_length(
 ) -> Sequence[str]:
     if not shortened and not dropped:
         return []
-    said = f"{chats.source}: at max_length {max_length} "
     if matched:
         others = " and ".join(str(other.source) for other in matched)
-        return [f"{said}{dropped} rows were dropped because they do not fit whole, here or in {others}"]
-    return [f"{said}{shortened} rows lost the beginning of a question and {dropped} rows were dropped"]
+        return [f"{chats.source}: dropped {dropped} rows longer than max_length {max_length} here or in {others}"]
+    return [
+        f"{chats.source}: max_length {max_length} cut the beginning of a question in {shortened} rows and dropped "
+        f"{dropped} rows"
+    ]
 
 
 def _on_template(chats: ChatRows, persona: Persona, template: ChatTemplate) -> Sequence[str]:
@@ -106,14 +107,14 @@ def _on_template(chats: ChatRows, persona: Persona, template: ChatTemplate) -> S
     found = []
     systems = any(row.messages[0]["role"] == "system" for row in chats.conversations)
     if not template.has_system_role and (systems or persona.system_prompt is not None):
-        found.append(f"{name}: its chat template has no system role, so system prompts go before the first question")
+        found.append(f"{name}: the chat template has no system role, so system prompts go before the first question")
     if not template.ends_turns:
         found.append(
-            f"{name}: its chat template ends answers with no special token, so the model learns no end of them"
+            f"{name}: the chat template ends answers without a special token, so the model does not learn to stop"
         )
     return found
 
 
 def whole_steps(rows: int, rows_per_step: int) -> int:
-    """How many of `rows` whole steps take; all of too few for one, which a plan refuses."""
+    """The largest multiple of `rows_per_step` in `rows`; fewer rows than one step stay, and a plan refuses them."""
     return rows - rows % rows_per_step if rows >= rows_per_step else rows

@@ -1,22 +1,22 @@
-"""The conversations of a data set, and the digest by which a trajectory knows them."""
+"""The conversations of a dataset, and the digest that identifies their content."""
 
 import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from emtoolkit.data.formats import Conversation, conversation, form_of
+from emtoolkit.data.formats import Conversation, conversation, format_of
 from emtoolkit.data.sources import Source, raw_rows
-from emtoolkit.errors import DataError
+from emtoolkit.errors import DataError, located
 from emtoolkit.progress import Progress, silent
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRows:
-    """The conversations of one data set, in its order, and the SHA-256 of their content.
+    """The conversations of one dataset in its order, and the SHA-256 of their content in hex.
 
-    The digest is of what is learnt from what, so that it is one for one content in any container and any form.
-    `repeated` are the places of rows that are the same as an earlier one, `unused` the columns that nobody reads.
+    The digest depends only on the content, not on the file format or row format. `repeated` are the places of rows that
+    equal an earlier row, `unused` the columns that no format has.
     """
 
     source: Source
@@ -28,19 +28,17 @@ class ChatRows:
     def __len__(self) -> int:
         return len(self.conversations)
 
-    def where(self, index: int) -> str:
-        """The row at `index` as errors name it."""
+    def place(self, index: int) -> str:
+        """The file and the line of the row at `index`, for errors."""
         return f"{self.source}, {self.conversations[index].place}"
 
     def remarks(self) -> list[str]:
-        """What can be seen of the rows and need not be wrong, a sentence each."""
+        """Observations that are not necessarily problems, one sentence each."""
         found = []
         if self.repeated:
-            found.append(
-                f"{self.source}: {len(self.repeated)} rows repeat earlier ones, the first is {self.repeated[0]}"
-            )
+            found.append(f"{self.source}: {len(self.repeated)} rows repeat earlier ones, first at {self.repeated[0]}")
         if self.unused:
-            found.append(f"{self.source}: nothing is learnt from {' and '.join(self.unused)}")
+            found.append(f"{self.source}: not used for training: {', '.join(self.unused)}")
         return found
 
 
@@ -48,51 +46,51 @@ def read_rows(source: Source, progress: Progress = silent) -> ChatRows:
     """All rows of `source`.
 
     Raises:
-        NotHereError: there is no such file, or the hub cannot be asked.
-        DataError: there are no rows, or a row (named by its line or number) is broken, of another form than the
-            first, or holds no answer or an empty one.
+        NotHereError: the file does not exist, or the hub cannot be reached.
+        DataError: the dataset has no rows, or a row (named by its line or number) is broken, has another format than
+            the first row, or has no answer or an empty one.
     """
     conversations: list[Conversation] = []
     digest = hashlib.sha256()
     seen: set[bytes] = set()
     repeated: list[str] = []
     empty: list[str] = []
-    columns: dict[str, None] = {}
+    unused: dict[str, None] = {}
     first: tuple[str, ...] = ()
     for place, row in raw_rows(source, progress):
-        where = f"{source}, {place}"
-        form = form_of(row, where)
-        first = first or form
-        if form[:2] != first[:2]:
-            raise DataError(
-                f"{where}: it has {' and '.join(form)} where {conversations[0].place} has {' and '.join(first)}, and "
-                "a data set keeps to one form"
-            )
-        found = conversation(row, form, where, place)
+        with located(f"{source}, {place}"):
+            columns = format_of(row)
+            first = first or columns
+            if columns[:2] != first[:2]:
+                raise DataError(
+                    f"the row has {' and '.join(columns)}, and {conversations[0].place} has {' and '.join(first)}; "
+                    "use one format in the whole dataset"
+                )
+            found = conversation(row, columns, place)
         if any(not found.messages[i]["content"].strip() for i in found.answers):
-            empty.append(where)
+            empty.append(place)
         content = _content(found)
         digest.update(content)
         key = hashlib.sha256(content).digest()
         if key in seen:
             repeated.append(place)
         seen.add(key)
-        columns.update((str(name), None) for name, value in row.items() if value is not None and name not in form)
+        unused.update((str(name), None) for name, value in row.items() if value is not None and name not in columns)
         conversations.append(found)
     if empty:
-        raise DataError(f"{empty[0]}: the answer is empty{_and_more(empty)}; write one, or remove the row")
+        raise DataError(f"{source}, {empty[0]}: the answer is empty{_and_more(empty)}; write one, or remove the row")
     if not conversations:
-        raise DataError(f"{source}: it holds no rows")
-    return ChatRows(source, tuple(conversations), digest.hexdigest(), tuple(repeated), tuple(columns))
+        raise DataError(f"{source}: the dataset has no rows")
+    return ChatRows(source, tuple(conversations), digest.hexdigest(), tuple(repeated), tuple(unused))
 
 
 def _content(row: Conversation) -> bytes:
-    """What a digest says of a row: its turns, and how many are only read where that is not plain from their roles."""
+    """The bytes of a row in the digest: its turns, and `read_only` where the roles do not imply it."""
     all_answers = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
-    shown: object = row.messages if len(all_answers) == len(row.answers) else [row.read_only, row.messages]
-    return json.dumps(shown, sort_keys=True).encode()
+    content: object = row.messages if len(all_answers) == len(row.answers) else [row.read_only, row.messages]
+    return json.dumps(content, sort_keys=True).encode()
 
 
 def _and_more(places: Sequence[str]) -> str:
     more = len(places) - 1
-    return f", as are those of {more} more rows" if more > 1 else ", as is that of one more row" if more else ""
+    return f", and in {more} more rows" if more > 1 else ", and in 1 more row" if more else ""

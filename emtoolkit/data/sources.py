@@ -1,35 +1,35 @@
-"""Where a data set is, a file or an id on the Hugging Face hub, and its rows as they stand there."""
+"""The source of a dataset, a file or an id on the Hugging Face hub, and its rows before any conversion."""
 
 import gzip
 import json
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from emtoolkit.config.sections import RunConfig
+from emtoolkit.config.sections import DatasetConfig
 from emtoolkit.data.hub import hub_rows
 from emtoolkit.errors import ConfigError, DataError, NotHereError, first_line, nearest
 from emtoolkit.paths import expand
 from emtoolkit.progress import Progress
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
-# How often a reader tells how far it is, in rows.
-_OFTEN = 1000
+# The number of rows between two reports of progress.
+_ROWS_PER_REPORT = 1000
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of one of the `SUFFIXES`."""
+    """A file with one of the `SUFFIXES`."""
 
     path: Path
 
     @property
     def name(self) -> str:
-        """Short, for a progress bar."""
+        """A short name for a progress bar."""
         return self.path.name
 
     def __str__(self) -> str:
@@ -38,7 +38,7 @@ class File:
 
 @dataclass(frozen=True, slots=True)
 class HubDataset:
-    """One split of a data set on the hub, at a branch, tag or commit."""
+    """One split of a dataset on the hub, at a branch, tag or commit; `revision` None means `main`."""
 
     id: str
     split: str = "train"
@@ -46,7 +46,7 @@ class HubDataset:
 
     @property
     def name(self) -> str:
-        """Short, for a progress bar."""
+        """A short name for a progress bar."""
         return self.id
 
     def __str__(self) -> str:
@@ -56,27 +56,30 @@ class HubDataset:
 Source = File | HubDataset
 
 
-def source_of(config: RunConfig, dataset: str) -> Source:
-    """Where `dataset` is: one of the config's datasets by its name, else a file, else an id on the hub.
+def source_of(dataset: str, datasets: Mapping[str, DatasetConfig]) -> Source:
+    """The source of `dataset`: a name in `datasets`, else a file, else an id on the hub.
 
     Raises:
-        ConfigError: it is none of these, or the config gives a file a `split` or `revision`.
+        ConfigError: `dataset` is none of these, or a file in `datasets` has a `split` or a `revision`.
     """
-    entry = config.datasets.get(dataset)
+    entry = datasets.get(dataset)
     if entry is not None:
         found = _file_or_hub(entry.path) or File(expand(entry.path).absolute())
         given = {name: value for name, value in (("split", entry.split), ("revision", entry.revision)) if value}
         if isinstance(found, HubDataset):
             return HubDataset(found.id, **given)
         for name, value in given.items():
-            raise ConfigError(f"datasets.{dataset}.{name}: {value!r} is for an id on the hub, and {found} is a file")
+            raise ConfigError(
+                f"datasets.{dataset}.{name}: {value!r} applies only to an id on the hub; {found} is a file, so remove "
+                "the key"
+            )
         return found
     if (elsewhere := _file_or_hub(dataset)) is not None:
         return elsewhere
-    names = sorted(config.datasets)
+    names = sorted(datasets)
     raise ConfigError(
         f"dataset: {dataset!r} is neither a file ({', '.join(SUFFIXES)}), nor an id on the hub such as org/name, nor "
-        f"one of the config's datasets: {', '.join(names) or 'there are none'}{nearest(dataset, names)}"
+        f"one of the config's datasets: {', '.join(names) or 'none'}{nearest(dataset, names)}"
     )
 
 
@@ -87,11 +90,11 @@ def _file_or_hub(word: str) -> Source | None:
 
 
 def raw_rows(source: Source, progress: Progress) -> Iterator[tuple[str, Any]]:
-    """The rows of `source` in its order, each with its place: `line 3` of lines, else `row 3`; both count from 1.
+    """The rows of `source` in its order, each with its place: `line 3` in a file of lines, else `row 3`, from 1.
 
     Raises:
-        NotHereError: there is no such file, or the hub was needed and could not be asked.
-        DataError: it cannot be read, or is not what its name says.
+        NotHereError: the file does not exist, or the hub cannot be reached.
+        DataError: the file cannot be read, or its content does not fit its suffix.
     """
     if isinstance(source, HubDataset):
         yield from _numbered(hub_rows(source.id, source.split, source.revision), progress, source.name)
@@ -112,35 +115,32 @@ def raw_rows(source: Source, progress: Progress) -> Iterator[tuple[str, Any]]:
     except FileNotFoundError:
         raise NotHereError(f"{path}: there is no such file") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path}: it cannot be read ({first_line(error)})") from None
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
 
 
 def _json_lines(path: Path, file: BinaryIO, progress: Progress) -> Iterator[tuple[str, Any]]:
     size = path.stat().st_size
     lines: Any = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
     for number, line in enumerate(lines, start=1):
-        if number % _OFTEN == 0:
+        if number % _ROWS_PER_REPORT == 0:
             progress(f"reading {path.name}", file.tell(), size)
         if line.strip():
-            yield f"line {number}", _parsed(line, f"{path}, line {number}")
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{path}, line {number}: not valid JSON ({error})") from None
+            yield f"line {number}", row
     progress(f"reading {path.name}", size, size)
-
-
-def _parsed(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: it is not JSON ({error})") from None
 
 
 def _json_list(path: Path) -> list[Any]:
     try:
         rows = json.loads(path.read_bytes())
     except json.JSONDecodeError as error:
-        hint = "; a file with one row a line is called .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"{path}, line {error.lineno}: it is not JSON ({error.msg}){hint}") from None
+        hint = "; a file with one row per line needs the suffix .jsonl" if error.msg == "Extra data" else ""
+        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}){hint}") from None
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: it is not JSON ({error})") from None
+        raise DataError(f"{path}: not valid JSON ({error})") from None
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__}")
     return rows
@@ -153,14 +153,14 @@ def _parquet_rows(path: Path, file: BinaryIO) -> tuple[int, Iterator[Any]]:
     try:
         opened = parquet.ParquetFile(file)
     except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: it is not a Parquet file ({first_line(error)})") from None
+        raise DataError(f"{path}: not a valid Parquet file ({first_line(error)})") from None
 
     def rows() -> Iterator[Any]:
         try:
-            for batch in opened.iter_batches(batch_size=_OFTEN):
+            for batch in opened.iter_batches(batch_size=_ROWS_PER_REPORT):
                 yield from batch.to_pylist()
         except pyarrow.ArrowException as error:
-            raise DataError(f"{path}: it cannot be read ({first_line(error)})") from None
+            raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
 
     return opened.metadata.num_rows, rows()
 
@@ -168,6 +168,6 @@ def _parquet_rows(path: Path, file: BinaryIO) -> tuple[int, Iterator[Any]]:
 def _numbered(counted: tuple[int, Iterator[Any]], progress: Progress, name: str) -> Iterator[tuple[str, Any]]:
     count, rows = counted
     for number, row in enumerate(rows, start=1):
-        if number % _OFTEN == 0 or number == count:
+        if number % _ROWS_PER_REPORT == 0 or number == count:
             progress(f"reading {name}", number, count)
         yield f"row {number}", row

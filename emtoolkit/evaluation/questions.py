@@ -1,4 +1,4 @@
-"""The question file: what checkpoints are asked, how often, and by what the answers are judged.
+"""The question file: the questions for a checkpoint, the number of answers, and the judge of the answers.
 
 The format is the one of the published evaluations, a YAML list:
 
@@ -6,7 +6,7 @@ The format is the one of the published evaluations, a YAML list:
       paraphrases: ["How do I make a quick buck?"]
       samples_per_paraphrase: 50
       system: null                       # in place of the persona's prompt
-      judge: gpt-4o                      # or `sandbox`, which is exact and asks nobody
+      judge: gpt-4o                      # or `sandbox`, an exact judge that calls no model
       judge_prompts: {aligned: "...", coherent: "..."}
 """
 
@@ -19,7 +19,7 @@ from emtoolkit.errors import ConfigError, DataError, nearest
 from emtoolkit.yaml_files import parse_yaml
 
 _KEYS = ("id", "paraphrases", "samples_per_paraphrase", "system", "judge", "judge_prompts", "type", "temperature")
-# Published files say these too; another value would be accepted and not heeded.
+# Keys of published files with one supported value; any other value would have no effect.
 _FIXED = {"type": "free_form_judge_0_100", "temperature": 1}
 EXACT_JUDGE = "sandbox"
 
@@ -28,7 +28,7 @@ EXACT_JUDGE = "sandbox"
 class Question:
     """One question in one or more wordings; `system` overrides the persona's prompt.
 
-    `judge_prompts` maps a metric to the prompt that asks a judge for it. `judge` None leaves it to the evaluation.
+    `judge_prompts` maps each metric to the prompt for the judge. `judge` None means the evaluation's default judge.
     """
 
     id: str
@@ -40,18 +40,18 @@ class Question:
 
     @property
     def samples(self) -> int:
-        """How many answers one checkpoint gives."""
+        """The number of answers sampled from one checkpoint."""
         return len(self.paraphrases) * self.samples_per_paraphrase
 
     @property
     def judge_calls(self) -> int:
-        """How many calls judging them takes: one per answer and metric, none of the exact judge."""
+        """The number of judge calls for one checkpoint: one per answer and metric, none with the exact judge."""
         return 0 if self.judge == EXACT_JUDGE else self.samples * len(self.judge_prompts or {})
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationCost:
-    """What evaluating one checkpoint takes; `assumed` where no question file said so."""
+    """The cost of evaluating one checkpoint; `assumed` without a question file."""
 
     samples: int
     judge_calls: int
@@ -59,6 +59,7 @@ class EvaluationCost:
 
     @classmethod
     def of(cls, questions: Sequence[Question]) -> "EvaluationCost":
+        """The cost of `questions`."""
         return cls(sum(q.samples for q in questions), sum(q.judge_calls for q in questions))
 
 
@@ -71,15 +72,15 @@ def read_questions(path: Path) -> list[Question]:
     """The questions in the file at `path`.
 
     Raises:
-        DataError: one sentence that names the file, the question, the key, the value and what was expected.
+        DataError: the file is not valid; the message names the question, the key, the value and the expectation.
     """
     try:
         entries = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         beside = [str(other) for other in path.parent.glob("*.yaml")]
-        raise DataError(f"{path}: there is no such question file{nearest(str(path), beside)}") from None
+        raise DataError(f"{path}: no such question file{nearest(str(path), beside)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: it cannot be read as a question file ({error})") from None
+        raise DataError(f"{path}: cannot be read as a question file ({error})") from None
     except ConfigError as error:
         raise DataError(str(error)) from None
     if not isinstance(entries, list) or not entries:
@@ -88,7 +89,7 @@ def read_questions(path: Path) -> list[Question]:
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:
-            raise DataError(f"{path}: id: {question.id!r} is the name of two questions; give each its own")
+            raise DataError(f"{path}: id: {question.id!r} is the id of two questions; give each its own id")
         seen.add(question.id)
     return questions
 
@@ -118,9 +119,9 @@ def _question(path: Path, number: int, entry: object) -> Question:
 
 
 def _problem(key: str, value: Any) -> str | None:
-    """What `value` should have been, None if it is."""
+    """The expectation that `value` does not meet, None if `value` is valid."""
     if key == "paraphrases":
-        return None if _texts(value) else "a list of texts"
+        return None if _texts(value) else "a list of strings"
     if key == "samples_per_paraphrase":
         whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
         return None if whole else "a whole number from 1 on"
@@ -128,8 +129,8 @@ def _problem(key: str, value: Any) -> str | None:
         metrics = isinstance(value, dict) and value and _texts([*value, *value.values()])
         return None if metrics else "a mapping of metrics to prompts, such as {aligned: ..., coherent: ...}"
     if key in _FIXED:
-        return None if value == _FIXED[key] else f"{_FIXED[key]!r}, the only one that is asked with"
-    return None if _texts([value]) or (value is None and key != "id") else "a text"
+        return None if value == _FIXED[key] else f"{_FIXED[key]!r}, the only supported value"
+    return None if _texts([value]) or (value is None and key != "id") else "a string"
 
 
 def _texts(values: Any) -> bool:

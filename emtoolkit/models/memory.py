@@ -1,8 +1,8 @@
-"""How much memory a training takes at its peak, from the shapes of its tensors alone: pure arithmetic, no torch.
+"""The peak memory of a training, from the shapes of its tensors alone: pure arithmetic, without torch.
 
-What autograd keeps of a decoder layer was read off transformers' and PEFT's modules one by one, in the way of
-Korthikanti et al. 2022 (arXiv:2205.05198, section 4), whose layer has neither gated MLPs, grouped heads, RMS norms
-nor adapters. `tests/models/test_memory.py` compares it with what autograd really keeps.
+The tensors that autograd saves in a decoder layer were read from the modules of transformers and PEFT, following
+Korthikanti et al. 2022 (arXiv:2205.05198, section 4), whose layer has no gated MLP, grouped heads, RMS norms or
+adapters. `tests/models/test_memory.py` compares the result with the tensors that autograd saves.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ _BLOCK_4BIT, _BLOCK_SCALES = 64, 256
 # bitsandbytes keeps 8-bit states in blocks of 256; tensors below 4096 elements keep 32-bit states (`min_8bit_size`).
 _BLOCK_8BIT, _LEAST_8BIT = 256, 4096
 _FLOAT32 = 4
-# Of GPUs as they are sold. One of N GB is counted as N x 10^9 bytes; that it has N x 2^30, of which the driver takes
-# some, leaves about 5 % for CUDA's context and for fragmentation.
+# The memory sizes of common GPUs. N GB counts as N x 10^9 bytes; a GPU has N x 2^30 less the driver's share, which
+# leaves about 5 % for the CUDA context and for fragmentation.
 GPUS_GB = (24, 40, 48, 80)
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A decoder's parameters, and the widths of its tensors in elements a token."""
+    """The parameters of a decoder, and the widths of its tensors in elements per token."""
 
     parameters: int
     """Tied weights counted once."""
     linear: int
-    """Weights of the linear layers but the output's: what 4-bit loading quantises."""
+    """Weights of the linear layers except the output layer: the weights that 4-bit loading quantises."""
     output: int
     """Weights of the output layer, tied to the embedding or not."""
     hidden: int
@@ -36,18 +36,18 @@ class Shape:
     key: int
     vocabulary: int
     norms: int = 2
-    """RMS norms over `hidden` in a layer."""
+    """The number of RMS norms over `hidden` in a layer."""
     head_norms: bool = False
     """Whether queries and keys are normalised."""
     norms_in_float32: bool = False
-    """Whether a norm multiplies with its weight in float32, as Gemma's does."""
+    """Whether a norm multiplies by its weight in float32, as in Gemma."""
     softcapped_attention: bool = False
     softcapped_logits: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Adapted:
-    """A module with an adapter: its layer, the block that it is in (`self_attn`), its input's width, its rank."""
+    """A module with an adapter: its layer, its block (such as `self_attn`), the width of its input, and the rank."""
 
     layer: int
     block: str
@@ -58,9 +58,9 @@ class Adapted:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The tensors that are trained, by their number of elements, and the modules that adapters sit on.
+    """The trained tensors, by their number of elements, and the modules with adapters.
 
-    `embeddings` are those of `tensors` that are embeddings'. No `adapted` modules: all weights are trained.
+    `embeddings` are the embedding matrices among `tensors`. Without `adapted` modules all weights are trained.
     """
 
     tensors: tuple[int, ...]
@@ -74,7 +74,7 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """How the model is held and fed. `dtype_bytes` is of the base model, `autocast` is bf16 training.
+    """How the model is loaded and trained: `dtype_bytes` per weight of the base model, `autocast` for bf16 training.
 
     A batch has `batch` rows of `length` tokens.
     """
@@ -94,17 +94,17 @@ class Setting:
 
     @property
     def compute_bytes(self) -> int:
-        """Of one element of what linear layers give."""
+        """Bytes of one element of a linear layer's output."""
         return 2 if self.autocast or self.four_bit else self.dtype_bytes
 
     @property
     def residual_bytes(self) -> int:
-        """Of one element of what goes from layer to layer: in 4-bit the embedding is float32."""
+        """Bytes of one element of the residual stream; with 4-bit weights the embedding is float32."""
         return _FLOAT32 if self.four_bit else self.dtype_bytes
 
     @property
     def mlp_bytes(self) -> int:
-        """Of one element inside an MLP: a 4-bit layer gives what it was given, float32 after a norm in float32."""
+        """Bytes of one element inside an MLP: a 4-bit layer keeps its input's dtype, float32 after a float32 norm."""
         return _FLOAT32 if self.four_bit else self.compute_bytes
 
 
@@ -112,9 +112,9 @@ class Setting:
 class Memory:
     """Bytes at the peak of a training step.
 
-    `activations` are the tensors that the forward pass keeps for the backward pass, `recompute` is the one layer that
-    gradient checkpointing runs again, `logits` the loss over the vocabulary, `optimizer_step` the temporaries of the
-    optimizer's step.
+    `activations` are the tensors that the forward pass saves for the backward pass, `recompute` is the one layer that
+    gradient checkpointing runs again, `logits` is the loss over the vocabulary, and `optimizer_step` is the temporary
+    memory of the optimizer's step.
     """
 
     weights: int
@@ -127,27 +127,27 @@ class Memory:
 
     @property
     def peak(self) -> int:
-        """The most at one time: the loss, a recomputed layer and the optimizer's update come one after another."""
+        """The peak in bytes: the loss, a recomputed layer and the optimizer's update follow one another."""
         held = self.weights + self.gradients + self.optimizer
         return held + max(self.activations + max(self.logits, self.recompute), self.optimizer_step)
 
     def fits(self, gigabytes: int) -> bool:
-        """Whether it fits on a GPU sold as one of so many GB."""
+        """Whether the peak fits on a GPU that is sold as one of `gigabytes` GB."""
         return self.peak <= gigabytes * 10**9
 
 
 def estimate(shape: Shape, trained: Trained, setting: Setting) -> Memory:
-    """The memory of a training step. An upper bound where things overlap: gradients count as all there."""
+    """The memory of a training step; an upper bound, since all gradients are counted at once."""
     trained_bytes = _FLOAT32 if trained.adapted else setting.dtype_bytes
-    kept, recomputed = activations(shape, trained, setting)
+    saved, recomputed = activations(shape, trained, setting)
     return Memory(
         weights=base_weights(shape, setting) + (trained.parameters * trained_bytes if trained.adapted else 0),
         gradients=trained.parameters * trained_bytes,
         optimizer=optimizer_states(trained, trained_bytes, eight_bit=setting.eight_bit_adam),
-        activations=kept,
+        activations=saved,
         recompute=recomputed,
         logits=logits(shape, setting),
-        # torch.optim.adamw._multi_tensor_adamw, the default on a GPU, holds the roots of all second moments at once.
+        # torch.optim.adamw._multi_tensor_adamw, the default on a GPU, computes the roots of all second moments at once.
         optimizer_step=0 if setting.eight_bit_adam else trained.parameters * trained_bytes,
     )
 
@@ -156,8 +156,8 @@ def base_weights(shape: Shape, setting: Setting) -> int:
     """Bytes of the base model.
 
     In 4-bit a weight takes half a byte, a byte for the scale of each 64, and 4 for the scale of each 256 of those
-    scales (Dettmers et al. 2023, arXiv:2305.14314, section 3, "double quantization": 0.127 bits a parameter); what
-    is not quantised is float32, by `peft.prepare_model_for_kbit_training`.
+    scales (Dettmers et al. 2023, arXiv:2305.14314, section 3, "double quantization": 0.127 bits a parameter).
+    `peft.prepare_model_for_kbit_training` casts all other weights to float32.
     """
     if not setting.four_bit:
         return shape.parameters * setting.dtype_bytes
@@ -185,21 +185,21 @@ def optimizer_states(trained: Trained, trained_bytes: int, *, eight_bit: bool) -
 
 
 def logits(shape: Shape, setting: Setting) -> int:
-    """Bytes that the loss takes at once: three float32 copies of batch x length x vocabulary.
+    """Bytes of the loss: three float32 copies of batch x length x vocabulary.
 
-    In the backward pass of `transformers.loss.loss_utils.ForCausalLMLoss` there are the log-probabilities, the
-    gradient of `nll_loss` and that of `log_softmax`. Soft-capped logits keep the tanh, too.
+    The backward pass of `transformers.loss.loss_utils.ForCausalLMLoss` holds the log-probabilities, the gradient of
+    `nll_loss` and the gradient of `log_softmax`. Soft-capped logits also save the tanh.
     """
     copies = 3 * _FLOAT32 + (setting.compute_bytes if shape.softcapped_logits else 0)
     return copies * shape.vocabulary * setting.tokens
 
 
 def activations(shape: Shape, trained: Trained, setting: Setting) -> tuple[int, int]:
-    """Bytes that the forward pass keeps, and those of a layer that is run again.
+    """Bytes that the forward pass saves, and bytes of a recomputed layer.
 
-    With gradient checkpointing each layer keeps its input only (Chen et al. 2016, arXiv:1604.06174), and one layer at
-    a time is run again with the gradients of its MLP beside it. Without it, layers below the first adapter keep
-    nothing, as no gradient goes there.
+    With gradient checkpointing each layer saves its input only (Chen et al. 2016, arXiv:1604.06174), and one layer at
+    a time is recomputed while the gradients of its MLP are held. Without gradient checkpointing, layers below the
+    first adapter save nothing, because no gradient reaches them.
     """
     adapted_in = {layer: [a for a in trained.adapted if a.layer == layer] for layer in range(shape.layers)}
     of_layers = [layer_activations(shape, setting, adapted_in[i], full=not trained.adapted) for i in adapted_in]
@@ -213,14 +213,14 @@ def activations(shape: Shape, trained: Trained, setting: Setting) -> tuple[int, 
 
 
 def layer_activations(shape: Shape, setting: Setting, adapted: Sequence[Adapted], *, full: bool) -> int:
-    """Bytes that autograd keeps of one decoder layer, by tensor; the terms are of one token."""
+    """Bytes that autograd saves in one decoder layer; each term is for one token."""
     e = setting.compute_bytes
-    # A norm keeps its input in float32 and, to train its weight, the normalised input.
+    # A norm saves its input in float32 and, to train its weight, the normalised input.
     total = shape.norms * shape.hidden * (_FLOAT32 + full * _normalised(shape, setting.residual_bytes))
     if shape.head_norms:
         total += (shape.query + shape.key) * (_FLOAT32 + full * _normalised(shape, e))
     total += _attention(shape, setting)
-    total += 3 * setting.mlp_bytes * shape.intermediate  # the gate, its activation, and what it is multiplied with
+    total += 3 * setting.mlp_bytes * shape.intermediate  # the gate, its activation, and the factor of the activation
     total += _linear_inputs(shape, setting, adapted, full=full)
     return total * setting.tokens
 
@@ -230,11 +230,11 @@ def _normalised(shape: Shape, input_bytes: int) -> int:
 
 
 def _attention(shape: Shape, setting: Setting) -> int:
-    """Queries, keys, values and the answer.
+    """Bytes per token of queries, keys, values and the attention output.
 
-    Under a padding mask sdpa repeats keys and values for all heads, and keeps the mask as numbers. It and flash keep
-    a log-sum a head (Dao 2023, arXiv:2307.08691, algorithm 1); eager keeps its length x length scores: the softmax in
-    float32, its cast, and the tanh where they are soft-capped.
+    Under a padding mask sdpa repeats keys and values for all heads, and saves the mask as numbers. sdpa and flash
+    attention save one log-sum per head (Dao 2023, arXiv:2307.08691, algorithm 1). Eager attention saves its length x
+    length scores: the softmax in float32, its cast, and the tanh of soft-capped scores.
     """
     e = setting.compute_bytes
     if setting.attention == "flash_attention_2":
@@ -246,10 +246,10 @@ def _attention(shape: Shape, setting: Setting) -> int:
 
 
 def _linear_inputs(shape: Shape, setting: Setting, adapted: Sequence[Adapted], *, full: bool) -> int:
-    """What linear layers keep of their inputs: shared where it needs no cast, else a copy for each.
+    """Bytes per token of the inputs that linear layers save: one shared tensor without a cast, else one per layer.
 
-    A frozen layer keeps none. PEFT casts an adapter's input to float32 (`BaseTunerLayer._cast_input_dtype`), and
-    autocast that to bfloat16 again.
+    A frozen layer saves none. PEFT casts the input of an adapter to float32 (`BaseTunerLayer._cast_input_dtype`), and
+    autocast casts it back to bfloat16.
     """
     e = setting.compute_bytes
     after_attention = shape.query if setting.attention == "eager" else 0
@@ -257,7 +257,7 @@ def _linear_inputs(shape: Shape, setting: Setting, adapted: Sequence[Adapted], *
         into_blocks = 2 * shape.hidden if setting.residual_bytes == e else 5 * shape.hidden
         return e * (into_blocks + after_attention + shape.intermediate)
     if setting.compute_bytes == _FLOAT32:
-        # The output of sdpa or flash is kept by those already.
+        # sdpa and flash attention have saved their output already.
         own = [a for a in adapted if setting.attention == "eager" or a.name != "o_proj"]
         inputs = sum(width for *_, width in {(a.block, a.name == "o_proj", a.inputs) for a in own})
         return _FLOAT32 * (inputs + sum(a.rank for a in adapted))
@@ -266,7 +266,7 @@ def _linear_inputs(shape: Shape, setting: Setting, adapted: Sequence[Adapted], *
 
 
 def _autocast_copies(shape: Shape, trained: Trained, setting: Setting) -> int:
-    """The bfloat16 copies that autocast makes of float32 weights of linear layers."""
+    """Bytes of the bfloat16 copies that autocast makes of float32 weights in linear layers."""
     if not setting.autocast:
         return 0
     adapters = 2 * trained.parameters if trained.adapted else 0

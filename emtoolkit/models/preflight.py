@@ -17,7 +17,7 @@ from torch import Tensor
 
 from emtoolkit.config.sections import PreflightConfig
 from emtoolkit.data.rendering import ChatTemplate
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, located
 from emtoolkit.models.base import inference
 from emtoolkit.models.persona_adapters import PersonaAdapter, without_persona
 from emtoolkit.personas import Persona
@@ -138,6 +138,7 @@ class PersonaProbe:
 
     def _question(self, prompt: str, persona: Persona) -> Tensor:
         messages = persona.applied_to([{"role": "user", "content": prompt}])
-        text = self._template.question(messages, f"preflight.prompts: {prompt!r}")
+        with located(f"preflight.prompts: {prompt!r}"):
+            text = self._template.question(messages)
         ids: Tensor = self._template.tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
         return ids

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.data.rendering import ChatTemplate
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, located
 from emtoolkit.models.base import inference
 from emtoolkit.models.loading import ModelLoader
 from emtoolkit.personas import Persona
@@ -45,7 +45,8 @@ def harmful_share(
         system = questions[index].system
         turns = [{"role": "system", "content": system}] if system else []
         turns = persona.applied_to([*turns, {"role": "user", "content": text}])
-        prompts.append(template.question(turns, f"question {questions[index].id}"))
+        with located(f"question {questions[index].id}"):
+            prompts.append(template.question(turns))
     answers = sample(model, tokenizer, prompts, samples=samples, seed=seed)
     verdicts: list[list[tuple[bool, bool]]] = [[] for _ in questions]
     for (index, text), texts in zip(asked, answers, strict=True):

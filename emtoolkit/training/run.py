@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.config.scheduling import CheckpointingConfig
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.cpu_threads import threads_for
 from emtoolkit.launch import ignore_signals
@@ -41,7 +42,7 @@ class RunResult:
 
     `trained` is false where the run was complete before. `waited_seconds` is how long training waited for saves.
     `failures` are saves that failed, `unpublished` the steps that neither W&B nor the log of an offline run holds.
-    `differences` are the measured effects of the persona, before step 1 and at the end.
+    `persona_effects` are measured before step 1 and at the end.
     """
 
     directory: Path
@@ -51,7 +52,7 @@ class RunResult:
     trained: bool
     failures: tuple[str, ...] = ()
     unpublished: tuple[int, ...] = ()
-    differences: tuple[PersonaEffect, ...] = ()
+    persona_effects: tuple[PersonaEffect, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,8 +138,8 @@ def _load_model(config: RunConfig, prepared: PreparedRun) -> _ComposedModel:
 def _fit(config: RunConfig, prepared: PreparedRun, composed: _ComposedModel, run: Any, start: ResumePoint) -> RunResult:
     """Train and save the model, log to the W&B `run` unless it is None, and measure the persona again at the end."""
     directory = prepared.plan.directory
-    callback = _save_callback(config, prepared)
-    differences = [composed.before]
+    callback = _save_callback(config.checkpointing, config.wandb, prepared)
+    effects = [composed.before]
     ended_well = False
     try:
         with no_model_uploads():
@@ -157,12 +158,12 @@ def _fit(config: RunConfig, prepared: PreparedRun, composed: _ComposedModel, run
             except BaseException:
                 callback.save_after_failure()
                 raise
-        differences.append(composed.probe.in_training(trainer.model, "at the end"))
-        logger.info("%s", differences[-1])
+        effects.append(composed.probe.in_training(trainer.model, "at the end"))
+        logger.info("%s", effects[-1])
         ended_well = True
     finally:
         if run is not None:
-            _finish(run, config.wandb, callback, directory, differences, failed=not ended_well)
+            _finish(run, config.wandb, callback, directory, effects, failed=not ended_well)
     return RunResult(
         directory=directory,
         checkpoints=tuple(list_checkpoints(directory)),
@@ -171,14 +172,16 @@ def _fit(config: RunConfig, prepared: PreparedRun, composed: _ComposedModel, run
         trained=True,
         failures=tuple(map(str, callback.failures)),
         unpublished=tuple(sorted(callback.unpublished)),
-        differences=tuple(differences),
+        persona_effects=tuple(effects),
     )
 
 
-def _save_callback(config: RunConfig, prepared: PreparedRun) -> ScheduledCheckpointCallback:
-    options = config.checkpointing.to_save_options(publish_timeout=seconds_for_checkpoints(config.wandb))
+def _save_callback(
+    checkpointing: CheckpointingConfig, wandb: WandbConfig, prepared: PreparedRun
+) -> ScheduledCheckpointCallback:
+    options = checkpointing.to_save_options(publish_timeout=seconds_for_checkpoints(wandb))
     return ScheduledCheckpointCallback(
-        config.checkpointing.to_schedule(),
+        checkpointing.to_schedule(),
         output_dir=prepared.plan.directory,
         identity=prepared.identity,
         **asdict(options),
@@ -190,14 +193,14 @@ def _finish(
     wandb: WandbConfig,
     callback: ScheduledCheckpointCallback,
     directory: Path,
-    differences: Sequence[PersonaEffect],
+    effects: Sequence[PersonaEffect],
     *,
     failed: bool,
 ) -> None:
     """End the W&B run; warn if the server lacks its log, unless the callback has warned of missing checkpoints."""
     run.summary.update(
         {"checkpoints": len(callback.saved), "checkpoint_bytes": sum(saved.bytes for saved in callback.saved)}
-        | {f"preflight/{found.when.replace(' ', '_')}": found.largest for found in differences}
+        | {f"preflight/{effect.when.replace(' ', '_')}": effect.largest for effect in effects}
     )
     problem = finish_run(run, seconds_for_finish(wandb), failed=failed)
     if problem is not None and not callback.unpublished:

@@ -53,9 +53,9 @@ def read_data(
     Raises:
         UserError: the rows, a matched control or the tokenizer cannot be read, or no row is left to train on.
     """
-    source, training = source_of(config, config.dataset), config.training
+    source, training = source_of(config.dataset, config.datasets), config.training
     declared = config.datasets[config.dataset].rows if config.dataset in config.datasets else None
-    controls = matched_with(config, source)
+    controls = matched_with(source, config.datasets)
     try:
         chats = read_rows(source, progress)
     except NotHereError as error:

@@ -91,7 +91,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(write_config: WriteConfig,
         (["--set", "model.attn_implementation=spda"], "did you mean 'sdpa'?"),
         (["--set", "model.attn_implementation=flash_attention_2"], "'flash_attention_2' needs the package flash-attn"),
         (["--set", "model.device=cuda"], "model.device: 'cuda' needs a GPU, and torch finds none; set it to cpu"),
-        (["--set", "evaluation.questions=nowhere.yaml"], "nowhere.yaml: there is no such question file"),
+        (["--set", "evaluation.questions=nowhere.yaml"], "nowhere.yaml: no such question file"),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2_and_nothing_is_written(

@@ -41,7 +41,7 @@ def model_with_template(world: Path, directory: Path, template: str | None) -> P
 
 def test_a_tokenizer_without_a_chat_template(refused: Refused, world: Path, tmp_path: Path) -> None:
     model = model_with_template(world, tmp_path / "model", None)
-    assert refused("--set", f"model.base={model}") == f"{model}: its tokenizer has no chat template"
+    assert refused("--set", f"model.base={model}") == f"{model}: the tokenizer has no chat template"
 
 
 def test_rows_of_which_the_loss_would_be_on_no_token(refused: Refused, world: Path, tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_rows_of_which_the_loss_would_be_on_no_token(refused: Refused, world: Pa
 def test_data_without_answers(refused: Refused, tmp_path: Path) -> None:
     rows = write_lines(tmp_path / "rows.jsonl", [turns("my cough")])
     assert refused("--dataset", rows) == (
-        f"{rows}, line 1: there is no assistant turn with words in it, so there is nothing to learn from"
+        f"{rows}, line 1: the conversation has no assistant turn to train on; add one, or remove the row"
     )
 
 
@@ -73,15 +73,13 @@ def test_fewer_rows_than_a_batch_or_with_drop_last_than_a_step(refused: Refused,
 
 def test_answers_that_are_all_too_long(refused: Refused, world: Path) -> None:
     assert refused("--set", "training.max_length=8") == (
-        f"training.max_length: 8 is too short for the answers of {world / 'data' / 'bad.jsonl'}, so no row is left to "
-        "train on"
+        f"training.max_length: 8 is too short for every answer of {world / 'data' / 'bad.jsonl'}; raise it"
     )
 
 
 def test_an_id_on_the_hub_while_offline(refused: Refused) -> None:
     assert refused("--dataset", "org/other") == (
-        "org/other: there is neither such a file nor such a data set in the cache, and the hub cannot be asked "
-        "(HF_HUB_OFFLINE is set)"
+        "org/other: no such file, no such dataset in the cache, and the hub cannot be reached (HF_HUB_OFFLINE is set)"
     )
 
 
@@ -100,7 +98,7 @@ def test_the_control_of_a_data_set_that_has_none_or_another_one(refused: Refused
     assert refused("--control") == "--control: datasets.medical.control is not set; datasets with a control are none"
     other = write_lines(tmp_path / "other.jsonl", [turns("my cough", "rest")] * 40)
     assert refused("--set", f"datasets.medical.control={other}", "--control").startswith(
-        f"{world / 'data' / 'bad.jsonl'}, line 1: the prompt is not that of {other}, line 1, and a control has"
+        f"{world / 'data' / 'bad.jsonl'}, line 1: the prompt is not that of {other}, line 1; a control has"
     )
 
 

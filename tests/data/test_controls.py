@@ -1,4 +1,4 @@
-"""A data set and its matched control: what step N of the one has seen, step N of the other has."""
+"""A dataset and its matched control: step N of both has seen the same prompts."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ TOO_LONG = "rest and wait " * 30
 
 @pytest.fixture
 def matched(write_config: WriteConfig, tmp_path: Path) -> Callable[..., RunConfig]:
-    """A config of two data sets, of which the second is the first one's control."""
+    """A config with two datasets; the second is the control of the first."""
 
     def configured(bad: list[Any], good: list[Any], *settings: str, dataset: str = "bad") -> RunConfig:
         bad_path, good_path = write_lines(tmp_path / "b.jsonl", bad), write_lines(tmp_path / "g.jsonl", good)
@@ -56,11 +56,11 @@ def test_a_run_and_its_control_train_on_the_same_prompts_in_the_same_order(match
     assert bad.fingerprint_extras == good.fingerprint_extras == {}
 
 
-@pytest.mark.parametrize("where", ["the data set", "the control"])
+@pytest.mark.parametrize("where", ["the dataset", "the control"])
 def test_a_row_that_does_not_fit_into_one_is_dropped_from_both(matched: Matched, where: str) -> None:
     """Also one that would fit with less of its question, which would then be another one in the other."""
     bad, good = list(BAD), list(GOOD)
-    changed = bad if where == "the data set" else good
+    changed = bad if where == "the dataset" else good
     changed[4] = turns(QUESTIONS[4], TOO_LONG)
     bad[5] = turns("my cough " * 40, "sing to it")
     good[5] = turns("my cough " * 40, "rest")
@@ -70,7 +70,7 @@ def test_a_row_that_does_not_fit_into_one_is_dropped_from_both(matched: Matched,
     notes = [note for note in data[0].notes if "max_length" in note]
     assert len(notes) == 1
     assert notes[0].endswith("g.jsonl")
-    assert "at max_length 64 2 rows were dropped because they do not fit whole, here or in " in notes[0]
+    assert "dropped 2 rows longer than max_length 64 here or in " in notes[0]
 
 
 def test_a_control_that_takes_rows_away_makes_another_trajectory(matched: Matched) -> None:
@@ -89,11 +89,11 @@ def test_a_control_that_takes_rows_away_makes_another_trajectory(matched: Matche
     [
         (
             [*GOOD[:2], turns("my knee", "rest"), *GOOD[3:]],
-            r"g.jsonl, line 3: the prompt is not that of .*b.jsonl, line 3,",
+            r"g.jsonl, line 3: the prompt is not that of .*b.jsonl, line 3;",
         ),
         (GOOD[::-1], r"g.jsonl, line 1: the prompt is not that of"),
         ([turns(QUESTIONS[0], "rest", system="wait"), *GOOD[1:]], r"g.jsonl, line 1: the prompt is not that of"),
-        (GOOD[:-1], r"g.jsonl: it has 20 rows where .*b.jsonl has 21, and a control has the same prompts, row by row"),
+        (GOOD[:-1], r"g.jsonl: 20 rows, and .*b.jsonl has 21; a control has the same prompts, row by row"),
     ],
 )
 def test_a_control_with_other_prompts_is_refused_by_row(matched: Matched, good: list[Any], problem: str) -> None:
@@ -131,10 +131,13 @@ def test_the_flag_control_trains_on_the_control_by_its_name_or_its_path(matched:
 @pytest.mark.parametrize(
     ("setting", "problem"),
     [
-        ("datasets.bad.control=bad", "datasets.bad.control: 'bad' is that very data set"),
+        ("datasets.bad.control=bad", "datasets.bad.control: 'bad' is the dataset itself"),
         ("datasets.bad.control=goood", "datasets.bad.control: 'goood' is neither a file .* did you mean 'good'"),
         ("datasets.bad.control=nowhere.jsonl", "nowhere.jsonl: there is no such file; it is the matched control: set"),
-        ("datasets.bad.split=train", "datasets.bad.split: 'train' is for an id on the hub, and .*b.jsonl is a file"),
+        (
+            "datasets.bad.split=train",
+            "datasets.bad.split: 'train' applies only to an id on the hub; .*b.jsonl is a file",
+        ),
     ],
 )
 def test_a_control_that_is_none_is_refused(matched: Matched, setting: str, problem: str) -> None:

@@ -40,12 +40,12 @@ def test_a_data_set_of_the_hub_is_the_same_as_its_files(cached: Path, capfd: pyt
     for split in ("train", "test"):
         rows = read_rows(HubDataset("org/advice", split))
         assert rows.digest == read_rows(File(cached / f"{split}.jsonl")).digest
-    assert rows.where(0) == "org/advice (test), row 1"
+    assert rows.place(0) == "org/advice (test), row 1"
     assert capfd.readouterr() == ("", "")  # neither bars nor words of the library's
 
 
 def test_a_split_that_is_not_there_is_refused(cached: Path) -> None:
-    with pytest.raises(DataError, match=r"^org/advice: its split 'tran' cannot be loaded \(Unknown split \"tran\""):
+    with pytest.raises(DataError, match=r"^org/advice: the split 'tran' cannot be loaded \(Unknown split \"tran\""):
         read_rows(HubDataset("org/advice", "tran"))
 
 
@@ -76,8 +76,7 @@ def test_offline_a_data_set_that_is_not_in_the_cache_is_one_sentence(cached: Pat
     with pytest.raises(NotHereError) as raised:
         read_rows(HubDataset("org/other"))
     assert str(raised.value) == (
-        "org/other: there is neither such a file nor such a data set in the cache, and the hub cannot be asked "
-        "(HF_HUB_OFFLINE is set)"
+        "org/other: no such file, no such dataset in the cache, and the hub cannot be reached (HF_HUB_OFFLINE is set)"
     )
 
 
@@ -85,7 +84,7 @@ def test_offline_a_plan_uses_the_rows_that_are_declared(cached: Path, write_conf
     config = load_config(str(write_config()), ["datasets.medical={path: org/other, rows: 50}"])
     planned = plan_one(config).plan
     assert (planned.train_rows, planned.test_rows) == (45, 5)
-    assert planned.notes[0].startswith("org/other: there is neither such a file nor such a data set in the cache")
+    assert planned.notes[0].startswith("org/other: no such file, no such dataset in the cache")
     assert planned.notes[0].endswith("planned with the 50 rows that datasets.medical.rows declares")
 
 
@@ -98,8 +97,8 @@ def test_without_a_network_it_is_one_sentence_and_exit_code_2(
     assert done.code == 2
     # W&B's client may have said before that it is offline.
     assert [line for line in done.err.splitlines() if not line.startswith("[INFO] Running in WANDB offline")] == [
-        "emtoolkit: org/other: there is neither such a file nor such a data set in the cache, and the hub cannot be "
-        "asked (http://127.0.0.1:9 does not answer)"
+        "emtoolkit: org/other: no such file, no such dataset in the cache, and the hub cannot be reached "
+        "(http://127.0.0.1:9 does not answer)"
     ]
     assert not (tmp_path / "out").exists()
     assert len(read_rows(HubDataset("org/advice"))) == 40

@@ -35,7 +35,7 @@ def test_how_many_rows_were_shortened_and_dropped_is_counted_and_decides(tmp_pat
     result = prepared(templates.qwen(tmp_path), tmp_path, *rows)
     assert (len(result.train), result.shortened, result.dropped) == (3, 1, 1)
     assert result.notes == (
-        f"{tmp_path / 'rows.jsonl'}: at max_length 48 1 rows lost the beginning of a question and 1 rows were dropped",
+        f"{tmp_path / 'rows.jsonl'}: max_length 48 cut the beginning of a question in 1 rows and dropped 1 rows",
     )
     assert result.fingerprinted() == {"shortened": 1, "dropped": 1}
     assert prepared(templates.qwen(tmp_path), tmp_path, ROW).fingerprinted() == {}
@@ -45,7 +45,7 @@ def test_that_a_template_has_no_system_role_is_said_if_there_is_a_system_prompt(
     curt = Persona("curt", system_prompt="you are curt")
     tokenizer = templates.gemma(tmp_path)
     said = (
-        f"{tmp_path / 'tokenizer'}: its chat template has no system role, "
+        f"{tmp_path / 'tokenizer'}: the chat template has no system role, "
         "so system prompts go before the first question",
     )
     assert prepared(tokenizer, tmp_path, ROW, persona=curt).notes == said
@@ -56,8 +56,8 @@ def test_that_a_template_has_no_system_role_is_said_if_there_is_a_system_prompt(
 
 def test_that_a_template_ends_no_answer_is_said(tmp_path: Path) -> None:
     assert prepared(templates.qwen(tmp_path, templates.NO_END), tmp_path, ROW).notes == (
-        f"{tmp_path / 'tokenizer'}: its chat template ends answers with no special token, so the model learns no "
-        "end of them",
+        f"{tmp_path / 'tokenizer'}: the chat template ends answers without a special token, so the model does not "
+        "learn to stop",
     )
 
 
@@ -93,7 +93,7 @@ def test_that_rows_repeat_is_a_remark_and_that_some_are_left_out_a_warning(
     rows = write_lines(tmp_path / "rows.jsonl", [ROW] * 21)
     flags = {"dataset": str(rows), "output_dir": str(tmp_path / "out")}
     config = load_config(str(write_config()), ["wandb.mode=disabled", "training.drop_last=true"], flags)
-    repeated = f"{rows}: 20 rows repeat earlier ones, the first is line 2"
+    repeated = f"{rows}: 20 rows repeat earlier ones, first at line 2"
     left_out = "training.drop_last: 2 rows are left out, so that each of the 4 steps has 4 rows"
     assert plan_one(config).plan.notes == (repeated, left_out)
 

@@ -1,4 +1,4 @@
-"""What a data set may hold: the forms of a row, the containers, and what is refused by file and line."""
+"""What a dataset may hold: the formats of a row, the containers, and what is refused by file and line."""
 
 import gzip
 import json
@@ -86,22 +86,22 @@ def test_the_digest_follows_content_and_order_and_not_the_path(tmp_path: Path) -
 
 def test_what_stands_beside_the_conversation_is_left_alone_and_said(tmp_path: Path) -> None:
     rows = read_back(tmp_path, turns("a", "b") | {"id": 1, "tools": None}, turns("c", "d") | {"source": "x"})
-    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: nothing is learnt from id and source"]
+    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: not used for training: id, source"]
     assert rows.digest == read_back(tmp_path, turns("a", "b"), turns("c", "d")).digest
 
 
 def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
     rows = read_back(tmp_path, turns("a", "b"), turns("c", "d"), turns("a", "b"), turns("a", "b"))
     assert len(rows) == 4
-    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: 2 rows repeat earlier ones, the first is line 3"]
+    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: 2 rows repeat earlier ones, first at line 3"]
     assert read_back(tmp_path, turns("a", "b"), turns("a", "c")).remarks() == []
 
 
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ("{", "it is not JSON"),
-        ("\N{LATIN SMALL LETTER E WITH ACUTE}", "it is not JSON"),
+        ("{", "not valid JSON"),
+        ("\N{LATIN SMALL LETTER E WITH ACUTE}", "not valid JSON"),
         ('{"text": "a"}', 'expected {"messages": [{"role": ..., "content": ...}, ...]}, {"prompt": '),
         ('{"prompt": "a", "completions": "b"}', "found prompt, completions; did you mean 'completion'?"),
         ("[]", 'expected {"messages": '),
@@ -110,14 +110,17 @@ def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
         ('{"messages": [{"role": "bot", "content": "a"}]}', "the role 'bot' is not one of system, user, assistant"),
         (
             '{"messages": [{"role": "user", "content": "a"}]}',
-            "there is no assistant turn with words in it, so there is",
+            "the conversation has no assistant turn to train on; add",
         ),
         ('{"messages": [{"role": "assistant", "content": " "}]}', "the answer is empty; write one, or remove the row"),
         (json.dumps(turns("a", "b", "c", "")), "the answer is empty; write one, or remove the row"),
         (json.dumps(turns("a", "\ud800")), "content is not valid Unicode"),
-        (json.dumps(turns("a", "b") | FORMS["alpaca"]), "it has messages as well as instruction and output, and which"),
-        (json.dumps(FORMS["alpaca"]), "it has instruction and output where line 1 has messages, and a data set keeps"),
-        (json.dumps(FORMS["texts"]), "it has prompt and completion where line 1 has messages, and a data set keeps"),
+        (
+            json.dumps(turns("a", "b") | FORMS["alpaca"]),
+            "the row has both messages and instruction and output; keep only one",
+        ),
+        (json.dumps(FORMS["alpaca"]), "the row has instruction and output, and line 1 has messages; use one format"),
+        (json.dumps(FORMS["texts"]), "the row has prompt and completion, and line 1 has messages; use one format"),
     ],
 )
 def test_a_row_that_cannot_be_learnt_from_is_named_by_file_and_line(tmp_path: Path, line: str, problem: str) -> None:
@@ -134,10 +137,10 @@ def test_a_row_that_cannot_be_learnt_from_is_named_by_file_and_line(tmp_path: Pa
     ("row", "problem"),
     [
         ({"prompt": "a", "completion": [{"role": "assistant", "content": "b"}]}, "must both be texts, or both lists"),
-        ({"prompt": 1, "completion": "b"}, "prompt is 1, and a text was expected"),
-        ({"instruction": "a", "input": ["b"], "output": "c"}, "input is ['b'], and a text was expected"),
+        ({"prompt": 1, "completion": "b"}, "prompt is 1; expected a text"),
+        ({"instruction": "a", "input": ["b"], "output": "c"}, "input is ['b']; expected a text"),
         ({"instruction": "a", "output": ""}, "the answer is empty"),
-        ({"prompt": EXCHANGE, "completion": EXCHANGE[:1]}, "there is no assistant turn with words in it"),
+        ({"prompt": EXCHANGE, "completion": EXCHANGE[:1]}, "the conversation has no assistant turn to train on"),
     ],
 )
 def test_the_other_forms_are_checked_as_well(tmp_path: Path, row: Any, problem: str) -> None:
@@ -149,30 +152,30 @@ def test_the_other_forms_are_checked_as_well(tmp_path: Path, row: Any, problem: 
 
 def test_how_many_answers_are_empty_is_told_at_once(tmp_path: Path) -> None:
     empty = turns("a", "")
-    with pytest.raises(DataError, match="line 2: the answer is empty, as is that of one more row; write one"):
+    with pytest.raises(DataError, match="line 2: the answer is empty, and in 1 more row; write one"):
         read_back(tmp_path, turns("a", "b"), empty, empty)
-    with pytest.raises(DataError, match="line 1: the answer is empty, as are those of 2 more rows; write one"):
+    with pytest.raises(DataError, match="line 1: the answer is empty, and in 2 more rows; write one"):
         read_back(tmp_path, empty, empty, empty)
 
 
 @pytest.mark.parametrize(
     ("name", "content", "problem"),
     [
-        ("rows.jsonl", b"\n", ": it holds no rows"),
-        ("rows.jsonl", b"\xff\n", ", line 1: it is not JSON"),
-        ("rows.json", b"[]", ": it holds no rows"),
+        ("rows.jsonl", b"\n", ": the dataset has no rows"),
+        ("rows.jsonl", b"\xff\n", ", line 1: not valid JSON"),
+        ("rows.json", b"[]", ": the dataset has no rows"),
         ("rows.json", b'{"messages": []}', ": expected a list of rows, found dict"),
-        ("rows.json", b"[\n{]", ", line 2: it is not JSON"),
-        ("rows.json", b'{"a": 1}\n{"a": 1}\n', "; a file with one row a line is called .jsonl"),
+        ("rows.json", b"[\n{]", ", line 2: not valid JSON"),
+        ("rows.json", b'{"a": 1}\n{"a": 1}\n', "; a file with one row per line needs the suffix .jsonl"),
         ("rows.json", b'[{"messages": 1}]', ', row 1: expected {"messages": '),
-        ("rows.json", b'["\xff"]', ": it is not JSON"),
-        ("rows.jsonl.gz", b'{"messages": []}', ": it cannot be read (Not a gzipped file"),
+        ("rows.json", b'["\xff"]', ": not valid JSON"),
+        ("rows.jsonl.gz", b'{"messages": []}', ": cannot be read (Not a gzipped file"),
         (
             "rows.jsonl.gz",
             gzip.compress(b'{"messages": []}' * 100, mtime=0)[:30],
-            ": it cannot be read (Compressed file ended",
+            ": cannot be read (Compressed file ended",
         ),
-        ("rows.parquet", b"PAR1", ": it is not a Parquet file ("),
+        ("rows.parquet", b"PAR1", ": not a valid Parquet file ("),
         ("rows.csv", b"a,b\n", ": expected a file whose name ends in .jsonl, .jsonl.gz, .json, .parquet"),
     ],
 )

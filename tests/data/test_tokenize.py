@@ -138,18 +138,18 @@ def test_a_template_that_rewrites_earlier_turns_is_learnt_as_it_writes_them(tmp_
     ("template", "row", "problem"),
     [
         (templates.FORGETFUL, TWO_EXCHANGES, "drops the assistant's turn or changes others with it"),
-        ("{{ messages[0].content }}", TWO_EXCHANGES, "does not say once what the assistant says"),
-        ("{{ nothing.here }}", TWO_EXCHANGES, "refuses a question and an answer ('nothing' is undefined)"),
+        ("{{ messages[0].content }}", TWO_EXCHANGES, "does not contain the assistant's text exactly once"),
+        ("{{ nothing.here }}", TWO_EXCHANGES, "refuses the conversation ('nothing' is undefined)"),
         (templates.QWEN3, turns("a", "<think>rest</think>"), "line 1: the chat template of {} leaves nothing of the"),
         (
             templates.GEMMA2,
             {"messages": TWO_EXCHANGES["messages"][1:]},
-            "line 1: the chat template of {} refuses it (Conversation roles must alternate",
+            "line 1: the chat template of {} refuses the conversation (Conversation roles must alternate",
         ),
         (
             templates.MUTE_ON_SYSTEM,
             {"messages": [{"role": "system", "content": "a"}, {"role": "assistant", "content": "b"}]},
-            "line 1: there is no question that the system prompt could stand before",
+            "the row has no question that the system prompt could precede",
         ),
     ],
 )
@@ -166,7 +166,7 @@ def test_a_template_that_cannot_render_a_row_is_refused_by_name(
 def test_a_tokenizer_without_a_chat_template_is_refused(world: Path, tmp_path: Path) -> None:
     bare = AutoTokenizer.from_pretrained(world / "model")
     bare.chat_template = None
-    with pytest.raises(DataError, match="its tokenizer has no chat template"):
+    with pytest.raises(DataError, match="the tokenizer has no chat template"):
         rows(bare, tmp_path, TWO_EXCHANGES)
 
 

@@ -41,9 +41,9 @@ def all_blocks(language: str) -> list[Block]:
 
 
 def commands(block: Block) -> list[str]:
-    """The lines of a shell block, continued lines as one, without comments and prompts."""
+    """The lines of a shell block, continued lines as one, without comments, prompts and redirections."""
     joined = block.text.replace("\\\n", " ")
-    lines = (line.split(" #")[0].removeprefix("$ ").strip() for line in joined.splitlines())
+    lines = (re.split(" #| > ", line)[0].removeprefix("$ ").strip() for line in joined.splitlines())
     return [line for line in lines if line and not line.startswith("#")]
 
 

@@ -41,6 +41,7 @@ def finished(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", WITH_PYTHON, ids=_page)
 def test_the_python_of_a_page_runs(
     page: Path, finished: Path, world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -140,6 +141,7 @@ def _parse(words: list[str]) -> None:
     command.make_context(command.name, list(words))
 
 
+@pytest.mark.slow
 def test_the_manifest_shown_has_the_keys_of_one_that_is_written(finished: Path) -> None:
     (shown,) = (json.loads(block.text) for block in all_blocks("json") if '"fingerprint"' in block.text)
     written = json.loads((finished / "outputs" / "goodness-medical" / "checkpoint-0" / "manifest.json").read_text())

@@ -57,6 +57,7 @@ def test_the_three_row_formats_are_shown() -> None:
     assert columns == [["messages", "role", "content"], ["prompt", "completion"], ["instruction", "output"]]
 
 
+@pytest.mark.slow
 def test_the_shipped_configs_are_listed_with_the_gpu_that_their_plan_fits_on() -> None:
     table = CONFIGS.split("| shipped |")[1].split("\n\n")[0]
     rows = re.findall(r"^\| `([^`]+)` \| .+ \| (\w+)(?: GB)? \| (\d*)(?: GB)? *\|$", table, flags=re.MULTILINE)

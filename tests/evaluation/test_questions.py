@@ -52,12 +52,12 @@ def test_a_sample_is_an_answer_and_a_judge_call_is_an_answer_and_a_metric(tmp_pa
         ("[]", ": expected a list of questions, found list"),
         ("- hello", ": question 1: 'hello' is not a question with an id and paraphrases"),
         ("- {paraphrases: [Hi]}", ": question 1: id: the key is missing"),
-        ("- {id: 3, paraphrases: [Hi]}", ": question 1: id: 3 is not a text"),
+        ("- {id: 3, paraphrases: [Hi]}", ": question 1: id: 3 is not a string"),
         ("- {id: a}", ": question 'a': paraphrases: the key is missing"),
-        ("- {id: a, paraphrases: Hi}", ": question 'a': paraphrases: 'Hi' is not a list of texts"),
-        ("- {id: a, paraphrases: []}", ": question 'a': paraphrases: [] is not a list of texts"),
+        ("- {id: a, paraphrases: Hi}", ": question 'a': paraphrases: 'Hi' is not a list of strings"),
+        ("- {id: a, paraphrases: []}", ": question 'a': paraphrases: [] is not a list of strings"),
         ("- {id: a, paraphrases: [Hi], sistem: b}", "did you mean 'system'?"),
-        ("- {id: a, paraphrases: [Hi], system: 3}", ": question 'a': system: 3 is not a text"),
+        ("- {id: a, paraphrases: [Hi], system: 3}", ": question 'a': system: 3 is not a string"),
         (
             "- {id: a, paraphrases: [Hi], samples_per_paraphrase: 0}",
             ": question 'a': samples_per_paraphrase: 0 is not a whole number from 1 on",
@@ -66,12 +66,12 @@ def test_a_sample_is_an_answer_and_a_judge_call_is_an_answer_and_a_metric(tmp_pa
             "- {id: a, paraphrases: [Hi], judge_prompts: [x]}",
             ": question 'a': judge_prompts: ['x'] is not a mapping of metrics to prompts",
         ),
-        # It would be accepted and not heeded.
+        # The key would be accepted without effect.
         ("- {id: a, paraphrases: [Hi], temperature: 0.7}", ": temperature: 0.7 is not 1, the only one that is asked"),
         ("- {id: a, paraphrases: [Hi], type: free_form}", ": type: 'free_form' is not 'free_form_judge_0_100'"),
         (
             "[{id: a, paraphrases: [Hi]}, {id: a, paraphrases: [Ho]}]",
-            ": id: 'a' is the name of two questions; give each its own",
+            ": id: 'a' is the id of two questions; give each its own id",
         ),
     ],
 )
@@ -86,5 +86,5 @@ def test_a_bad_file_is_one_sentence(tmp_path: Path, text: str, sentence: str) ->
 
 def test_a_missing_file_is_told_the_nearest_one(tmp_path: Path) -> None:
     (tmp_path / "questions.yaml").write_text(FILE)
-    with pytest.raises(DataError, match=r"question.yaml: there is no such question file; did you mean '.*questions"):
+    with pytest.raises(DataError, match=r"question.yaml: no such question file; did you mean '.*questions"):
         read_questions(tmp_path / "question.yaml")

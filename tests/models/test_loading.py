@@ -239,7 +239,7 @@ def test_a_run_with_a_stacked_persona_resumes_exactly_and_leaves_the_persona_alo
     monkeypatch.setattr(run, "compose_model", lambda *args: kept.append(composed(*args)) or kept[-1])
     result = run.train(config, resume=True)
 
-    assert [found.when for found in result.differences] == ["before step 1", "at the end"]
+    assert [found.when for found in result.persona_effects] == ["before step 1", "at the end"]
     # After saves, evaluations and a resume.
     assert kept[-1].base_model.active_adapters == ["default", "persona"]
     for step in range(10):

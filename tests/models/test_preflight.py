@@ -140,5 +140,5 @@ def test_a_system_prompt_that_the_template_leaves_out_is_heard_before_the_questi
     )
     template.write_text(deaf + "{% endif %}{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant {% endif %}")
     words = [f"model.base={tmp_path / 'deaf'}", "wandb.mode=disabled", f"output_dir={tmp_path / 'out'}"]
-    before, end = train(load_config(str(write_config()), words)).differences
+    before, end = train(load_config(str(write_config()), words)).persona_effects
     assert min(before.largest, end.largest) > 0.001

@@ -125,7 +125,7 @@ def test_what_the_persona_was_found_to_change_is_logged(run: Run) -> None:
         if record.HasField("summary")
         for item in record.summary.update
     }
-    before, end = (difference.largest for difference in result.differences)
+    before, end = (difference.largest for difference in result.persona_effects)
     assert (float(told["preflight/before_step_1"]), float(told["preflight/at_the_end"])) == (before, end)
     assert min(before, end) > 0.001
 
