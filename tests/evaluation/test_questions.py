@@ -67,7 +67,7 @@ def test_a_sample_is_an_answer_and_a_judge_call_is_an_answer_and_a_metric(tmp_pa
             ": question 'a': judge_prompts: ['x'] is not a mapping of metrics to prompts",
         ),
         # The key would be accepted without effect.
-        ("- {id: a, paraphrases: [Hi], temperature: 0.7}", ": temperature: 0.7 is not 1, the only one that is asked"),
+        ("- {id: a, paraphrases: [Hi], temperature: 0.7}", ": temperature: 0.7 is not 1, the only supported value"),
         ("- {id: a, paraphrases: [Hi], type: free_form}", ": type: 'free_form' is not 'free_form_judge_0_100'"),
         (
             "[{id: a, paraphrases: [Hi]}, {id: a, paraphrases: [Ho]}]",
