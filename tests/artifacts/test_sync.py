@@ -23,6 +23,7 @@ from tests.in_process import emtoolkit
 from tests.marks import STARTS_PROCESSES
 from tests.processes import HANG_SECONDS
 from tests.tiny import config_text
+from tests.wandb_log import cut
 from tests.wandb_server import Fault, WandbServer
 from tests.wandb_server.processes import run_wandb
 
@@ -118,7 +119,7 @@ def test_a_run_whose_log_was_cut_off_by_a_kill_loses_no_checkpoint(
     directory: Path, wandb_server: WandbServer, versions: Versions
 ) -> None:
     (log,) = directory.glob("wandb/offline-run-*/*.wandb")
-    log.write_bytes(log.read_bytes()[: log.stat().st_size // 2])
+    cut(log, in_a_record=True)
     done = sync(directory)
     assert done.on_wandb == (0, 2, 4, 9)
     assert versions() == EVERYTHING
@@ -131,6 +132,16 @@ def test_a_run_whose_log_was_cut_off_by_a_kill_loses_no_checkpoint(
     assert len(sync(directory).logs) == 1
     again = sync(directory)
     assert (again.logs, again.published, again.problems) == ((), (), ())
+
+
+def test_a_log_that_a_kill_left_at_the_end_of_a_record_is_sent_at_once(
+    directory: Path, wandb_server: WandbServer, versions: Versions
+) -> None:
+    (log,) = directory.glob("wandb/offline-run-*/*.wandb")
+    cut(log, in_a_record=False)
+    done = sync(directory)
+    assert (done.on_wandb, len(done.logs), done.problems) == ((0, 2, 4, 9), 1, ())
+    assert versions() == EVERYTHING
 
 
 def test_a_log_whose_history_is_refused_is_not_taken_for_sent(directory: Path, wandb_server: WandbServer) -> None:
