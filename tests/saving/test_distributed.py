@@ -17,8 +17,8 @@ pytestmark = pytest.mark.subprocess
 def train(
     directory: Path, schedule: str, launcher: tuple[str, ...] = TORCHRUN, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    words = (directory, schedule, json.dumps(options))
-    done = launched("tests.saving.distributed_training", *words, launcher=launcher)
+    argv = (directory, schedule, json.dumps(options))
+    done = launched("tests.saving.distributed_training", *argv, launcher=launcher)
     for index in (0, 1):
         assert done.stdout.count(f"process {index} of 2") == 1, done.stderr[-3000:]
     return done

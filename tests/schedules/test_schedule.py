@@ -32,7 +32,7 @@ A_TERM = (
 )
 
 
-def words(spec: str, total_steps: int) -> list[int]:
+def steps_of(spec: str, total_steps: int) -> list[int]:
     return list(Schedule.parse(spec).steps(total_steps))
 
 
@@ -120,7 +120,7 @@ def test_a_term_is_read_as_this_value(spec: str, term: Term) -> None:
     ],
 )
 def test_a_schedule_saves_exactly_these_steps(spec: str, total_steps: int, steps: list[int]) -> None:
-    assert words(spec, total_steps) == steps
+    assert steps_of(spec, total_steps) == steps
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ def test_the_presets_are_these_texts_and_each_is_described() -> None:
 
 def test_a_preset_is_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert words("dense-early", 60) == [0, 25, 50, 60]
+    assert steps_of("dense-early", 60) == [0, 25, 50, 60]
 
 
 def test_presets_are_looked_up_only_for_a_term_of_no_other_form() -> None:
@@ -431,9 +431,9 @@ def test_a_step_is_in_the_schedule_exactly_when_a_long_run_saves_it(schedule: Sc
 
 @given(schedules(), schedules(), st.integers(1, 3000))
 @prove
-def test_the_union_saves_what_either_saves(one: Schedule, other: Schedule, total: int) -> None:
-    assert set((one | other).steps(total)) == set(one.steps(total)) | set(other.steps(total))
-    assert (one | one).steps(total) == one.steps(total)
+def test_the_union_saves_what_either_saves(first: Schedule, second: Schedule, total: int) -> None:
+    assert set((first | second).steps(total)) == set(first.steps(total)) | set(second.steps(total))
+    assert (first | first).steps(total) == first.steps(total)
 
 
 @given(schedules(), st.integers(1, 3000))
