@@ -57,7 +57,7 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(write_config: WriteConfig,
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--schedule", "0-4:2", "--save-steps", "3"], "--schedule, --save-steps and --custom-checkpoints: each says"),
+        (["--schedule", "0-4:2", "--save-steps", "3"], "--schedule, --save-steps and --custom-checkpoints: "),
         (["--schedule", "10-5:1"], '--schedule: checkpointing.schedule: schedule term "10-5:1": the stop must not be'),
         (["--schedule", "dense-erly"], "did you mean 'dense-early'?"),
         (["--schedule", ""], 'schedule ""'),
@@ -113,7 +113,7 @@ def test_bad_rows_are_named_by_file_and_line(write_config: WriteConfig, tmp_path
     done = emtoolkit("train", write_config(), "--dataset", rows, "--dry-run")
     assert (done.code, done.err) == (
         2,
-        f"emtoolkit: {rows}, line 2: there is no assistant turn with words in it, so there is nothing to learn from\n",
+        f"emtoolkit: {rows}, line 2: the conversation has no assistant turn to train on; add one, or remove the row\n",
     )
 
 
