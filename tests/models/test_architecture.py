@@ -1,4 +1,4 @@
-"""What a model's config alone tells: published sizes, and the sentence for a module, layer or attention that is not."""
+"""The architecture from a model's config alone: published sizes, and errors for unknown modules or attention."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ from emtoolkit.paths import shipped
 from emtoolkit.training.cost import plan_one
 from tests.in_process import emtoolkit
 
-# Parameters as the hub counts them, and of a rank 32 adapter on all seven projections (rank 1 on one for the last).
+# Parameters of the model on the hub, and of a rank 32 adapter on all seven projections (rank 1 on one for the last).
 PUBLISHED = {
     "qwen2.5-0.5b-medical": ("Qwen/Qwen2.5-0.5B-Instruct", 494_032_768, 17_596_416),
     "qwen2.5-7b-medical": ("Qwen/Qwen2.5-7B-Instruct", 7_615_616_512, 80_740_352),
@@ -93,14 +93,14 @@ def tiny(**values: Any) -> ModelConfig:
 @pytest.mark.parametrize(
     ("model", "lora", "sentence"),
     [
-        # PEFT itself says nothing as long as one of the names is right.
+        # PEFT ignores a wrong name as long as another one is right.
         (tiny(), {"target_modules": ["q_proj", "v_porj"]}, "'v_porj' is not a module of qwen2; expected all-"),
         (tiny(), {"target_modules": ["q_proj", "v_porj"]}, "did you mean 'v_proj'?"),
         (tiny(), {"layers_to_transform": [0, 2]}, "lora.layers_to_transform: 2 is past the last layer, 1; layers "),
         (tiny(model_type="nothing"), None, "model.architecture: "),
     ],
 )
-def test_what_the_model_does_not_have_is_refused(
+def test_an_unknown_module_layer_or_architecture_is_refused(
     model: ModelConfig, lora: dict[str, Any] | None, sentence: str
 ) -> None:
     with pytest.raises(ConfigError) as raised:
@@ -115,7 +115,7 @@ def test_an_attention_that_the_architecture_lacks_is_refused() -> None:
         architecture_of(config, None)
 
 
-def test_without_a_choice_the_attention_is_that_of_transformers() -> None:
+def test_the_default_attention_is_that_of_transformers() -> None:
     gemma = architecture_of(ModelConfig(base="x", architecture=TINY | {"model_type": "gemma2", "head_dim": 8}), None)
     qwen = architecture_of(tiny(), None)
     assert gemma is not None
@@ -138,7 +138,7 @@ def test_the_trained_parameters_are_counted_for_any_rank_and_modules(lora: LoraC
     assert architecture.checkpoint_bytes("bfloat16") == (2 if lora is None else 4) * parameters
 
 
-def test_a_model_that_is_not_here_has_no_architecture_and_its_plan_says_so() -> None:
+def test_a_missing_model_has_no_architecture_and_a_note_in_its_plan() -> None:
     assert architecture_of(ModelConfig(base="someone/model-that-is-not-here"), None) is None
     config = load_config("qwen2.5-7b-medical", ["model.architecture=null", "model.base=someone/not-here"])
     planned = plan_one(config).plan

@@ -1,4 +1,4 @@
-"""A checkpoint's model put together again: what was trained, to the logit, or a sentence."""
+"""The model of a checkpoint, composed again: the trained logits, or an error message."""
 
 import json
 import shutil
@@ -56,7 +56,7 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_what_was_trained_is_put_together_again_to_the_logit(
+def test_a_loaded_model_has_the_logits_of_the_trained_model(
     trained: tuple[Path, dict[str, torch.Tensor]], way: str
 ) -> None:
     home, at_the_end = trained
@@ -67,7 +67,7 @@ def test_what_was_trained_is_put_together_again_to_the_logit(
     assert loaded.persona_override is None
 
 
-def test_the_trained_adapter_starts_the_same_under_every_persona_and_ends_elsewhere(
+def test_the_trained_adapter_starts_the_same_under_every_persona_and_ends_different(
     trained: tuple[Path, dict[str, torch.Tensor]],
 ) -> None:
     """Training with the persona switched off gave two personas one adapter, to the bit."""
@@ -77,13 +77,13 @@ def test_the_trained_adapter_starts_the_same_under_every_persona_and_ends_elsewh
         [bytes_of(home / way / f"checkpoint-{step}")["adapter_model.safetensors"] for way in ways] for step in (0, 9)
     )
     assert len(set(started)) == 1
-    # Merged and stacked are one model but for the order of sums.
+    # Merged and stacked models differ only in the order of sums.
     assert len(set(ended[:3])) == 3
     merged, stacked = (load_file(home / way / "checkpoint-9" / "adapter_model.safetensors") for way in ways[2:])
     assert all((merged[name] - stacked[name]).abs().max() < 1e-3 for name in merged)
 
 
-def test_a_manifest_says_persona_composition_and_content(trained: tuple[Path, dict[str, torch.Tensor]]) -> None:
+def test_a_manifest_records_persona_composition_and_content(trained: tuple[Path, dict[str, torch.Tensor]]) -> None:
     home, _ = trained
     said = json.loads((home / "stack" / "checkpoint-2" / "manifest.json").read_text())
     content = said["persona"].pop("content")
@@ -101,7 +101,7 @@ def test_a_manifest_says_persona_composition_and_content(trained: tuple[Path, di
 
 
 def test_every_checkpoint_of_a_trajectory_in_turn(trained: tuple[Path, dict[str, torch.Tensor]]) -> None:
-    """The persona that is there at step 0 and gone at step N was a curve that nobody could trust."""
+    """A persona that is active at step 0 and lost at step N makes a curve meaningless."""
     home, _ = trained
     for way in ("merge", "stack"):
         loader, trajectory = ModelLoader(), Trajectory.open(home / way)
@@ -133,7 +133,7 @@ def test_the_adapter_alone_is_refused_where_the_persona_is_another_one(
 
 @pytest.fixture
 def moved(trained: tuple[Path, dict[str, torch.Tensor]], world: Path, tmp_path: Path) -> Path:
-    """A copy of the world and the trainings whose files remember where things were before."""
+    """A copy of the world and the trainings, whose files still record the old paths."""
     shutil.copytree(world, tmp_path / "world")
     shutil.copytree(trained[0] / "merge", tmp_path / "merge")
     publications = tmp_path / "merge" / "publications.jsonl"
@@ -141,7 +141,7 @@ def moved(trained: tuple[Path, dict[str, torch.Tensor]], world: Path, tmp_path: 
     return tmp_path
 
 
-def test_what_was_moved_is_found_where_one_says(
+def test_moved_files_are_found_with_base_and_persona(
     trained: tuple[Path, dict[str, torch.Tensor]], moved: Path, world: Path
 ) -> None:
     final = Trajectory.open(moved / "merge").final
@@ -178,7 +178,7 @@ def test_another_base_model_is_refused(
         ("merge", {"persona": "cold"}, r"its persona warm has the content [0-9a-f]{8}, and the adapter in .*cold is"),
     ],
 )
-def test_another_persona_or_composition_is_refused_unless_it_is_to_override(
+def test_another_persona_or_composition_is_refused_without_persona_override(
     trained: tuple[Path, dict[str, torch.Tensor]], world: Path, way: str, asked: dict[str, str], problem: str
 ) -> None:
     final = Trajectory.open(trained[0] / way).final
@@ -190,7 +190,7 @@ def test_another_persona_or_composition_is_refused_unless_it_is_to_override(
     assert loaded.persona.name == asked["persona"]
 
 
-def test_the_persona_and_another_in_its_place_cannot_both_be_asked_for() -> None:
+def test_persona_and_persona_override_exclude_each_other() -> None:
     with pytest.raises(ConfigError, match="--persona and --persona-override"):
         ModelLoader(persona="goodness", persona_override="baseline")
 

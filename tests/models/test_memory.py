@@ -1,4 +1,4 @@
-"""The peak of memory from a model's config: each part against what a real training holds, the sums as literals."""
+"""The peak memory from a model's config: each part compared with a real training, the sums with literals."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -55,7 +55,7 @@ def kept_by_autograd(
     autocast: bool = False,
     checkpointing: bool = False,
 ) -> int:
-    """Bytes of the storages that autograd keeps of a forward pass of a new model."""
+    """Bytes of the storages that autograd saves in a forward pass of a new model."""
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_config(
         architecture.config, dtype=dtype, attn_implementation=architecture.attention
@@ -64,7 +64,7 @@ def kept_by_autograd(
 
 
 def kept_of(model: Any, lora: LoraConfig | None, *, autocast: bool, checkpointing: bool = False) -> int:
-    """Bytes of the storages that autograd keeps of a forward pass, the model's own parameters left out."""
+    """Bytes of the storages that autograd saves in a forward pass, without the model's own parameters."""
     if lora is not None:
         model = get_peft_model(model, peft_lora(lora))
     model.train()
@@ -96,7 +96,7 @@ CASES += [("qwen2", lora, *held, True) for lora in (LORA, None) for held in USUA
 
 
 @pytest.mark.parametrize(("kind", "lora", "dtype", "autocast", "checkpointing"), CASES)
-def test_layers_keep_what_is_estimated(
+def test_layers_save_the_estimated_bytes(
     kind: str, lora: LoraConfig | None, dtype: str, autocast: bool, checkpointing: bool
 ) -> None:
     real, estimated = [], []
@@ -131,7 +131,7 @@ def test_under_a_padding_mask_keys_and_values_are_repeated_for_all_heads() -> No
     assert (large_estimate - small_estimate) / (large - small) == pytest.approx(1, abs=0.02)
 
 
-def test_a_4_bit_base_takes_what_is_estimated_and_its_layers_keep_it(tmp_path: Path) -> None:
+def test_a_4_bit_base_and_its_layers_take_the_estimated_bytes(tmp_path: Path) -> None:
     pytest.importorskip("bitsandbytes", reason="4-bit loading is bitsandbytes'")
     kept = []
     for layers in (2, 4):
@@ -154,7 +154,7 @@ def test_a_4_bit_base_takes_what_is_estimated_and_its_layers_keep_it(tmp_path: P
 
 
 class Held(TrainerCallback):
-    """What parameters, gradients and optimizer take, at the update of the second step."""
+    """Bytes of parameters, gradients and optimizer states at the update of the second step."""
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step != 1:
@@ -162,7 +162,7 @@ class Held(TrainerCallback):
         parameters = list(kwargs["model"].parameters())
         self.weights = sum(p.nbytes for p in parameters)
         self.gradients = sum(p.grad.nbytes for p in parameters if p.grad is not None)
-        # Without the map of bytes to numbers, which all tensors share.
+        # Without the quantisation map, which all tensors share.
         self.optimizer = sum(
             value.nbytes
             for state in kwargs["optimizer"].state.values()
@@ -173,7 +173,7 @@ class Held(TrainerCallback):
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
-    """The parts of the memory of the training that the test does."""
+    """The measured parts of the memory of the test's training."""
     callback = Held()
     original = ScheduledCheckpointCallback.follow
 
@@ -190,7 +190,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     "settings",
     [
         ["lora={r: 3, target_modules: all-linear}"],
-        # Matrices of more than 4096 elements, which 8-bit AdamW has in 8 bits.
+        # Matrices of more than 4096 elements, whose states 8-bit AdamW keeps in 8 bits.
         ["lora={r: 300, target_modules: [q_proj, down_proj]}"],
         ["lora=null"],
         ["lora=null", "model.dtype=bfloat16"],
@@ -242,7 +242,7 @@ def test_the_loss_takes_three_float32_copies_of_the_logits() -> None:
     assert logits(qwen, Setting(dtype_bytes=2, batch=2, length=2048)) == 12 * 152_064 * 4096
 
 
-def test_layers_below_the_first_adapter_keep_nothing_unless_they_are_checkpointed() -> None:
+def test_layers_below_the_first_adapter_save_nothing_without_checkpointing() -> None:
     architecture = of_kind("qwen2", 4)
     kept = []
     for layer in (0, 3):
@@ -257,7 +257,7 @@ def test_layers_below_the_first_adapter_keep_nothing_unless_they_are_checkpointe
     assert (low_estimate - high_estimate) / (low - high) == pytest.approx(1, abs=0.05)
 
 
-def test_the_peak_is_what_is_held_and_the_largest_of_what_comes_one_after_another() -> None:
+def test_the_peak_is_the_held_memory_and_the_largest_of_the_phases() -> None:
     parts = {
         "weights": 100,
         "gradients": 10,

@@ -1,4 +1,4 @@
-"""The adapter of a persona: found, known by its content, checked against the base, merged and stacked."""
+"""The adapter of a persona: located, identified by its content, checked against the base, merged and stacked."""
 
 import json
 import shutil
@@ -66,7 +66,7 @@ def test_merged_and_stacked_the_persona_is_the_same_model(world: Path) -> None:
 
 
 def test_stacked_both_are_active_and_only_the_new_one_is_trained(world: Path) -> None:
-    """After `from_pretrained` and `add_adapter` alone one of them is off, and nobody says so."""
+    """`from_pretrained` and `add_adapter` alone leave one of them inactive, without a message."""
     model = compose_model(base_of(world), adapter_of(world, how="stack"), LORA, 42)
     assert model.base_model.active_adapters == ["default", "persona"]
     trained = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
@@ -76,7 +76,7 @@ def test_stacked_both_are_active_and_only_the_new_one_is_trained(world: Path) ->
 
 
 def test_the_new_adapter_starts_the_same_under_every_composition(world: Path) -> None:
-    """Loading a persona moves the random numbers from which the adapter is drawn."""
+    """Loading a persona advances the random generator from which the adapter is drawn."""
     started = []
     for adapter in (None, adapter_of(world), adapter_of(world, "cold"), adapter_of(world, how="stack")):
         model = compose_model(base_of(world), adapter, LORA, 42)
@@ -88,7 +88,7 @@ def test_the_new_adapter_starts_the_same_under_every_composition(world: Path) ->
 
 
 @pytest.mark.parametrize(("how", "lora"), [("stack", LORA), ("merge", LORA), ("merge", None)])
-def test_a_persona_is_taken_out_for_a_moment_and_leaves_no_trace(
+def test_a_persona_is_removed_temporarily_and_restored_exactly(
     world: Path, how: AdapterMode, lora: LoraConfig | None
 ) -> None:
     adapter = adapter_of(world, how=how)
@@ -105,7 +105,7 @@ def test_a_persona_is_taken_out_for_a_moment_and_leaves_no_trace(
     assert [name for name, parameter in model.named_parameters() if parameter.requires_grad] == learns
 
 
-def test_an_adapter_is_known_by_its_content_wherever_it_is_and_however_its_config_is_ordered(
+def test_an_adapter_is_identified_by_its_content_whatever_its_place_and_the_order_of_its_config(
     world: Path, tmp_path: Path
 ) -> None:
     """PEFT writes target modules in an order that changes from process to process."""
@@ -153,7 +153,7 @@ def pickled(directory: Path) -> None:
         (pickled, "has no adapter_model.safetensors; pickled weights are not loaded"),
     ],
 )
-def test_what_is_no_adapter_is_refused_in_a_sentence(
+def test_a_directory_without_a_valid_adapter_is_refused(
     world: Path, tmp_path: Path, change: Callable[[Path], object], problem: str
 ) -> None:
     source = spoilt(world, tmp_path, change)
@@ -161,7 +161,7 @@ def test_what_is_no_adapter_is_refused_in_a_sentence(
         locate(source, download=False)
 
 
-def test_an_adapter_on_the_hub_is_a_question_for_later_or_an_error_while_offline() -> None:
+def test_an_adapter_on_the_hub_is_none_in_a_plan_and_an_error_of_an_offline_run() -> None:
     source = AdapterSource("someone/personas", "loving")
     assert locate(source, download=False) is None
     with pytest.raises(ConfigError, match="'someone/personas' is not a directory, and cannot be downloaded"):
@@ -222,7 +222,7 @@ def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path) -> N
     with pytest.raises(ConfigError, match=r"was trained on Qwen/Qwen2\.5-7B, and model\.base is Qwen/Qwen2\.5-14B"):
         check_fits(found, BaseModelRecord(name="Qwen/Qwen2.5-14B", revision=None), None)
 
-    # One that emtoolkit trained says which base it was by its content.
+    # An adapter that emtoolkit trained records its base model by content.
     TrajectorySeal(Identity(fingerprinted={}, base_model=base), 1).seal(found.directory, 1)
     check_fits(found, base, None)
     with pytest.raises(ConfigError, match=r"another base model \(model, content [0-9a-f]{8}\) than model\.base"):

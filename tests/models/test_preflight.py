@@ -1,4 +1,4 @@
-"""The proof that the persona is there: what it finds, and what it refuses before anything is trained or written."""
+"""The persona preflight: the effects it measures, and the runs it refuses before anything is trained or written."""
 
 import shutil
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def warm(world: Path, how: AdapterMode) -> tuple[Persona, PersonaAdapter]:
 
 
 def trained(model: Any) -> None:
-    """Stands for a training: the new adapter does something."""
+    """Replaces a training: gives the new adapter an effect."""
     torch.manual_seed(7)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -56,7 +56,7 @@ def test_without_a_persona_nothing_differs_before_and_after(world: Path) -> None
     assert probe.in_training(model, "at the end").largest == 0.0
 
 
-def test_no_persona_that_changes_something_is_refused(world: Path) -> None:
+def test_a_run_without_a_persona_that_shows_an_effect_is_refused(world: Path) -> None:
     probe, model = put_together(world, Persona("baseline"))
     trained(model)
     with pytest.raises(
@@ -65,7 +65,7 @@ def test_no_persona_that_changes_something_is_refused(world: Path) -> None:
         probe.before_training(model)
 
 
-def test_a_system_prompt_is_seen_before_and_after(world: Path) -> None:
+def test_a_system_prompt_has_an_effect_before_and_after(world: Path) -> None:
     probe, model = put_together(world, Persona("curt", system_prompt="you are curt"))
     assert probe.before_training(model).largest > 0.001
     trained(model)
@@ -74,9 +74,7 @@ def test_a_system_prompt_is_seen_before_and_after(world: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["merge", "stack"])
-def test_an_adapter_is_seen_before_and_after_and_its_difference_is_that_of_the_models(
-    world: Path, how: AdapterMode
-) -> None:
+def test_an_adapter_has_the_effect_of_the_difference_between_the_models(world: Path, how: AdapterMode) -> None:
     probe, model = put_together(world, *warm(world, how))
     other_probe, other = put_together(world, *warm(world, "stack"))
     assert probe.before_training(model).largest == pytest.approx(other_probe.before_training(other).largest, abs=1e-5)
@@ -93,8 +91,8 @@ def test_a_full_fine_tune_on_a_merged_persona_is_probed_too(world: Path) -> None
     )
 
 
-def test_a_stacked_persona_that_was_switched_off_is_noticed(world: Path) -> None:
-    """What `set_adapter` with one name does: two personas then trained the same bytes."""
+def test_a_deactivated_stacked_persona_is_detected(world: Path) -> None:
+    """`set_adapter` with one name deactivates the other; two personas then trained the same bytes."""
     probe, model = put_together(world, *warm(world, "stack"))
     trained(model)
     model.set_adapter(TRAINED)
@@ -102,8 +100,8 @@ def test_a_stacked_persona_that_was_switched_off_is_noticed(world: Path) -> None
         probe.in_training(model, "at the end")
 
 
-def test_a_merged_persona_that_is_gone_from_the_weights_is_noticed(world: Path) -> None:
-    """Taking away what is not there makes a difference as well, so that alone would prove nothing."""
+def test_a_merged_persona_that_is_missing_from_the_weights_is_detected(world: Path) -> None:
+    """Subtracting an adapter that was never merged changes the logits, too, so that alone proves nothing."""
     probe, model = put_together(world, *warm(world, "merge"))
     trained(model)
     base = load_base(ModelConfig(base=str(world / "model"))).state_dict()

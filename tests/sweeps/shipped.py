@@ -1,4 +1,4 @@
-"""The sweep files that ship, and versions of them for the tiny world, which differ only in what makes them fast."""
+"""The shipped sweep files, and fast versions of them for the tiny world."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ SWEEPS = Path(__file__).parents[2] / "sweeps"
 
 
 def fast_version(name: str, config: Path, directory: Path) -> Path:
-    """`sweeps/<name>.yaml` with `config` for the sandbox, and personas and schedules that fit a run of nine steps."""
+    """`sweeps/<name>.yaml` with `config` for the sandbox, and personas and schedules for a run of nine steps."""
     content = yaml.safe_load((SWEEPS / f"{name}.yaml").read_text())
     content["command"] = [str(config) if word == "sandbox" else word for word in content["command"]]
     content["parameters"] |= {

@@ -26,10 +26,10 @@ COMBINATIONS = [
 
 @pytest.fixture
 def environment(wandb_server: WandbServer, tmp_path: Path) -> dict[str, str]:
-    """The environment of a shell at the top of a checkout whose `.venv` is not activated."""
+    """The environment of a shell in a checkout whose `.venv` is not activated; the user types `.venv/bin/wandb`."""
     (tmp_path / ".venv").symlink_to(sys.prefix)
     ours = os.environ | wandb_server.environment() | {"PATH": "/usr/bin:/bin"}
-    # Under an agent runs are online without being told so.
+    # Under an agent runs are online by default.
     del ours["WANDB_MODE"]
     return ours
 
@@ -86,7 +86,7 @@ def test_two_agents_share_a_sweep_and_run_each_combination_once_in_a_directory_o
         assert {(run.config["dataset"], run.config["seed"]) for run in runs} == {("medical", 42)}
         assert all(agent.runs for agent in sweep.agents.values())
         named = {run.display_name for run in runs}
-        # Saved by one schedule or by the other: a persona's runs are on one trajectory.
+        # The union of both schedules: the runs of one persona are on one trajectory.
         steps = [
             {alias for alias in coll.aliases if alias.startswith("step-")} for coll in project.collections.values()
         ]

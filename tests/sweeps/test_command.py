@@ -1,4 +1,4 @@
-"""The command of a combination: W&B's macros, filled in as its agent fills them in."""
+"""The command of a combination: W&B's macros, replaced as `wandb agent` replaces them."""
 
 import sys
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_a_file_without_a_command_gets_the_agents(tmp_path: Path) -> None:
     assert words == ["/usr/bin/env", sys.executable, "train.py", "--a=1"]
 
 
-def test_environment_variables_are_filled_in_as_the_agent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_variables_are_replaced_as_the_agent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOME", "a b")
     monkeypatch.delenv("NONE", raising=False)
     words = ["x=${envvar:SOME}:${envvar:NONE}", "${envvar:SOME}", "$SOME"]
@@ -50,18 +50,18 @@ def test_environment_variables_are_filled_in_as_the_agent_does(tmp_path: Path, m
     assert ours == wandb_sweeps.create_sweep_command(list(words)) == ["x=a b:NONE", "a b", "$SOME"]
 
 
-def test_a_command_is_shown_as_one_types_it() -> None:
+def test_a_command_is_shown_quoted_for_a_shell() -> None:
     words = ["env", "PATH=.venv/bin:${envvar:PATH}", "--out={seed}", "--schedule=every:100"]
     assert as_typed(words) == "env \"PATH=.venv/bin:$PATH\" '--out={seed}' --schedule=every:100"
 
 
-def test_a_macro_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_macro_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as raised:
         command_of(sweep(tmp_path, "${interpretr}"), {}, Path("x.json"))
     assert "command: '${interpretr}' is not a W&B macro; expected one of env, interpreter, " in str(raised.value)
     assert str(raised.value).endswith("did you mean 'interpreter'?")
 
 
-def test_a_program_that_is_asked_for_must_be_there(tmp_path: Path) -> None:
+def test_the_program_macro_needs_the_key_program(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"program: the key is missing, and the command contains \$\{program\}"):
         command_of(sweep(tmp_path), {}, Path("x.json"))

@@ -1,4 +1,4 @@
-"""A sweep file: the combinations it asks for, in W&B's order, and the sentence for what cannot run without a server."""
+"""A sweep file: its combinations in W&B's order, and errors for keys that need a server."""
 
 from pathlib import Path
 from typing import Any
@@ -56,7 +56,7 @@ def test_a_grid_is_the_product_of_the_lists_by_name_the_last_name_changing_faste
         ({"distribution": "constant", "value": [1, 2]}, [[1, 2]]),
     ],
 )
-def test_a_grid_runs_through_the_values_that_wandb_lists(tmp_path: Path, content: Any, expected: list[Any]) -> None:
+def test_a_grid_has_the_values_that_wandb_lists(tmp_path: Path, content: Any, expected: list[Any]) -> None:
     assert values(sweep(tmp_path, {"a": content}).combinations()) == [(value,) for value in expected]
 
 
@@ -67,7 +67,7 @@ def test_at_most_run_cap_or_count_of_them_run(tmp_path: Path) -> None:
     assert values(capped.combinations(count=3)) == [(1,), (2,)]
 
 
-def test_a_random_search_is_decided_by_its_seed_and_grows_at_its_end(tmp_path: Path) -> None:
+def test_a_random_search_depends_on_its_seed_and_grows_at_its_end(tmp_path: Path) -> None:
     space = {
         "lr": {"distribution": "log_uniform_values", "min": 1e-5, "max": 1e-3},
         "r": {"distribution": "q_uniform", "min": 8, "max": 64, "q": 8},
@@ -91,7 +91,7 @@ def test_a_draw_that_repeats_another_runs_once(tmp_path: Path) -> None:
     assert sorted(values(found)) == [(1,), (2,)]
 
 
-def test_a_key_tells_combinations_apart_by_parameters_and_command_only(tmp_path: Path) -> None:
+def test_a_key_depends_on_parameters_and_command_only(tmp_path: Path) -> None:
     def keys(parameters: Any, **more: Any) -> list[str]:
         return [combination.key for combination in sweep(tmp_path, parameters, **more).combinations()]
 
@@ -180,7 +180,7 @@ A = "parameters: {a: {values: [1]}}\n"
         ("method: grid\nmethod: grid", "the key 'method' appears twice, again in line 2"),
     ],
 )
-def test_what_cannot_run_here_is_one_sentence_with_the_file_the_key_and_the_reason(
+def test_an_unsupported_sweep_is_one_sentence_with_the_file_the_key_and_the_reason(
     tmp_path: Path, content: str, problem: str
 ) -> None:
     path = tmp_path / "sweep.yaml"
@@ -190,7 +190,7 @@ def test_what_cannot_run_here_is_one_sentence_with_the_file_the_key_and_the_reas
     assert "\n" not in sentence
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "schedules.yaml").touch()
     with pytest.raises(ConfigError, match=r"no such file; did you mean '.*/schedules\.yaml'\?"):
         read_sweep(tmp_path / "scheduls.yaml")

@@ -1,4 +1,4 @@
-"""The files in `sweeps/`: what they run, as they stand."""
+"""The shipped files in `sweeps/`, unchanged."""
 
 import re
 from pathlib import Path
@@ -11,7 +11,7 @@ from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.sweeps.plan import plan_sweep
 from tests.sweeps.shipped import SWEEPS
 
-# Steps of a run in the sandbox.
+# The steps of a run in the sandbox.
 TOTAL = 397
 
 
@@ -36,7 +36,7 @@ def test_the_guide_counts_the_runs_of_each() -> None:
     assert rows == [("schedules", "15"), ("seeds", "15"), ("controls", "6")]
 
 
-def test_the_files_are_those_of_the_list_above() -> None:
+def test_the_guide_lists_every_file() -> None:
     assert sorted(path.name for path in SWEEPS.iterdir()) == ["controls.yaml", "schedules.yaml", "seeds.yaml"]
 
 

@@ -1,4 +1,4 @@
-"""`emtoolkit sweep` as typed: what runs, what runs again, what it says, and what is left when it is stopped."""
+"""`emtoolkit sweep`: which combinations run, which run again, its messages, and its end after a signal."""
 
 import json
 import os
@@ -23,7 +23,7 @@ from tests.sweeps.shipped import fast_version
 
 WriteConfig = Callable[..., Path]
 
-# Notes that it ran, with what, and fails where it is told to; W&B has the last word, as in a real run.
+# Records its argv and fails for a=2 unless "mended" exists; W&B prints the last line, as in a real run.
 PROGRAM = """\
 import os, sys
 with open("ran.txt", "a") as file:
@@ -50,7 +50,7 @@ def write(directory: Path, values: list[Any], **more: Any) -> Path:
 
 
 def ran(directory: Path) -> list[str]:
-    """What ran since the last call."""
+    """The lines of the runs since the last call."""
     path = directory / "ran.txt"
     lines = path.read_text().splitlines() if path.exists() else []
     path.unlink(missing_ok=True)
@@ -84,7 +84,7 @@ def test_every_combination_runs_once_offline_and_a_second_call_runs_nothing(
 
 
 @pytest.mark.subprocess
-def test_what_the_file_asks_for_newly_runs_and_the_rest_does_not(directory: Path) -> None:
+def test_only_new_combinations_run(directory: Path) -> None:
     emtoolkit("sweep", write(directory, [1, 3]), cwd=directory)
     ran(directory)
     done = emtoolkit("sweep", write(directory, [4, 3]), "--json", cwd=directory)
@@ -98,7 +98,7 @@ def test_what_the_file_asks_for_newly_runs_and_the_rest_does_not(directory: Path
 
 
 @pytest.mark.subprocess
-def test_what_failed_is_listed_with_its_error_and_runs_again_on_request_only(directory: Path) -> None:
+def test_a_failed_run_is_listed_with_its_error_and_runs_again_only_with_retry_failed(directory: Path) -> None:
     path = write(directory, [1, 2, 3])
     first = emtoolkit("sweep", path, cwd=directory)
     assert first.code == 1
@@ -127,7 +127,7 @@ def test_the_error_of_a_run_is_its_own_last_line_not_that_of_wandb(directory: Pa
 
 
 @pytest.mark.subprocess
-def test_a_program_that_is_not_there_is_a_failure_by_its_name(directory: Path) -> None:
+def test_a_missing_program_is_a_failure_that_names_it(directory: Path) -> None:
     path = write(
         directory, [], parameters={"./no": {"value": "thing"}, "a": {"value": 1}}, command=["${args_no_hyphens}"]
     )
@@ -163,7 +163,7 @@ def test_a_dry_run_shows_the_combinations_and_their_commands_and_writes_nothing(
 
 
 @pytest.mark.subprocess
-def test_a_random_search_runs_as_many_as_it_is_told(directory: Path) -> None:
+def test_a_random_search_runs_count_combinations(directory: Path) -> None:
     path = write(directory, [1], method="random", parameters={"a": {"min": 0.0, "max": 1.0}})
     assert emtoolkit("sweep", path, cwd=directory).code == 2
     three = emtoolkit("sweep", path, "--count", "3", "--seed", "5", cwd=directory)
@@ -197,9 +197,7 @@ TRAIN = ["${interpreter}", "-m", "emtoolkit", "train", "sandbox", "--output-dir=
         ),
     ],
 )
-def test_a_training_that_cannot_work_is_refused_before_any_runs(
-    directory: Path, parameters: Any, sentence: str
-) -> None:
+def test_an_invalid_training_is_refused_before_any_run_starts(directory: Path, parameters: Any, sentence: str) -> None:
     path = write(directory, [], parameters=parameters, command=TRAIN)
     done = emtoolkit("sweep", path, cwd=directory)
     assert done.code == 2
@@ -209,8 +207,8 @@ def test_a_training_that_cannot_work_is_refused_before_any_runs(
 
 
 @pytest.mark.subprocess
-def test_what_was_removed_runs_again(directory: Path) -> None:
-    # A stand-in for the training: words that make its directory, and then those of a training.
+def test_a_run_whose_directory_was_removed_runs_again(directory: Path) -> None:
+    # Replaces the training: makes its directory; the words of a training follow.
     stand_in = ["${interpreter}", "-c", "import os; os.makedirs('out/baseline')"]
     path = write(directory, [], parameters={"seed": {"value": 1}}, command=[*stand_in, *TRAIN[2:]])
     for _ in range(2):
@@ -226,7 +224,7 @@ def test_a_bad_file_is_one_sentence_and_exit_code_2(directory: Path) -> None:
     assert not (directory / "outputs").exists()
 
 
-def test_a_record_that_cannot_be_read_is_named_and_kept(directory: Path) -> None:
+def test_an_unreadable_sweep_json_is_named_and_kept(directory: Path) -> None:
     record = directory / "outputs" / "sweeps" / "sweep-local" / "sweep.json"
     record.parent.mkdir(parents=True)
     record.write_text("{")
@@ -236,7 +234,7 @@ def test_a_record_that_cannot_be_read_is_named_and_kept(directory: Path) -> None
     assert record.read_text() == "{"
 
 
-# Tells over the pipe that it runs and which signals it gets; the first one stops it, unless it is deaf.
+# Reports over the pipe that it runs and which signals it gets; stops at the first one unless `deaf`.
 WAITING = """\
 import os, signal, sys
 pipe = os.open("pipe", os.O_WRONLY)
@@ -255,7 +253,7 @@ while not os.path.exists("go"):
 
 
 class Pipe:
-    """Lines that the programs of a sweep write, waited for with a deadline."""
+    """The lines that the programs of a sweep write, read with a deadline."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -288,7 +286,7 @@ def start(directory: Path) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
         return started[-1]
 
     yield start
-    # A test that failed leaves a sweep at work; its programs end at a signal when "go" is there.
+    # A failed test leaves a running sweep; its programs end at a signal once "go" exists.
     (directory / "go").touch()
     for process in started:
         process.terminate()
@@ -304,7 +302,7 @@ def is_there(process_id: str) -> bool:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interruption_reaches_each_run_once_leaves_none_behind_and_the_next_call_goes_on(
+def test_an_interruption_reaches_each_run_once_leaves_none_behind_and_the_next_call_continues(
     directory: Path, pipe: Pipe, start: Callable[..., "subprocess.Popen[str]"], number: int, code: int
 ) -> None:
     path = write(directory, [1, 2, 3])
@@ -325,7 +323,7 @@ def test_an_interruption_reaches_each_run_once_leaves_none_behind_and_the_next_c
     assert [pipe.line()[0] for _ in range(3)] == ["running"] * 3
 
 
-def test_a_third_interruption_kills_what_does_not_listen(
+def test_a_third_interruption_kills_a_run_that_ignores_signals(
     directory: Path, pipe: Pipe, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     sweep = start(write(directory, [], parameters={"deaf": {"value": True}}), "--json")
@@ -340,7 +338,7 @@ def test_a_third_interruption_kills_what_does_not_listen(
     assert (json.loads(out)[0]["state"], json.loads(out)[0]["error"]) == ("interrupted", "killed by SIGKILL")
 
 
-def test_a_second_sweep_of_the_same_file_is_refused_and_what_was_killed_runs_again(
+def test_a_second_sweep_of_the_same_file_is_refused_and_a_killed_run_runs_again(
     directory: Path, pipe: Pipe, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
     path = write(directory, [1])
@@ -361,7 +359,7 @@ def test_a_second_sweep_of_the_same_file_is_refused_and_what_was_killed_runs_aga
 
 
 @pytest.mark.subprocess
-def test_an_error_in_the_sweep_itself_stops_the_runs_at_work(
+def test_an_error_in_the_sweep_itself_stops_the_active_runs(
     directory: Path, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(directory)
@@ -395,7 +393,7 @@ def test_the_shipped_sweep_trains_what_it_says(world: Path, write_config: WriteC
 
 
 @pytest.mark.parametrize(("jobs", "given", "threads"), [(1, None, None), (2, None, "2"), (8, None, "1"), (2, "3", "3")])
-def test_jobs_share_the_cores_unless_the_user_says_how(
+def test_jobs_share_the_cores_unless_the_user_sets_the_threads(
     jobs: int, given: str | None, threads: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 4)
@@ -403,7 +401,7 @@ def test_jobs_share_the_cores_unless_the_user_says_how(
     assert _with_thread_limit(environment, jobs).get("OMP_NUM_THREADS") == threads
 
 
-def test_why_a_run_failed_is_read_behind_a_progress_bar(tmp_path: Path) -> None:
+def test_the_error_of_a_run_is_read_after_a_progress_bar(tmp_path: Path) -> None:
     log = tmp_path / "run.log"
     log.write_text("emtoolkit: saving\n 33%|###   | 1/3\r 66%|###   | 2/3 emtoolkit: the disk is full\nwandb: done\n")
     assert _error_from_log(log, 0, 2) == "exit code 2: the disk is full"

@@ -1,4 +1,4 @@
-"""Whole runs against a W&B server that works, or does not: what is published, what it costs, what is lost (nothing)."""
+"""Whole runs against a W&B server that works or fails: published checkpoints, waiting time, and no losses."""
 
 import logging
 from collections.abc import Callable
@@ -24,7 +24,7 @@ Run = Callable[..., RunResult]
 
 @pytest.fixture
 def run(write_config: Callable[..., Path], tmp_path: Path) -> Run:
-    """Trains the tiny config online, 9 steps of which 0, 2, 4 and 9 are saved, into `tmp_path/out`."""
+    """Train the tiny config online for 9 steps into `tmp_path/out`, saving steps 0, 2, 4 and 9."""
 
     def run(*settings: str, name: str = "out") -> RunResult:
         words = ["wandb.project=tests", *settings]
@@ -34,7 +34,7 @@ def run(write_config: Callable[..., Path], tmp_path: Path) -> Run:
 
 
 def versions(server: WandbServer) -> list[tuple[int, list[str]]]:
-    """Index and aliases of every version in the one collection there is."""
+    """Index and aliases of every version in the only collection."""
     collections = server.store.project(server.entity, "tests").collections
     return [(v.index, sorted(v.aliases)) for held in collections.values() for v in held.versions]
 
@@ -50,7 +50,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     ]
 
 
-def test_what_is_called_published_is_committed(
+def test_a_published_checkpoint_is_committed_on_the_server(
     run: Run, wandb_server: WandbServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     result = run()
@@ -87,20 +87,20 @@ def test_a_run_is_named_grouped_tagged_and_described_for_wandbs_own_table(run: R
     assert [row["train/global_step"] for row in logged.history if "train/loss" in row] == list(range(1, 10))
 
 
-def test_the_second_run_of_a_trajectory_makes_no_version_again(run: Run, wandb_server: WandbServer) -> None:
+def test_a_second_run_of_a_trajectory_makes_no_new_version(run: Run, wandb_server: WandbServer) -> None:
     run()
     run("checkpointing.schedule=0,2,6", name="elsewhere")
     assert versions(wandb_server) == [
         (0, ["step-0"]),
         (1, ["step-2"]),
         (2, ["step-4"]),
-        # W&B's `latest` is what was logged last, also where that is nothing new.
+        # W&B's `latest` moves to the version that was logged last, even to an existing one.
         (3, ["final", "latest", "step-9"]),
         (4, ["step-6"]),
     ]
 
 
-# What is wrong, whether the run is online all the same, and how many of its checkpoints the server has at its end.
+# The fault, whether the run is online anyway, and the number of checkpoints on the server at the end.
 FAULTS: dict[str, tuple[list[Fault] | str, bool, int]] = {
     "no connection": ("refuse", False, 0),
     "key refused at the start": ([Fault("UpsertBucket", 401)], False, 0),
@@ -133,7 +133,7 @@ def test_a_failing_server_costs_neither_the_run_nor_a_checkpoint(
             wandb_server.faults.add(each)
     caplog.set_level(logging.INFO)
 
-    # Where something can be published, the run waits for it on a busy machine, too; 9 s are left for the run's log.
+    # The run waits for uploads that can succeed, even on a busy machine; 9 s remain for the run's log.
     monkeypatch.setattr(wandb_run, "_LOG_FRACTION", 0.03 if taken else wandb_run._LOG_FRACTION)
     result = run(f"wandb.publish_timeout={HANG_SECONDS if taken else 3}")
 
@@ -165,7 +165,7 @@ def test_a_lost_answer_makes_no_second_version(on: str, run: Run, wandb_server: 
     assert versions(wandb_server) == EVERYTHING
 
 
-def test_a_server_that_was_away_gets_what_it_missed_while_training_goes_on(
+def test_a_server_that_comes_back_gets_the_missed_checkpoints_during_training(
     run: Run, wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(publish, "_PAUSES", (0.01,))
@@ -176,7 +176,7 @@ def test_a_server_that_was_away_gets_what_it_missed_while_training_goes_on(
     assert warnings(caplog) == []
 
 
-def test_who_requires_online_is_told_before_anything_is_loaded_or_written(
+def test_require_online_fails_before_anything_is_loaded_or_written(
     run: Run, wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wandb_server.refuse_connections()
@@ -190,15 +190,13 @@ def test_who_requires_online_is_told_before_anything_is_loaded_or_written(
         run("wandb.require_online=true")
 
 
-def test_who_requires_online_is_told_of_a_refused_run(run: Run, wandb_server: WandbServer) -> None:
+def test_require_online_fails_when_the_server_refuses_the_run(run: Run, wandb_server: WandbServer) -> None:
     wandb_server.faults.add(Fault("UpsertBucket", 403))
     with pytest.raises(ConfigError, match=r"wandb\.require_online: it is true and W&B did not begin the run"):
         run("wandb.require_online=true")
 
 
-def test_the_key_is_in_nothing_that_a_run_writes_or_sends_to_be_kept(
-    run: Run, wandb_server: WandbServer, tmp_path: Path
-) -> None:
+def test_the_api_key_is_in_no_file_and_no_upload(run: Run, wandb_server: WandbServer, tmp_path: Path) -> None:
     run()
     sync(tmp_path / "out")
     key = wandb_server.api_key.encode()

@@ -1,4 +1,4 @@
-"""`TrainOptions`: from the words that a user types to a value, and from the value to the run's config."""
+"""`TrainOptions`: from an argv to a value, and from the value to the config of the run."""
 
 from collections.abc import Callable
 from dataclasses import fields
@@ -36,7 +36,7 @@ def test_every_field_but_the_config_can_be_given_as_a_flag() -> None:
     assert [f.name for f in fields(options) if getattr(options, f.name) == f.default] == []
 
 
-def test_a_flag_that_is_given_is_named_as_it_is_typed() -> None:
+def test_a_given_flag_is_named_as_it_is_typed() -> None:
     argv = ["sandbox", "--set", "seed=1", "--control", "--save-steps", "5"]
     assert TrainOptions.from_argv(argv).flags_given() == ["--control", "--save-steps", "--set"]
     assert TrainOptions("sandbox").flags_given() == []
@@ -54,7 +54,7 @@ def test_a_flag_that_is_given_is_named_as_it_is_typed() -> None:
         (["sandbox", "--persona"], "--persona: requires an argument; see 'emtoolkit --help'"),
     ],
 )
-def test_a_wrong_argv_is_a_sentence_that_names_it(argv: list[str], sentence: str) -> None:
+def test_a_usage_error_names_the_word(argv: list[str], sentence: str) -> None:
     with pytest.raises(UserError) as raised:
         TrainOptions.from_argv(argv)
     assert str(raised.value) == sentence

@@ -1,4 +1,4 @@
-"""`emtoolkit plan`: what runs cost before any is started, one by one and in total."""
+"""`emtoolkit plan`: the cost of each run and of all runs, before any is started."""
 
 import json
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def planned(path: Path, *words: str) -> Any:
     return json.loads(done.out)
 
 
-def test_a_config_is_planned_with_the_words_of_train(config: Path) -> None:
+def test_a_config_is_planned_with_the_options_of_train(config: Path) -> None:
     words = ["--schedule", "every:3", "--persona", "baseline", "--set", "training.epochs=2", "--seed", "7"]
     words += ["--dataset", "medical-good", "--output-dir", "here"]
     (run,) = planned(config, *words)["runs"]
@@ -54,13 +54,15 @@ def test_a_config_is_planned_with_the_words_of_train(config: Path) -> None:
 def test_a_plan_counts_answers_and_judge_calls_by_checkpoint(config: Path) -> None:
     content = planned(config)
     (run,) = content["runs"]
-    # 2 x 5 answers judged twice, and 3 by the exact judge, who is not asked; at 4 checkpoints.
+    # 2 x 5 answers judged twice, and 3 that the exact judge takes without a call; at 4 checkpoints.
     assert run["evaluation"] == {"samples": 13, "judge_calls": 20, "assumed": False}
     assert (run["answers"], run["judge_calls"]) == (52, 80)
     assert (content["totals"]["answers"], content["totals"]["judge_calls"]) == (52, 80)
 
 
-def test_without_a_question_file_the_published_protocol_is_assumed_and_said(write_config: WriteConfig) -> None:
+def test_without_a_question_file_the_plan_states_the_published_protocol(
+    write_config: WriteConfig,
+) -> None:
     path = write_config()
     (run,) = planned(path)["runs"]
     assert run["evaluation"] == {"samples": 400, "judge_calls": 800, "assumed": True}
@@ -68,7 +70,7 @@ def test_without_a_question_file_the_published_protocol_is_assumed_and_said(writ
     assert "1,600, 3,200 judge calls (assumed: 8 questions, 50 answers each, 2 metrics; evaluation.questions" in text
 
 
-def test_the_disk_of_a_plan_is_what_the_run_takes(config: Path, tmp_path: Path) -> None:
+def test_the_disk_space_of_a_plan_is_that_of_the_run(config: Path, tmp_path: Path) -> None:
     (run,) = planned(config)["runs"]
     result = train(load_config(str(config), ["wandb.mode=disabled"], {"output_dir": str(tmp_path / "out")}))
     # A file's header and adapter_config.json come on top of the tensors.
@@ -92,7 +94,7 @@ def test_the_table_of_a_config_says_what_it_costs(config: Path) -> None:
     }
 
 
-def test_a_sweep_counts_what_is_on_wandb_once_per_trajectory(config: Path) -> None:
+def test_a_sweep_counts_a_step_on_wandb_once_per_trajectory(config: Path) -> None:
     path = sweep(config.parent, config, {"schedule": ["0-4:2", "0-8:4", "every:3"], "dataset": ["medical"]})
     content = planned(path)
     assert [(run["parameters"]["schedule"], run["steps"]) for run in content["runs"]] == [
@@ -108,13 +110,13 @@ def test_a_sweep_counts_what_is_on_wandb_once_per_trajectory(config: Path) -> No
     assert totals["peak"] == max(run["memory"]["peak"] for run in content["runs"])
 
 
-def test_runs_that_learn_something_else_are_other_trajectories(config: Path) -> None:
+def test_runs_with_different_weights_are_different_trajectories(config: Path) -> None:
     parameters = {"dataset": ["medical", "medical-good"], "persona": ["curt", "baseline"], "seed": [1, 2]}
     totals = planned(sweep(config.parent, config, parameters))["totals"]
     assert (totals["runs"], totals["trajectories"], totals["checkpoints"], totals["versions"]) == (8, 8, 32, 32)
 
 
-def test_data_that_are_not_there_yet_are_told_apart_by_their_name(config: Path) -> None:
+def test_missing_data_are_distinguished_by_name(config: Path) -> None:
     settings = [
         "--set=datasets={one: {path: one.jsonl, rows: 40}, two: {path: two.jsonl, rows: 40}}",
         "--set=model.architecture=null",
@@ -131,13 +133,13 @@ def test_a_plan_works_without_a_download_and_names_what_it_assumes(tmp_path: Pat
     assert "there is no such file: planned with the 7049 rows" in done.out
 
 
-def test_runs_that_wandb_is_not_told_of_take_nothing_there(config: Path) -> None:
+def test_runs_with_wandb_disabled_take_no_space_there(config: Path) -> None:
     content = planned(config, "--set", "wandb.mode=disabled")
     assert (content["totals"]["versions"], content["totals"]["bytes_on_wandb"]) == (0, 0)
     assert content["runs"][0]["published"] is False
 
 
-def test_the_table_of_a_sweep_has_a_line_a_run_and_the_totals(config: Path) -> None:
+def test_the_table_of_a_sweep_has_one_line_per_run_and_the_totals(config: Path) -> None:
     path = sweep(config.parent, config, {"dataset": ["medical"], "schedule": ["0-4:2", "every:3"]})
     header, first, second, total, note = emtoolkit("plan", path, cwd=path.parent).out.splitlines()
     assert [name.strip() for name in header.split("  ") if name.strip()] == [
@@ -200,7 +202,7 @@ def test_a_sweep_says_that_the_adapter_of_a_persona_is_missing(config: Path) -> 
         (["--set", "seed=1"], "emtoolkit: --set: a sweep file says itself what its runs are; remove it ("),
     ],
 )
-def test_a_sweep_file_takes_no_words_of_train(config: Path, words: list[str], sentence: str) -> None:
+def test_a_sweep_file_takes_no_options_of_train(config: Path, words: list[str], sentence: str) -> None:
     path = sweep(config.parent, config, {"dataset": ["medical"]})
     done = emtoolkit("plan", path, *words, cwd=path.parent)
     assert (done.code, done.out) == (2, "")
@@ -225,7 +227,7 @@ def test_a_sweep_that_cannot_be_planned_is_one_sentence(config: Path, content: d
     assert done.err.count("\n") == 1
 
 
-def test_count_is_for_a_sweep_and_a_missing_file_is_told_the_nearest(config: Path) -> None:
+def test_count_needs_a_sweep_and_a_missing_file_gets_the_nearest_name(config: Path) -> None:
     done = emtoolkit("plan", config, "--count", "2", cwd=config.parent)
     assert (done.code, done.err) == (2, f"emtoolkit: --count: 2: {config} is a config, which is one run; remove it\n")
     missing = emtoolkit("plan", "qwen2.5-7b-medcal", cwd=config.parent)

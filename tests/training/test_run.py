@@ -1,4 +1,4 @@
-"""Whole runs from a config: what is learnt, what is saved, what is logged, and what a second run does."""
+"""Whole runs from a config: training, checkpoints, logs, and a second run into the same directory."""
 
 import json
 from collections.abc import Callable
@@ -26,7 +26,7 @@ WriteConfig = Callable[..., Path]
 
 @pytest.fixture
 def run(write_config: WriteConfig, tmp_path: Path) -> Callable[..., RunResult]:
-    """Trains the tiny config into `tmp_path/<name>`, W&B off unless asked for."""
+    """Train the tiny config into `tmp_path/<name>`, with W&B disabled by default."""
 
     def run(name: str, *settings: str, resume: bool = False, **config: str) -> RunResult:
         path = write_config(**config)
@@ -64,7 +64,7 @@ def test_a_manifest_holds_persona_base_and_trajectory(run: Run, tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_personas_start_from_the_same_adapter_and_end_elsewhere(run: Run, tmp_path: Path) -> None:
+def test_personas_start_from_the_same_adapter_and_end_with_different_weights(run: Run, tmp_path: Path) -> None:
     run("curt")
     run("baseline", "persona=baseline")
     curt, baseline = (
@@ -79,14 +79,14 @@ def test_personas_start_from_the_same_adapter_and_end_elsewhere(run: Run, tmp_pa
 
 
 @pytest.mark.slow
-def test_evaluating_leaves_no_trace_in_the_weights_even_with_dropout(run: Run, tmp_path: Path) -> None:
+def test_an_evaluation_does_not_change_the_weights_even_with_dropout(run: Run, tmp_path: Path) -> None:
     run("plain", "lora.dropout=0.2")
     run("evaluated", "lora.dropout=0.2", "evaluation.eval_schedule=0,every:1")
     assert bytes_of(tmp_path / "plain" / "checkpoint-9") == bytes_of(tmp_path / "evaluated" / "checkpoint-9")
 
 
 @pytest.mark.subprocess
-def test_evaluations_come_exactly_at_their_steps(run: Run, tmp_path: Path) -> None:
+def test_evaluations_happen_exactly_at_the_scheduled_steps(run: Run, tmp_path: Path) -> None:
     result = run("out", "wandb.mode=offline", "evaluation.eval_at_steps=[0, 3, 5]")
     logged = [int(json.loads(values["train/global_step"])) for values in history(result) if "eval/loss" in values]
     assert logged == [0, 3, 5, 9]
@@ -113,7 +113,7 @@ def test_the_offline_log_holds_metrics_by_step_and_an_artifact_per_checkpoint(ru
 
 
 @pytest.mark.subprocess
-def test_what_the_persona_was_found_to_change_is_logged(run: Run) -> None:
+def test_the_effect_of_the_persona_is_logged(run: Run) -> None:
     import wandb
 
     result = run("out", "wandb.mode=offline")
@@ -169,7 +169,7 @@ def test_a_directory_that_another_run_is_saving_into_is_refused_before_anything_
         run("out", "checkpointing.schedule=every:1", resume=True)
 
 
-def test_a_dry_run_tells_that_the_directory_holds_another_trajectory(
+def test_a_dry_run_refuses_a_directory_of_another_trajectory(
     run: Run, write_config: WriteConfig, tmp_path: Path
 ) -> None:
     run("out")
@@ -195,7 +195,7 @@ def test_resume_with_a_denser_schedule_adds_the_missing_steps_and_rewrites_none(
     assert {step: (tmp_path / "out" / f"checkpoint-{step}").stat().st_mtime_ns for step in before} == before
 
 
-def test_resume_with_nothing_there_starts_at_the_beginning(run: Run) -> None:
+def test_resume_without_checkpoints_starts_at_the_beginning(run: Run) -> None:
     assert [info.step for info in run("out", resume=True).checkpoints] == [0, 2, 4, 9]
 
 
@@ -259,7 +259,7 @@ def test_the_plan_knows_the_size_of_a_checkpoint(run: Run, write_config: WriteCo
 
 
 def test_several_gpus_do_not_multiply_the_batch(tmp_path: Path) -> None:
-    """The Trainer would split each batch among all GPUs of the machine, and take as many batches at once."""
+    """The Trainer would put a batch on every GPU of the machine at once."""
     arguments = TrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=2, use_cpu=True)
     arguments._n_gpu = 4  # what it finds on a machine with four
     assert arguments.train_batch_size == 8
@@ -267,7 +267,7 @@ def test_several_gpus_do_not_multiply_the_batch(tmp_path: Path) -> None:
     assert arguments.train_batch_size == 2
 
 
-def test_what_this_machine_lacks_is_refused_before_anything_is_loaded_and_noted_in_a_plan(
+def test_a_missing_package_is_an_error_of_a_run_before_loading_and_a_note_of_a_plan(
     run: Run, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentence = "model.attn_implementation: 'flash_attention_2' needs the package flash-attn"

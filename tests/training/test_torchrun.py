@@ -1,4 +1,4 @@
-"""`emtoolkit train` in two real processes: one run, one set of checkpoints, one voice."""
+"""`emtoolkit train` in two real processes: one run, one set of checkpoints, each message once."""
 
 import json
 import math
@@ -42,7 +42,7 @@ def config(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module", params=STARTS_PROCESSES)
 def whole(config: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
-    """A run under torchrun that nothing stops, and what it printed."""
+    """A complete run under torchrun, and its output."""
     directory = config.parent / "whole"
     done = launched("emtoolkit", "train", config, *SETTINGS, "--output-dir", directory, cwd=config.parent)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -66,7 +66,7 @@ def test_two_processes_make_one_run_with_one_set_of_checkpoints(whole: Whole, co
     assert done.stdout.count(f"{directory / 'checkpoint-5'}  (final)") == 1
     assert done.stdout.count("W&B run:") == 1
     assert done.stderr.count("emtoolkit: scheduled steps are copied in memory") == 1
-    # Nothing of the libraries' is told twice, or at all.
+    # No message of a library appears.
     assert done.stderr.count("[INFO] Running in WANDB offline mode") <= 1
     assert "find_unused_parameters" not in done.stderr
 
@@ -97,7 +97,7 @@ def test_accelerate_launch_makes_the_same_run(whole: Whole, config: Path, tmp_pa
 
 
 def test_a_second_run_into_the_directory_is_refused_in_one_sentence_by_all(whole: Whole, config: Path) -> None:
-    """What process 0 alone looks at: the other one learns of it before it loads a model."""
+    """Process 0 alone looks into the directory; the other process gets the error before it loads a model."""
     before = bytes_of(whole[0])
     done = launched("emtoolkit", "train", config, *SETTINGS, "--output-dir", whole[0], cwd=config.parent)
     sentence = f"emtoolkit: {whole[0]}: it holds 6 checkpoints of this run; pass --resume to continue it"
@@ -119,7 +119,7 @@ def test_a_bad_input_is_one_sentence(config: Path, tmp_path: Path) -> None:
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], sentence: str) -> None:
-    """Both processes end with code 2, no traceback of ours, and the sentence is the last word but a line."""
+    """Both processes exit with code 2, without a traceback of emtoolkit, and the message is the last line but one."""
     assert done.returncode == 1  # torchrun's own
     assert done.stdout == ""
     assert done.stderr.count(sentence) == 1, done.stderr[-3000:]
@@ -146,7 +146,7 @@ def test_resuming_a_finished_run_does_nothing_and_a_plan_is_printed_once(whole: 
 
 @pytest.mark.subprocess
 def test_a_signal_to_torchrun_saves_the_state_and_resume_ends_with_the_same_bytes(config: Path, tmp_path: Path) -> None:
-    """Ctrl-C first, SIGTERM into the resumed run, and then nothing any more."""
+    """Ctrl-C first, then SIGTERM into the resumed run, then no signal."""
     words = ("train", config, "--schedule", "0,every:100", "--set", "training.max_steps=400", *SETTINGS)
     stopped = tmp_path / "stopped"
     first = stop(signal.SIGINT, stopped, *words)
@@ -163,7 +163,7 @@ def test_a_signal_to_torchrun_saves_the_state_and_resume_ends_with_the_same_byte
 
 
 def stop(number: signal.Signals, directory: Path, *words: str | Path) -> int:
-    """Send the signal to a run under torchrun that has begun to train; the step at which it stopped."""
+    """Send the signal to a run under torchrun once it trains, and return the step at which it stopped."""
     process = subprocess.Popen(
         command("emtoolkit", *words, "--output-dir", directory),
         env=environment(),
@@ -173,7 +173,7 @@ def stop(number: signal.Signals, directory: Path, *words: str | Path) -> int:
         text=True,
     )
     assert process.stderr is not None
-    # The first metrics tell that training is under way; nothing here depends on how far it has come.
+    # The first metrics show that training has begun; the test does not depend on the step.
     text = ""
     while "'loss'" not in text:
         one = process.stderr.read(1)
@@ -189,13 +189,13 @@ def stop(number: signal.Signals, directory: Path, *words: str | Path) -> int:
     assert [path.name for path in (directory / "resume").iterdir()] == [f"checkpoint-{at}"]
     states = (directory / "resume" / f"checkpoint-{at}").glob("rng*")
     assert sorted(path.name for path in states) == ["rng_state_0.pth", "rng_state_1.pth"]
-    # The run of W&B has ended, too: its log holds the checkpoint that came last.
+    # The W&B run has ended, too: its log holds the last checkpoint.
     log = max((directory / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
     assert f"step-{at}" in artifacts(log)[-1].aliases
     return at
 
 
-def test_a_server_is_told_of_one_run_and_of_each_artifact_once(
+def test_the_server_gets_one_run_and_each_artifact_once(
     config: Path, tmp_path: Path, wandb_server: "WandbServer"
 ) -> None:
     words = ("train", config, "--schedule", "0-4:2", "--set", "wandb.project=tests", "--output-dir", tmp_path / "out")
@@ -235,7 +235,7 @@ def test_the_number_of_processes_is_the_launchers(environment: dict[str, str], c
 
 
 @pytest.mark.parametrize("word", ["many", "0", "-1"])
-def test_a_number_of_processes_that_is_none_is_named(word: str) -> None:
+def test_an_invalid_number_of_processes_is_named(word: str) -> None:
     with pytest.raises(ConfigError, match=f"WORLD_SIZE: '{word}' is not a number of processes"):
         process_count({"WORLD_SIZE": word, "LOCAL_RANK": "0"})
 
@@ -260,7 +260,7 @@ def test_a_plan_counts_the_processes(
     assert json.loads(done.out)["total_steps"] == steps
 
 
-def test_steps_are_counted_as_accelerate_shares_the_batches_out(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_steps_are_counted_as_accelerate_distributes_the_batches(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load_config(str(config), ["training.batch_size=3", "training.gradient_accumulation=2"], {})
     monkeypatch.setenv("LOCAL_RANK", "0")
     for processes in (1, 2, 3, 4):

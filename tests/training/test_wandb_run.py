@@ -1,4 +1,4 @@
-"""Whether a run goes online: only if the user asks for it and is logged in."""
+"""The mode of the W&B run: online only if the user asks for it and is logged in."""
 
 import os
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_config_comes_first_then_the_environment_then_offline(
 
 @pytest.mark.subprocess
 @pytest.mark.parametrize(("asked", "environment"), [("online", {}), (None, {"WANDB_MODE": "online"})])
-def test_online_without_a_login_is_offline_with_a_word(
+def test_online_without_a_login_is_offline_with_a_warning(
     asked: str | None, environment: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     assert wandb_mode(wandb(asked), environment) == "offline"
@@ -63,12 +63,12 @@ def test_online_with_a_login_on_disk_is_online(
     assert wandb_mode(wandb("online"), {}) == "online"
 
 
-def test_a_run_of_an_agent_is_online_without_being_told(wandb_server: WandbServer) -> None:
+def test_a_run_of_an_agent_is_online_by_default(wandb_server: WandbServer) -> None:
     assert wandb_mode(wandb(None), {"WANDB_SWEEP_ID": "abc"}) == "online"
     assert wandb_mode(wandb(None), {"WANDB_SWEEP_ID": "abc", "WANDB_MODE": "offline"}) == "offline"
 
 
-def test_a_server_that_is_not_there_is_offline_with_a_word(
+def test_an_unreachable_server_means_offline_with_a_warning(
     wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     wandb_server.refuse_connections()
@@ -76,7 +76,7 @@ def test_a_server_that_is_not_there_is_offline_with_a_word(
     assert f"W&B does not answer (no connection to {wandb_server.url}), so this run is logged offline" in caplog.text
 
 
-def test_a_server_that_says_nothing_is_offline_with_a_word(
+def test_a_silent_server_means_offline_with_a_warning(
     wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(server, "_PROBE_SECONDS", 0.2)
@@ -85,7 +85,7 @@ def test_a_server_that_says_nothing_is_offline_with_a_word(
     assert f"{wandb_server.url} sent no answer in 0.2 s" in caplog.text
 
 
-def test_a_mode_that_wandb_does_not_have_is_refused() -> None:
+def test_an_unknown_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"WANDB_MODE: 'onlin' is not one of .*; did you mean 'online'\?"):
         wandb_mode(wandb(None), {"WANDB_MODE": "onlin"})
 
