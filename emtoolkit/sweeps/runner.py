@@ -4,13 +4,14 @@ import os
 import re
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import ConfigError, UserError
+from emtoolkit.progress import Progress
 from emtoolkit.storage.atomic import remove_temporaries, write_file
 from emtoolkit.storage.lock import InUseError, lock_directory
 from emtoolkit.sweeps.command import args_json, as_typed, with_environment
@@ -19,8 +20,8 @@ from emtoolkit.sweeps.processes import Processes
 from emtoolkit.sweeps.sweep_file import Attempt, State, SweepFile
 
 # The last line of a log is not always the error: W&B prints after an exception.
-_OURS = "emtoolkit: "
-_ERROR_LINE = re.compile(rf"{_OURS}|[\w.]*(Error|Exception|Interrupt|Exit)\b")
+_OWN_PREFIX = "emtoolkit: "
+_ERROR_LINE = re.compile(rf"{_OWN_PREFIX}|[\w.]*(Error|Exception|Interrupt|Exit)\b")
 _LONGEST_ERROR = 300
 _LOG_TAIL_BYTES = 100_000
 
@@ -43,12 +44,11 @@ class SweepResult:
 
     @property
     def all_finished(self) -> bool:
+        """Whether every combination has finished."""
         return all(outcome.attempt.state == "finished" for outcome in self.outcomes)
 
 
-def run_sweep(
-    plan: SweepPlan, *, jobs: int, retry_failed: bool, progress: Callable[[str, int, int], None]
-) -> SweepResult:
+def run_sweep(plan: SweepPlan, *, jobs: int, retry_failed: bool, progress: Progress) -> SweepResult:
     """Run the combinations that are not finished, `jobs` at a time; failed ones only with `retry_failed`.
 
     A SIGINT or SIGTERM is passed on to the active runs, which then save and stop; the next call continues them.
@@ -80,7 +80,7 @@ def _run_all(
     states: SweepFile,
     environment: Mapping[str, str],
     jobs: int,
-    progress: Callable[[str, int, int], None],
+    progress: Progress,
 ) -> None:
     total, failed = len(due), 0
     active: dict[str, tuple[SweepRun, int]] = {}
@@ -132,9 +132,9 @@ def _error_from_log(log: Path, offset: int, exit_code: int) -> str:
         text = file.read().decode(errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip() and not line.startswith("wandb: ")]
     # A progress bar may precede the message on the same line.
-    lines = [line[max(0, line.rfind(_OURS)) :] for line in lines]
+    lines = [line[max(0, line.rfind(_OWN_PREFIX)) :] for line in lines]
     errors = [line for line in lines if _ERROR_LINE.match(line)]
-    last = (errors or lines or [""])[-1].removeprefix(_OURS)[:_LONGEST_ERROR]
+    last = (errors or lines or [""])[-1].removeprefix(_OWN_PREFIX)[:_LONGEST_ERROR]
     how = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
     return f"{how}: {last}" if last else how
 

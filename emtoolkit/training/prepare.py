@@ -43,12 +43,14 @@ class SharedInputs:
         self._bases: dict[str, BaseModelRecord] = {}
 
     def data(self, config: RunConfig, persona: Persona, allow_missing: bool, progress: Progress) -> RunData:
+        """The rows of the run, as `read_data`."""
         key = config.model_dump_json(include=_DATA_KEYS)
         if key not in self._data:
             self._data[key] = read_data(config, persona, allow_missing=allow_missing, progress=progress)
         return self._data[key]
 
     def base(self, model: ModelConfig) -> BaseModelRecord:
+        """The record of the base model, as `base_identity`."""
         key = model.model_dump_json()
         if key not in self._bases:
             self._bases[key] = base_identity(model)
