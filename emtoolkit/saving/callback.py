@@ -87,7 +87,13 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self.unpublished: Mapping[int, str] = {}
         self.waited_seconds = 0.0
         self._options = SaveOptions(
-            resume_every, resume_at_end, allow_unreachable, publish, publish_timeout, max_in_flight, on_error
+            resume_every=resume_every,
+            resume_at_end=resume_at_end,
+            allow_unreachable=allow_unreachable,
+            publish=publish,
+            publish_timeout=publish_timeout,
+            max_in_flight=max_in_flight,
+            on_error=on_error,
         )
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity

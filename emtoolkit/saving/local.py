@@ -26,6 +26,12 @@ class _Copies:
         """Save the live model as `step`."""
         self.session.save(step, partial(CheckpointContents.of_copy, self.state, self.buffers, step), final=final)
 
+    def save_resume_state(self, event: TrainerEvent, random_states: list[Any], callbacks: list[Any]) -> None:
+        """Save everything that continuing from this moment needs."""
+        optimizer, lr_scheduler = event.objects["optimizer"], event.objects["lr_scheduler"]
+        state = ResumeState.capture(self.state, optimizer, lr_scheduler, event.state, random_states, callbacks)
+        self.session.save_resume_state(state)
+
 
 class LocalSaving:
     """A `SavingStrategy` for models that every process holds completely."""
@@ -96,16 +102,6 @@ class LocalSaving:
             self._copies.save(self._step_in_memory, final=False)
 
     def _save_resume_state(self, event: TrainerEvent) -> None:
-        random_states: list[Any] = self._setup.ranks.gather(self._setup.timing.random_state())
+        random_states = self._setup.ranks.gather(self._setup.timing.random_state())
         if self._copies is not None:
-            objects, callbacks = event.objects, self._setup.stateful_callbacks()
-            self._copies.session.save_resume_state(
-                ResumeState.capture(
-                    self._copies.state,
-                    objects["optimizer"],
-                    objects["lr_scheduler"],
-                    event.state,
-                    random_states,
-                    callbacks,
-                )
-            )
+            self._copies.save_resume_state(event, random_states, self._setup.stateful_callbacks())
