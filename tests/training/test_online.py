@@ -180,19 +180,17 @@ def test_require_online_fails_before_anything_is_loaded_or_written(
     run: Run, wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wandb_server.refuse_connections()
-    with pytest.raises(ConfigError, match=r"wandb\.require_online: it is true and W&B does not answer \(no connection"):
+    with pytest.raises(ConfigError, match=r"wandb\.require_online: true, and W&B does not answer \(no connection"):
         run("wandb.require_online=true")
     assert not (tmp_path / "out").exists()
     monkeypatch.setenv("WANDB_MODE", "offline")
-    with pytest.raises(
-        ConfigError, match=r"wandb\.require_online: it is true and the mode is offline; set wandb\.mode"
-    ):
+    with pytest.raises(ConfigError, match=r"wandb\.require_online: true, and the mode is offline; set wandb\.mode"):
         run("wandb.require_online=true")
 
 
 def test_require_online_fails_when_the_server_refuses_the_run(run: Run, wandb_server: WandbServer) -> None:
     wandb_server.faults.add(Fault("UpsertBucket", 403))
-    with pytest.raises(ConfigError, match=r"wandb\.require_online: it is true and W&B did not begin the run"):
+    with pytest.raises(ConfigError, match=r"wandb\.require_online: true, and W&B did not begin the run"):
         run("wandb.require_online=true")
 
 
