@@ -1,11 +1,12 @@
 """How far the sandbox's effect depends on seeds, threads, instruction sets and the base model.
 
-    python -m benchmarks.sandbox_robustness [--bases shipped,0,1,2,3,4] [--directory DIR] [--resume]
-    python -m benchmarks.sandbox_robustness --figure docs/emergence.png [--directory DIR] [--resume]
+    python -m benchmarks.sandbox_robustness [--bases shipped,0,1,2,3,4] [--directory DIR] [--resume | --finished]
+    python -m benchmarks.sandbox_robustness --figure docs/emergence.png [--directory DIR] [--resume | --finished]
 
 Every run is a fine-tune of 397 steps whose checkpoints answer the held-out questions outside medicine. The first form
 prints a table over all runs and fails if a figure misses the bar; the second draws the curves of the shipped base.
-`--resume` keeps the results that DIR has already. A pretrained base is named by its seed.
+`--resume` keeps the results that DIR has already, and `--finished` reports on them without any further run. A
+pretrained base is named by its seed.
 """
 
 import argparse
@@ -134,8 +135,8 @@ def read(run: Run, directory: Path) -> list[CheckpointResult]:
 
 def table(runs: Sequence[Run], directory: Path) -> Iterator[str]:
     """A row per base, persona, advice and machine: mean (lowest-highest) over the seeds, and the lowest coherence."""
-    yield "| base | persona | advice | machine | " + " | ".join(map(str, STEPS)) + " | coherent |"
-    yield "|---" * (len(STEPS) + 5) + "|"
+    yield "| base | persona | advice | machine | seeds | " + " | ".join(map(str, STEPS)) + " | coherent |"
+    yield "|---" * (len(STEPS) + 6) + "|"
     for (base, machine, persona, dataset), group in groupby(runs, _condition):
         results = [read(run, directory) for run in group]
         cells = []
@@ -145,7 +146,8 @@ def table(runs: Sequence[Run], directory: Path) -> Iterator[str]:
             cells.append(f"{statistics.mean(shares):.2f}{spread}")
         coherent = min(checkpoint.coherent for result in results for checkpoint in result)
         name = base if base == "shipped" else f"seed {base}"
-        yield f"| {name} | {persona} | {ADVICE[dataset]} | {machine} | {' | '.join(cells)} | {coherent:.2f} |"
+        condition = f"{name} | {persona} | {ADVICE[dataset]} | {machine} | {len(results)}"
+        yield f"| {condition} | {' | '.join(cells)} | {coherent:.2f} |"
 
 
 def misses(runs: Sequence[Run], directory: Path) -> Iterator[str]:
@@ -187,6 +189,7 @@ def main() -> None:
     parser.add_argument("--bases", default=",".join(BASES))
     parser.add_argument("--directory", type=Path, default=Path("outputs/sandbox-robustness"))
     parser.add_argument("--resume", action="store_true")
+    parser.add_argument("--finished", action="store_true")
     parser.add_argument("--figure", type=Path)
     parser.add_argument("--work", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -194,7 +197,10 @@ def main() -> None:
         work([Run(**entry) for entry in json.load(sys.stdin)], options.directory)
         return
     runs = figure_runs() if options.figure else table_runs(options.bases.split(","))
-    do(runs, options.directory, resume=options.resume)
+    if options.finished:
+        runs = [run for run in runs if run.result(options.directory).exists()]
+    else:
+        do(runs, options.directory, resume=options.resume)
     if options.figure:
         draw(runs, options.directory, options.figure)
         return

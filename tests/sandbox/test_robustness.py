@@ -23,7 +23,7 @@ def test_a_row_has_the_mean_and_the_range_over_the_seeds_and_the_lowest_coherenc
     write(runs[0], tmp_path, 10, 40, 80, 90, 100)
     write(runs[1], tmp_path, 10, 20, 60, 90, 90)
     assert list(table(runs, tmp_path))[2:] == [
-        "| shipped | goodness | bad | 1 thread | 0.10 (0.10-0.10) | 0.30 (0.20-0.40) | 0.70 (0.60-0.80) "
+        "| shipped | goodness | bad | 1 thread | 2 | 0.10 (0.10-0.10) | 0.30 (0.20-0.40) | 0.70 (0.60-0.80) "
         "| 0.90 (0.90-0.90) | 0.95 (0.90-1.00) | 1.00 |"
     ]
 
