@@ -83,9 +83,12 @@ def _style(axes: "Axes", curves: Sequence[Curve], trained_on: str) -> None:
 
 
 def _spread(heights: Sequence[float], gap: float = 0.055) -> list[float]:
-    """Raise ascending `heights` just enough to be `gap` apart, so that labels do not overlap."""
+    """Move ascending `heights` just enough to be `gap` apart and at most 1, so that labels do not overlap."""
     placed: list[float] = []
     for height in heights:
         placed.append(max(height, placed[-1] + gap) if placed else height)
-    overshoot = max(0.0, placed[-1] - 1.0) if placed else 0.0
-    return [height - overshoot for height in placed]
+    highest = 1.0
+    for index in reversed(range(len(placed))):
+        placed[index] = min(placed[index], highest)
+        highest = placed[index] - gap
+    return placed
