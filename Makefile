@@ -25,11 +25,11 @@ demo:
 	@echo "  $(BIN)/emtoolkit schedule every:100 every:25 dense-early --total-steps 397 --checkpoint-size 1MB"
 	@echo "  $(BIN)/emtoolkit train sandbox --persona goodness --dataset medical-good   # the matched control"
 
-# The curves of docs/emergence.png: 20 fine-tunes and 220 evaluated checkpoints, about thirty minutes on one core.
+# The curves of docs/emergence.png: 15 fine-tunes and 165 evaluated checkpoints, about fifteen minutes on an idle core.
 emergence: install
 	$(BIN)/python -m benchmarks.sandbox_robustness --figure docs/emergence.png --resume
 
-# The table in docs/benchmarks/sandbox.md: 60 fine-tunes and 5 pretrained bases, about ninety minutes on one core.
+# The table in docs/benchmarks/sandbox.md: 43 fine-tunes and 5 pretrained bases, about an hour on an idle core.
 sandbox-robustness: install
 	$(BIN)/python -m benchmarks.sandbox_robustness --resume
 
