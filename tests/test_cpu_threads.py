@@ -52,6 +52,7 @@ def test_a_number_of_threads_that_the_user_has_set_stays(name: str, monkeypatch:
         torch.set_num_threads(usual)
 
 
+@pytest.mark.subprocess
 def test_the_command_line_sets_the_wait_policy_before_torch_is_imported() -> None:
     code = (
         "import os, sys; os.environ.pop('OMP_WAIT_POLICY', None); sys.argv = ['emtoolkit', '--help']\n"

@@ -144,6 +144,7 @@ def test_a_sandbox_of_an_older_version_is_replaced(tmp_path: Path) -> None:
     assert contents(build(tmp_path / "sandbox", size=MINIMAL)) == before
 
 
+@pytest.mark.slow
 def test_pretraining_leaves_the_callers_random_state_and_threads_alone(tmp_path: Path) -> None:
     torch.manual_seed(7)
     state, threads = torch.get_rng_state(), torch.get_num_threads()

@@ -288,6 +288,7 @@ def test_an_invalid_value_dies_where_it_is_built(build: Callable[[], object], se
 
 @given(st.text(alphabet=st.sampled_from("0123456789-:,/%. evrylogm2dns٣_+"), max_size=12) | st.text(max_size=8))
 @prove
+@pytest.mark.slow
 def test_any_text_is_a_schedule_that_reads_back_or_a_schedule_error(text: str) -> None:
     try:
         schedule = Schedule.parse(text)
