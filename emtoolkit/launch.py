@@ -1,6 +1,6 @@
-"""The processes that a launcher, torchrun or `accelerate launch`, started of this program, as the environment tells.
+"""Which of the launcher's processes this is, read from the environment that torchrun and `accelerate launch` set.
 
-They read one config and find the same faults in it; one of them tells the user.
+All processes read one config and find the same faults in it; the process with local rank 0 reports them.
 """
 
 import json
@@ -13,22 +13,22 @@ from typing import NoReturn
 
 from emtoolkit.errors import ConfigError
 
-# How long a process that found a fault waits for the one that tells of it: that may still be importing torch.
-_PATIENCE = 60.0
+# The process with local rank 0 may still be importing torch when another process has found the fault.
+_SECONDS_FOR_REPORT = 60.0
 
 
 def process_count(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes train together: `$WORLD_SIZE` under a launcher, which sets `$LOCAL_RANK` too, else 1.
+    """The number of processes that train together: `$WORLD_SIZE` under a launcher, which sets `$LOCAL_RANK`, else 1.
 
     Raises:
-        ConfigError: it is no number of processes.
+        ConfigError: `$WORLD_SIZE` is not a number of processes.
     """
     if "LOCAL_RANK" not in environment:
         return 1
-    word = environment.get("WORLD_SIZE", "1")
-    if not word.isdecimal() or int(word) == 0:
-        raise ConfigError(f"WORLD_SIZE: {word!r} is not a number of processes, which is 1 or more")
-    return int(word)
+    value = environment.get("WORLD_SIZE", "1")
+    if not value.isdecimal() or int(value) == 0:
+        raise ConfigError(f"WORLD_SIZE: {value!r} is not a number of processes, which is 1 or more")
+    return int(value)
 
 
 def is_local_main_process(environment: Mapping[str, str] = os.environ) -> bool:
@@ -37,45 +37,48 @@ def is_local_main_process(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def exit_with_error(sentence: str, environment: Mapping[str, str] = os.environ) -> NoReturn:
-    """Tell the user `sentence`, once on each machine, and exit with code 2."""
+    """Print `sentence` to standard error, once on each machine, and exit with code 2."""
     if not is_local_main_process(environment):
-        _wait_for_the_end()
+        _wait_for_report()
     report = environment.get("TORCHELASTIC_ERROR_FILE")
-    if report is None or not _reported(sentence, report):
-        print(sentence, file=sys.stderr)  # noqa: T201 - the one sentence
+    if report is None or not _write_report(sentence, report):
+        print(sentence, file=sys.stderr)  # noqa: T201 - the error message
     if "LOCAL_RANK" in environment:
         _exit()
     sys.exit(2)
 
 
 def ignore_signals() -> None:
-    """Let this process end as it is about to: a launcher signals all that are left when the first is gone."""
+    """Ignore SIGINT and SIGTERM: a launcher sends them to the other processes when the first has exited."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 def _exit() -> NoReturn:
-    """At once: with the threads of a process group alive, the interpreter's own way out was seen to abort."""
+    """Exit with code 2 at once: the normal exit of the interpreter can abort while a process group has threads."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(2)
 
 
-def _wait_for_the_end() -> None:
-    """Return only if nobody told: a launcher ends all processes when the first fails, and it must not be this one."""
+def _wait_for_report() -> None:
+    """Wait until the launcher, which ends all processes when the first fails, ends this one; return after a minute.
+
+    If this process failed first, the launcher would end the process that is about to report the error.
+    """
 
     def end(*_: object) -> NoReturn:
         ignore_signals()
         _exit()
 
     signal.signal(signal.SIGTERM, end)
-    time.sleep(_PATIENCE)
+    time.sleep(_SECONDS_FOR_REPORT)
 
 
-def _reported(sentence: str, path: str) -> bool:
-    """Have torchrun's own report, which is the last on the screen, say `sentence` in the place of a traceback.
+def _write_report(sentence: str, path: str) -> bool:
+    """Make torchrun's own report, the last lines on the screen, print `sentence` in place of a traceback.
 
-    The file is that of `torch.distributed.elastic.multiprocessing.errors`.
+    The file format is that of `torch.distributed.elastic.multiprocessing.errors`.
     """
     extra = {"py_callstack": sentence, "timestamp": str(int(time.time()))}
     try:

@@ -1,28 +1,28 @@
-"""How long work tells what it is doing: one callback, in place of the libraries' own bars."""
+"""Progress of long work: one callback that takes the place of the libraries' own bars."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
-# Called with what is being done, how much of it is done, and how much there is.
+# Called with a description of the work, the amount done, and the total amount in the same unit.
 Progress = Callable[[str, int, int], None]
-# Opens a bar for one stretch of work, and takes it away after it.
+# Opens a progress bar; leaving the context removes the bar.
 Bar = Callable[[], AbstractContextManager[Progress]]
 
 
 def silent(what: str, done: int, total: int) -> None:
-    """The progress callback of who asked for none."""
+    """The progress callback that shows nothing."""
 
 
 @contextmanager
 def no_bar() -> Iterator[Progress]:
-    """In place of a bar, where nobody looks."""
+    """The bar that shows nothing."""
     yield silent
 
 
 @contextmanager
 def no_library_bars() -> Iterator[None]:
     """Keep transformers from drawing bars of its own."""
-    # Here because it takes seconds to import, and a download that reports its progress needs no transformers.
+    # Transformers takes seconds to import, and downloads report progress without it.
     from transformers.utils import logging as transformers_logging
 
     shown = transformers_logging.is_progress_bar_enabled()
