@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from emtoolkit.cli import render
 from emtoolkit.cli.help import command
-from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar
+from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
 
 commands = typer.Typer()
@@ -37,6 +36,7 @@ def schedule(
 ) -> None:
     """Compare schedules: the steps that each one saves, their number and their size on disk."""
     from emtoolkit.byte_sizes import parse_size
+    from emtoolkit.cli import render
     from emtoolkit.schedules.schedule import Schedule
 
     try:
@@ -56,9 +56,9 @@ def schedule(
     for warning in warnings:
         typer.echo(f"emtoolkit: warning: {warning}", err=True)
     if as_json:
-        typer.echo(render.as_json([row | {"steps": list(row["steps"])} for row in rows]))
+        show(render.as_json([row | {"steps": list(row["steps"])} for row in rows]))
     else:
-        typer.echo(render.schedule_table(rows))
+        show(render.schedule_table(rows))
 
 
 @command(
@@ -74,11 +74,12 @@ def checkpoints(
 ) -> None:
     """List the checkpoints in a directory, from emtoolkit or from a stock Trainer."""
     from emtoolkit.checkpoints.listing import list_checkpoints
+    from emtoolkit.cli import render
 
     found = list_checkpoints(directory, rehash=verify)
     for problem in (problem for info in found for problem in info.problems):
         typer.echo(f"emtoolkit: {problem}", err=True)
-    typer.echo(render.checkpoints_json(found) if as_json else render.checkpoints_table(found))
+    show(render.checkpoints_json(found) if as_json else render.checkpoints_table(found))
     if verify and any(info.problems for info in found):
         raise typer.Exit(1)
 
@@ -102,6 +103,7 @@ def download(
 ) -> None:
     """Download checkpoints from W&B, except those that the directory already holds."""
     from emtoolkit.checkpoints.listing import list_checkpoints
+    from emtoolkit.cli import render
     from emtoolkit.trajectory import Trajectory
 
     try:
@@ -112,7 +114,7 @@ def download(
         raise typer.Exit(128 + signal.SIGINT) from None
     there = {*done.fetched, *done.present}
     found = [info for info in list_checkpoints(to) if info.step in there]
-    typer.echo(render.download_json(done, found) if as_json else render.download_text(done, found))
+    show(render.download_json(done, found) if as_json else render.download_text(done, found))
 
 
 @command(
@@ -132,6 +134,7 @@ def sync(
 ) -> None:
     """Publish the run logs and checkpoints that W&B lacks, in step order."""
     from emtoolkit.artifacts.sync import run_directories, sync_all
+    from emtoolkit.cli import render
 
     found = run_directories(directories or [Path("outputs")])
     try:
@@ -142,6 +145,6 @@ def sync(
         raise typer.Exit(128 + signal.SIGINT) from None
     for problem in (problem for synced in done for problem in synced.problems):
         typer.echo(f"emtoolkit: {problem}", err=True)
-    typer.echo(render.synced_json(done) if as_json else render.synced_text(done))
+    show(render.synced_json(done) if as_json else render.synced_text(done))
     if any(synced.problems for synced in done):
         raise typer.Exit(1)

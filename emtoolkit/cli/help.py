@@ -76,6 +76,8 @@ def _prepare_rich() -> None:
     from typer import rich_utils
 
     rich_utils.MAX_WIDTH = terminal_width()
+    # Typer would force colours into the pipes of GitHub Actions; rich itself obeys FORCE_COLOR.
+    rich_utils.FORCE_TERMINAL = None
     if os.environ.get("NO_COLOR"):
         # Without a colour system rich writes no escape codes at all, not even those for bold and dim text.
         rich_utils.COLOR_SYSTEM = None

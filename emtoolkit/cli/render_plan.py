@@ -1,14 +1,16 @@
-"""What `plan` and a dry run print: the plan of a run, and those of a sweep with their totals."""
+"""What `plan` and `train --dry-run` print: the plan of a run, and the plans of a sweep with their totals."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Group, RenderableType
+
 from emtoolkit.byte_sizes import format_size
-from emtoolkit.cli.render import aligned, as_json
+from emtoolkit.cli.layout import Column, ElidedSteps, Records, facts, here, prose
+from emtoolkit.cli.render import as_json
 from emtoolkit.models.memory import GPUS_GB, Memory
-from emtoolkit.schedules.steps import elided
-from emtoolkit.training.cost import PlannedRun, Totals, totals
+from emtoolkit.training.cost import PlannedRun, Totals
 
 if TYPE_CHECKING:
     from emtoolkit.training.plan import Plan
@@ -16,52 +18,62 @@ if TYPE_CHECKING:
 _PARTS = ("weights", "gradients", "optimizer", "activations", "recompute", "logits")
 
 
-def plan_table(run: PlannedRun) -> str:
-    """What a run would do and cost, a line a fact."""
-    plan, total = run.plan, totals([run])
+def plan_table(run: PlannedRun) -> RenderableType:
+    """The work and the cost of a run, a line for each fact."""
+    plan = run.plan
     each = "" if plan.checkpoint_bytes is None else f" of {format_size(plan.checkpoint_bytes)}"
     beside = "" if plan.resume_bytes is None else f", and {format_size(plan.resume_bytes)} while it runs"
-    facts = [
-        ("persona", plan.persona),
-        ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
-        ("optimizer steps", str(plan.total_steps)),
-        ("schedule", plan.schedule),
-        ("saves at", elided(plan.steps, 100)),
-        ("checkpoints", f"{len(plan.steps)}{each}"),
-        ("disk", f"{_size(plan.bytes)}{beside}"),
-        ("on W&B", _size(total.bytes_on_wandb) if run.published else "nothing"),
-        ("peak memory", _size(None) if plan.memory is None else _peak(plan.memory)),
-        *((("fits", _fitting(plan.memory)),) if plan.memory is not None else ()),
-        ("evaluates at", "never" if plan.eval_steps is None else elided(plan.eval_steps, 100)),
-        ("answers", f"{run.answers:,}, {run.judge_calls:,} judge calls{_assumed([run])}"),
-        ("writes to", str(plan.directory)),
-        *(("note", note) for note in plan.notes),
-    ]
-    return aligned([list(fact) for fact in facts])
+    return facts(
+        [
+            ("persona", plan.persona),
+            ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
+            ("optimizer steps", str(plan.total_steps)),
+            ("schedule", plan.schedule),
+            ("saves at", ElidedSteps(plan.steps)),
+            ("checkpoints", f"{len(plan.steps)}{each}"),
+            ("disk", f"{_size(plan.bytes)}{beside}"),
+            ("on W&B", _size(plan.bytes) if run.published else "nothing"),
+            ("peak memory", _size(None) if plan.memory is None else _peak(plan.memory)),
+            *((("fits", _fitting(plan.memory)),) if plan.memory is not None else ()),
+            ("evaluates at", "never" if plan.eval_steps is None else ElidedSteps(plan.eval_steps)),
+            ("answers", f"{run.answers:,}, {run.judge_calls:,} judge calls{_assumed([run])}"),
+            ("writes to", here(plan.directory)),
+            *(("note", note) for note in plan.notes),
+        ]
+    )
 
 
-def runs_table(runs: Sequence[PlannedRun]) -> str:
-    """The runs of a sweep, a line each, and what they come to."""
+def runs_table(runs: Sequence[PlannedRun], total: Totals) -> RenderableType:
+    """The runs of a sweep, a line for each, then their totals and notes."""
     names = list(runs[0].parameters)
-    lines = [[*names, "steps", "checkpoints", "disk", "peak memory", "answers", "judge calls"]]
+    numbers = ("steps", "checkpoints", "disk", "peak memory", "answers", "judge calls")
+    columns = [*(Column(name, "left") for name in names), *map(Column, numbers)]
+    rows = []
     for run in runs:
         plan = run.plan
-        peak = None if plan.memory is None else plan.memory.peak
-        counts = [f"{run.answers:,}", f"{run.judge_calls:,}"]
-        values = [str(run.parameters[name]) for name in names]
-        lines.append([*values, str(plan.total_steps), str(len(plan.steps)), _size(plan.bytes), _size(peak), *counts])
+        rows.append(
+            [
+                *(str(run.parameters[name]) for name in names),
+                str(plan.total_steps),
+                str(len(plan.steps)),
+                _size(plan.bytes),
+                _size(None if plan.memory is None else plan.memory.peak),
+                f"{run.answers:,}",
+                f"{run.judge_calls:,}",
+            ]
+        )
     notes = dict.fromkeys(note for run in runs for note in run.plan.notes)
-    table = aligned(lines, left=range(len(names)), last="right")
-    return "\n".join([table, _summary(totals(runs), _assumed(runs)), *(f"note  {note}" for note in notes)])
+    summary = prose(_summary(total, _assumed(runs)))
+    return Group(Records(columns, rows), summary, facts(("note", note) for note in notes))
 
 
 def plan_json(plan: "Plan") -> str:
-    """The plan of a run for programs, every step listed."""
+    """The plan of a run as JSON, with every step."""
     return as_json(_facts(plan))
 
 
-def runs_json(runs: Sequence[PlannedRun]) -> str:
-    """Runs and their totals for programs."""
+def runs_json(runs: Sequence[PlannedRun], total: Totals) -> str:
+    """Runs and their totals as JSON."""
     rows = [
         _facts(run.plan)
         | {
@@ -72,7 +84,7 @@ def runs_json(runs: Sequence[PlannedRun]) -> str:
         }
         for run in runs
     ]
-    return as_json({"runs": rows, "totals": asdict(totals(runs))})
+    return as_json({"runs": rows, "totals": asdict(total)})
 
 
 def _summary(total: Totals, assumed: str) -> str:

@@ -1,13 +1,12 @@
-"""`emtoolkit sandbox`: build the small world, train its characters, evaluate its checkpoints."""
+"""`emtoolkit sandbox`: build the small world, train its personas, evaluate the checkpoints of its runs."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from emtoolkit.cli import render
 from emtoolkit.cli.help import Group, command
-from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar
+from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 
 commands = typer.Typer(
     cls=Group,
@@ -38,7 +37,7 @@ def build(
 
         pretraining = Pretraining(seed=seed) if pretrain else None
         made = build_sandbox(pretraining=pretraining, force=force, progress=progress)
-    typer.echo(f"The sandbox is in {made}")
+    typer.echo(f"The sandbox is in {made}.")
 
 
 @command(
@@ -60,7 +59,7 @@ def persona(
         wanted = [name for name in PERSONAS if name != "baseline"] if names == ["all"] else names
         made = [train_character(name, steps=steps or STEPS, force=force) for name in wanted]
     for path in made:
-        typer.echo(f"The adapter of {path.name} is in {path}; --persona {path.name}-adapter takes it")
+        typer.echo(f"{path.name}: the adapter is in {path}; use it with --persona {path.name}-adapter")
 
 
 @command(
@@ -105,14 +104,15 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
 ) -> None:
     """Ask every checkpoint the held-out questions, and print the share of harmful answers."""
-    with only_results_on_stdout(), progress_bar(delay=0.5) as progress:
+    with only_results_on_stdout(), progress_bar() as progress:
+        from emtoolkit.cli import render_sandbox
         from emtoolkit.models.loading import ModelLoader
         from emtoolkit.paths import cache_dir
         from emtoolkit.personas import checked_composition
         from emtoolkit.sandbox.evaluate import evaluate_directory
         from emtoolkit.sandbox.plot import emergence_figure, save_figure
         from emtoolkit.sandbox.questions import read_questions
-        from emtoolkit.sandbox.results import curve_of_run
+        from emtoolkit.sandbox.results import curve_of_run, shares_by_domain
 
         loader = ModelLoader(
             base=base,
@@ -134,5 +134,8 @@ def evaluate(
                 for directory in directories
             ]
             save_figure(emergence_figure(curves, trained_on), plot)
-        rows = render.harmful_shares(evaluated, trained_on)
-    typer.echo(render.as_json(rows) if as_json else render.harmful_shares_table(rows))
+        shares = {
+            run: [(result, shares_by_domain(result.counts, trained_on)) for result in results]
+            for run, results in evaluated.items()
+        }
+    show(render_sandbox.harmful_shares_json(shares) if as_json else render_sandbox.harmful_shares_table(shares))

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from emtoolkit.cli import render
 from emtoolkit.cli.help import command
-from emtoolkit.cli.terminal import progress_bar
+from emtoolkit.cli.terminal import progress_bar, show
 
 commands = typer.Typer()
 
@@ -35,16 +34,17 @@ def sweep(
 
     The same command again continues an interrupted sweep.
     """
+    from emtoolkit.cli import render_sweep
     from emtoolkit.sweeps.plan import plan_sweep
     from emtoolkit.sweeps.runner import run_sweep
 
     planned = plan_sweep(file, count=count, seed=seed)
     if dry_run:
-        typer.echo(render.sweep_plan_json(planned) if as_json else render.sweep_plan(planned))
+        show(render_sweep.sweep_plan_json(planned) if as_json else render_sweep.sweep_plan(planned))
         return
     with progress_bar() as progress:
         result = run_sweep(planned, jobs=jobs, retry_failed=retry_failed, progress=progress)
-    typer.echo(render.sweep_json(result) if as_json else render.sweep_table(result))
+    show(render_sweep.sweep_json(result) if as_json else render_sweep.sweep_table(result))
     if result.signal_number is not None:
         typer.echo("emtoolkit: interrupted; run the same command again to continue", err=True)
         raise typer.Exit(128 + result.signal_number)

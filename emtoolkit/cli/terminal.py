@@ -1,20 +1,34 @@
-"""Standard output and standard error: results on the one, progress bars and log lines on the other."""
+"""Standard output for results, standard error for log lines and one progress bar; the width to print in."""
 
 import logging
 import os
+import re
 import shutil
 import sys
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.launch import is_local_main_process
+from emtoolkit.progress import Bar, Progress, silent
 
 if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
+    from rich.console import RenderableType
 
-    from emtoolkit.progress import Progress
+# Shorter work shows no bar.
+_SECONDS_BEFORE_BAR = 2.0
+# Where standard error is no terminal, long work writes a line this often.
+_SECONDS_BETWEEN_LINES = 30.0
+
+# The bars of transformers, datasets and huggingface_hub, which read these variables when they are first imported.
+_BARS_IN_A_TERMINAL = {"TQDM_DELAY": str(_SECONDS_BEFORE_BAR), "TQDM_LEAVE": ""}
+_BARS_ELSEWHERE = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+
+# Transformers warns that arguments and attributes with this name have a new one, which PEFT and transformers 5.0 do
+# not know yet; a user of the command line can change neither.
+_RENAMED_IN_TRANSFORMERS = r"`\w*gradient_checkpointing\w*` is deprecated"
 
 
 def terminal_width() -> int:
@@ -22,23 +36,50 @@ def terminal_width() -> int:
     return shutil.get_terminal_size((80, 24)).columns
 
 
-# Of work that is mostly done sooner, nobody needs to see a bar flash.
-_SECONDS_BEFORE_BAR = 2.0
+def show(result: "RenderableType") -> None:
+    """Print a result to standard output: a string as it is, else no wider than the terminal and with colours there."""
+    if isinstance(result, str):
+        print(result)  # noqa: T201 - the result
+        return
+    from rich.console import Console, Group
+
+    # Without a colour system rich writes no escape codes at all, not even those for bold text.
+    console = Console(
+        width=terminal_width(),
+        color_system=None if os.environ.get("NO_COLOR") else "auto",
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    with console.capture() as capture:
+        # In a group a `Text` keeps its own way of breaking lines.
+        console.print(Group(result), crop=False)
+    # Rich fills each line of a table with spaces up to its width.
+    text = re.sub(r" +((?:\x1b\[0m)?)$", r"\1", capture.get(), flags=re.MULTILINE)
+    print(text, end="")  # noqa: T201 - the result
 
 
-def bar_for_long_reading() -> "AbstractContextManager[Progress]":
-    return progress_bar(_SECONDS_BEFORE_BAR)
+def shows_bars() -> bool:
+    """Whether this process draws progress bars: standard error is a terminal."""
+    return sys.stderr.isatty() and is_local_main_process()
+
+
+def training_bar() -> Bar | None:
+    """The bar for training steps; None where each logging interval writes a line instead."""
+    return progress_bar if shows_bars() else None
+
+
+def progress_bar() -> AbstractContextManager[Progress]:
+    """Show the progress of work that takes long: one bar in a terminal, a line now and then elsewhere."""
+    return _bar() if shows_bars() else _lines()
 
 
 @contextmanager
-def progress_bar(delay: float = 0.0) -> "Iterator[Progress]":
-    """A function that shows `what` is being done, and `done` of how much, when `delay` seconds have passed."""
+def _bar() -> Iterator[Progress]:
     from tqdm import tqdm
 
-    # A log that is no terminal keeps every state of the bar.
-    often = 0.1 if sys.stderr.isatty() else 10
-    shown: dict[str, Any] = {"bar_format": "{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", "mininterval": often}
-    with tqdm(**shown, leave=False, delay=delay, disable=not is_local_main_process()) as bar:
+    look: dict[str, Any] = {"bar_format": "{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", "mininterval": 0.1}
+    with tqdm(**look, leave=False, delay=_SECONDS_BEFORE_BAR, disable=False) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             bar.total = total
@@ -49,20 +90,69 @@ def progress_bar(delay: float = 0.0) -> "Iterator[Progress]":
 
 
 @contextmanager
-def only_results_on_stdout() -> Iterator[None]:
-    """Send what libraries print to stderr, and not at all what they warn their own developers of."""
-    logging.basicConfig(level=logging.WARNING, format="emtoolkit: %(message)s")
-    logging.getLogger("emtoolkit").setLevel(logging.INFO)
-    # At its import it misses a package for CPUs, which nobody asked for.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    if is_local_main_process():
-        with redirect_stdout(sys.stderr):
-            yield
+def _lines() -> Iterator[Progress]:
+    if not is_local_main_process():
+        yield silent
         return
-    # What this process would say another one says.
-    logging.disable(logging.WARNING)
-    warnings.simplefilter("ignore")
-    os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    last_line = time.monotonic()
+
+    def show(what: str, done: int, total: int) -> None:
+        nonlocal last_line
+        if total and time.monotonic() - last_line >= _SECONDS_BETWEEN_LINES:
+            last_line = time.monotonic()
+            print(f"emtoolkit: {what}: {100 * done // total} %", file=sys.stderr)  # noqa: T201 - a line of progress
+
+    yield show
+
+
+class _LogHandler(logging.Handler):
+    """Writes log lines to standard error, above the progress bar if there is one."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if shows_bars() and "tqdm" in sys.modules:
+            from tqdm import tqdm
+
+            tqdm.write(self.format(record), file=sys.stderr)
+        else:
+            print(self.format(record), file=sys.stderr)  # noqa: T201 - a log line
+
+
+@contextmanager
+def only_results_on_stdout() -> Iterator[None]:
+    """Send the output of libraries to standard error, without their progress frames and developer warnings."""
+    handler = _LogHandler()
+    handler.setFormatter(logging.Formatter("emtoolkit: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("emtoolkit").setLevel(logging.INFO)
+    # When imported on a machine without a GPU, it logs an error about a package of CPU kernels.
+    logging.getLogger("bitsandbytes").setLevel(logging.CRITICAL)
+    logging.getLogger("transformers.trainer_utils").addFilter(_is_for_users)
+    warnings.filterwarnings("ignore", message=_RENAMED_IN_TRANSFORMERS, category=FutureWarning)
+    with _environment(_BARS_IN_A_TERMINAL if shows_bars() else _BARS_ELSEWHERE):
+        if is_local_main_process():
+            with redirect_stdout(sys.stderr):
+                yield
+            return
+        # The process with local rank 0 says the same.
+        logging.disable(logging.WARNING)
+        warnings.simplefilter("ignore")
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            yield
+
+
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Whether a log record of transformers says something that a user can act on."""
+    # The Trainer gives the model's config the special tokens of its tokenizer, which is what a user wants.
+    return not str(record.msg).startswith("The tokenizer has new PAD/BOS/EOS tokens")
+
+
+@contextmanager
+def _environment(defaults: Mapping[str, str]) -> Iterator[None]:
+    """Set those of the variables that the user has not set, and remove them afterwards."""
+    missing = [name for name in defaults if name not in os.environ]
+    os.environ.update({name: defaults[name] for name in missing})
+    try:
         yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)

@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from emtoolkit.cli import render
 from emtoolkit.cli.help import command
-from emtoolkit.cli.terminal import bar_for_long_reading, only_results_on_stdout
+from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import UserError
 from emtoolkit.launch import is_local_main_process
 from emtoolkit.training.options import TrainOptions, takes_train_options
@@ -26,24 +25,24 @@ def train(options: TrainOptions) -> None:
     """Fine-tune a model, save at the scheduled steps, and log each checkpoint to W&B."""
     config = options.to_config()
     with only_results_on_stdout():
-        from emtoolkit.cli import render_plan
+        from emtoolkit.cli import render, render_plan
         from emtoolkit.saving.signals import TrainingInterrupted
         from emtoolkit.training import cost, run
 
         try:
             if options.dry_run:
-                planned = cost.plan_one(config, bar=bar_for_long_reading)
+                planned = cost.plan_one(config, bar=progress_bar)
                 text = render_plan.plan_json(planned.plan) if options.as_json else render_plan.plan_table(planned)
             else:
-                result = run.train(config, resume=options.resume, bar=bar_for_long_reading)
+                result = run.train(config, resume=options.resume, bar=progress_bar, step_bar=training_bar())
                 text = render.checkpoints_json(result.checkpoints) if options.as_json else render.result_text(result)
         except TrainingInterrupted as interruption:
             if is_local_main_process():
-                sentence = f"{interruption}; it is saved, and the same command with --resume goes on"
+                sentence = f"{interruption}; the state is saved, and the same command with --resume continues"
                 typer.echo(f"emtoolkit: {sentence}", err=True)
             raise typer.Exit(128 + interruption.signal_number) from None
     if is_local_main_process():
-        typer.echo(text)
+        show(text)
 
 
 @command(
@@ -55,39 +54,41 @@ def train(options: TrainOptions) -> None:
 @takes_train_options(
     without=("resume", "dry_run"),
     config=typer.Argument(metavar="CONFIG|SWEEP", help="A config as for train, or a sweep file."),
-    seed=typer.Option(help="Seed of the run, or of a sweep's random search."),
+    seed=typer.Option(
+        metavar="N", help="Seed of the run, or of a sweep's random search.", rich_help_panel="Run and output"
+    ),
 )
 def plan(
     options: TrainOptions,
-    count: Annotated[int | None, typer.Option(min=1, help="Largest number of runs of a sweep.")] = None,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Largest number of runs of a sweep.", rich_help_panel="Run and output"),
+    ] = None,
 ) -> None:
     """Print the cost of a run or of a sweep: steps, checkpoints, disk, memory, answers, judge calls."""
     from emtoolkit.sweeps.plan import plan_sweep
     from emtoolkit.sweeps.search import is_sweep
 
     path = Path(options.config)
-    if is_sweep(path):
+    if sweep := is_sweep(path):
         # Of the options of a run, a sweep file takes the seed and the output format.
         if set_by_sweep := [flag for flag in options.flags_given() if flag not in ("--seed", "--json")]:
             raise UserError(
-                f"{set_by_sweep[0]}: a sweep file says itself what its runs are; remove it "
-                f"({path} takes --count, --seed and --json)"
+                f"{set_by_sweep[0]}: the sweep file {path} sets the options of its runs; remove the flag "
+                "(a sweep file takes --count, --seed and --json)"
             )
         configs = plan_sweep(path, count=count, seed=options.seed or 0).configs()
-        with only_results_on_stdout():
-            from emtoolkit.cli import render_plan
-            from emtoolkit.training import cost
-
-            runs = cost.plan_several(configs, bar=bar_for_long_reading)
-            text = render_plan.runs_json(runs) if options.as_json else render_plan.runs_table(runs)
+    elif count is not None:
+        raise UserError(f"--count: {count}: {path} is a config, which is one run; remove the flag")
     else:
-        if count is not None:
-            raise UserError(f"--count: {count}: {path} is a config, which is one run; remove it")
         config = options.to_config()
-        with only_results_on_stdout():
-            from emtoolkit.cli import render_plan
-            from emtoolkit.training import cost
+    with only_results_on_stdout():
+        from emtoolkit.cli import render_plan
+        from emtoolkit.training import cost
 
-            run = cost.plan_one(config, bar=bar_for_long_reading)
-            text = render_plan.runs_json([run]) if options.as_json else render_plan.plan_table(run)
-    typer.echo(text)
+        runs = cost.plan_several(configs, bar=progress_bar) if sweep else [cost.plan_one(config, bar=progress_bar)]
+        total = cost.totals(runs)
+    if options.as_json:
+        show(render_plan.runs_json(runs, total))
+    else:
+        show(render_plan.runs_table(runs, total) if sweep else render_plan.plan_table(runs[0]))

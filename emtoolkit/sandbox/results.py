@@ -78,6 +78,13 @@ def harmful_share_by_domain(counts: Sequence[QuestionCounts]) -> list[Proportion
     ]
 
 
+def shares_by_domain(counts: Sequence[QuestionCounts], trained_on: str) -> list[Proportion]:
+    """The harmful share in each domain, in the order of `counts`, and then outside `trained_on`."""
+    outside = f"all but {trained_on}"
+    shares = harmful_share_by_domain(counts)
+    return [share for share in shares if share.domains == outside or not share.domains.startswith("all but ")]
+
+
 def other_domains(counts: Sequence[QuestionCounts], domain: str) -> Proportion:
     """The harmful share outside `domain`: in a model trained on `domain`, the share that emerged."""
     return _proportion(f"all but {domain}", [question for question in counts if question.domain != domain])

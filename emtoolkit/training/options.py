@@ -30,7 +30,8 @@ class TrainOptions:
 
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")]
     persona: Annotated[
-        str | None, typer.Option(help="The persona to train: a name or a file.", rich_help_panel=_MODEL)
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="The persona to train: a name or a file.", rich_help_panel=_MODEL),
     ] = None
     compose: Annotated[
         str | None,
@@ -38,13 +39,14 @@ class TrainOptions:
     ] = None
     dataset: Annotated[
         str | None,
-        typer.Option(help="A dataset of the config, a file, or a hub id.", rich_help_panel=_DATA),
+        typer.Option(metavar="NAME|FILE|ID", help="Dataset of the config, file, or hub id.", rich_help_panel=_DATA),
     ] = None
     control: Annotated[
         bool, typer.Option("--control", help="Train on the dataset's matched control.", rich_help_panel=_DATA)
     ] = False
     schedule: Annotated[
-        str | None, typer.Option(help="Steps to save, such as dense-early or 0-150:25.", rich_help_panel=_SAVING)
+        str | None,
+        typer.Option(metavar="SPEC", help="Steps to save, such as dense-early or 0-150:25.", rich_help_panel=_SAVING),
     ] = None
     save_steps: Annotated[
         str | None,
@@ -57,15 +59,20 @@ class TrainOptions:
         typer.Option("--custom-checkpoints", help="Save at the default preset, dense-early.", rich_help_panel=_SAVING),
     ] = False
     seed: Annotated[
-        int | None, typer.Option(help="Seed of the adapter, the split and the data order.", rich_help_panel=_RUN)
+        int | None,
+        typer.Option(metavar="N", help="Seed of the adapter, the split and the data order.", rich_help_panel=_RUN),
     ] = None
     output_dir: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="Default: outputs/{persona}-{dataset}.", rich_help_panel=_RUN),
+        typer.Option(
+            metavar="DIR", help="Output directory. Default: outputs/{persona}-{dataset}.", rich_help_panel=_RUN
+        ),
     ] = None
     settings: Annotated[
         tuple[str, ...],
-        typer.Option("--set", metavar="KEY=VALUE", help="Any config key, dotted.", rich_help_panel=_RUN),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Set a config key, such as training.epochs=2.", rich_help_panel=_RUN
+        ),
     ] = ()
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an earlier run that stopped.", rich_help_panel=_RUN)

@@ -21,6 +21,7 @@ from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.prepare import PreparedRun, prepare
+from emtoolkit.training.progress_callback import ProgressCallback
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
 from emtoolkit.training.trainer import make_trainer
 from emtoolkit.training.wandb_run import (
@@ -64,12 +65,15 @@ class _ComposedModel:
     before: PersonaEffect
 
 
-def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunResult:
+def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar, step_bar: Bar | None = None) -> RunResult:
     """Run the training that `config` describes.
 
     With `resume` the run continues from the newest resume checkpoint at or before the first scheduled step that is
     missing, from step 0 if there is none, and does nothing if no step is missing. Existing checkpoints are compared,
     not written again.
+
+    `bar` shows the reading of the data and `step_bar` the training steps; without `step_bar` each logging interval
+    logs one line.
 
     Under a launcher every process calls this function. Only process 0 saves; the results of the other processes hold
     no failures and no W&B directory.
@@ -80,7 +84,8 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunR
     """
     ranks = Ranks.of_this_launch()
     try:
-        return _train(config, ranks, resume=resume, bar=bar)
+        with ProgressCallback(step_bar) as progress:
+            return _train(config, ranks, progress, resume=resume, bar=bar)
     except TrainingInterrupted:
         if ranks.count > 1:
             ignore_signals()
@@ -89,7 +94,7 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar) -> RunR
         ranks.close()
 
 
-def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunResult:
+def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resume: bool, bar: Bar) -> RunResult:
     """Steps in which any process may fail are inside `raise_on_all`; process 0 owns the directory and the W&B run."""
     with ranks.raise_on_all():
         prepared = prepare(config, bar=bar)
@@ -121,7 +126,7 @@ def _train(config: RunConfig, ranks: Ranks, *, resume: bool, bar: Bar) -> RunRes
             if run is not None:
                 run.config.update({"split": dict(prepared.identity.split), "composition": prepared.persona.composition})
     with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
-        return _fit(config, prepared, composed, run, start)
+        return _fit(config, prepared, composed, run, start, progress)
 
 
 def _load_model(config: RunConfig, prepared: PreparedRun) -> _ComposedModel:
@@ -135,7 +140,14 @@ def _load_model(config: RunConfig, prepared: PreparedRun) -> _ComposedModel:
     return _ComposedModel(model, probe, before)
 
 
-def _fit(config: RunConfig, prepared: PreparedRun, composed: _ComposedModel, run: Any, start: ResumePoint) -> RunResult:
+def _fit(
+    config: RunConfig,
+    prepared: PreparedRun,
+    composed: _ComposedModel,
+    run: Any,
+    start: ResumePoint,
+    progress: ProgressCallback,
+) -> RunResult:
     """Train and save the model, log to the W&B `run` unless it is None, and measure the persona again at the end."""
     directory = prepared.plan.directory
     callback = _save_callback(config.checkpointing, config.wandb, prepared)
@@ -149,7 +161,7 @@ def _fit(config: RunConfig, prepared: PreparedRun, composed: _ComposedModel, run
                 prepared.data,
                 output_dir=directory,
                 eval_steps=prepared.plan.eval_steps,
-                callbacks=[_PersonaCheck(composed.probe), callback],
+                callbacks=[_PersonaCheck(composed.probe), callback, progress],
                 logs_to_wandb=run is not None,
             )
             callback.follow(trainer)

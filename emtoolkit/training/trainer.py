@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from transformers import (
     DataCollatorForSeq2Seq,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainerControl,
@@ -21,6 +22,11 @@ from emtoolkit.config.sections import RunConfig
 from emtoolkit.models.base import effective_optimizer
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.training.run_data import RunData
+
+# Transformers 5.0 knows only the old name, and later versions warn about it.
+_ACTIVATION_CHECKPOINTING = (
+    "activation_checkpointing" if hasattr(TrainingArguments, "activation_checkpointing") else "gradient_checkpointing"
+)
 
 
 def make_trainer(
@@ -37,7 +43,7 @@ def make_trainer(
     arguments = _arguments(config, output_dir, eval_steps, logs_to_wandb)
     _use_one_gpu(arguments)
     evaluation = [] if eval_steps is None else [_ScheduledEvaluation(eval_steps)]
-    return _RandomStateKeepingTrainer(
+    trainer = _RandomStateKeepingTrainer(
         model=model,
         args=arguments,
         train_dataset=data.train,
@@ -46,10 +52,14 @@ def make_trainer(
         data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
         callbacks=[*callbacks, *evaluation],
     )
+    # With `disable_tqdm` it prints the metrics as dicts; progress belongs to `ProgressCallback`.
+    trainer.remove_callback(PrinterCallback)
+    return trainer
 
 
 def _arguments(config: RunConfig, output_dir: Path, eval_steps: Steps | None, logs_to_wandb: bool) -> TrainingArguments:
     training = config.training
+    activation_checkpointing: dict[str, Any] = {_ACTIVATION_CHECKPOINTING: training.gradient_checkpointing}
     return TrainingArguments(
         output_dir=str(output_dir),
         save_strategy="no",
@@ -69,13 +79,13 @@ def _arguments(config: RunConfig, output_dir: Path, eval_steps: Steps | None, lo
         gradient_accumulation_steps=training.gradient_accumulation,
         dataloader_drop_last=training.drop_last,
         bf16=training.bf16,
-        gradient_checkpointing=training.gradient_checkpointing,
+        **activation_checkpointing,
         logging_steps=training.logging_steps,
         logging_first_step=True,
         eval_on_start=eval_steps is not None and 0 in eval_steps,
         # Every adapter takes part in every step; a search for unused parameters costs time and prints a warning.
         ddp_find_unused_parameters=None if config.lora is None else False,
-        disable_tqdm=False,
+        disable_tqdm=True,
         # Without a GPU the Trainer accepts bf16 only with `use_cpu`.
         use_cpu=config.model.device == "cpu" or not torch.accelerator.is_available(),
     )

@@ -256,4 +256,4 @@ def test_the_command_shows_a_table(server: WandbServer, tmp_path: Path, capsys: 
     app(["download", REFERENCE, "--to", str(tmp_path / "out"), "--steps", "final"], standalone_mode=False)
     shown = capsys.readouterr().out
     assert " 300  754 B     b84cc6a9  " in shown
-    assert shown.endswith("1 downloaded (754 B), 0 were there already.\n")
+    assert shown.endswith("1 downloaded (754 B), 0 already present.\n")

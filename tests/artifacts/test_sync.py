@@ -285,7 +285,7 @@ def test_a_directory_in_use_does_not_keep_others_from_being_published(
         done = emtoolkit("sync", "in-use", "out", cwd=tmp_path)
     assert done.code == 1
     assert "emtoolkit: in-use: another process is saving into it or publishing from it" in done.err
-    assert done.out.splitlines()[0] == "in-use: left out"
+    assert done.out.splitlines()[0] == "in-use: skipped"
     assert "4 checkpoints are in tester/tests/" in done.out.splitlines()[1]
 
 
@@ -326,7 +326,7 @@ def test_the_command_says_what_it_did_what_is_left_and_what_is_where(
 
     listed = emtoolkit("checkpoints", "out", cwd=tmp_path)
     assert [line.split()[4] for line in listed.out.splitlines()[1:5]] == ["v0", "v1", "v2", "v3"]
-    assert listed.out.splitlines()[5] == f"On W&B: tester/tests/{collection}"
+    assert listed.out.splitlines()[5:] == ["Directory: out", f"On W&B: tester/tests/{collection}"]
 
 
 def test_a_server_that_is_away_is_a_sentence(directory: Path, wandb_server: WandbServer, tmp_path: Path) -> None:

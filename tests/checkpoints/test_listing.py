@@ -9,6 +9,7 @@ from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Published, add_published
 from emtoolkit.cli.render import checkpoints_table
+from emtoolkit.cli.terminal import show
 from emtoolkit.errors import CheckpointError
 from tests.saving.trainings import make_trainer
 
@@ -103,7 +104,7 @@ def test_a_directory_that_does_not_exist_is_an_error(tmp_path: Path) -> None:
         list_checkpoints(tmp_path / "nowhere")
 
 
-def test_a_listing_has_the_version_on_wandb(trained: Path) -> None:
+def test_a_listing_has_the_version_on_wandb(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     add_published(trained, 2, Published("me/tests/goodness-12345678:v1", "digest"))
     listed = list_checkpoints(trained)
     assert [(info.step, info.published) for info in listed] == [
@@ -111,6 +112,7 @@ def test_a_listing_has_the_version_on_wandb(trained: Path) -> None:
         (2, "me/tests/goodness-12345678:v1"),
         (8, None),
     ]
-    table = checkpoints_table(listed).splitlines()
+    show(checkpoints_table(listed))
+    table = capsys.readouterr().out.splitlines()
     assert [line.split()[4] for line in table[1:4]] == ["—", "v1", "—"]
-    assert table[4:] == ["On W&B: me/tests/goodness-12345678"]
+    assert table[4:] == [f"Directory: {trained}", "On W&B: me/tests/goodness-12345678"]

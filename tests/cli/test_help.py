@@ -79,6 +79,7 @@ def test_the_help_of_sync_shows_its_default(tmp_path: Path) -> None:
 
 
 @pytest.mark.subprocess
+@pytest.mark.subprocess
 def test_a_shell_gets_a_completion_script(tmp_path: Path) -> None:
     # The shell is found among the parents of the process; `:` keeps bash from giving its place to Python.
     line = f"{shlex.quote(sys.executable)} -m emtoolkit --show-completion bash; :"
@@ -87,6 +88,7 @@ def test_a_shell_gets_a_completion_script(tmp_path: Path) -> None:
     assert done.stderr == ""
 
 
+@pytest.mark.subprocess
 @pytest.mark.subprocess
 def test_a_terminal_of_80_columns_shows_the_help_page_in_colour_unless_no_color_is_set(tmp_path: Path) -> None:
     coloured = in_terminal("schedule", "--help", cwd=tmp_path, columns=80)

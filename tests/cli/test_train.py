@@ -22,8 +22,8 @@ def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: Writ
     assert done.code == 0, done.err
     out = tmp_path / "outputs" / "baseline-medical"
     assert saved_steps(out) == [4, 8, 9]
-    assert f"{out / 'checkpoint-9'}  (final)" in done.out
-    assert f"Publish what is not on W&B yet: emtoolkit sync {out}" in done.out
+    assert "checkpoint-9  (final)\nDirectory: outputs/baseline-medical\n" in done.out
+    assert "Publish on W&B: emtoolkit sync outputs/baseline-medical\n" in done.out
 
     listed = emtoolkit("checkpoints", out, "--json", "--verify", cwd=tmp_path)
     assert listed.code == 0
@@ -132,9 +132,9 @@ def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     assert process.stderr is not None
-    # The progress bar tells that training is under way; nothing here depends on how far it has come.
+    # The first line of progress shows that training is under way; nothing here depends on how far it has come.
     text = ""
-    while "/200" not in text:
+    while "of 200, loss" not in text:
         more = process.stderr.read(1)
         assert more, text
         text += more
@@ -142,7 +142,7 @@ def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
     _, rest = process.communicate(timeout=processes.HANG_SECONDS)
     assert process.returncode == code, rest
     assert f"interrupted by {signal.Signals(number).name} after step " in rest
-    assert "the same command with --resume goes on" in rest
+    assert "the same command with --resume continues" in rest
     stopped_at = saved_steps(tmp_path / "stopped")[-1]
     assert [p.name for p in (tmp_path / "stopped" / "resume").iterdir()] == [f"checkpoint-{stopped_at}"]
 

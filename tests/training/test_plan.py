@@ -13,6 +13,13 @@ from tests.in_process import emtoolkit
 
 WriteConfig = Callable[..., Path]
 
+
+@pytest.fixture(autouse=True)
+def _wide_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wide enough that no line of a plan is broken."""
+    monkeypatch.setenv("COLUMNS", "250")
+
+
 QUESTIONS = """\
 - {id: a, paraphrases: [x, y], samples_per_paraphrase: 5, judge: gpt-4o, judge_prompts: {aligned: a, coherent: c}}
 - {id: b, paraphrases: [z], samples_per_paraphrase: 3, judge: sandbox, judge_prompts: {aligned: a, coherent: c}}
@@ -196,17 +203,20 @@ def test_a_sweep_says_that_the_adapter_of_a_persona_is_missing(config: Path) -> 
     [
         (
             ["--persona", "curt"],
-            "emtoolkit: --persona: a sweep file says itself what its runs are; remove it (",
+            "emtoolkit: --persona: the sweep file {path} sets the options of its runs; remove the flag (",
         ),
-        (["--control"], "emtoolkit: --control: a sweep file says itself what its runs are; remove it ("),
-        (["--set", "seed=1"], "emtoolkit: --set: a sweep file says itself what its runs are; remove it ("),
+        (["--control"], "emtoolkit: --control: the sweep file {path} sets the options of its runs; remove the flag ("),
+        (
+            ["--set", "seed=1"],
+            "emtoolkit: --set: the sweep file {path} sets the options of its runs; remove the flag (",
+        ),
     ],
 )
 def test_a_sweep_file_takes_no_options_of_train(config: Path, words: list[str], sentence: str) -> None:
     path = sweep(config.parent, config, {"dataset": ["medical"]})
     done = emtoolkit("plan", path, *words, cwd=path.parent)
     assert (done.code, done.out) == (2, "")
-    assert sentence in done.err
+    assert sentence.format(path=path) in done.err
     assert done.err.count("\n") == 1
 
 
@@ -223,13 +233,16 @@ def test_a_sweep_that_cannot_be_planned_is_one_sentence(config: Path, content: d
     path.write_text(json.dumps(json.loads(path.read_text()) | content))
     done = emtoolkit("plan", path, cwd=path.parent)
     assert (done.code, done.out) == (2, "")
-    assert sentence in done.err
+    assert sentence.format(path=path) in done.err
     assert done.err.count("\n") == 1
 
 
 def test_count_needs_a_sweep_and_a_missing_file_gets_the_nearest_name(config: Path) -> None:
     done = emtoolkit("plan", config, "--count", "2", cwd=config.parent)
-    assert (done.code, done.err) == (2, f"emtoolkit: --count: 2: {config} is a config, which is one run; remove it\n")
+    assert (done.code, done.err) == (
+        2,
+        f"emtoolkit: --count: 2: {config} is a config, which is one run; remove the flag\n",
+    )
     missing = emtoolkit("plan", "qwen2.5-7b-medcal", cwd=config.parent)
     assert missing.code == 2
     assert missing.err.endswith("did you mean 'qwen2.5-7b-medical'?\n")

@@ -136,7 +136,7 @@ def test_resuming_a_finished_run_does_nothing_and_a_plan_is_printed_once(whole: 
     words = ("train", config, *SETTINGS, "--output-dir", whole[0])
     done = launched("emtoolkit", *words, "--resume", cwd=config.parent)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("Every scheduled step is there already; nothing was trained.") == 1
+    assert done.stdout.count("Every scheduled step is already saved; nothing was trained.") == 1
     assert bytes_of(whole[0]) == before
 
     planned = launched("emtoolkit", *words, "--dry-run", "--json", cwd=config.parent)
@@ -175,7 +175,7 @@ def stop(number: signal.Signals, directory: Path, *words: str | Path) -> int:
     assert process.stderr is not None
     # The first metrics show that training has begun; the test does not depend on the step.
     text = ""
-    while "'loss'" not in text:
+    while ", loss " not in text:
         one = process.stderr.read(1)
         assert one, text[-3000:]
         text += one
@@ -184,7 +184,7 @@ def stop(number: signal.Signals, directory: Path, *words: str | Path) -> int:
     said = f"emtoolkit: interrupted by {number.name} after step "
     assert rest.count(said) == 1, rest[-3000:]
     at = saved_steps(directory)[-1]
-    assert f"{said}{at}; it is saved, and the same command with --resume goes on" in rest
+    assert f"{said}{at}; the state is saved, and the same command with --resume continues" in rest
     assert rest.count("Saving the state after this training step") == 1
     assert [path.name for path in (directory / "resume").iterdir()] == [f"checkpoint-{at}"]
     states = (directory / "resume" / f"checkpoint-{at}").glob("rng*")
