@@ -89,7 +89,7 @@ def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox
 def test_without_a_sandbox_the_next_step_is_named(tmp_path: Path) -> None:
     done = emtoolkit("train", "sandbox", "--dry-run", home=tmp_path / "empty", cwd=tmp_path)
     assert done.code == 2
-    assert done.err.splitlines()[-1].endswith("the sandbox's files are made by 'emtoolkit sandbox build'")
+    assert done.err.splitlines()[-1].endswith("'emtoolkit sandbox build' writes the sandbox's personas")
 
 
 def test_a_directory_without_checkpoints_is_a_sentence(sandbox: Path, tmp_path: Path) -> None:
