@@ -49,7 +49,7 @@ lint: install
 test: lint
 	$(BIN)/pytest -n 2
 
-# The tests that start no process, open no port and take at most a second each; no lint. Under a minute on two idle cores.
+# The tests that start no process, open no port and take less than a second each; no lint. A minute on two idle cores.
 test-fast: install
 	$(BIN)/pytest -n 2 -m "not (slow or subprocess or server)"
 

@@ -1,6 +1,7 @@
 """The marks of tests by their cost, for fixtures; `make test-fast` leaves out every marked test.
 
-`slow` is more than a second of work, `subprocess` starts a process, as W&B's client does, and `server` opens a port.
+`slow` is a second of work or more, or one of many tests that train models. `subprocess` starts a process, as W&B's
+client does. `server` opens a port.
 """
 
 import pytest

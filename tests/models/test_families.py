@@ -16,6 +16,8 @@ from emtoolkit.paths import shipped
 from emtoolkit.training import run
 from tests.saving.trainings import bytes_of
 
+pytestmark = pytest.mark.slow
+
 WriteConfig = Callable[..., Path]
 
 # gemma3_text, qwen3, mistral and phi3 are not shipped; phi3 has its projections in one layer.

@@ -114,6 +114,7 @@ def test_the_shipped_tokenizer_is_the_one_of_this_world(tmp_path: Path) -> None:
         assert (SHIPPED / name).read_bytes() == (pretrained / name).read_bytes()
 
 
+@pytest.mark.slow
 def test_pretraining_makes_a_base_of_its_own_for_each_seed(tmp_path: Path) -> None:
     weights = []
     for seed in (0, 0, 1):

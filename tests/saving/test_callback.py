@@ -76,6 +76,7 @@ def test_a_warmup_from_zero_repeats_the_weights_of_step_zero_and_not_its_manifes
     assert zero["manifest.json"] != one["manifest.json"]
 
 
+@pytest.mark.slow
 def test_the_files_are_those_of_the_stock_trainer(tmp_path: Path) -> None:
     make_trainer(tmp_path / "stock", save_strategy="steps", save_steps=4).train()
     make_trainer(tmp_path / "ours", [callback("4")]).train()
@@ -90,6 +91,7 @@ def test_the_files_are_those_of_the_stock_trainer(tmp_path: Path) -> None:
     assert sorted(ours) == ["adapter_config.json", "adapter_model.safetensors", "manifest.json"]
 
 
+@pytest.mark.slow
 def test_a_full_fine_tune_loads_again_and_keeps_tied_weights_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +178,7 @@ def test_early_stopping_by_a_later_callback_saves_the_last_step(tmp_path: Path) 
     assert [info.step for info in list_checkpoints(tmp_path) if info.final] == [5]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("event", "step", "saved"),
     [("on_step_end", 3, 3), ("on_step_begin", 3, 3), ("on_optimizer_step", 3, 4)],
@@ -203,6 +206,7 @@ def test_weights_that_the_optimizer_was_changing_are_not_saved(tmp_path: Path) -
     assert saved_steps(tmp_path) == [0]
 
 
+@pytest.mark.slow
 def test_two_schedules_of_one_trajectory_give_the_same_bytes(tmp_path: Path) -> None:
     make_trainer(tmp_path / "a", [callback("every:1")], model=lora_model(dropout=0.1)).train()
     make_trainer(tmp_path / "b", [callback("2,5", resume_every="3 steps")], model=lora_model(dropout=0.1)).train()
@@ -256,6 +260,7 @@ def test_a_resume_in_a_later_epoch_is_exact_where_the_sampler_draws_from_the_glo
         assert bytes_of(directory / name) == bytes_of(tmp_path / "whole" / name), step
 
 
+@pytest.mark.slow
 def test_a_step_that_exists_already_is_compared_and_a_difference_named(tmp_path: Path) -> None:
     make_trainer(tmp_path, [callback("0,2")]).train()
     saved = tmp_path / "checkpoint-2"
@@ -269,6 +274,7 @@ def test_a_step_that_exists_already_is_compared_and_a_difference_named(tmp_path:
         make_trainer(tmp_path, [callback("0,2")]).train()
 
 
+@pytest.mark.slow
 def test_a_second_run_with_other_hyperparameters_is_refused_with_the_differences(tmp_path: Path) -> None:
     make_trainer(tmp_path, [callback("2")]).train()
     before = bytes_of(tmp_path)
@@ -277,6 +283,7 @@ def test_a_second_run_with_other_hyperparameters_is_refused_with_the_differences
     assert bytes_of(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_another_tools_checkpoints_are_not_overwritten(tmp_path: Path) -> None:
     make_trainer(tmp_path, save_strategy="steps", save_steps=4).train()
     before = bytes_of(tmp_path)
@@ -303,6 +310,7 @@ def test_a_failed_save_stops_training_at_the_next_step_with_its_cause(tmp_path: 
     assert not list(tmp_path.glob(".tmp-*"))
 
 
+@pytest.mark.slow
 def test_two_processes_cannot_save_into_one_directory(tmp_path: Path) -> None:
     class StartAnother(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
