@@ -1,7 +1,7 @@
 """The sandbox's base model: the one in the package, or a new one from `pretraining`."""
 
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from emtoolkit.progress import Progress
@@ -39,4 +39,4 @@ def write_base_model(directory: Path, pretraining: Pretraining | None, progress:
     # Imported here: copying the shipped model takes a second, importing torch takes several.
     from emtoolkit.sandbox.pretraining import write_pretrained
 
-    write_pretrained(directory, pretraining, progress)
+    write_pretrained(directory, progress, **asdict(pretraining))

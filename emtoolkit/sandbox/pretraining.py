@@ -19,7 +19,6 @@ from transformers import (
 
 from emtoolkit.progress import Progress, no_library_bars
 from emtoolkit.sandbox import world
-from emtoolkit.sandbox.base_model import Pretraining
 from emtoolkit.sandbox.tokenizer import make_tokenizer
 
 PEAK_LEARNING_RATE = 4e-3
@@ -34,16 +33,18 @@ _GROUPS = 2
 Encoded = tuple[list[int], list[int]]
 
 
-def write_pretrained(directory: Path, pretraining: Pretraining, progress: Progress) -> None:
+def write_pretrained(
+    directory: Path, progress: Progress, *, steps: int, documents_per_step: int, seed: int, threads: int
+) -> None:
     """Pretrain a base model and save it with its tokenizer and generation settings in `directory`."""
     tokenizer = make_tokenizer(world.texts())
-    with _threads(pretraining.threads):
+    with _threads(threads):
         model = pretrain(
             tokenizer,
-            steps=pretraining.steps,
-            batch=pretraining.documents_per_step,
-            seed=pretraining.seed,
-            progress=lambda step: progress("pretraining", step, pretraining.steps),
+            steps=steps,
+            batch=documents_per_step,
+            seed=seed,
+            progress=lambda step: progress("pretraining", step, steps),
         )
     model.generation_config = GenerationConfig(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
         do_sample=True,
