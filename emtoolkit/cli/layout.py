@@ -44,7 +44,11 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """A table, or where the terminal is too narrow for it, the records below each other, a line for each value."""
+    """A table that fits the terminal.
+
+    Where the terminal is too narrow, columns with one value for all records become lines above the table. If that is
+    not enough, the records stand below each other with a line for each value.
+    """
 
     columns: Sequence[Column]
     rows: Sequence[Sequence[RenderableType]]
@@ -55,10 +59,21 @@ class Records:
             if self._narrowest(console, options, table) <= options.max_width:
                 yield table
                 return
+        constant = [i for i in range(len(self.columns)) if len(self.rows) > 1 and self._is_constant(i)]
+        if 0 < len(constant) < len(self.columns):
+            yield facts((self.columns[i].name, self.rows[0][i]) for i in constant)
+            yield Text()
+            varying = [i for i in range(len(self.columns)) if i not in constant]
+            yield Records([self.columns[i] for i in varying], [[row[i] for i in varying] for row in self.rows])
+            return
         for number, row in enumerate(self.rows, start=1):
             if number > 1:
                 yield Text()
             yield facts([(column.name, value) for column, value in zip(self.columns, row, strict=True)])
+
+    def _is_constant(self, column: int) -> bool:
+        first = self.rows[0][column]
+        return isinstance(first, str) and all(row[column] == first for row in self.rows)
 
     def _table(self, *, header_in_lines: bool) -> Table:
         table = Table(box=None, padding=(0, _GAP, 0, 0), pad_edge=False, header_style="bold")

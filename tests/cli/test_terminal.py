@@ -68,6 +68,22 @@ def test_a_header_takes_several_lines_before_the_table_becomes_a_list(printed: C
     ]
 
 
+def test_columns_with_one_value_for_all_records_stand_above_a_table_that_does_not_fit(
+    printed: Callable[..., list[str]],
+) -> None:
+    columns = [Column("dataset", "left"), Column("persona", "left"), Column("steps")]
+    rows = [["medical", "goodness", "397"], ["medical", "sarcasm", "397"]]
+    assert printed(Records(columns, rows), 80)[0] == "dataset  persona   steps"
+    assert printed(Records(columns, rows), 20) == [
+        "dataset  medical",
+        "steps    397",
+        "",
+        "persona",
+        "goodness",
+        "sarcasm",
+    ]
+
+
 def test_a_table_that_does_not_fit_becomes_a_list_of_records(printed: Callable[..., list[str]]) -> None:
     assert printed(RECORDS, 28) == [
         "persona      goodness",

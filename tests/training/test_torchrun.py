@@ -63,7 +63,7 @@ def test_two_processes_make_one_run_with_one_set_of_checkpoints(whole: Whole, co
     assert log.name.startswith("offline-run-")
     assert [sorted(a.aliases)[-1] for a in artifacts(log)] == [f"step-{step}" for step in range(6)]
 
-    assert done.stdout.count(f"{directory / 'checkpoint-5'}  (final)") == 1
+    assert done.stdout.count("checkpoint-5  (final)") == 1
     assert done.stdout.count("W&B run:") == 1
     assert done.stderr.count("emtoolkit: scheduled steps are copied in memory") == 1
     # No message of a library appears.
