@@ -22,7 +22,10 @@ def usage_sentence(error: Any) -> str:
     problem = f"{problem[:1].lower()}{problem[1:]}"
     if parameter is not None:
         place = parameter.opts[0] if parameter.param_type_name == "option" else parameter.metavar or parameter.name
-        return f"{place}: {_value_of(error)}{problem or 'missing'}{advice}"
+        problem = problem.removeprefix("value error, ")
+        # A refused choice quotes its value already.
+        value = "" if " is not one of " in problem else _value_of(error)
+        return f"{place}: {value}{problem or 'missing'}{advice}"
     return f"{option or command}: {problem}{advice}" if problem else ""
 
 
