@@ -82,10 +82,13 @@ class ScheduledCheckpointCallback(TrainerCallback):
     ) -> None:
         self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
         self.saved: list[Saved] = []
+        """The checkpoints that are on disk, in the order of their steps."""
         self.failures: list[Exception] = []
-        # The steps that W&B does not have, and why; complete when training has ended.
+        """The errors of the saves that failed."""
         self.unpublished: Mapping[int, str] = {}
+        """The steps that W&B lacks, each with the reason; complete when training has ended."""
         self.waited_seconds = 0.0
+        """How long the training thread waited for saves, in seconds."""
         self._options = SaveOptions(
             resume_every=resume_every,
             resume_at_end=resume_at_end,
