@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emtoolkit.config.scheduling import EvaluationConfig
 from emtoolkit.config.sections import ModelConfig, RunConfig, TrainingConfig
+from emtoolkit.data.collate import check_batch
 from emtoolkit.errors import ConfigError, ScheduleError
 from emtoolkit.evaluation.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
 from emtoolkit.launch import process_count
@@ -59,7 +60,7 @@ def plan_for(config: RunConfig, data: RunData, extra_notes: Sequence[str] = ()) 
 
     Raises:
         ConfigError: a scheduled step is never reached, there are too few rows, or the architecture is not valid.
-        DataError: the question file is not valid.
+        DataError: the question file is not valid, or the tokenizer is not that of the model.
     """
     checkpointing, total = config.checkpointing, total_steps(config.training, data.train_rows)
     schedule = checkpointing.to_schedule()
@@ -82,6 +83,7 @@ def plan_for(config: RunConfig, data: RunData, extra_notes: Sequence[str] = ()) 
         notes.append(
             f"model.base: {config.model.base!r} is not on this machine, so memory and checkpoint size are unknown"
         )
+    _check_batches(config, data, architecture)
     return Plan(
         directory=config.directory(),
         persona=config.persona,
@@ -131,6 +133,13 @@ def total_steps(training: TrainingConfig, train_rows: int) -> int:
         return training.max_steps
     batches = math.ceil(math.ceil(train_rows / training.batch_size) / process_count())
     return math.ceil(training.epochs * math.ceil(batches / training.gradient_accumulation))
+
+
+def _check_batches(config: RunConfig, data: RunData, architecture: Architecture | None) -> None:
+    vocabulary = None if architecture is None else architecture.shape.vocabulary
+    for rows, size in ((data.train, config.training.batch_size), (data.test, config.evaluation.batch_size)):
+        if rows is not None:
+            check_batch(rows, data.tokenizer, size, vocabulary)
 
 
 def _evaluation_cost(evaluation: EvaluationConfig) -> EvaluationCost:

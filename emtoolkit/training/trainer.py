@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import (
-    DataCollatorForSeq2Seq,
     PrinterCallback,
     Trainer,
     TrainerCallback,
@@ -19,6 +18,7 @@ from transformers import (
 )
 
 from emtoolkit.config.sections import RunConfig
+from emtoolkit.data.collate import Collator
 from emtoolkit.models.base import effective_optimizer
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.training.run_data import RunData
@@ -49,7 +49,7 @@ def make_trainer(
         train_dataset=data.train,
         eval_dataset=data.test,
         processing_class=data.tokenizer,
-        data_collator=DataCollatorForSeq2Seq(data.tokenizer, padding=True),
+        data_collator=Collator.of(data.tokenizer),
         callbacks=[*callbacks, *evaluation],
     )
     # With `disable_tqdm` it prints the metrics as dicts; progress belongs to `ProgressCallback`.

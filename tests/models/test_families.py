@@ -7,21 +7,22 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.models.base import load_base
 from emtoolkit.paths import shipped
 from emtoolkit.training import run
+from tests.data.published import PUBLISHED, write_tokenizer
 from tests.saving.trainings import bytes_of
 
 pytestmark = pytest.mark.slow
 
 WriteConfig = Callable[..., Path]
 
-# gemma3_text, qwen3, mistral and phi3 are not shipped; phi3 has its projections in one layer.
-FAMILIES = ("qwen2", "llama", "gemma2", "gemma3_text", "qwen3", "mistral", "phi3")
+# gemma3_text, qwen3, mistral, phi3 and olmo2 are not shipped; phi3 has its projections in one layer.
+FAMILIES = tuple(PUBLISHED)
 
 
 def test_every_architecture_of_a_shipped_config_is_among_them() -> None:
@@ -29,10 +30,9 @@ def test_every_architecture_of_a_shipped_config_is_among_them() -> None:
     assert {config.model.architecture["model_type"] for config in configs if config.model.architecture} <= {*FAMILIES}
 
 
-def write_base(kind: str, world: Path, directory: Path) -> Path:
-    """A model of `kind` with two layers, and the tokenizer of the tiny world."""
-    tokenizer = AutoTokenizer.from_pretrained(world / "model")
-    tokenizer.save_pretrained(directory)
+def write_base(kind: str, directory: Path) -> Path:
+    """A model of `kind` with two layers, and a tokenizer with the special tokens that the family publishes."""
+    tokenizer = write_tokenizer(kind, directory)
     torch.manual_seed(0)
     config = AutoConfig.for_model(
         kind,
@@ -45,7 +45,7 @@ def write_base(kind: str, world: Path, directory: Path) -> Path:
         head_dim=32,
         max_position_embeddings=128,
         original_max_position_embeddings=128,
-        bos_token_id=tokenizer.eos_token_id,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
@@ -55,7 +55,7 @@ def write_base(kind: str, world: Path, directory: Path) -> Path:
 
 @pytest.fixture
 def trained(
-    world: Path, write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., tuple[Any, Path]]:
     """Trains a base of one kind into `tmp_path/name`; gives the model as training left it, and the last checkpoint."""
 
@@ -88,10 +88,8 @@ def logits(model: Any) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_an_adapter_loads_with_the_logits_that_it_had_in_memory(
-    kind: str, world: Path, tmp_path: Path, trained: Trained
-) -> None:
-    base = write_base(kind, world, tmp_path / "base")
+def test_an_adapter_loads_with_the_logits_that_it_had_in_memory(kind: str, tmp_path: Path, trained: Trained) -> None:
+    base = write_base(kind, tmp_path / "base")
     in_memory, checkpoint = trained(base, "lora={r: 4, target_modules: all-linear}")
     before = AutoModelForCausalLM.from_pretrained(base)
     untrained = logits(before)
@@ -102,9 +100,9 @@ def test_an_adapter_loads_with_the_logits_that_it_had_in_memory(
 
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_full_fine_tune_loads_with_the_logits_that_it_had_in_memory(
-    kind: str, world: Path, tmp_path: Path, trained: Trained
+    kind: str, tmp_path: Path, trained: Trained
 ) -> None:
-    base = write_base(kind, world, tmp_path / "base")
+    base = write_base(kind, tmp_path / "base")
     in_memory, checkpoint = trained(base, "lora=null")
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint)
     assert torch.equal(logits(loaded), logits(in_memory))
@@ -121,27 +119,23 @@ def test_a_full_fine_tune_loads_with_the_logits_that_it_had_in_memory(
     ],
     ids=["rank-1", "rank-100", "output", "embedding"],
 )
-def test_an_adapter_of_any_rank_on_any_modules_loads_as_it_was(
-    lora: str, world: Path, tmp_path: Path, trained: Trained
-) -> None:
-    base = write_base("qwen2", world, tmp_path / "base")
+def test_an_adapter_of_any_rank_on_any_modules_loads_as_it_was(lora: str, tmp_path: Path, trained: Trained) -> None:
+    base = write_base("qwen2", tmp_path / "base")
     in_memory, checkpoint = trained(base, f"lora={lora}")
     loaded = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base), checkpoint)
     assert torch.equal(logits(loaded), logits(in_memory))
 
 
-def test_gradient_checkpointing_changes_no_byte(world: Path, tmp_path: Path, trained: Trained) -> None:
-    base = write_base("qwen2", world, tmp_path / "base")
+def test_gradient_checkpointing_changes_no_byte(tmp_path: Path, trained: Trained) -> None:
+    base = write_base("qwen2", tmp_path / "base")
     _, plain = trained(base, "lora={r: 4}", name="plain")
     _, checkpointed = trained(base, "lora={r: 4}", "training.gradient_checkpointing=true", name="checkpointed")
     adapters = [bytes_of(path)["adapter_model.safetensors"] for path in (plain, checkpointed)]
     assert adapters[0] == adapters[1]
 
 
-def test_a_bfloat16_full_fine_tune_under_autocast_loads_as_it_was(
-    world: Path, tmp_path: Path, trained: Trained
-) -> None:
-    base = write_base("qwen2", world, tmp_path / "base")
+def test_a_bfloat16_full_fine_tune_under_autocast_loads_as_it_was(tmp_path: Path, trained: Trained) -> None:
+    base = write_base("qwen2", tmp_path / "base")
     in_memory, checkpoint = trained(base, "lora=null", "model.dtype=bfloat16", "training.bf16=true")
     loaded = AutoModelForCausalLM.from_pretrained(checkpoint)
     assert loaded.dtype == torch.bfloat16
@@ -149,10 +143,10 @@ def test_a_bfloat16_full_fine_tune_under_autocast_loads_as_it_was(
 
 
 def test_an_adapter_on_a_4_bit_base_loads_with_the_logits_that_it_had_in_memory(
-    world: Path, tmp_path: Path, trained: Trained
+    tmp_path: Path, trained: Trained
 ) -> None:
     pytest.importorskip("bitsandbytes", reason="4-bit loading is bitsandbytes'")
-    base = write_base("qwen2", world, tmp_path / "base")
+    base = write_base("qwen2", tmp_path / "base")
     settings = ("model.load_in_4bit=true", "lora={r: 4, target_modules: all-linear}")
     in_memory, checkpoint = trained(base, *settings, "training.gradient_checkpointing=true")
     config = ModelConfig(base=str(base), load_in_4bit=True)
