@@ -6,13 +6,14 @@ for checkpoint in trajectory.between(0, 150):
     model = checkpoint.load_adapter(model)
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
@@ -75,6 +76,26 @@ class Checkpoint:
         """
         _ = self._fetched
         return Manifest.read(self._directory) if (self._directory / MANIFEST).exists() else None
+
+    @cached_property
+    def total_steps(self) -> int | None:
+        """The number of optimizer steps in the whole run; None if neither metadata, manifest nor the Trainer tell it.
+
+        Raises:
+            CheckpointError: the manifest cannot be read, or the download failed.
+        """
+        for known in (self.metadata.get("total_steps"), self._total_steps_of_files()):
+            if isinstance(known, int) and known >= max(self.step, 1):
+                return known
+        return None
+
+    def _total_steps_of_files(self) -> object:
+        if self.manifest is not None:
+            return self.manifest.total_steps
+        try:
+            return json.loads((self._directory / TRAINER_STATE).read_bytes())["max_steps"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     @cached_property
     def _fetched(self) -> bool:
@@ -208,13 +229,16 @@ class Trajectory(Sequence[Checkpoint]):
     def select(self, steps: str) -> tuple[Checkpoint, ...]:
         """The checkpoints that a schedule names, such as `0-150:25,final`.
 
-        Ranges and rules select whichever checkpoints exist; a step written out by hand must exist.
+        Ranges and rules select whichever checkpoints exist; a step written out by hand must exist. `every:5%` is 5 % of
+        the whole run, also of a run that has not ended or is here only in part.
 
         Raises:
             ScheduleError: `steps` is not a schedule.
-            CheckpointError: a step written out by hand has no checkpoint, or nothing is selected.
+            CheckpointError: a step written out by hand has no checkpoint, nothing is selected, or `steps` has a
+                fraction and the length of the run is not known.
         """
-        selected = set(select_steps(steps, self.steps, lambda: self.final.step))
+        newest = self._checkpoints[-1]
+        selected = set(select_steps(steps, self.steps, lambda: self.final.step, lambda: newest.total_steps))
         return tuple(checkpoint for checkpoint in self._checkpoints if checkpoint.step in selected)
 
     def download(

@@ -94,6 +94,9 @@ def test_a_schedule_selects_of_the_checkpoints_that_are_there(open_ours: Open) -
     trajectory = open_ours()
     assert [checkpoint.step for checkpoint in trajectory.select("0-3:1,final")] == [0, 1, 3, 5]
     assert [checkpoint.step for checkpoint in trajectory.select("log2:512")] == [1]
+    # Training was stopped at step 5 of 8: 12.5 % of the run is every step, 37.5 % is every third.
+    assert [checkpoint.step for checkpoint in trajectory.select("every:12.5%")] == [1, 3, 5]
+    assert [checkpoint.step for checkpoint in trajectory.select("every:37.5%")] == [3]
     with pytest.raises(CheckpointError, match=r'steps "0,4": there is no checkpoint at step 4; the nearest is 3$'):
         trajectory.select("0,4")
     with pytest.raises(ScheduleError, match="every:25"):
@@ -192,6 +195,8 @@ def test_a_stock_trainers_checkpoints_are_a_trajectory_too(tmp_path: Path) -> No
     assert trajectory.final.step == 8
     assert trajectory.at(3).manifest is None
     assert trajectory.at(3).metadata == {}
+    assert [checkpoint.total_steps for checkpoint in trajectory] == [8, 8, 8]
+    assert [checkpoint.step for checkpoint in trajectory.select("every:37.5%")] == [3, 6]
     assert repr(trajectory) == f"Trajectory('{tmp_path}', checkpoints=3, steps=3..8)"
     assert trajectory.at(6).load_adapter(base_model()) is not None
 

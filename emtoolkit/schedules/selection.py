@@ -5,19 +5,24 @@ from collections.abc import Callable, Iterable, Sequence
 from emtoolkit.errors import CheckpointError
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps, elided
-from emtoolkit.schedules.terms import At
+from emtoolkit.schedules.terms import At, EveryFraction, Preset, SimpleTerm, Term
 
 FINAL = "final"
 
 
-def select_steps(spec: str, steps: Sequence[int], final: Callable[[], int]) -> tuple[int, ...]:
+def select_steps(
+    spec: str, steps: Sequence[int], final: Callable[[], int], total_steps: Callable[[], int | None] = lambda: None
+) -> tuple[int, ...]:
     """The members of `steps` (ascending, at least one) that `spec` names.
 
-    Ranges select whatever exists, and open ranges stop at the last step. `final` is called only for the word `final`.
+    Ranges select whatever exists, and open ranges stop at the last step. A fraction is one of the whole run, as it was
+    when the run was saved, however many of its steps are in `steps`. `final`, the last step of training, is called
+    only for the word `final`, and `total_steps`, the length of the run if it is known, only for a fraction.
 
     Raises:
         ScheduleError: `spec` cannot be read.
-        CheckpointError: no checkpoint exists at a step that `spec` writes out, or nothing is selected.
+        CheckpointError: no checkpoint exists at a step that `spec` writes out, nothing is selected, or `spec` has a
+            fraction and the length of the run is not known.
     """
     items = [item.strip() for item in spec.split(",")]
     terms = Schedule.parse(",".join(rules)).terms if (rules := [item for item in items if item != FINAL]) else ()
@@ -25,12 +30,25 @@ def select_steps(spec: str, steps: Sequence[int], final: Callable[[], int]) -> t
         if isinstance(term, At) and term.step not in steps:
             nearest = nearest_step(term.step, steps)
             raise CheckpointError(f'steps "{spec}": there is no checkpoint at step {term}; the nearest is {nearest}')
-    chosen = Steps.union(term.steps(steps[-1]) for term in terms)
+    simple = [simple for term in terms for simple in _simple(term)]
+    total = steps[-1]
+    if fraction := next((term for term in simple if isinstance(term, EveryFraction)), None):
+        if (length := total_steps()) is None:
+            raise CheckpointError(
+                f'steps "{spec}": "{fraction}" is a part of the whole run, and no checkpoint says how long the run is; '
+                f'write a number of steps, such as "every:25"'
+            )
+        total = max(total, length)
+    chosen = Steps.union(term.steps(total) for term in simple)
     last = {final()} if FINAL in items else set()
     selected = tuple(step for step in steps if step in chosen or step in last)
     if not selected:
         raise CheckpointError(f'steps "{spec}": no checkpoint is selected; the steps are {elided(steps)}')
     return selected
+
+
+def _simple(term: Term) -> tuple[SimpleTerm, ...]:
+    return term.terms if isinstance(term, Preset) else (term,)
 
 
 def nearest_step(step: int, steps: Iterable[int]) -> int:

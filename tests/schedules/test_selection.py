@@ -12,6 +12,10 @@ def final() -> int:
     return 397
 
 
+def not_asked() -> int:
+    pytest.fail("the length of the run decides nothing here")
+
+
 @pytest.mark.parametrize(
     ("spec", "selected"),
     [
@@ -19,7 +23,6 @@ def final() -> int:
         ("final", (397,)),
         (" 25 , 0 ", (0, 25)),
         ("every:100", (100, 200, 300)),
-        ("every:10%", (200,)),
         ("300-:97", (300, 397)),
         ("log2:512,0", (0,)),
         ("dense-early", (0, 25, 50, 75, 100, 125, 150, 200, 250, 300)),
@@ -27,7 +30,7 @@ def final() -> int:
     ],
 )
 def test_a_range_selects_whatever_exists_and_nothing_else_is_selected(spec: str, selected: tuple[int, ...]) -> None:
-    assert select_steps(spec, STEPS, final) == selected
+    assert select_steps(spec, STEPS, final, not_asked) == selected
 
 
 @pytest.mark.parametrize(
@@ -44,10 +47,43 @@ def test_a_range_selects_whatever_exists_and_nothing_else_is_selected(spec: str,
 )
 def test_a_spec_that_selects_nothing_or_cannot_be_read_is_an_error(spec: str, sentence: str) -> None:
     with pytest.raises(UserError) as error:
-        select_steps(spec, STEPS, final)
+        select_steps(spec, STEPS, final, not_asked)
     assert str(error.value).startswith(sentence)
 
 
 def test_a_trajectory_of_step_zero_alone_has_no_rule_that_fails() -> None:
     with pytest.raises(CheckpointError, match=r"no checkpoint is selected; the steps are 0$"):
-        select_steps("every:25,300-:100,every:5%", (0,), final)
+        select_steps("every:25,300-:100,every:5%", (0,), final, lambda: 397)
+
+
+FIVE_PERCENT_OF_400 = tuple(range(20, 401, 20))
+
+
+@pytest.mark.parametrize("last", [20, 140, 240, 400])
+def test_a_fraction_is_one_of_the_whole_run_however_much_of_the_run_is_there(last: int) -> None:
+    """A run that is killed, or downloaded in part, has the steps that it saved by `every:5%`."""
+    there = tuple(step for step in FIVE_PERCENT_OF_400 if step <= last)
+    assert select_steps("every:5%", there, final, lambda: 400) == there
+
+
+@pytest.mark.parametrize(
+    ("spec", "selected"),
+    [
+        ("every:5%,0", (0, 20, 40, 60, 100)),
+        ("every:10%", (40,)),
+        ("every:25%", (100,)),
+        ("0-50:10,every:12.5%", (0, 10, 20, 30, 40, 50, 100)),  # every 50 steps
+        ("log2:64,every:50%", (1, 2, 4)),
+        ("dense-early,every:15%", (0, 25, 50, 60, 100)),
+    ],
+)
+def test_a_fraction_beside_other_terms_takes_its_own_steps_only(spec: str, selected: tuple[int, ...]) -> None:
+    there = (0, 1, 2, 4, 10, 20, 25, 30, 40, 50, 60, 100)
+    assert select_steps(spec, there, final, lambda: 400) == selected
+
+
+def test_a_fraction_of_a_run_of_unknown_length_is_refused() -> None:
+    with pytest.raises(
+        CheckpointError, match=r'"every:5%" is a part of the whole run, and no checkpoint says how long'
+    ):
+        select_steps("0,every:5%", STEPS, final, lambda: None)
