@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,7 +122,7 @@ class Collection:
         name = f"{project}/{reference.collection}"
         with _explained(f"{name}: it could not be listed"):
             try:
-                versions = list(api.artifacts(type_name="model", name=name, per_page=_PER_PAGE))
+                versions = _all(api.artifacts(type_name="model", name=name, per_page=_PER_PAGE))
             except ValueError as error:
                 if type(error) is not ValueError:
                     raise
@@ -147,7 +147,7 @@ class Collection:
             CheckpointError: W&B could not list the files.
         """
         with _explained(f"{checkpoint.artifact}: its files could not be listed"):
-            nodes = list(checkpoint.handle.files(per_page=_PER_PAGE))
+            nodes = _all(checkpoint.handle.files(per_page=_PER_PAGE))
             # An XXH128 digest is as long as an MD5; only the manifest's SHA-256 protects such files.
             has_md5 = "XXH" not in str(getattr(checkpoint.handle, "digest_algorithm", "MANIFEST_MD5"))
             files = [self._file(checkpoint.artifact, node, has_md5=has_md5) for node in nodes]
@@ -168,6 +168,15 @@ class Collection:
     def _is_own(self, url: str) -> bool:
         """Whether `url` is on the server that the API key belongs to; no other server may see the key."""
         return urlsplit(url)[:2] == urlsplit(self._base_url)[:2]
+
+
+def _all(paginator: Iterable[Any]) -> list[Any]:
+    """Every item of a paginator of W&B's client.
+
+    `list` would ask the paginator for its length, which raises an error unless the server counts files
+    (`TOTAL_COUNT_IN_FILE_CONNECTION`).
+    """
+    return [item for item in paginator]  # noqa: C416 - `list` asks for the length
 
 
 def _checkpoints_of(version: Any) -> Iterator[RemoteCheckpoint]:
@@ -222,7 +231,7 @@ def _nearest_collection(api: Any, project: str, collection: str) -> str:
 
     try:
         collections = api.artifact_type("model", project).collections(per_page=_PER_PAGE)
-        return nearest(collection, [found.name for found in collections])
+        return nearest(collection, [found.name for found in _all(collections)])
     except (wandb.errors.Error, TimeoutError, ValueError):
         # The project may not exist either; the error message is complete without a suggestion.
         return ""

@@ -1,5 +1,6 @@
 """The objects that resolvers use."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,11 +17,18 @@ Answer = dict[str, Any]
 class Context:
     store: Store
     transfers: Transfers
+    features: Collection[str]
+    """The features that the server announces."""
 
 
 def store_of(info: Info) -> Store:
     context: Context = info.context
     return context.store
+
+
+def features_of(info: Info) -> Collection[str]:
+    context: Context = info.context
+    return context.features
 
 
 def transfers_of(info: Info) -> Transfers:

@@ -3,7 +3,7 @@
 import secrets
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from http.server import ThreadingHTTPServer
 from pathlib import Path
@@ -16,11 +16,25 @@ from tests.wandb_server.handler import Handler
 from tests.wandb_server.store import ENTITY, Store
 from tests.wandb_server.transfers import Transfers
 
+# What wandb.ai advertises and this server does. Not ARTIFACT_DIGEST_ALGORITHM: digests stay MD5, as the tests compute.
+FEATURES = (
+    "LARGE_FILENAMES",
+    "ARTIFACT_TAGS",
+    "CLIENT_IDS",
+    "ARTIFACT_COLLECTION_MEMBERSHIP_FILES",
+    "ARTIFACT_COLLECTION_MEMBERSHIP_FILE_DOWNLOAD_HANDLER",
+    "USE_ARTIFACT_WITH_ENTITY_AND_PROJECT_INFORMATION",
+    "PROJECT_ARTIFACT_COLLECTION_MEMBERSHIP",
+    "ARTIFACT_MEMBERSHIP_IN_LINK_ARTIFACT_RESPONSE",
+    "TOTAL_COUNT_IN_FILE_CONNECTION",
+    "ARTIFACT_COLLECTIONS_FILTERING_SORTING",
+)
+
 
 class WandbServer:
     entity = ENTITY
 
-    def __init__(self, directory: Path, port: int = 0) -> None:
+    def __init__(self, directory: Path, port: int = 0, features: Collection[str] = FEATURES) -> None:
         self._reserved = _reserve(port)
         self.port: int = self._reserved.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
@@ -30,13 +44,13 @@ class WandbServer:
         self.requests: list[Request] = []
         self._arrival = threading.Condition()
         self.stopping = threading.Event()
-        self.context = Context(self.store, Transfers(Blobs(directory), self.url))
+        self.context = Context(self.store, Transfers(Blobs(directory), self.url), features)
         self._listener: _Listener | None = None
 
     @classmethod
     @contextmanager
-    def start(cls, directory: Path, port: int = 0) -> Iterator["WandbServer"]:
-        server = cls(directory, port)
+    def start(cls, directory: Path, port: int = 0, features: Collection[str] = FEATURES) -> Iterator["WandbServer"]:
+        server = cls(directory, port, features)
         server.accept_connections()
         try:
             yield server

@@ -2,24 +2,10 @@
 
 from typing import Any
 
-from tests.wandb_server.context import Answer, Info, store_of
+from tests.wandb_server.context import Answer, Info, features_of, store_of
 from tests.wandb_server.execution import resolves
 from tests.wandb_server.paging import edges, page
 from tests.wandb_server.store import ENTITY, Project
-
-# What wandb.ai advertises and this server does. Not ARTIFACT_DIGEST_ALGORITHM: digests stay MD5, as the tests compute.
-FEATURES = [
-    "LARGE_FILENAMES",
-    "ARTIFACT_TAGS",
-    "CLIENT_IDS",
-    "ARTIFACT_COLLECTION_MEMBERSHIP_FILES",
-    "ARTIFACT_COLLECTION_MEMBERSHIP_FILE_DOWNLOAD_HANDLER",
-    "USE_ARTIFACT_WITH_ENTITY_AND_PROJECT_INFORMATION",
-    "PROJECT_ARTIFACT_COLLECTION_MEMBERSHIP",
-    "ARTIFACT_MEMBERSHIP_IN_LINK_ARTIFACT_RESPONSE",
-    "TOTAL_COUNT_IN_FILE_CONNECTION",
-    "ARTIFACT_COLLECTIONS_FILTERING_SORTING",
-]
 
 
 def user() -> Answer:
@@ -57,9 +43,9 @@ def find_entity(_source: Any, _info: Info, name: str | None = None) -> Answer:
 
 
 @resolves("Query.serverInfo")
-def server_info(_source: Any, _info: Info) -> Answer:
+def server_info(_source: Any, info: Info) -> Answer:
     return {
-        "features": [{"name": name, "isEnabled": True} for name in FEATURES],
+        "features": [{"name": name, "isEnabled": True} for name in features_of(info)],
         "cliVersionInfo": {"min_cli_version": "0.0.1", "max_cli_version": "999.0.0"},
     }
 
