@@ -13,6 +13,18 @@ def silent(what: str, done: int, total: int) -> None:
     """The progress callback that shows nothing."""
 
 
+def counting(progress: Progress, what: str, total: int) -> Callable[[int], None]:
+    """A function that is called with parts of `total`, and shows their sum."""
+    done = 0
+
+    def count(part: int) -> None:
+        nonlocal done
+        done += part
+        progress(what, done, total)
+
+    return count
+
+
 @contextmanager
 def no_bar() -> Iterator[Progress]:
     """The bar that shows nothing."""

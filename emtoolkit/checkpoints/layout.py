@@ -7,6 +7,18 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
 TRAINER_STATE = "trainer_state.json"
+# The files in which transformers and PEFT look for weights; any of them can take the place of the saved weights.
+WEIGHT_FILES = frozenset(
+    {
+        ADAPTER_CONFIG,
+        ADAPTER_WEIGHTS,
+        "adapter_model.bin",
+        MODEL_WEIGHTS,
+        MODEL_INDEX,
+        "pytorch_model.bin",
+        "pytorch_model.bin.index.json",
+    }
+)
 
 _NAME = re.compile(r"checkpoint-(0|[1-9][0-9]*)")
 

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,6 +12,7 @@ from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.progress import Progress, counting, silent
 from emtoolkit.storage.safe_paths import why_unsafe
 
 
@@ -39,30 +40,40 @@ class CheckpointInfo:
         return values
 
 
-def list_checkpoints(directory: Path, *, rehash: bool = False) -> list[CheckpointInfo]:
+def list_checkpoints(directory: Path, *, rehash: bool = False, progress: Progress = silent) -> list[CheckpointInfo]:
     """The checkpoints in `directory`, in step order.
 
-    A checkpoint directory without a manifest is another tool's checkpoint if its weights are complete, and otherwise a
-    failed save, which is not listed. With `rehash` every file that a manifest lists is hashed and compared.
+    A checkpoint directory without a manifest is damaged if `publications.jsonl` names its step, another tool's
+    checkpoint if its weights are complete, and otherwise a failed save, which is not listed. With `rehash` every file
+    that a manifest lists is hashed and compared, and `progress` counts the bytes.
 
     Raises:
-        CheckpointError: `directory` does not exist, or is not a directory.
+        CheckpointError: `directory` does not exist or is not a directory, or `trajectory.json` is damaged.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: there is no such directory")
     record = TrajectoryRecord.read_if_any(directory)
-    published = Publications.read(directory).published
+    return checkpoints_of(directory, record, rehash=rehash, progress=progress)
+
+
+def checkpoints_of(
+    directory: Path, record: TrajectoryRecord | None, *, rehash: bool = False, progress: Progress = silent
+) -> list[CheckpointInfo]:
+    """`list_checkpoints` of a directory whose `trajectory.json` holds `record`."""
+    publications = Publications.read(directory)
+    published = publications.published
+    named = [(step, path) for path in directory.iterdir() if (step := step_of(path.name)) is not None and path.is_dir()]
+    hashed = counting(progress, "comparing checkpoints", sum(_bytes(path) for _, path in named) if rehash else 0)
     found = []
-    for path in directory.iterdir():
-        step = step_of(path.name)
-        if step is None or not path.is_dir():
-            continue
-        info = _ours(path, step, record, rehash) if (path / MANIFEST).exists() else _of_another_tool(path, step)
+    for step, path in sorted(named):
+        if (path / MANIFEST).exists() or (step in publications.metadata and not (path / TRAINER_STATE).exists()):
+            info: CheckpointInfo | None = _ours(path, step, record, rehash, hashed)
+        else:
+            info = _of_another_tool(path, step)
         if info is not None and step in published:
             info = replace(info, published=published[step].artifact)
         if info is not None:
             found.append(info)
-    found.sort(key=lambda info: info.step)
     return found
 
 
@@ -95,12 +106,14 @@ def check_belongs_to(
             raise CheckpointError(f"{info.path}: belongs to trajectory {found}; choose another directory")
 
 
-def _ours(path: Path, step: int, record: TrajectoryRecord | None, rehash: bool) -> CheckpointInfo:
+def _ours(
+    path: Path, step: int, record: TrajectoryRecord | None, rehash: bool, hashed: Callable[[int], None]
+) -> CheckpointInfo:
     try:
         manifest = Manifest.read(path)
     except CheckpointError as error:
         return CheckpointInfo(step, path, False, _bytes(path), None, False, "emtoolkit", (str(error),))
-    problems = manifest.problems(path, rehash=rehash)
+    problems = manifest.problems(path, rehash=rehash, hashed=hashed)
     if manifest.step != step:
         problems.append(f"{path / MANIFEST}: is the manifest of step {manifest.step}, not of step {step}")
     ended_at = record.ended_at if record else None

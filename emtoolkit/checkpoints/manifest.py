@@ -5,10 +5,11 @@ whichever run and whichever schedule saved it. Facts about one run go into W&B m
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from emtoolkit.checkpoints.layout import WEIGHT_FILES
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
@@ -17,6 +18,10 @@ from emtoolkit.storage.safe_paths import is_plain_below
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+
+
+class NewerFormatError(CheckpointError):
+    """A newer version of emtoolkit wrote the file, which is intact."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,13 +53,16 @@ class Manifest:
         """The manifest of a checkpoint directory.
 
         Raises:
-            CheckpointError: there is no manifest, or this version cannot read it.
+            NewerFormatError: a newer version wrote the manifest.
+            CheckpointError: there is no manifest, or it is damaged.
         """
         path = directory / MANIFEST
         try:
             raw = json.loads(path.read_bytes())
+            if isinstance(raw["format"], int) and raw["format"] > FORMAT:
+                raise NewerFormatError(f"{path}: format {raw['format']} cannot be read; this version reads {FORMAT}")
             if raw["format"] != FORMAT:
-                raise CheckpointError(f"{path}: format {raw['format']!r} cannot be read; this version reads {FORMAT}")
+                raise ValueError(f"its format is {raw['format']!r}")
             files = {
                 name: FileDigest(str(entry["sha256"]), int(entry["bytes"])) for name, entry in raw["files"].items()
             }
@@ -73,8 +81,13 @@ class Manifest:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path}: is not a manifest of emtoolkit ({error})") from error
 
-    def problems(self, directory: Path, *, rehash: bool) -> list[str]:
-        """The problems of the files in `directory`, one sentence each; only sizes are compared unless `rehash`."""
+    def problems(
+        self, directory: Path, *, rehash: bool, hashed: Callable[[int], None] = lambda count: None
+    ) -> list[str]:
+        """The problems of the files in `directory`, one sentence each; only sizes are compared unless `rehash`.
+
+        `hashed` is called with the number of bytes that were hashed since its last call.
+        """
         found = []
         for name, expected in self.files.items():
             path = directory / name
@@ -84,9 +97,14 @@ class Manifest:
                 found.append(f"{path}: the file is missing")
             elif (size := path.stat().st_size) != expected.bytes:
                 found.append(f"{path}: {size} bytes where the manifest says {expected.bytes}")
-            elif rehash and FileDigest.of(path) != expected:
+            elif rehash and FileDigest.of(path, hashed) != expected:
                 found.append(f"{path}: its content does not match the digest in the manifest")
-        return found
+        unlisted = self.unlisted_weights(directory)
+        return found + [f"{directory / name}: is not in the manifest, and a loader would read it" for name in unlisted]
+
+    def unlisted_weights(self, directory: Path) -> list[str]:
+        """The files in `directory` that hold weights by their name, and that the manifest does not list."""
+        return sorted(name for name in WEIGHT_FILES - self.files.keys() if (directory / name).exists())
 
 
 @dataclass(frozen=True, slots=True)

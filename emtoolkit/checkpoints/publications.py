@@ -8,7 +8,7 @@ For a step without a `published` event `emtoolkit sync` asks W&B.
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,13 +61,31 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
+class Difference:
+    """A resumed run computed a step again, and other weights than the checkpoint of the step holds.
+
+    `largest` is the largest absolute difference of a weight, and `tensor` the tensor that holds the weight. `share` is
+    the norm of all differences as a share of the way from the first checkpoint, None where that is not known.
+    """
+
+    largest: float
+    tensor: str
+    share: float | None = None
+
+    def __str__(self) -> str:
+        share = "" if self.share is None else f", {100 * self.share:.2g} % of the way from the first checkpoint"
+        return f"up to {self.largest:.3g} in {self.tensor}{share}"
+
+
+@dataclass(frozen=True, slots=True)
 class Publications:
     """The content of `publications.jsonl`.
 
     `metadata`, `run_of` and `published` have one entry for each step: the metadata and the run id of its first save,
     and its version on W&B. The first save counts because W&B keeps the first of two equal versions, with its metadata.
     `collection` and `tags` are the name and the tags under which the checkpoints are published. `runs` are the W&B runs
-    by id, each with all of its logs.
+    by id, each with all of its logs. `differences` has an entry for each step that a resumed run computed again with
+    other weights: the largest difference; the checkpoint that was there has stayed.
     """
 
     collection: str | None = None
@@ -76,6 +94,7 @@ class Publications:
     run_of: Mapping[int, str] = field(default_factory=dict)
     published: Mapping[int, Published] = field(default_factory=dict)
     runs: Mapping[str, tuple[WandbRun, ...]] = field(default_factory=dict)
+    differences: Mapping[int, Difference] = field(default_factory=dict)
 
     @classmethod
     def read(cls, directory: Path) -> "Publications":
@@ -95,6 +114,7 @@ class Publications:
         tags: tuple[str, ...] = ()
         metadata, run_of, published = dict[int, Any](), dict[int, str](), dict[int, Published]()
         runs = dict[str, tuple[WandbRun, ...]]()
+        differences = dict[int, Difference]()
         for event in filter(None, map(_event, lines)):
             match event:
                 case {"event": "collection", "name": str(name), "tags": list(names)}:
@@ -107,7 +127,11 @@ class Publications:
                         run_of.setdefault(step, run)
                 case {"event": "published", "step": int(step), "artifact": str(artifact), "digest": str(digest)}:
                     published[step] = Published(artifact, digest)
-        return cls(collection, tags, metadata, run_of, published, runs)
+                case {"event": "difference", "step": int(step), "largest": float(largest), "tensor": str(tensor)}:
+                    earlier = differences.get(step)
+                    if earlier is None or largest > earlier.largest:
+                        differences[step] = Difference(largest, tensor, event.get("share"))
+        return cls(collection, tags, metadata, run_of, published, runs, differences)
 
 
 def add_collection(directory: Path, name: str, tags: Sequence[str]) -> None:
@@ -131,6 +155,11 @@ def add_saved(directory: Path, step: int, metadata: Mapping[str, Any], run: str 
 def add_published(directory: Path, step: int, published: Published) -> None:
     """Record the version on W&B of the checkpoint of `step`."""
     _append(directory, {"event": "published", "step": step, "artifact": published.artifact, "digest": published.digest})
+
+
+def add_difference(directory: Path, step: int, difference: Difference) -> None:
+    """Record that a resumed run computed `step` again, with other weights than its checkpoint holds."""
+    _append(directory, {"event": "difference", "step": step, **asdict(difference)})
 
 
 def _append(directory: Path, event: Mapping[str, Any]) -> None:

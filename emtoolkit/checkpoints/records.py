@@ -114,6 +114,9 @@ class CheckpointMetadata(_Record):
     """The directory or hub id from which this run loaded the base model."""
     persona_place: str | None = None
     """The directory or hub id from which this run loaded the persona's adapter."""
+    resumed_with_differences: float | None = None
+    """The largest absolute difference of a weight in an earlier step that a resumed run computed again; absent where
+    no step differed."""
 
     @classmethod
     def of(

@@ -11,11 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.manifest import FORMAT
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
 
 RECORD = "trajectory.json"
+
+
+class DamagedRecordError(CheckpointError):
+    """`trajectory.json` exists and is no trajectory record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +40,16 @@ class TrajectoryRecord:
     split: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
+    def of(cls, identity: Identity, total_steps: int, schedule: str) -> "TrajectoryRecord":
+        """The record of the trajectory of `identity`, which has not ended."""
+        return cls(identity.fingerprint, total_steps, schedule, identity.fingerprinted, split=identity.split)
+
+    @classmethod
     def read_if_any(cls, directory: Path) -> "TrajectoryRecord | None":
         """The record in `directory`; None if there is no file.
 
         Raises:
-            CheckpointError: the file is not a trajectory record.
+            DamagedRecordError: the file is not a trajectory record.
         """
         path = directory / RECORD
         try:
@@ -55,7 +65,7 @@ class TrajectoryRecord:
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{path}: is not a trajectory record of emtoolkit ({error})") from error
+            raise DamagedRecordError(f"{path}: is not a trajectory record of emtoolkit ({error})") from error
 
     def write(self, directory: Path) -> None:
         """Replace `trajectory.json` in `directory` atomically."""

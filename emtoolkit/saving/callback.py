@@ -8,7 +8,7 @@ holds completely, `ShardedSaving` lets the Trainer save a model that is spread o
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from emtoolkit.errors import UserError
 from emtoolkit.saving.local import LocalSaving
 from emtoolkit.saving.output_directory import set_aside
 from emtoolkit.saving.ranks import Ranks
-from emtoolkit.saving.resume_state import stateful_callbacks_of
+from emtoolkit.saving.resume_state import check_resume_state, stateful_callbacks_of
 from emtoolkit.saving.resume_timing import ResumeTiming
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.sharded import ShardedSaving, is_sharded
@@ -55,6 +55,9 @@ class ScheduledCheckpointCallback(TrainerCallback):
         publish_timeout: how many seconds the end of training waits for W&B at most.
         max_in_flight: how many copies of the trainable weights may be in memory at the same time.
         on_error: what a failed save does: `"raise"` in the training thread at the next step, or `"warn"`.
+        also_save: steps to save besides those of the schedule, such as damaged checkpoints.
+        resume_state_is_intact: the resume checkpoint was compared with its digests already; otherwise a resume
+            compares it when training begins.
         clock: the current time in seconds; tests replace it.
 
     Raises:
@@ -78,6 +81,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         publish_timeout: float = SaveOptions.publish_timeout,
         max_in_flight: int = SaveOptions.max_in_flight,
         on_error: OnError = SaveOptions.on_error,
+        also_save: Collection[int] = (),
+        resume_state_is_intact: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
@@ -98,6 +103,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
             max_in_flight=max_in_flight,
             on_error=on_error,
         )
+        self._also_save = frozenset(also_save)
+        self._resume_state_is_intact = resume_state_is_intact
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity
         self._timing = ResumeTiming(self._options.resume_interval, clock)
@@ -136,6 +143,10 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._ranks = Ranks.of_this_training()
         self._timing.begin(state.global_step, self._ranks)
         with self._closed_on(UserError):
+            if event.step > 0 and not self._resume_state_is_intact:
+                with self._ranks.raise_on_all():
+                    if state.is_world_process_zero:
+                        check_resume_state(self._directory(args), event.step)
             strategy = ShardedSaving if is_sharded(event.model) else LocalSaving
             self._strategy = strategy(self._setup(event), event)
 
@@ -225,6 +236,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         return SavingSetup(
             directory=self._directory(event.args),
             steps=self.schedule.steps(event.state.max_steps),
+            also_save=self._also_save,
             total_steps=event.state.max_steps,
             options=self._options,
             ranks=self._ranks,

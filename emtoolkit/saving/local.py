@@ -53,7 +53,7 @@ class LocalSaving:
             self._setup.open_session(state), state, SnapshotBuffers(state, self._setup.options.max_in_flight)
         )
         copies.buffers.prepare()
-        if event.step in self._setup.steps:
+        if self._setup.is_scheduled(event.step):
             # After a resume this compares the step with its checkpoint, or writes a checkpoint that is missing.
             copies.save(event.step, final=event.step == self._setup.total_steps)
         return copies
@@ -83,7 +83,7 @@ class LocalSaving:
         if self._copies is None:
             return
         self._copies.session.disk.check()
-        if event.step in self._setup.steps:
+        if self._setup.is_scheduled(event.step):
             self._copies.save(event.step, final=event.step == self._setup.total_steps)
 
     def trainer_saved(self, event: TrainerEvent) -> None:

@@ -1,15 +1,17 @@
 """The output directory of a training: whether a run may write there, and how its contents are cleared or moved."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from emtoolkit.checkpoints.listing import CheckpointInfo, check_belongs_to, list_checkpoints
+from emtoolkit.checkpoints.listing import CheckpointInfo, check_belongs_to, checkpoints_of
+from emtoolkit.checkpoints.manifest import MANIFEST, Manifest, NewerFormatError
 from emtoolkit.checkpoints.publications import PUBLICATIONS
-from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import RECORD, DamagedRecordError, TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
+from emtoolkit.progress import Progress, silent
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, newest_resume_state, remove_resume_states
 from emtoolkit.storage.atomic import remove_temporaries
 from emtoolkit.storage.free_space import check_room
@@ -18,22 +20,33 @@ from emtoolkit.storage.lock import LOCK, lock_directory
 
 @dataclass(frozen=True, slots=True)
 class OutputDirectory:
-    """What the directory `path` held when it was opened: its trajectory record and its checkpoints, in step order."""
+    """What the directory `path` held when it was opened: its trajectory record and its checkpoints, in step order.
+
+    `record_problem` is a sentence about a `trajectory.json` that is damaged; `record` is None then.
+    """
 
     path: Path
     record: TrajectoryRecord | None
     checkpoints: tuple[CheckpointInfo, ...]
+    record_problem: str | None = None
 
     @classmethod
-    def open(cls, path: Path) -> "OutputDirectory":
+    def open(cls, path: Path, *, rehash: bool = False, progress: Progress = silent) -> "OutputDirectory":
         """List `path` once. A directory that does not exist holds nothing.
 
+        With `rehash` the files of every checkpoint are compared with their digests, and `progress` counts the bytes.
+
         Raises:
-            CheckpointError: `trajectory.json` or `publications.jsonl` cannot be read.
+            CheckpointError: `publications.jsonl` cannot be read.
         """
         if not path.is_dir():
             return cls(path, None, ())
-        return cls(path, TrajectoryRecord.read_if_any(path), tuple(list_checkpoints(path)))
+        record, problem = None, None
+        try:
+            record = TrajectoryRecord.read_if_any(path)
+        except DamagedRecordError as error:
+            problem = str(error)
+        return cls(path, record, tuple(checkpoints_of(path, record, rehash=rehash, progress=progress)), problem)
 
     @property
     def complete_steps(self) -> frozenset[int]:
@@ -41,31 +54,51 @@ class OutputDirectory:
         return frozenset(info.step for info in self.checkpoints if info.complete)
 
     @property
+    def damaged(self) -> tuple[CheckpointInfo, ...]:
+        """The checkpoints whose files are not those that their manifests list, and those without a manifest."""
+        return tuple(info for info in self.checkpoints if not info.complete)
+
+    @property
     def ended_at(self) -> int | None:
-        """The step at which training ended for good; None if training has not ended."""
-        return self.record.ended_at if self.record is not None else None
+        """The step at which training ended for good; None if training has not ended.
+
+        Without a readable record, training has ended if the checkpoint of its last step is there.
+        """
+        if self.record_problem is None:
+            return self.record.ended_at if self.record is not None else None
+        return next((info.step for info in self.checkpoints if info.final), None)
 
     @property
     def holds_a_run(self) -> bool:
         """Whether a training has begun to save here."""
-        return self.record is not None or bool(self.complete_steps)
+        return self.record is not None or self.record_problem is not None or bool(self.complete_steps)
 
     def first_missing(self, steps: Sequence[int]) -> int | None:
-        """The first of the scheduled `steps`, up to the end of training if training has ended, without a checkpoint."""
-        ended_at, complete = self.ended_at, self.complete_steps
-        return next((s for s in steps if s not in complete and (ended_at is None or s <= ended_at)), None)
+        """The first step of training, up to its end if it has ended, that is damaged, or in `steps` and not there."""
+        complete = self.complete_steps
+        end = self.ended_at if self.ended_at is not None or not steps else steps[-1]
+        missing = next((step for step in steps if step not in complete and (end is None or step <= end)), None)
+        damaged = [info.step for info in self.damaged if end is None or info.step <= end]
+        return min(damaged if missing is None else [missing, *damaged], default=None)
 
-    def newest_resume_state(self, not_after: int | None) -> Path | None:
-        """The newest complete resume checkpoint, at or before step `not_after` unless that is None."""
-        return newest_resume_state(self.path, not_after)
+    def newest_resume_state(self, not_after: int | None, progress: Progress = silent) -> Path | None:
+        """The newest intact resume checkpoint, at or before step `not_after` unless that is None."""
+        return newest_resume_state(self.path, not_after, progress=progress)
 
     def check_belongs_to(self, identity: Identity) -> None:
         """Check that the directory is empty or holds the trajectory of `identity`.
 
         Raises:
-            CheckpointError: it holds another trajectory, whose differences are named, or another tool's checkpoints.
+            CheckpointError: it holds another trajectory, whose differences are named, another tool's checkpoints, or
+                damaged files that do not show which trajectory they belong to.
         """
+        for info in self.damaged:
+            _check_format(info.path)
         check_belongs_to(self.path, self.record, self.checkpoints, identity.fingerprint, identity.fingerprinted)
+        if self.record is None and not any(info.fingerprint for info in self.checkpoints):
+            problems = (self.record_problem, *(problem for info in self.damaged for problem in info.problems))
+            if problem := next(filter(None, problems), None):
+                raise CheckpointError(f"{problem}, and no other file names the trajectory; choose another directory")
 
     def check_room(self, steps: Sequence[int], bytes_each: int) -> None:
         """Check that the checkpoints of `steps` that do not exist yet fit on the disk; the directory must exist.
@@ -85,6 +118,42 @@ class OutputDirectory:
         """
         if (self.path / LOCK).exists():
             lock_directory(self.path).release()
+
+
+def set_unlisted_weights_aside(directory: Path) -> list[Path]:
+    """Move weight files that a manifest does not list out of their checkpoints, and return where they are now.
+
+    Raises:
+        InUseError: another process is saving into `directory`.
+        CheckpointError: a file cannot be moved.
+    """
+    lock = lock_directory(directory)
+    try:
+        moved = []
+        for info in OutputDirectory.open(directory).damaged:
+            if (info.path / MANIFEST).exists() and info.fingerprint is not None:
+                moved += set_files_aside(info.path, Manifest.read(info.path).unlisted_weights(info.path))
+        return moved
+    finally:
+        lock.release()
+
+
+def set_files_aside(checkpoint: Path, names: Collection[str]) -> list[Path]:
+    """Move the files `names` of `checkpoint` into `unlisted-files/` beside it, and return where they are now.
+
+    Raises:
+        CheckpointError: a file cannot be moved.
+    """
+    home = checkpoint.parent / "unlisted-files" / checkpoint.name
+    try:
+        targets = []
+        for name in names:
+            target = _unused(home, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            targets.append((checkpoint / name).rename(target))
+        return targets
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint}: a file could not be moved ({error.strerror or error})") from error
 
 
 def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> None:
@@ -124,6 +193,15 @@ def set_aside(directory: Path) -> Path:
     finally:
         lock.release()
     return aside
+
+
+def _check_format(checkpoint: Path) -> None:
+    try:
+        Manifest.read(checkpoint)
+    except NewerFormatError:
+        raise
+    except CheckpointError:
+        return
 
 
 def _unused(directory: Path, name: str) -> Path:

@@ -7,6 +7,7 @@ They are separate from the scheduled checkpoints, in `<output directory>/resume/
 
 import dataclasses
 import json
+import logging
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,8 +23,11 @@ from transformers.trainer_pt_utils import safe_globals
 from emtoolkit.checkpoints.layout import TRAINER_STATE, checkpoint_name, step_of
 from emtoolkit.checkpoints.manifest import Manifest, TrajectorySeal
 from emtoolkit.errors import CheckpointError
+from emtoolkit.progress import Progress, counting, silent
 from emtoolkit.saving.snapshot import ModelState, failures_as_os_errors
 from emtoolkit.storage.atomic import remove_directory, write_directory
+
+logger = logging.getLogger(__name__)
 
 RESUME_DIRECTORY = "resume"
 
@@ -151,19 +155,21 @@ def random_state(epoch_begin: Mapping[str, Any] | None, ranks: int = 1) -> dict[
     return states
 
 
-def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> None:
-    """Restore the random state at the beginning of the epoch of `step`, if the resume checkpoint of `step` has it.
+def check_resume_state(directory: Path, step: int) -> None:
+    """Check every byte of the resume checkpoint of `step`, if it exists, after the Trainer has loaded it.
 
     Raises:
-        CheckpointError: a file of the resume checkpoint is missing or short. The Trainer has loaded the others without
-            a warning, and would train another model.
+        CheckpointError: a file of the resume checkpoint is missing or damaged. The Trainer has loaded the others
+            without a warning, and would train another model.
     """
     checkpoint = directory / RESUME_DIRECTORY / checkpoint_name(step)
-    file = checkpoint / _rng_file(rank, ranks)
-    if not checkpoint.is_dir():
-        return
-    if problems := Manifest.read(checkpoint).problems(checkpoint, rehash=False):
+    if checkpoint.is_dir() and (problems := _problems(checkpoint)):
         raise CheckpointError(f"{checkpoint}: cannot be resumed from ({'; '.join(problems)})")
+
+
+def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> None:
+    """Restore the random state at the beginning of the epoch of `step`, if the resume checkpoint of `step` has it."""
+    file = directory / RESUME_DIRECTORY / checkpoint_name(step) / _rng_file(rank, ranks)
     if not file.is_file():
         return
     with safe_globals():  # type: ignore[no-untyped-call]  # transformers leaves it untyped
@@ -178,17 +184,28 @@ def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> No
         restore(states["cuda"])
 
 
-def newest_resume_state(directory: Path, not_after: int | None = None) -> Path | None:
-    """The newest complete resume checkpoint under `directory`, at or before step `not_after` if given."""
+def newest_resume_state(directory: Path, not_after: int | None = None, *, progress: Progress = silent) -> Path | None:
+    """The newest intact resume checkpoint under `directory`, at or before step `not_after` if given.
+
+    A damaged one is named in a warning. `progress` counts the bytes that are compared with their digests.
+    """
     for step, path in sorted(_directories(directory / RESUME_DIRECTORY), reverse=True):
         if not_after is not None and step > not_after:
             continue
-        try:
-            if not Manifest.read(path).problems(path, rehash=True):
-                return path
-        except CheckpointError:
-            continue
+        problems = _problems(path, progress)
+        if not problems:
+            return path
+        logger.warning("%s; training cannot continue from step %d", problems[0], step)
     return None
+
+
+def _problems(checkpoint: Path, progress: Progress = silent) -> list[str]:
+    try:
+        manifest = Manifest.read(checkpoint)
+    except CheckpointError as error:
+        return [str(error)]
+    hashed = counting(progress, "comparing the resume state", sum(digest.bytes for digest in manifest.files.values()))
+    return manifest.problems(checkpoint, rehash=True, hashed=hashed)
 
 
 def remove_resume_states(directory: Path) -> None:

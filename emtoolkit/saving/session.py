@@ -13,11 +13,20 @@ from typing import Any
 from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.manifest import TrajectorySeal
-from emtoolkit.checkpoints.publications import WandbRun, add_collection, add_run, add_saved
+from emtoolkit.checkpoints.publications import (
+    Difference,
+    Publications,
+    WandbRun,
+    add_collection,
+    add_difference,
+    add_run,
+    add_saved,
+)
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.output_directory import OutputDirectory
+from emtoolkit.saving.recomputed import LARGEST_NOISE, Recomputed
 from emtoolkit.saving.resume_state import (
     RESUME_DIRECTORY,
     ResumeState,
@@ -56,6 +65,8 @@ class SavingSession:
         # The newest metrics of the run, for the metadata of the next checkpoint.
         self.run_metadata: dict[str, Any] = {}
         self.saved: list[Saved] = []
+        # The steps that this run computed again, with other weights than their checkpoints hold.
+        self.differences: dict[int, Difference] = {}
         self._directory = directory
         self._seal = seal
         self._options = options
@@ -82,10 +93,11 @@ class SavingSession:
         found = OutputDirectory.open(directory)
         found.check_belongs_to(identity)
         found.check_room(schedule.steps(total_steps), bytes_each)
-        record = TrajectoryRecord(
-            identity.fingerprint, total_steps, str(schedule), identity.fingerprinted, split=identity.split
-        )
+        record = TrajectoryRecord.of(identity, total_steps, str(schedule))
         record.write(directory)
+        self._largest_difference = max(
+            (d.largest for d in Publications.read(directory).differences.values()), default=0.0
+        )
         add_collection(directory, collection_name(identity), collection_tags(identity))
         return record
 
@@ -140,6 +152,7 @@ class SavingSession:
         finally:
             self.disk.close()
             self._lock.release()
+            self._sum_up_differences()
             self._wait_for_publisher()
 
     @property
@@ -178,8 +191,16 @@ class SavingSession:
         )
         return fit_for_wandb(metadata.to_json())
 
+    def _marked(self, publication: Publication) -> Publication:
+        """`publication`, with the mark of a trajectory that was resumed with differences."""
+        if not self._largest_difference or self.differences.get(publication.step) is not None:
+            return publication
+        mark = {"resumed_with_differences": self._largest_difference}
+        return replace(publication, metadata=fit_for_wandb({**publication.metadata, **mark}))
+
     def _note(self, publication: Publication) -> None:
         # Before the checkpoint exists: a kill between the two must not leave a checkpoint without metadata.
+        publication = self._marked(publication)
         run = str(self._run.id) if self._run is not None else None
         try:
             add_saved(self._directory, publication.step, publication.metadata, run)
@@ -189,11 +210,46 @@ class SavingSession:
 
     def _publish_saved(self, saved: Saved, publication: Publication) -> None:
         self.saved.append(saved)
+        if saved.recomputed is not None:
+            self._record_difference(saved, saved.recomputed)
         self._publish(publication)
+
+    def _record_difference(self, saved: Saved, recomputed: Recomputed) -> None:
+        """Record other weights than the checkpoint holds, and say so at the first step."""
+        difference = recomputed.weights
+        if difference is None:
+            if recomputed.other_files:
+                names = ", ".join(recomputed.other_files)
+                logger.info("%s: %s would be written differently now; the weights are equal", saved.path, names)
+            return
+        add_difference(self._directory, saved.step, difference)
+        self._largest_difference = max(self._largest_difference, difference.largest)
+        if not self.differences:
+            logger.warning(
+                "%s: computed again, step %d has other weights (%s); the checkpoint stays, and the trajectory is "
+                "marked as resumed with differences%s",
+                saved.path,
+                saved.step,
+                difference,
+                _cause(difference),
+            )
+        self.differences[saved.step] = difference
+
+    def _sum_up_differences(self) -> None:
+        if len(self.differences) > 1:
+            worst = max(self.differences.values(), key=lambda difference: difference.largest)
+            logger.warning(
+                "%s: resumed with differences: %d steps were computed again with other weights (steps %s): %s%s",
+                self._directory,
+                len(self.differences),
+                elided(sorted(self.differences), 100),
+                worst,
+                _cause(worst),
+            )
 
     def _publish(self, publication: Publication) -> None:
         if self.publisher is not None:
-            self.publisher.publish(publication)
+            self.publisher.publish(self._marked(publication))
 
 
 def _active_run() -> Any:
@@ -201,6 +257,13 @@ def _active_run() -> Any:
     import wandb
 
     return wandb.run
+
+
+def _cause(difference: Difference) -> str:
+    """A hint on differences that kernels which are not deterministic cannot explain."""
+    if difference.share is not None and difference.share <= LARGEST_NOISE:
+        return ""
+    return "; this is more than kernels differ from run to run: look for other code, data order or library versions"
 
 
 def _hint_on_unbounded_end(run: Any) -> str:

@@ -135,7 +135,7 @@ class ShardedSaving:
         with setup.ranks.raise_on_all():
             if event.state.is_world_process_zero:
                 self._session = setup.open_session(gathered)
-        if event.step in setup.steps:
+        if setup.is_scheduled(event.step):
             self._save_tensors(event.step, gathered, final=event.step == setup.total_steps)
         gathered.forget()
 
@@ -157,7 +157,7 @@ class ShardedSaving:
             self._session.disk.check()
         step, timing = event.step, self._setup.timing
         resume = timing.is_due(step) if step < self._setup.total_steps else self._setup.options.resume_at_end
-        scheduled = step in self._setup.steps or bool(timing.interrupted_by)
+        scheduled = self._setup.is_scheduled(step) or bool(timing.interrupted_by)
         by_trainer = scheduled and self._by_trainer
         if scheduled and not by_trainer:
             self._save_gathered(event, final=False)

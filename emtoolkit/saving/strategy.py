@@ -41,17 +41,23 @@ class TrainerEvent:
 class SavingSetup:
     """Everything that a strategy needs to know about the training that begins.
 
-    `open_session` is called in process 0 only. `stateful_callbacks` are those whose states a resume restores.
+    `also_save` are single steps besides `steps`. `open_session` is called in process 0 only. `stateful_callbacks` are
+    those whose states a resume restores.
     """
 
     directory: Path
     steps: Steps
+    also_save: frozenset[int]
     total_steps: int
     options: SaveOptions
     ranks: Ranks
     timing: ResumeTiming
     open_session: Callable[[ModelState], SavingSession]
     stateful_callbacks: Callable[[], list[Any]]
+
+    def is_scheduled(self, step: int) -> bool:
+        """Whether the checkpoint of `step` is saved."""
+        return step in self.steps or step in self.also_save
 
 
 class SavingStrategy(Protocol):

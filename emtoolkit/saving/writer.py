@@ -11,8 +11,10 @@ from pathlib import Path
 from torch import Tensor
 
 from emtoolkit.checkpoints.layout import checkpoint_name
-from emtoolkit.checkpoints.manifest import MANIFEST, Manifest, TrajectorySeal
+from emtoolkit.checkpoints.manifest import MANIFEST, Manifest, NewerFormatError, TrajectorySeal
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.output_directory import set_files_aside
+from emtoolkit.saving.recomputed import Recomputed, compare_recomputed
 from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers
 from emtoolkit.schedules.save_options import OnError
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
@@ -23,12 +25,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """A checkpoint that is complete on disk. `already_there` if an earlier run had saved the same bytes."""
+    """A checkpoint that is complete on disk.
+
+    `already_there` if an earlier run had saved it; `recomputed` is what this run computed for its step, then.
+    """
 
     step: int
     path: Path
     bytes: int
     already_there: bool
+    recomputed: Recomputed | None = None
 
 
 class DiskThread:
@@ -143,28 +149,35 @@ class CheckpointWriter:
             contents.fill(directory)
             return self._seal.seal(directory, step)
 
-        earlier = _complete_manifest(path)
+        earlier = _intact_manifest(path, step)
         if earlier is None:
-            write_directory(path, fill, contents.bytes)
+            write_directory(path, lambda target: _keep_other_files(path, fill(target)), contents.bytes)
+            recomputed = None
         else:
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._directory) as scratch:
-                _check_same(path, step, earlier, fill(Path(scratch)))
+                again = Path(scratch)
+                recomputed = compare_recomputed(path, earlier, again, fill(again))
         size = sum(file.stat().st_size for file in path.iterdir())
-        return Saved(step, path, size, already_there=earlier is not None)
+        return Saved(step, path, size, already_there=earlier is not None, recomputed=recomputed)
 
 
-def _check_same(path: Path, step: int, earlier: Manifest, now: Manifest) -> None:
-    if now != earlier:
-        changed = sorted(name for name in now.files if now.files[name] != earlier.files.get(name)) or [MANIFEST]
-        raise CheckpointError(
-            f"{path}: step {step} differs from the checkpoint that an earlier run saved ({', '.join(changed)}): the "
-            "two runs are not on the same trajectory; choose another output directory"
-        )
+def _keep_other_files(damaged: Path, manifest: Manifest) -> None:
+    """Move files that emtoolkit did not write out of the checkpoint `damaged`, which a new one replaces."""
+    if damaged.is_dir():
+        written = {MANIFEST, *(name.partition("/")[0] for name in manifest.files)}
+        set_files_aside(damaged, sorted(entry.name for entry in damaged.iterdir() if entry.name not in written))
 
 
-def _complete_manifest(path: Path) -> Manifest | None:
-    """The manifest of `path` if all files of the checkpoint are present, otherwise None."""
-    if not (path / MANIFEST).exists():
+def _intact_manifest(path: Path, step: int) -> Manifest | None:
+    """The manifest of `path` if every file of the checkpoint of `step` has the digest in it, otherwise None.
+
+    Raises:
+        NewerFormatError: a newer version of emtoolkit saved the checkpoint.
+    """
+    try:
+        manifest = Manifest.read(path)
+    except NewerFormatError:
+        raise
+    except CheckpointError:
         return None
-    manifest = Manifest.read(path)
-    return None if manifest.problems(path, rehash=False) else manifest
+    return None if manifest.step != step or manifest.problems(path, rehash=True) else manifest

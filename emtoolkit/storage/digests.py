@@ -2,9 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_CHUNK = 2**20
 
 
 def canonical_json(value: Any) -> bytes:
@@ -20,8 +23,12 @@ class FileDigest:
     bytes: int
 
     @classmethod
-    def of(cls, path: Path) -> "FileDigest":
-        """The digest of the file `path`."""
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256")
-            return cls(digest.hexdigest(), file.tell())
+    def of(cls, path: Path, hashed: Callable[[int], None] = lambda count: None) -> "FileDigest":
+        """The digest of the file `path`; `hashed` is called with the number of bytes after each part of the file."""
+        digest, size, buffer = hashlib.sha256(), 0, memoryview(bytearray(_CHUNK))
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(buffer[:count])
+                size += count
+                hashed(count)
+        return cls(digest.hexdigest(), size)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emtoolkit.errors import CheckpointError
+from emtoolkit.progress import Progress, silent
 from emtoolkit.saving.output_directory import OutputDirectory
 
 logger = logging.getLogger(__name__)
@@ -13,14 +14,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class ResumePoint:
-    """`checkpoint` is the resume checkpoint to continue from, None for step 0. A `complete` run needs no training."""
+    """`checkpoint` is the resume checkpoint to continue from, None for step 0. A `complete` run needs no training.
+
+    `damaged` are the steps whose checkpoints are computed again, in the schedule or not.
+    """
 
     checkpoint: Path | None = None
     complete: bool = False
+    damaged: frozenset[int] = frozenset()
 
 
-def find_resume_point(directory: OutputDirectory, steps: Sequence[int], *, resume: bool) -> ResumePoint:
-    """Where a run that saves `steps` to `directory` starts: with `resume` at the first step that is missing.
+def find_resume_point(
+    directory: OutputDirectory, steps: Sequence[int], *, resume: bool, progress: Progress = silent
+) -> ResumePoint:
+    """Where a run that saves `steps` to `directory` starts: with `resume` at the first step that is missing or damaged.
 
     Raises:
         CheckpointError: `directory` holds checkpoints of this run, and `resume` is false.
@@ -34,16 +41,27 @@ def find_resume_point(directory: OutputDirectory, steps: Sequence[int], *, resum
             f"{directory.path}: it holds {held}; pass --resume to continue it, or --output-dir to start another one"
         )
     missing = directory.first_missing(steps)
+    _warn_of_damage(directory)
     if missing is None and directory.ended_at is not None:
         return ResumePoint(complete=True)
-    checkpoint = directory.newest_resume_state(not_after=missing)
+    damaged = frozenset(info.step for info in directory.damaged)
+    checkpoint = directory.newest_resume_state(not_after=missing, progress=progress)
     if checkpoint is None:
         logger.warning(
-            "%s: there is no resume checkpoint before step %s, so training starts again at step 0; "
-            "existing checkpoints are compared, not written again",
+            "%s: there is no intact resume checkpoint%s, so training starts again at step 0; intact checkpoints are "
+            "compared with the steps that are computed again, and stay",
             directory.path,
-            missing,
+            "" if missing is None else f" at or before step {missing}",
         )
-        return ResumePoint()
+        return ResumePoint(damaged=damaged)
     logger.info("resuming from %s", checkpoint)
-    return ResumePoint(checkpoint)
+    return ResumePoint(checkpoint, damaged=damaged)
+
+
+def _warn_of_damage(directory: OutputDirectory) -> None:
+    if directory.record_problem is not None:
+        logger.warning("%s; it is written again", directory.record_problem)
+    for info in directory.damaged:
+        reached = directory.ended_at is None or info.step <= directory.ended_at
+        then = "is computed again" if reached else "is after the end of training, and stays as it is"
+        logger.warning("%s; step %d %s", info.problems[0], info.step, then)

@@ -9,6 +9,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.scheduling import CheckpointingConfig
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.cpu_threads import threads_for
@@ -17,7 +18,7 @@ from emtoolkit.models.base import compose_model, load_base
 from emtoolkit.models.preflight import PersonaEffect, PersonaProbe
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
-from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs
+from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs, set_unlisted_weights_aside
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.prepare import PreparedRun, prepare
@@ -69,11 +70,12 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar, step_ba
     """Run the training that `config` describes.
 
     With `resume` the run continues from the newest resume checkpoint at or before the first scheduled step that is
-    missing, from step 0 if there is none, and does nothing if no step is missing. Existing checkpoints are compared,
-    not written again.
+    missing or damaged, from step 0 if there is none, and does nothing if no step is. All checkpoints are compared with
+    the digests in their manifests first. A damaged one is replaced when training has computed its step again; an
+    intact one stays, and is compared with the weights that training computes for its step.
 
-    `bar` shows the reading of the data and `step_bar` the training steps; without `step_bar` each logging interval
-    logs one line.
+    `bar` shows the reading of the data and of the checkpoints, and `step_bar` the training steps; without `step_bar`
+    each logging interval logs one line.
 
     Under a launcher every process calls this function. Only process 0 saves; the results of the other processes hold
     no failures and no W&B directory.
@@ -105,10 +107,7 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
     mode: Mode = "disabled"
     with ranks.raise_on_all():
         if ranks.index == 0:
-            contents = OutputDirectory.open(directory)
-            contents.check_belongs_to(prepared.identity)
-            contents.check_not_in_use()
-            start = find_resume_point(contents, prepared.plan.steps, resume=resume)
+            start = _resume_point(prepared, resume=resume, bar=bar)
             if start.complete:
                 clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
             else:
@@ -127,6 +126,25 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
                 run.config.update({"split": dict(prepared.identity.split), "composition": prepared.persona.composition})
     with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
         return _fit(config, prepared, composed, run, start, progress)
+
+
+def _resume_point(prepared: PreparedRun, *, resume: bool, bar: Bar) -> ResumePoint:
+    """Where the run starts, after a check of its output directory and, for a resume, of every file in it."""
+    plan = prepared.plan
+    contents = OutputDirectory.open(plan.directory)
+    contents.check_belongs_to(prepared.identity)
+    contents.check_not_in_use()
+    if not resume or not contents.holds_a_run:
+        return find_resume_point(contents, plan.steps, resume=resume)
+    for path in set_unlisted_weights_aside(plan.directory):
+        logger.warning("%s: a loader would have read this file, which no manifest lists, in the checkpoint", path)
+    with bar() as progress:
+        contents = OutputDirectory.open(plan.directory, rehash=True, progress=progress)
+        start = find_resume_point(contents, plan.steps, resume=True, progress=progress)
+    if start.complete and contents.record is None:
+        record = TrajectoryRecord.of(prepared.identity, plan.total_steps, plan.schedule)
+        record.ended(contents.ended_at).write(plan.directory)
+    return start
 
 
 def _load_model(config: RunConfig, prepared: PreparedRun) -> _ComposedModel:
@@ -150,7 +168,7 @@ def _fit(
 ) -> RunResult:
     """Train and save the model, log to the W&B `run` unless it is None, and measure the persona again at the end."""
     directory = prepared.plan.directory
-    callback = _save_callback(config.checkpointing, config.wandb, prepared)
+    callback = _save_callback(config.checkpointing, config.wandb, prepared, start)
     effects = [composed.before]
     ended_well = False
     try:
@@ -189,13 +207,15 @@ def _fit(
 
 
 def _save_callback(
-    checkpointing: CheckpointingConfig, wandb: WandbConfig, prepared: PreparedRun
+    checkpointing: CheckpointingConfig, wandb: WandbConfig, prepared: PreparedRun, start: ResumePoint
 ) -> ScheduledCheckpointCallback:
     options = checkpointing.to_save_options(publish_timeout=seconds_for_checkpoints(wandb))
     return ScheduledCheckpointCallback(
         checkpointing.to_schedule(),
         output_dir=prepared.plan.directory,
         identity=prepared.identity,
+        also_save=start.damaged,
+        resume_state_is_intact=start.checkpoint is not None,
         **asdict(options),
     )
 
