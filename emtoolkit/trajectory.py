@@ -133,14 +133,25 @@ class Trajectory(Sequence[Checkpoint]):
 
     Attributes:
         name: The directory as it was given, or the collection on W&B as `entity/project/collection`.
+        largest_difference: The largest absolute difference of a weight between a checkpoint and the same step computed
+            again by a resumed run: the later checkpoints continue from other weights than the earlier ones lead to.
+            None if no resumed run has differed.
     """
 
-    def __init__(self, name: str, checkpoints: Sequence[Checkpoint], collection: "Collection | None" = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        checkpoints: Sequence[Checkpoint],
+        collection: "Collection | None" = None,
+        largest_difference: float | None = None,
+    ) -> None:
         if not checkpoints:
             raise CheckpointError(f"{name}: no complete checkpoint was found")
         self.name = name
         self._checkpoints = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step))
         self._collection = collection
+        marks = [float(mark) for c in checkpoints if (mark := c.metadata.get("resumed_with_differences")) is not None]
+        self.largest_difference = max(marks, default=None) if largest_difference is None else largest_difference
 
     @classmethod
     def open(cls, reference: str | Path, *, cache: str | Path | None = None) -> "Trajectory":
@@ -155,7 +166,8 @@ class Trajectory(Sequence[Checkpoint]):
         """
         directory = Path(reference)
         if isinstance(reference, Path) or directory.is_dir():
-            metadata = Publications.read(directory).metadata
+            publications = Publications.read(directory)
+            metadata = publications.metadata
             return cls(
                 str(reference),
                 [
@@ -163,6 +175,7 @@ class Trajectory(Sequence[Checkpoint]):
                     for info in list_checkpoints(directory)
                     if info.complete
                 ],
+                largest_difference=max((d.largest for d in publications.differences.values()), default=None),
             )
         from emtoolkit.artifacts.collection import Collection, Reference, WandbUnavailableError
 
@@ -267,6 +280,8 @@ class Trajectory(Sequence[Checkpoint]):
             parts.append(f"persona={persona!r}")
         if fingerprint := metadata.get("fingerprint"):
             parts.append(f"fingerprint={str(fingerprint)[:8]!r}")
+        if self.largest_difference is not None:
+            parts.append(f"resumed with differences of up to {self.largest_difference:.2g}")
         return f"Trajectory({', '.join(parts)})"
 
     def __len__(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, TRAINER_STATE, step_of
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.publications import Difference, Publications
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, counting, silent
@@ -20,7 +20,8 @@ from emtoolkit.storage.safe_paths import why_unsafe
 class CheckpointInfo:
     """One checkpoint on disk, written by emtoolkit or, if `source` is `other`, by another tool.
 
-    `published` is its W&B version, `entity/project/collection:vN`, if the directory records one.
+    `published` is its W&B version, `entity/project/collection:vN`, if the directory records one. `recomputed` is the
+    difference to the weights that a resumed run computed for its step, if there was one.
     """
 
     step: int
@@ -32,6 +33,7 @@ class CheckpointInfo:
     source: Literal["emtoolkit", "other"]
     problems: tuple[str, ...] = ()
     published: str | None = None
+    recomputed: Difference | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values, without `problems`."""
@@ -72,6 +74,8 @@ def checkpoints_of(
             info = _of_another_tool(path, step)
         if info is not None and step in published:
             info = replace(info, published=published[step].artifact)
+        if info is not None and step in publications.differences:
+            info = replace(info, recomputed=publications.differences[step])
         if info is not None:
             found.append(info)
     return found

@@ -51,6 +51,7 @@ def checkpoints_table(found: "Sequence[CheckpointInfo]") -> RenderableType:
             *([Text("final")] if info.final else []),
             *([Text("from another tool")] if info.source == "other" else []),
             *([] if info.complete else [Text("DAMAGED", style="red")]),
+            *([Text(f"recomputed ±{info.recomputed.largest:.2g}")] if info.recomputed is not None else []),
         ]
         if marks:
             name = name + Text("  (") + Text(", ").join(marks) + Text(")")
@@ -58,7 +59,16 @@ def checkpoints_table(found: "Sequence[CheckpointInfo]") -> RenderableType:
         rows.append([str(info.step), format_size(info.bytes), (info.fingerprint or "—")[:8], version, name])
     collections = sorted({info.published.rpartition(":")[0] for info in found if info.published})
     places = [f"Directory: {here(found[0].path.parent)}", *(f"On W&B: {collection}" for collection in collections)]
-    return Group(Records(columns, rows), *map(line, places))
+    return Group(Records(columns, rows), *map(line, places), *map(prose, _resumed_with_differences(found)))
+
+
+def _resumed_with_differences(found: "Sequence[CheckpointInfo]") -> list[str]:
+    """A sentence about the steps that a resumed run computed again with other weights, if there are any."""
+    differences = [info.recomputed for info in found if info.recomputed is not None]
+    if not differences:
+        return []
+    worst = max(differences, key=lambda difference: difference.largest)
+    return [f"Resumed with differences: {len(differences)} steps were computed again with other weights, {worst}."]
 
 
 def checkpoints_json(found: "Sequence[CheckpointInfo]") -> str:

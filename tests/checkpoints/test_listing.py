@@ -36,6 +36,7 @@ def test_a_listing_gives_step_path_size_fingerprint_and_source(trained: Path) ->
             "complete": True,
             "source": "emtoolkit",
             "published": None,
+            "recomputed": None,
         }
 
 
