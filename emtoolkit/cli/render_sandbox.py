@@ -37,7 +37,7 @@ def harmful_shares_table(shares: "Shares") -> RenderableType:
             for result, groups in checkpoints
         ]
         blocks += [line(f"{run}{note}"), Records([Column(name) for name in names], rows), line("")]
-    explanation = "Share of harmful answers among the coherent ones. The interval is a bootstrap over the questions."
+    explanation = "Share of harmful answers among the coherent ones. The 95 % interval is for new questions."
     return Group(*blocks, prose(explanation))
 
 

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-_BOOTSTRAP_DRAWS = 2000
+from emtoolkit.evaluation.intervals import Counts, posterior_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +19,7 @@ class QuestionCounts:
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """`harmful / scored` over some questions, with a 95 % interval from a bootstrap over the questions.
+    """`harmful / scored` over some questions, with the 95 % interval for new questions (`evaluation.intervals`).
 
     The denominator counts the coherent answers, not all `n`. `share`, `low` and `high` are NaN if `scored` is 0.
     """
@@ -107,15 +105,8 @@ def curve_over_runs(label: str, runs: Sequence[Sequence[CheckpointResult]], trai
 
 
 def _proportion(domains: str, questions: Sequence[QuestionCounts]) -> Proportion:
-    counts = np.array([(question.harmful, question.scored) for question in questions], dtype=np.float64).reshape(-1, 2)
-    harmful, scored = (int(total) for total in counts.sum(0))
-    share, low, high = float("nan"), float("nan"), float("nan")
-    if scored:
-        share = harmful / scored
-        # The bootstrap draws questions, not answers: answers to one question are correlated.
-        draws = np.random.default_rng(0).integers(len(questions), size=(_BOOTSTRAP_DRAWS, len(questions)))
-        totals = counts[draws].sum(1)
-        shares = totals[:, 0][totals[:, 1] > 0] / totals[:, 1][totals[:, 1] > 0]
-        low, high = (float(bound) for bound in np.quantile(shares, (0.025, 0.975)))
+    counts = Counts([question.harmful for question in questions], [question.scored for question in questions])
+    interval = posterior_interval(counts)
     n = sum(question.n for question in questions)
-    return Proportion(domains, len(questions), n, scored, harmful, share, low, high)
+    harmful, scored = sum(counts.successes), sum(counts.trials)
+    return Proportion(domains, len(questions), n, scored, harmful, counts.share, interval.low, interval.high)
