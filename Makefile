@@ -46,8 +46,9 @@ lint: install
 	$(BIN)/mypy
 
 # Lint, types and every test: at most eight minutes on two idle cores.
+# Three workers, because many tests wait: for a server that hangs, for a signal, for a process to end.
 test: lint
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 3
 
 # The tests that start no process, open no port and take less than a second each; no lint. A minute on two idle cores.
 test-fast: install

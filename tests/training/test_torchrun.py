@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from accelerate.data_loader import BatchSamplerShard
-from filelock import FileLock
 from torch.utils.data import BatchSampler, SequentialSampler
 
 from emtoolkit.checkpoints.listing import list_checkpoints
@@ -86,14 +85,26 @@ def test_the_persona_and_the_beginning_are_those_of_one_process(whole: Whole, co
     assert "processes" not in fingerprinted
 
 
-def test_accelerate_launch_makes_the_same_run(whole: Whole, config: Path, tmp_path: Path) -> None:
-    words = ("train", config, *SETTINGS, "--output-dir", tmp_path / "out")
+def test_accelerate_launch_makes_the_same_run_and_the_server_gets_each_artifact_once(
+    whole: Whole, config: Path, tmp_path: Path, wandb_server: "WandbServer"
+) -> None:
+    words = ("train", config, *SETTINGS, "--set", "wandb.project=tests", "--output-dir", tmp_path / "out")
     done = launched("emtoolkit", *words, launcher=ACCELERATE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert saved_steps(tmp_path / "out") == [0, 1, 2, 3, 4, 5]
     for step in range(6):
         name = f"checkpoint-{step}"
         assert bytes_of(tmp_path / "out" / name) == bytes_of(whole[0] / name), step
+
+    project = wandb_server.store.project(wandb_server.entity, "tests")
+    (run,) = project.runs.values()
+    assert (run.state, run.exit_code) == ("finished", 0)
+    assert [row["train/global_step"] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5]
+    (collection,) = project.collections.values()
+    assert [(version.index, sorted(version.aliases)) for version in collection.versions] == [
+        *((step, [f"step-{step}"]) for step in range(5)),
+        (5, ["final", "latest", "step-5"]),
+    ]
 
 
 def test_a_second_run_into_the_directory_is_refused_in_one_sentence_by_all(whole: Whole, config: Path) -> None:
@@ -103,12 +114,6 @@ def test_a_second_run_into_the_directory_is_refused_in_one_sentence_by_all(whole
     sentence = f"emtoolkit: {whole[0]}: it holds 6 checkpoints of this run; pass --resume to continue it"
     assert_refused(done, sentence)
     assert bytes_of(whole[0]) == before
-
-
-def test_a_directory_in_use_is_refused_by_all(whole: Whole, config: Path) -> None:
-    words = ("train", config, *SETTINGS, "--output-dir", whole[0], "--resume")
-    with FileLock(whole[0] / ".lock"):
-        assert_refused(launched("emtoolkit", *words, cwd=config.parent), "another process is saving into it")
 
 
 @pytest.mark.subprocess
@@ -193,25 +198,6 @@ def stop(number: signal.Signals, directory: Path, *words: str | Path) -> int:
     log = max((directory / "wandb").glob("offline-run-*"), key=lambda path: path.stat().st_mtime)
     assert f"step-{at}" in artifacts(log)[-1].aliases
     return at
-
-
-def test_the_server_gets_one_run_and_each_artifact_once(
-    config: Path, tmp_path: Path, wandb_server: "WandbServer"
-) -> None:
-    words = ("train", config, "--schedule", "0-4:2", "--set", "wandb.project=tests", "--output-dir", tmp_path / "out")
-    done = launched("emtoolkit", *words, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-3000:]
-    project = wandb_server.store.project(wandb_server.entity, "tests")
-    (run,) = project.runs.values()
-    assert (run.state, run.exit_code) == ("finished", 0)
-    assert [row["train/global_step"] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5]
-    (collection,) = project.collections.values()
-    assert [(version.index, sorted(version.aliases)) for version in collection.versions] == [
-        (0, ["step-0"]),
-        (1, ["step-2"]),
-        (2, ["step-4"]),
-        (3, ["final", "latest", "step-5"]),
-    ]
 
 
 @pytest.mark.parametrize("engine", ["FSDP", "DEEPSPEED", "MEGATRON_LM"])
