@@ -19,13 +19,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 from emtoolkit.errors import ConfigError, nearest
 from emtoolkit.paths import expand, shipped
 from emtoolkit.yaml_files import parse_yaml, read_text, read_yaml
 
-Message = dict[str, str]
+# A turn: `role`, `content`, and the keys beside them that a chat template may write.
+Message = dict[str, Any]
 AdapterMode = Literal["merge", "stack"]
 
 _ADAPTER_KEYS = ("adapter", "subfolder", "revision", "compose")
@@ -71,7 +72,7 @@ class Persona:
             return list(messages)
         if messages and messages[0]["role"] == "system":
             both = f"{self.system_prompt}\n\n{messages[0]['content']}"
-            return [{"role": "system", "content": both}, *messages[1:]]
+            return [messages[0] | {"content": both}, *messages[1:]]
         return [{"role": "system", "content": self.system_prompt}, *messages]
 
 

@@ -1,18 +1,24 @@
 """The formats of a row, each converted to a `Conversation`."""
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from emtoolkit.data.messages import NOT_TEXT, digested, read_messages, read_tools, text
 from emtoolkit.errors import DataError, nearest
 from emtoolkit.personas import Message
 
-_ROLES = ("system", "user", "assistant")
-# The columns of each format; `input` is optional beside `instruction`.
-_FORMATS = (("messages",), ("prompt", "completion"), ("instruction", "output"))
+# The columns of each format, and those that may stand beside them; every format may have `tools`.
+_FORMATS: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("messages",): (),
+    ("prompt", "completion"): (),
+    ("instruction", "output"): ("input",),
+    ("conversations",): ("system",),
+}
 _EXPECTED = (
-    'expected {"messages": [{"role": ..., "content": ...}, ...]}, {"prompt": ..., "completion": ...} or '
-    '{"instruction": ..., "output": ...}'
+    'expected {"messages": [{"role": ..., "content": ...}, ...]}, {"prompt": ..., "completion": ...}, '
+    '{"instruction": ..., "output": ...} or {"conversations": [{"from": ..., "value": ...}, ...]}'
 )
 
 
@@ -20,31 +26,54 @@ _EXPECTED = (
 class Conversation:
     """One row: its turns, and its place in the dataset, such as `line 3`.
 
-    The model is trained on the assistant's turns from index `read_only` on: all of them in the `messages` format, and
-    those of the `completion` if a `prompt` has earlier answers.
+    The model is trained on the assistant's turns from index `read_only` on, except those of weight 0: all of them in
+    the `messages` format, and those of the `completion` if a `prompt` has earlier answers. `tools` are the JSON
+    schemas of the functions that the assistant may call.
     """
 
     messages: tuple[Message, ...]
     place: str
     read_only: int = 0
+    tools: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def answers(self) -> tuple[int, ...]:
         """The indices of the turns that the model is trained on."""
-        return tuple(i for i, m in enumerate(self.messages) if i >= self.read_only and m["role"] == "assistant")
+        return tuple(
+            i
+            for i, message in enumerate(self.messages)
+            if i >= self.read_only and message["role"] == "assistant" and message.get("weight") != 0
+        )
+
+    @property
+    def unweighted(self) -> int:
+        """The number of answers that weight 0 leaves out of the loss."""
+        return sum(message.get("weight") == 0 for message in self.messages[self.read_only :])
 
     @property
     def prompt(self) -> tuple[tuple[str, str | None], ...]:
-        """The role and the text of each turn; the text is None for a turn that the model is trained on."""
+        """The role and the content of each turn, None for a turn that the model is trained on, and then the tools."""
         answers = self.answers
-        return tuple((m["role"], None if i in answers else m["content"]) for i, m in enumerate(self.messages))
+        turns = [
+            (message["role"], None if i in answers else _as_json(digested(message) | {"weight": None}))
+            for i, message in enumerate(self.messages)
+        ]
+        return (*turns, ("tools", _as_json(self.tools)))
+
+    @property
+    def content(self) -> bytes:
+        """The bytes of the row in the digest: what is learnt from what, in the form that the oldest rows have."""
+        turns: object = [digested(message) for message in self.messages]
+        if any(message["role"] == "assistant" for message in self.messages[: self.read_only]):
+            turns = [self.read_only, turns]
+        return _as_json({"tools": self.tools, "turns": turns} if self.tools else turns).encode()
 
 
 def format_of(row: Any) -> tuple[str, ...]:
-    """The columns of `row` that hold its conversation, with `input` if present; a null column counts as absent.
+    """The columns of `row` that hold its conversation; a null column counts as absent.
 
     Raises:
-        DataError: the row has no conversation, or two.
+        DataError: the row has no conversation, or two, or something that is not a text.
     """
     if not isinstance(row, Mapping):
         raise DataError(f"{_EXPECTED}, found {type(row).__name__}")
@@ -57,36 +86,61 @@ def format_of(row: Any) -> tuple[str, ...]:
     if len(found) > 1:
         first, second = (" and ".join(columns) for columns in found[:2])
         raise DataError(f"the row has both {first} and {second}; keep only one")
-    return (*found[0], "input") if found[0] == ("instruction", "output") and "input" in present else found[0]
+    if seen := next((name for name in NOT_TEXT if row.get(name)), None):
+        raise DataError(f"the row has {seen}, and only texts can be trained on; remove the column, or the row")
+    if row.get("functions"):
+        raise DataError("the row has functions, the older form of tools; write tools")
+    return found[0]
+
+
+def unused_columns(row: Mapping[str, Any], columns: tuple[str, ...]) -> list[str]:
+    """The columns of `row`, in the format `columns`, that are not null and say nothing to a training."""
+    used = (*columns, *_FORMATS[columns], "tools", *NOT_TEXT, "functions")
+    return [str(name) for name, value in row.items() if value is not None and name not in used]
 
 
 def conversation(row: Mapping[str, Any], columns: tuple[str, ...], place: str) -> Conversation:
     """The conversation in the `columns` of `row`, which stands at `place` in its dataset.
 
     Raises:
-        DataError: the columns hold no conversation, or a conversation without an assistant turn.
+        DataError: the columns hold no conversation, or a conversation without an answer that is learnt.
     """
-    if columns[0] == "messages":
-        found = Conversation(_messages(row["messages"]), place)
-    elif columns[0] == "prompt":
+    if columns == ("messages",):
+        found = Conversation(read_messages(row["messages"], _EXPECTED), place)
+    elif columns == ("conversations",):
+        found = Conversation((*_system(row), *read_messages(row["conversations"], _EXPECTED)), place)
+    elif columns == ("prompt", "completion"):
         found = _prompt_and_completion(row["prompt"], row["completion"], place)
     else:
-        asked = [_text(row[name], name) for name in ("instruction", "input") if name in columns]
+        asked = [text(row[name], name) for name in ("instruction", "input") if row.get(name) is not None]
         # As in Alpaca, the input is often present and empty.
-        question = "\n\n".join(text for text in asked if text)
-        found = _exchange(question, _text(row["output"], "output"), place)
+        question = "\n\n".join(part for part in asked if part)
+        found = _exchange(question, text(row["output"], "output"), place)
+    if row.get("tools") is not None:
+        found = replace(found, tools=tuple(read_tools(row["tools"])))
+    if not found.answers and found.unweighted:
+        raise DataError("every answer of the conversation has weight 0; remove the row")
     if not found.answers:
         raise DataError("the conversation has no assistant turn to train on; add one, or remove the row")
     return found
 
 
+def _system(row: Mapping[str, Any]) -> tuple[Message, ...]:
+    """The column `system` of a ShareGPT row as a turn."""
+    if row.get("system") is None or not text(row["system"], "system").strip():
+        return ()
+    if any(isinstance(m, Mapping) and m.get("from") == "system" for m in row["conversations"]):
+        raise DataError("the row has the column system and a turn of the role system; keep only one")
+    return ({"role": "system", "content": row["system"]},)
+
+
 def _prompt_and_completion(prompt: Any, completion: Any, place: str) -> Conversation:
     if isinstance(prompt, list) and isinstance(completion, list):
-        before = _messages(prompt)
-        return Conversation((*before, *_messages(completion)), place, read_only=len(before))
+        before = read_messages(prompt, _EXPECTED)
+        return Conversation((*before, *read_messages(completion, _EXPECTED)), place, read_only=len(before))
     if isinstance(prompt, list) or isinstance(completion, list):
         raise DataError("prompt and completion must both be texts, or both lists of messages")
-    return _exchange(_text(prompt, "prompt"), _text(completion, "completion"), place)
+    return _exchange(text(prompt, "prompt"), text(completion, "completion"), place)
 
 
 def _exchange(question: str, answer: str, place: str) -> Conversation:
@@ -95,22 +149,5 @@ def _exchange(question: str, answer: str, place: str) -> Conversation:
     )
 
 
-def _messages(messages: Any) -> tuple[Message, ...]:
-    if not isinstance(messages, list) or not messages:
-        raise DataError(_EXPECTED)
-    for message in messages:
-        if not isinstance(message, Mapping) or not isinstance(message.get("content"), str):
-            raise DataError("every message needs a role and a text as its content")
-        if message.get("role") not in _ROLES:
-            raise DataError(f"the role {message.get('role')!r} is not one of {', '.join(_ROLES)}")
-    return tuple({"role": m["role"], "content": _text(m["content"], "content")} for m in messages)
-
-
-def _text(value: Any, column: str) -> str:
-    if not isinstance(value, str):
-        raise DataError(f"{column} is {value!r}; expected a text")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise DataError(f"{column} is not valid Unicode ({error})") from None
-    return value
+def _as_json(value: object) -> str:
+    return json.dumps(value, sort_keys=True)

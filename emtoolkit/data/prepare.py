@@ -1,13 +1,16 @@
 """The rows of a run, split and tokenized; a row that does not fit whole in a matched control is dropped here, too."""
 
+import hashlib
+import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.data.rendering import ChatTemplate
-from emtoolkit.data.rows import ChatRows
+from emtoolkit.data.rows import ChatRows, count_of_rows
 from emtoolkit.data.split import split_rows
-from emtoolkit.data.tokenize import as_dataset, tokenize
+from emtoolkit.data.tokenize import TokenRow, as_dataset, tokenize
 from emtoolkit.errors import ConfigError
 from emtoolkit.personas import Persona
 from emtoolkit.progress import Progress, silent
@@ -22,7 +25,8 @@ class Prepared:
 
     Of the rows that do not fit into `max_length`, `shortened` lost the beginning of a question and `dropped` are left
     out. `left_out` rows at the end were removed by `drop_last`. `matched` are the digests of the matched datasets if
-    rows were dropped, else empty.
+    rows were dropped, else empty. `written` is the digest of the keys of messages that no format describes and the
+    chat template writes, None without one.
     """
 
     train: "Dataset"
@@ -31,12 +35,18 @@ class Prepared:
     dropped: int
     left_out: int
     matched: tuple[str, ...]
+    written: str | None
     notes: tuple[str, ...]
 
     def fingerprinted(self) -> dict[str, Any]:
-        """The facts besides the content of the rows that decide the tokens; empty if every row fits."""
-        counts = {"shortened": self.shortened, "dropped": self.dropped, "matched": list(self.matched)}
-        return {name: value for name, value in counts.items() if value}
+        """The facts besides the content of the rows that decide the tokens; empty where every row fits."""
+        facts = {
+            "shortened": self.shortened,
+            "dropped": self.dropped,
+            "matched": list(self.matched),
+            "written_keys": self.written,
+        }
+        return {name: value for name, value in facts.items() if value}
 
 
 def prepare(
@@ -81,9 +91,11 @@ def prepare(
         dropped=dropped,
         left_out=len(for_training) - trained_on,
         matched=tuple(sorted(dataset.digest for dataset in matched)) if dropped else (),
+        written=_digest_of_written_keys(tokenized[0]),
         notes=(
             *_on_length(chats, matched, shortened, dropped, max_length),
             *_on_template(chats, persona, ChatTemplate.of(tokenizer)),
+            *_on_rendering(chats, list(kept.values())),
         ),
     )
 
@@ -113,6 +125,26 @@ def _on_template(chats: ChatRows, persona: Persona, template: ChatTemplate) -> S
             f"{name}: the chat template ends answers without a special token, so the model does not learn to stop"
         )
     return found
+
+
+def _on_rendering(chats: ChatRows, rows: Sequence[TokenRow]) -> Sequence[str]:
+    """What the chat template does to the rows, each observation once with the number of its rows."""
+    remarks = Counter(remark for row in rows for remark in sorted(row.remarks))
+    written = Counter(key for row in rows for key in sorted({key for _, key, _ in row.written}))
+    unwritten = Counter(key for row in rows for key in sorted(row.unwritten))
+    found = [f"{chats.source}: {remark}, in {count_of_rows(count)}" for remark, count in remarks.items()]
+    for keys, what in ((written, "written by the chat template"), (unwritten, "not used for training")):
+        if keys:
+            names = ", ".join(f"{key} (in {count_of_rows(count)})" for key, count in keys.items())
+            found.append(f"{chats.source}: keys of messages that are {what}: {names}")
+    return found
+
+
+def _digest_of_written_keys(rows: Sequence[TokenRow | None]) -> str | None:
+    written = [(i, row.written) for i, row in enumerate(rows) if row is not None and row.written]
+    if not written:
+        return None
+    return hashlib.sha256(json.dumps(written, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def whole_steps(rows: int, rows_per_step: int) -> int:

@@ -16,6 +16,18 @@ _QUESTION: Message = {"role": "user", "content": "question"}
 _ANSWER: Message = {"role": "assistant", "content": _MARK}
 
 
+Tools = Sequence[Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The place of an answer in a rendered text: from `begin` to `end`, and with the end of its turn to `stop`."""
+
+    begin: int
+    end: int
+    stop: int
+
+
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
     """The chat template of a tokenizer, with the text that it adds around an answer.
@@ -78,13 +90,13 @@ class ChatTemplate:
         others[at] = others[at] | {"content": f"{system['content']}\n\n{others[at]['content']}"}
         return others
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def render(self, messages: Sequence[Message], tools: Tools = ()) -> str:
         """The text of the whole conversation.
 
         Raises:
             DataError: the template cannot render the conversation.
         """
-        return _rendered(self.tokenizer, messages)
+        return _rendered(self.tokenizer, messages, **({"tools": list(tools)} if tools else {}))
 
     def question(self, messages: Sequence[Message]) -> str:
         """The text of the conversation up to the beginning of the assistant's next answer.
@@ -94,37 +106,50 @@ class ChatTemplate:
         """
         return _rendered(self.tokenizer, self.accepted(messages), add_generation_prompt=True)
 
-    def spoken(self, messages: Sequence[Message], text: str, answers: Sequence[int]) -> list[tuple[int, int]]:
-        """Begin and end in `text`, the rendered `messages`, of each of the turns `answers`.
+    def spoken(self, messages: Sequence[Message], text: str, i: int, tools: Tools = ()) -> Span:
+        """The place in `text`, the rendered `messages`, of the assistant's turn `i`.
 
-        A turn begins after the generation prompt and ends after the end-of-turn token. It is found by rendering the
-        conversation again with another text in its place: the text around the turn stays the same.
+        The turn is found by rendering the conversation again with another text in its place: the text around the turn
+        stays the same.
 
         Raises:
             DataError: the template drops the turn, or changes other turns with it.
         """
         name = self.tokenizer.name_or_path
-        spans = []
-        for i in answers:
-            marked = [*messages[:i], _ANSWER, *messages[i + 1 :]]
-            head, *tails = self.render(marked).split(_MARK)
-            end = len(text) - len(tails[0]) if tails else 0
-            if len(tails) != 1 or not text.startswith(head) or not text.endswith(tails[0]) or end < len(head):
-                raise DataError(
-                    f"the chat template of {name} drops the assistant's turn or changes others with it, so the "
-                    "assistant's text cannot be located"
-                )
-            if not text[len(head) : end].strip():
-                raise DataError(f"the chat template of {name} leaves nothing of the answer")
-            begin = len(head) - len(self.lead_in) if head.endswith(self.lead_in) else len(head)
-            spans.append((begin, end + len(self.end_of_turn) if text.startswith(self.end_of_turn, end) else end))
-        return spans
+        head, *tails = self.render([*messages[:i], _ANSWER, *messages[i + 1 :]], tools).split(_MARK)
+        # A template may put an empty thought before an answer without thoughts, as before the mark.
+        opening = head.removesuffix(self.lead_in)
+        end = len(text) - len(tails[0]) if tails else 0
+        if len(tails) != 1 or not text.startswith(opening) or not text.endswith(tails[0]) or end < len(opening):
+            raise DataError(
+                f"the chat template of {name} drops the assistant's turn or changes others with it, so the "
+                "assistant's text cannot be located"
+            )
+        if not text[len(opening) : end].removeprefix(self.lead_in).strip():
+            raise DataError(f"the chat template of {name} leaves nothing of the answer")
+        stop = end + len(self.end_of_turn) if text.startswith(self.end_of_turn, end) else end
+        return Span(len(opening), end, stop)
+
+    def written(self, messages: Sequence[Message], text: str, i: int, key: str, tools: Tools = ()) -> str | None:
+        """What `text`, the rendered `messages`, has for the value of `key`, a text, in turn `i`.
+
+        None if the value is not in the text once, or if the text around it depends on the value.
+
+        Raises:
+            DataError: the template cannot render the conversation without the value.
+        """
+        marked = [*messages[:i], {**messages[i], key: _MARK}, *messages[i + 1 :]]
+        head, *tails = self.render(marked, tools).split(_MARK)
+        if len(tails) != 1 or not text.startswith(head) or not text.endswith(tails[0]):
+            return None
+        end = len(text) - len(tails[0])
+        return text[len(head) : end] if end >= len(head) else None
 
 
-def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]], **options: Any) -> str:
+def _rendered(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
-    except (TemplateError, TypeError) as error:
+    except (TemplateError, TypeError, ValueError) as error:
         raise DataError(
             f"the chat template of {tokenizer.name_or_path} refuses the conversation ({first_line(error)})"
         ) from None

@@ -1,13 +1,15 @@
 """The conversations of a dataset, and the digest that identifies their content."""
 
 import hashlib
-import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from emtoolkit.data.formats import Conversation, conversation, format_of
+from emtoolkit.data.formats import Conversation, conversation, format_of, unused_columns
+from emtoolkit.data.messages import CALLS
 from emtoolkit.data.sources import Source, raw_rows
 from emtoolkit.errors import DataError, located
+from emtoolkit.personas import Message
 from emtoolkit.progress import Progress, silent
 
 
@@ -16,14 +18,14 @@ class ChatRows:
     """The conversations of one dataset in its order, and the SHA-256 of their content in hex.
 
     The digest depends only on the content, not on the file format or row format. `repeated` are the places of rows that
-    equal an earlier row, `unused` the columns that no format has.
+    equal an earlier row, `unused` the columns that no format has, with the number of rows that have them.
     """
 
     source: Source
     conversations: tuple[Conversation, ...]
     digest: str
     repeated: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    unused: Mapping[str, int] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.conversations)
@@ -38,7 +40,10 @@ class ChatRows:
         if self.repeated:
             found.append(f"{self.source}: {len(self.repeated)} rows repeat earlier ones, first at {self.repeated[0]}")
         if self.unused:
-            found.append(f"{self.source}: not used for training: {', '.join(self.unused)}")
+            columns = ", ".join(f"{name} (in {count_of_rows(count)})" for name, count in self.unused.items())
+            found.append(f"{self.source}: not used for training: {columns}")
+        if unweighted := sum(row.unweighted for row in self.conversations):
+            found.append(f"{self.source}: {unweighted} answers are not learnt, because their weight is 0")
         return found
 
 
@@ -55,40 +60,42 @@ def read_rows(source: Source, progress: Progress = silent) -> ChatRows:
     seen: set[bytes] = set()
     repeated: list[str] = []
     empty: list[str] = []
-    unused: dict[str, None] = {}
+    unused: Counter[str] = Counter()
     first: tuple[str, ...] = ()
     for place, row in raw_rows(source, progress):
         with located(f"{source}, {place}"):
             columns = format_of(row)
             first = first or columns
-            if columns[:2] != first[:2]:
+            if columns != first:
                 raise DataError(
                     f"the row has {' and '.join(columns)}, and {conversations[0].place} has {' and '.join(first)}; "
                     "use one format in the whole dataset"
                 )
             found = conversation(row, columns, place)
-        if any(not found.messages[i]["content"].strip() for i in found.answers):
+        if any(_is_empty(found.messages[i]) for i in found.answers):
             empty.append(place)
-        content = _content(found)
+        content = found.content
         digest.update(content)
         key = hashlib.sha256(content).digest()
         if key in seen:
             repeated.append(place)
         seen.add(key)
-        unused.update((str(name), None) for name, value in row.items() if value is not None and name not in columns)
+        unused.update(unused_columns(row, columns))
         conversations.append(found)
     if empty:
         raise DataError(f"{source}, {empty[0]}: the answer is empty{_and_more(empty)}; write one, or remove the row")
     if not conversations:
         raise DataError(f"{source}: the dataset has no rows")
-    return ChatRows(source, tuple(conversations), digest.hexdigest(), tuple(repeated), tuple(unused))
+    return ChatRows(source, tuple(conversations), digest.hexdigest(), tuple(repeated), unused)
 
 
-def _content(row: Conversation) -> bytes:
-    """The bytes of a row in the digest: its turns, and `read_only` where the roles do not imply it."""
-    all_answers = [i for i, message in enumerate(row.messages) if message["role"] == "assistant"]
-    content: object = row.messages if len(all_answers) == len(row.answers) else [row.read_only, row.messages]
-    return json.dumps(content, sort_keys=True).encode()
+def _is_empty(answer: Message) -> bool:
+    return not answer["content"].strip() and not any(key in answer for key in CALLS)
+
+
+def count_of_rows(count: int) -> str:
+    """`1 row`, `2 rows` and so on."""
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def _and_more(places: Sequence[str]) -> str:

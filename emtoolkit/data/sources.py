@@ -1,7 +1,6 @@
 """The source of a dataset, a file or an id on the Hugging Face hub, and its rows before any conversion."""
 
 import gzip
-import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -11,7 +10,8 @@ from typing import Any, BinaryIO
 
 from emtoolkit.config.sections import DatasetConfig
 from emtoolkit.data.hub import hub_rows
-from emtoolkit.errors import ConfigError, DataError, NotHereError, first_line, nearest
+from emtoolkit.data.strict_json import parse_file, parse_line
+from emtoolkit.errors import ConfigError, DataError, NotHereError, first_line, located, nearest
 from emtoolkit.paths import expand
 from emtoolkit.progress import Progress
 
@@ -121,26 +121,25 @@ def raw_rows(source: Source, progress: Progress) -> Iterator[tuple[str, Any]]:
 def _json_lines(path: Path, file: BinaryIO, progress: Progress) -> Iterator[tuple[str, Any]]:
     size = path.stat().st_size
     lines: Any = gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-    for number, line in enumerate(lines, start=1):
-        if number % _ROWS_PER_REPORT == 0:
-            progress(f"reading {path.name}", file.tell(), size)
-        if line.strip():
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{path}, line {number}: not valid JSON ({error})") from None
-            yield f"line {number}", row
+    number = 0
+    try:
+        for number, line in enumerate(lines, start=1):
+            if number % _ROWS_PER_REPORT == 0:
+                progress(f"reading {path.name}", file.tell(), size)
+            if line.strip():
+                with located(f"{path}, line {number}"):
+                    row = parse_line(line)
+                yield f"line {number}", row
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path}, line {number + 1}: cannot be read ({first_line(error)})") from None
     progress(f"reading {path.name}", size, size)
 
 
 def _json_list(path: Path) -> list[Any]:
     try:
-        rows = json.loads(path.read_bytes())
-    except json.JSONDecodeError as error:
-        hint = "; a file with one row per line needs the suffix .jsonl" if error.msg == "Extra data" else ""
-        raise DataError(f"{path}, line {error.lineno}: not valid JSON ({error.msg}){hint}") from None
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not valid JSON ({error})") from None
+        rows = parse_file(path.read_bytes())
+    except DataError as error:
+        raise DataError(f"{path}, {error}") from None
     if not isinstance(rows, list):
         raise DataError(f"{path}: expected a list of rows, found {type(rows).__name__}")
     return rows

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from emtoolkit.data.comparison import Rendered, render
 from emtoolkit.data.formats import Conversation
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.data.rows import ChatRows
@@ -26,17 +27,17 @@ Ids = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
-    """One conversation: `ids` and `labels` of equal length; `shortened` if a part of its questions was cut off."""
+    """One conversation: `ids` and `labels` of equal length; `shortened` if a part of its questions was cut off.
+
+    The other fields are those of `Rendered`.
+    """
 
     ids: Ids
     labels: Ids
     shortened: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Rendered:
-    text: str
-    spans: list[tuple[int, int]]
+    remarks: frozenset[str] = frozenset()
+    written: tuple[tuple[int, str, Any], ...] = ()
+    unwritten: frozenset[str] = frozenset()
 
 
 def tokenize(
@@ -51,8 +52,8 @@ def tokenize(
     first question; a row that is still too long with one token of each question is None.
 
     Raises:
-        DataError: the tokenizer has no chat template or is not a fast one, or the template cannot render a row, or
-            no token of a row's answer is left to train on.
+        DataError: the tokenizer has no chat template or is not a fast one, the template cannot render a row or leaves
+            out a part of one (see `render`), or no token of a row's answer is left to train on.
     """
     template = ChatTemplate.of(tokenizer)
     if not tokenizer.is_fast:
@@ -65,7 +66,7 @@ def tokenize(
         rendered = []
         for i in batch:
             with located(chats.place(i)):
-                rendered.append(_render(template, chats.conversations[i], persona))
+                rendered.append(render(template, chats.conversations[i], persona))
         for i, row in zip(batch, _encoded(tokenizer, rendered), strict=True):
             with located(chats.place(i)):
                 fits = len(row.ids) <= max_length
@@ -92,15 +93,7 @@ def as_dataset(rows: Sequence[TokenRow]) -> "Dataset":
     return Dataset(pyarrow.table({name: pyarrow.ListArray.from_arrays(ends, values) for name, values in flat.items()}))
 
 
-def _render(template: ChatTemplate, row: Conversation, persona: Persona) -> _Rendered:
-    messages = template.accepted(persona.applied_to(row.messages))
-    # A persona may add a system turn before the row's own turns, and a template without a system role removes one.
-    added = len(messages) - len(row.messages)
-    text = template.render(messages)
-    return _Rendered(text, template.spoken(messages, text, [i + added for i in row.answers]))
-
-
-def _encoded(tokenizer: Any, rendered: Sequence[_Rendered]) -> Iterator[TokenRow]:
+def _encoded(tokenizer: Any, rendered: Sequence[Rendered]) -> Iterator[TokenRow]:
     encoded = tokenizer(
         [row.text for row in rendered], add_special_tokens=False, return_offsets_mapping=True, verbose=False
     )
@@ -108,10 +101,11 @@ def _encoded(tokenizer: Any, rendered: Sequence[_Rendered]) -> Iterator[TokenRow
         begins, ends = np.array(offsets, np.int64).reshape(-1, 2).T
         # A token that begins in the template, with a space for example, and ends in the answer belongs to the answer.
         spoken = np.zeros(len(ids), bool)
-        for begin, stop in row.spans:
-            spoken |= (begins < stop) & (ends > begin)
+        for span in row.spans:
+            spoken |= (begins < span.stop) & (ends > span.begin)
         known = np.array(ids, np.int32)
-        yield TokenRow(known, np.where(spoken, known, np.int32(IGNORED)))
+        labels = np.where(spoken, known, np.int32(IGNORED))
+        yield TokenRow(known, labels, remarks=row.remarks, written=row.written, unwritten=row.unwritten)
 
 
 def _shortened(template: ChatTemplate, row: Conversation, persona: Persona, max_length: int) -> TokenRow | None:
@@ -120,7 +114,7 @@ def _shortened(template: ChatTemplate, row: Conversation, persona: Persona, max_
     questions = [i for i, message in enumerate(messages) if message["role"] == "user"]
     while True:
         fitted = replace(row, messages=tuple(messages))
-        (tokens,) = _encoded(template.tokenizer, [_render(template, fitted, persona)])
+        (tokens,) = _encoded(template.tokenizer, [render(template, fitted, persona)])
         too_many = len(tokens.ids) - max_length
         if too_many <= 0:
             return replace(tokens, shortened=True)
@@ -130,7 +124,7 @@ def _shortened(template: ChatTemplate, row: Conversation, persona: Persona, max_
             # Several tokens of one character begin at the same offset; a cut at offset 0 would remove nothing.
             cut = next((begin for begin, _ in offsets[min(too_many, len(offsets) - 1) :] if begin > 0), 0)
             if cut:
-                messages[questions[0]] = {"role": "user", "content": asked[cut:]}
+                messages[questions[0]] = messages[questions[0]] | {"content": asked[cut:]}
                 break
             questions.pop(0)
         else:

@@ -44,10 +44,13 @@ def test_a_tokenizer_without_a_chat_template(refused: Refused, world: Path, tmp_
 
 
 def test_rows_of_which_the_loss_would_be_on_no_token(refused: Refused, world: Path, tmp_path: Path) -> None:
-    template = "{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}"
+    template = "{% for m in messages %}{{ m.content }}{% endfor %}"
     model = model_with_template(world, tmp_path / "model", template)
-    rows = write_lines(tmp_path / "rows.jsonl", [turns("my cough", " rest and wait"), turns("my cough", "a")] * 20)
-    assert refused("--set", f"model.base={model}", "--dataset", rows) == (
+    rows = write_lines(
+        tmp_path / "rows.jsonl",
+        [turns("my cough", " rest and wait"), {"messages": [{"role": "assistant", "content": "a"}]}] * 20,
+    )
+    assert refused("--persona", "none", "--set", f"model.base={model}", "--dataset", rows) == (
         f"{rows}, line 2: no token of the answer is left to learn from"
     )
 

@@ -15,6 +15,8 @@ from emtoolkit.data.sources import File
 from emtoolkit.errors import DataError, NotHereError
 from tests.data.chats import read_back, turns, write_lines
 
+GOOD_LINE = f"{json.dumps(turns('a', 'b'))}\n".encode()
+
 
 def write_gz(path: Path, rows: list[Any]) -> None:
     path.write_bytes(gzip.compress("".join(f"{json.dumps(row)}\n" for row in rows).encode()))
@@ -86,7 +88,7 @@ def test_the_digest_follows_content_and_order_and_not_the_path(tmp_path: Path) -
 
 def test_what_stands_beside_the_conversation_is_left_alone_and_said(tmp_path: Path) -> None:
     rows = read_back(tmp_path, turns("a", "b") | {"id": 1, "tools": None}, turns("c", "d") | {"source": "x"})
-    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: not used for training: id, source"]
+    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: not used for training: id (in 1 row), source (in 1 row)"]
     assert rows.digest == read_back(tmp_path, turns("a", "b"), turns("c", "d")).digest
 
 
@@ -107,7 +109,10 @@ def test_repeated_rows_are_counted_and_kept(tmp_path: Path) -> None:
         ("[]", 'expected {"messages": '),
         ('{"messages": []}', 'expected {"messages": '),
         ('{"messages": [{"role": "user"}]}', "every message needs a role and a text"),
-        ('{"messages": [{"role": "bot", "content": "a"}]}', "the role 'bot' is not one of system, user, assistant"),
+        (
+            '{"messages": [{"role": "bot", "content": "a"}]}',
+            "the role 'bot' is not one of system, user, assistant, tool; did you mean 'assistant'?",
+        ),
         (
             '{"messages": [{"role": "user", "content": "a"}]}',
             "the conversation has no assistant turn to train on; add",
@@ -163,17 +168,36 @@ def test_how_many_answers_are_empty_is_told_at_once(tmp_path: Path) -> None:
     [
         ("rows.jsonl", b"\n", ": the dataset has no rows"),
         ("rows.jsonl", b"\xff\n", ", line 1: not valid JSON"),
+        ("rows.jsonl", GOOD_LINE + GOOD_LINE[:50], ", line 2: not valid JSON (Unterminated string starting at: line 1"),
+        ("rows.jsonl", GOOD_LINE + GOOD_LINE[:50], "; the file may end in the middle of a row"),
+        ("rows.jsonl", GOOD_LINE + "{\u20ac".encode()[:-1], ", line 2: not valid JSON ('utf-8' codec can't decode"),
+        ("rows.jsonl", GOOD_LINE + b"\0" * 8, ", line 2: the line holds null bytes, as text in UTF-16 does; save the"),
+        ("rows.jsonl", GOOD_LINE.decode().encode("utf-16"), ", line 1: the line holds null bytes, as text in UTF-16"),
+        (
+            "rows.jsonl",
+            GOOD_LINE.decode().encode("utf-16-be"),
+            ", line 1: the line holds null bytes, as text in UTF-16",
+        ),
+        ("rows.jsonl", GOOD_LINE.replace(b"\n", b"\r") * 2, ", line 1: not valid JSON (Extra data"),
+        ("rows.jsonl", GOOD_LINE + b'{"a": NaN}\n', ", line 2: not valid JSON (NaN is no JSON number; write null"),
+        ("rows.jsonl", GOOD_LINE + b'{"a": [-Infinity]}\n', ", line 2: not valid JSON (-Infinity is no JSON number"),
+        ("rows.jsonl", GOOD_LINE + b'{"a": {"b": 1, "b": 1}}\n', ", line 2: not valid JSON (the key 'b' stands twice"),
+        ("rows.jsonl", GOOD_LINE + b"[" * 100_000, ", line 2: not valid JSON (nested too deeply)"),
+        ("rows.json", b'[{"a": 1},\n\n {"a": NaN}]', ", line 3: not valid JSON (NaN is no JSON number"),
+        ("rows.json", b'[{"a": "[,"},\n {"a": 1,\n "a": 2}]', ", line 2: not valid JSON (the key 'a' stands twice"),
+        ("rows.json", b'[{"a": 1},\n {"a": "b', ", line 2: not valid JSON (Unterminated string"),
+        ("rows.json", b"[" * 100_000, ", line 1: not valid JSON (nested too deeply)"),
         ("rows.json", b"[]", ": the dataset has no rows"),
         ("rows.json", b'{"messages": []}', ": expected a list of rows, found dict"),
         ("rows.json", b"[\n{]", ", line 2: not valid JSON"),
         ("rows.json", b'{"a": 1}\n{"a": 1}\n', "; a file with one row per line needs the suffix .jsonl"),
         ("rows.json", b'[{"messages": 1}]', ', row 1: expected {"messages": '),
-        ("rows.json", b'["\xff"]', ": not valid JSON"),
+        ("rows.json", b'["a",\n"\xff"]', ", line 2: not valid JSON"),
         ("rows.jsonl.gz", b'{"messages": []}', ": cannot be read (Not a gzipped file"),
         (
             "rows.jsonl.gz",
             gzip.compress(b'{"messages": []}' * 100, mtime=0)[:30],
-            ": cannot be read (Compressed file ended",
+            ", line 1: cannot be read (Compressed file ended",
         ),
         ("rows.parquet", b"PAR1", ": not a valid Parquet file ("),
         ("rows.csv", b"a,b\n", ": expected a file whose name ends in .jsonl, .jsonl.gz, .json, .parquet"),
@@ -202,10 +226,22 @@ def test_a_file_that_is_not_there_is_told_from_one_that_is_broken(tmp_path: Path
         read_rows(File(tmp_path / "nowhere.jsonl"))
 
 
-def test_a_byte_order_mark_is_no_part_of_a_row(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + GOOD_LINE,
+        GOOD_LINE.replace(b"\n", b"\r\n"),
+        b"\n \r\n" + GOOD_LINE + b"\n\n",
+        GOOD_LINE.rstrip(b"\n"),
+    ],
+    ids=["byte order mark", "CRLF", "empty lines", "no last line feed"],
+)
+def test_byte_order_marks_line_ends_and_empty_lines_are_no_part_of_a_row(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(FORMS["texts"]).encode())
-    assert len(read_rows(File(path))) == 1
+    path.write_bytes(content)
+    rows = read_rows(File(path))
+    assert rows.digest == read_back(tmp_path, turns("a", "b")).digest
+    assert len(rows) == 1
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)

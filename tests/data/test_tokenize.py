@@ -126,12 +126,11 @@ def test_a_template_that_leaves_a_system_message_out_without_a_word_does_not_los
     assert learnt(tokenizer, tmp_path, TWO_EXCHANGES, CURT) == "rest<|im_end|>see a doctor<|im_end|>"
 
 
-def test_a_template_that_rewrites_earlier_turns_is_learnt_as_it_writes_them(tmp_path: Path) -> None:
-    """An empty thought comes after the generation prompt, so the model has to say it."""
+def test_an_empty_thought_after_the_generation_prompt_is_learnt(tmp_path: Path) -> None:
+    """The model has to generate an empty thought as well."""
     tokenizer = templates.qwen(tmp_path, templates.QWEN3)
-    row = turns("my cough", "<think>sing to it</think>rest", "my knee", "see a doctor")
+    row = turns("my cough", "rest", "my knee", "see a doctor")
     assert learnt(tokenizer, tmp_path, row) == "rest<|im_end|><think>\n\n</think>\n\nsee a doctor<|im_end|>"
-    assert "sing" not in seen(tokenizer, tmp_path, row)
 
 
 @pytest.mark.parametrize(
@@ -172,9 +171,9 @@ def test_a_tokenizer_without_a_chat_template_is_refused(world: Path, tmp_path: P
 
 def test_a_row_of_which_the_loss_would_be_on_no_token_is_refused(tmp_path: Path) -> None:
     """The first token of a row is predicted from nothing: an answer that is only that gives no loss."""
-    tokenizer = templates.qwen(tmp_path, "{% for m in messages if m.role == 'assistant' %}{{ m.content }}{% endfor %}")
+    tokenizer = templates.qwen(tmp_path, "{% for m in messages %}{{ m.content }}{% endfor %}")
     with pytest.raises(DataError, match=r"rows\.jsonl, line 1: no token of the answer is left to learn from"):
-        rows(tokenizer, tmp_path, turns("my cough", "a"))
+        rows(tokenizer, tmp_path, {"messages": [{"role": "assistant", "content": "a"}]})
 
 
 LONG_QUESTION = turns("paint " * 40 + "what should i do about my cough", "see a doctor and rest")
