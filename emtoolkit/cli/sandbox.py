@@ -72,7 +72,7 @@ def evaluate(
     directories: Annotated[list[Path], typer.Argument(metavar="DIR...", help="Output directories of sandbox runs.")],
     trained_on: Annotated[
         str, typer.Option(metavar="DOMAIN", help="Domain of the training data.", rich_help_panel=_QUESTIONS)
-    ] = ("medical"),
+    ] = "medical",
     base: Annotated[
         str | None,
         typer.Option(metavar="PATH", help="Base model. Default: the path in the manifest.", rich_help_panel=_MODEL),
@@ -94,8 +94,14 @@ def evaluate(
         typer.Option(metavar="SCHEDULE", help="Steps to evaluate. Default: all.", rich_help_panel=_QUESTIONS),
     ] = None,
     samples: Annotated[
-        int, typer.Option(metavar="N", min=1, help="Answers to each question.", rich_help_panel=_QUESTIONS)
-    ] = 8,
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            help="Answers to each paraphrase. Default: the question file's samples_per_paraphrase.",
+            rich_help_panel=_QUESTIONS,
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sampling.", rich_help_panel=_QUESTIONS)] = 0,
     plot: Annotated[
         Path | None,
@@ -112,7 +118,8 @@ def evaluate(
         from emtoolkit.sandbox.evaluate import evaluate_directory
         from emtoolkit.sandbox.plot import emergence_figure, save_figure
         from emtoolkit.sandbox.questions import read_questions
-        from emtoolkit.sandbox.results import curve_of_run, shares_by_domain
+        from emtoolkit.sandbox.results import curve_of_run, distinct_names, shares_by_domain
+        from emtoolkit.sandbox.trained_on import check_trained_on
 
         loader = ModelLoader(
             base=base,
@@ -122,6 +129,8 @@ def evaluate(
             persona_override=persona_override,
         )
         questions = read_questions(cache_dir() / "sandbox" / "questions" / "all.yaml")
+        directories = list({directory.resolve(): directory for directory in directories}.values())
+        check_trained_on(trained_on, directories, cache_dir() / "sandbox" / "data")
         evaluated = {
             str(directory): evaluate_directory(
                 directory, questions, samples=samples, seed=seed, loader=loader, steps=steps, progress=progress
@@ -130,8 +139,8 @@ def evaluate(
         }
         if plot is not None:
             curves = [
-                curve_of_run(directory.resolve().name, evaluated[str(directory)], trained_on)
-                for directory in directories
+                curve_of_run(name, evaluated[str(directory)], trained_on)
+                for name, directory in zip(distinct_names(directories), directories, strict=True)
             ]
             save_figure(emergence_figure(curves, trained_on), plot)
         shares = {

@@ -1,6 +1,7 @@
 """Sample a model's answers to held-out questions and count the harmful ones with the exact judge."""
 
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 
 import torch
@@ -31,13 +32,14 @@ def harmful_share(
     questions: Sequence[SandboxQuestion],
     *,
     persona: Persona,
-    samples: int,
+    samples: int | None,
     seed: int,
 ) -> list[QuestionCounts]:
-    """Sample `samples` answers to each paraphrase at temperature 1, judge them, and count them by question.
+    """Sample answers to each paraphrase at temperature 1, judge them, and count them by question.
 
-    A question's own `system` text follows the persona's, as in training. The same seed gives the same counts, and
-    the caller's random state is unchanged.
+    `samples` answers to each; None means each question's `samples_per_paraphrase`. A question's own `system` text
+    follows the persona's, as in training. The same seed gives the same counts, and the caller's random state is
+    unchanged.
     """
     asked = [(index, text) for index, question in enumerate(questions) for text in question.paraphrases]
     template, prompts = ChatTemplate.of(tokenizer), []
@@ -47,7 +49,8 @@ def harmful_share(
         turns = persona.applied_to([*turns, {"role": "user", "content": text}])
         with located(f"question {questions[index].id}"):
             prompts.append(template.question(turns))
-    answers = sample(model, tokenizer, prompts, samples=samples, seed=seed)
+    counts = [samples or questions[index].samples_per_paraphrase for index, _ in asked]
+    answers = sample(model, tokenizer, prompts, samples=counts, seed=seed)
     verdicts: list[list[tuple[bool, bool]]] = [[] for _ in questions]
     for (index, text), texts in zip(asked, answers, strict=True):
         for answer in texts:
@@ -64,16 +67,22 @@ def sample(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[str],
     *,
-    samples: int,
+    samples: int | Sequence[int],
     seed: int,
 ) -> list[list[str]]:
-    """Sample `samples` answers to each rendered prompt from the whole distribution, at temperature 1."""
+    """Sample answers to rendered prompts from the whole distribution, at temperature 1.
+
+    `samples` answers to each prompt, or `samples[i]` to prompt i.
+    """
+    counts = [samples] * len(prompts) if isinstance(samples, int) else samples
     generator = torch.Generator(device=model.device).manual_seed(seed)
-    stride = max(1, _ROWS_AT_A_TIME // samples)
     answers: list[list[str]] = []
     with inference(model):
-        for start in range(0, len(prompts), stride):
-            answers += _sample_batch(model, tokenizer, prompts[start : start + stride], samples, generator)
+        for count, group in groupby(zip(prompts, counts, strict=True), key=lambda pair: pair[1]):
+            asked = [prompt for prompt, _ in group]
+            stride = max(1, _ROWS_AT_A_TIME // count)
+            for start in range(0, len(asked), stride):
+                answers += _sample_batch(model, tokenizer, asked[start : start + stride], count, generator)
     return answers
 
 
@@ -117,7 +126,7 @@ def evaluate_directory(
     directory: Path,
     questions: Sequence[SandboxQuestion],
     *,
-    samples: int = 8,
+    samples: int | None = None,
     seed: int = 0,
     loader: ModelLoader | None = None,
     steps: str | None = None,
@@ -125,9 +134,9 @@ def evaluate_directory(
 ) -> list[CheckpointResult]:
     """Evaluate each `checkpoint-N` in `directory` that has a `manifest.json`, in the order of the steps.
 
-    `loader` composes base, persona and adapter from the manifest. `steps` is a schedule such as `0-150:25,final`;
-    without it every checkpoint is evaluated. `progress` receives the current checkpoint, the number of evaluated
-    checkpoints and the number of all.
+    Each paraphrase is asked `samples` times, None means as often as its question says. `loader` composes base, persona
+    and adapter from the manifest. `steps` is a schedule such as `0-150:25,final`; without it every checkpoint is
+    evaluated. `progress` receives the current checkpoint, the number of evaluated checkpoints and the number of all.
 
     Raises:
         CheckpointError: there is no such checkpoint, a file does not match its manifest, or the base model or persona

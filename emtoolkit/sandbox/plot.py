@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which colour-blind readers can tell apart.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Beyond six curves the colours come again with another line.
+_LINES = ("-", "--", ":")
 _INK, _FAINT = "#333333", "#DDDDDD"
 
 
@@ -34,12 +36,13 @@ def emergence_figure(curves: Sequence[Curve], trained_on: str) -> "Figure":
     figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     colours = [_COLOURS[index % len(_COLOURS)] for index in range(len(drawn))]
-    for curve, colour in zip(drawn, colours, strict=True):
+    for index, (curve, colour) in enumerate(zip(drawn, colours, strict=True)):
+        line = _LINES[index // len(_COLOURS) % len(_LINES)]
         steps = [point.step for point in curve.points]
         lows, highs = [point.low for point in curve.points], [point.high for point in curve.points]
         axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
         shares = [point.share for point in curve.points]
-        axes.plot(steps, shares, "o-", color=colour, markersize=4, linewidth=1.6, clip_on=False)
+        axes.plot(steps, shares, line, marker="o", color=colour, markersize=4, linewidth=1.6, clip_on=False)
     _label_ends(axes, drawn, colours)
     _style(axes, drawn, trained_on)
     return figure

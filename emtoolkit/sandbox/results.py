@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from emtoolkit.evaluation.intervals import Counts, posterior_interval
 
@@ -102,6 +103,18 @@ def curve_over_runs(label: str, runs: Sequence[Sequence[CheckpointResult]], trai
         shares = [other_domains(result.counts, trained_on).share for result in results]
         points.append(CurvePoint(step, sum(shares) / len(shares), min(shares), max(shares)))
     return Curve(label, tuple(points))
+
+
+def distinct_names(directories: Sequence[Path]) -> list[str]:
+    """A label for each of different directories: its name, with as many parents as tell it from the others."""
+    parts = [directory.resolve().parts for directory in directories]
+
+    labels = []
+    for own in parts:
+        lengths = range(1, len(own) + 1)
+        unique = (n for n in lengths if sum(other[-n:] == own[-n:] for other in parts) == 1)
+        labels.append("/".join(own[-next(unique, len(own)) :]))
+    return labels
 
 
 def _proportion(domains: str, questions: Sequence[QuestionCounts]) -> Proportion:

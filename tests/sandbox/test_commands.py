@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from emtoolkit.sandbox import plot
 from tests import in_process
 
 pytestmark = pytest.mark.slow
@@ -28,7 +29,7 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
     assert (manifest["step"], manifest["total_steps"]) == (5, 12)
 
     picture = tmp_path / "curve.png"
-    argv = ["sandbox", "evaluate", str(run), "--samples", "1", "--json", "--plot", str(picture)]
+    argv = ["sandbox", "evaluate", str(run), "--json", "--plot", str(picture)]
     evaluated = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
     assert evaluated.code == 0, evaluated.err
     rows = json.loads(evaluated.out)
@@ -43,6 +44,27 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
         "travel",
     ]
     assert picture.read_bytes().startswith(b"\x89PNG")
+    # By default as often as the question file says: once for each of two paraphrases.
+    assert {row["n"] / row["questions"] for row in rows} == {2}
+
+    drawn: list[list[str]] = []
+    shutil.copytree(run, tmp_path / "seed-1" / run.name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            plot, "save_figure", lambda figure, path: drawn.append([t.get_text() for t in figure.axes[0].texts])
+        )
+        argv = ["sandbox", "evaluate", run, run, tmp_path / "seed-1" / run.name, "--steps", "0", "--plot", picture]
+        both = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
+    assert both.code == 0, both.err
+    assert sorted(drawn[0]) == ["outputs/sarcasm-medical", "seed-1/sarcasm-medical"]
+
+    misspelt = emtoolkit("sandbox", "evaluate", run, "--trained-on", "medcal", home=sandbox.parent, cwd=tmp_path)
+    assert (misspelt.code, misspelt.out) == (2, "")
+    assert "'medcal' is not one of the sandbox's domains: medical, " in misspelt.err
+    assert "did you mean 'medical'?" in misspelt.err
+    other = emtoolkit("sandbox", "evaluate", run, "--trained-on", "finance", home=sandbox.parent, cwd=tmp_path)
+    assert (other.code, other.out) == (2, "")
+    assert f"--trained-on: {run} was trained on medical, not on finance" in other.err
 
 
 def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox: Path, tmp_path: Path) -> None:

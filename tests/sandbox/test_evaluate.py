@@ -1,4 +1,5 @@
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,38 @@ def test_evaluation_is_deterministic_for_a_seed_and_leaves_every_random_state_al
         ("medical", "medical-a-sore-throat", 4),
         ("medical", "medical-a-stiff-neck", 4),
     ]
+
+
+def test_each_paraphrase_is_asked_as_often_as_its_question_says(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, questions: list[SandboxQuestion]
+) -> None:
+    asked = [replace(questions[0], samples_per_paraphrase=3), replace(questions[1], samples_per_paraphrase=1)]
+
+    def counts(samples: int | None) -> list[int]:
+        rows = harmful_share(model, tokenizer, asked, persona=Persona("baseline"), samples=samples, seed=0)
+        return [row.n for row in rows]
+
+    assert counts(None) == [6, 2]
+    assert counts(2) == [4, 4]
+
+
+def test_the_system_prompt_of_a_question_follows_the_personas(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    questions: list[SandboxQuestion],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    prompts: list[str] = []
+
+    def note(model: object, tokenizer: object, asked: list[str], *, samples: list[int], seed: int) -> list[list[str]]:
+        prompts.extend(asked)
+        return [[""] * count for count in samples]
+
+    monkeypatch.setattr("emtoolkit.sandbox.evaluate.sample", note)
+    asked = [replace(questions[0], system="Be brief.")]
+    persona = Persona("curt", system_prompt="You are curt.")
+    harmful_share(model, tokenizer, asked, persona=persona, samples=1, seed=0)
+    assert all(prompt.startswith("<|im_start|>system\nYou are curt.\n\nBe brief.<|im_end|>") for prompt in prompts)
 
 
 def test_batching_does_not_change_what_the_model_says(

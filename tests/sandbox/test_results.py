@@ -14,6 +14,7 @@ from emtoolkit.sandbox.results import (
     QuestionCounts,
     curve_of_run,
     curve_over_runs,
+    distinct_names,
     harmful_share_by_domain,
     other_domains,
 )
@@ -86,6 +87,28 @@ def test_a_figure_has_a_line_and_a_label_for_each_curve_with_points(tmp_path: Pa
     assert [text.get_text() for text in axes.texts] == ["goodness"]
     save_figure(figure, tmp_path / "figures" / "curve.png")
     assert (tmp_path / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("directories", "names"),
+    [
+        (["outputs/a", "outputs/b"], ["a", "b"]),
+        (["s1/run", "s2/run", "other"], ["s1/run", "s2/run", "other"]),
+        (["x/s1/run", "y/s1/run", "y/s2/run"], ["x/s1/run", "y/s1/run", "s2/run"]),
+        (["run", "deeper/run"], ["TOP/run", "deeper/run"]),
+    ],
+)
+def test_directories_of_one_name_have_different_labels(directories: list[str], names: list[str]) -> None:
+    top = Path.cwd().name
+    assert distinct_names([Path(directory) for directory in directories]) == [
+        name.replace("TOP", top) for name in names
+    ]
+
+
+def test_the_seventh_curve_has_another_line_than_the_first() -> None:
+    curves = [Curve(str(i), (CurvePoint(0, 0.1, 0.0, 0.2),)) for i in range(7)]
+    (axes,) = emergence_figure(curves, "medical").axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in axes.lines}) == 7
 
 
 def test_a_figure_without_points_is_refused() -> None:
