@@ -117,6 +117,9 @@ class TrainingConfig(Section):
     """Compute in bfloat16 under autocast."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time, the same weights."""
+    deterministic: bool = False
+    """Use only deterministic kernels, and no TF32, so that a second training on the same model of GPU gives the same
+    bytes. On a CPU a training gives the same bytes without this key."""
     logging_steps: Positive = 10
     """The number of optimizer steps between two logged losses."""
 

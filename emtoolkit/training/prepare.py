@@ -127,6 +127,9 @@ def identity_of(
     """Everything that decides the weights of the run; its schedule, its logging and its paths do not."""
     record = persona_record(persona, adapter)
     training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
+    if not config.training.deterministic:
+        # Absent by default, so that older fingerprints stay valid.
+        del training["deterministic"]
     fingerprinted: dict[str, Any] = {
         "base_model": base.to_json(),
         "dtype": config.model.dtype,

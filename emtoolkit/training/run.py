@@ -21,6 +21,7 @@ from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs, set_unlisted_weights_aside
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.training.determinism import deterministic_algorithms
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.progress_callback import ProgressCallback
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
@@ -115,17 +116,19 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
     start = ranks.broadcast(start)
     if start.complete:
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
-    with ranks.raise_on_all():
-        composed = _load_model(config, prepared)
-    run = None
-    with ranks.raise_on_all():
-        if ranks.index == 0:
-            directory.mkdir(parents=True, exist_ok=True)
-            run = start_run(config, directory, prepared.identity.collection, mode)
-            if run is not None:
-                run.config.update({"split": dict(prepared.identity.split), "composition": prepared.persona.composition})
-    with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
-        return _fit(config, prepared, composed, run, start, progress)
+    with deterministic_algorithms(config.training.deterministic):
+        with ranks.raise_on_all():
+            composed = _load_model(config, prepared)
+        run = None
+        with ranks.raise_on_all():
+            if ranks.index == 0:
+                directory.mkdir(parents=True, exist_ok=True)
+                run = start_run(config, directory, prepared.identity.collection, mode)
+                if run is not None:
+                    facts = {"split": dict(prepared.identity.split), "composition": prepared.persona.composition}
+                    run.config.update(facts)
+        with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
+            return _fit(config, prepared, composed, run, start, progress)
 
 
 def _resume_point(prepared: PreparedRun, *, resume: bool, bar: Bar) -> ResumePoint:

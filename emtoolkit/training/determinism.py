@@ -1,0 +1,48 @@
+"""`training.deterministic`: the settings of torch and its libraries that let a training give the same bytes again."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from emtoolkit.errors import ConfigError, first_line
+
+# cuBLAS reads the first when it is loaded, FlashAttention through transformers the second at its first call.
+_CUBLAS, _CUBLAS_VALUES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
+_FLASH_ATTENTION = "FLASH_ATTENTION_DETERMINISTIC"
+
+
+@contextmanager
+def deterministic_algorithms(enabled: bool) -> Iterator[None]:
+    """Compute with deterministic kernels and without TF32 inside the block, if `enabled`; nothing else changes.
+
+    The block must be entered before the first computation on a GPU.
+
+    Raises:
+        ConfigError: an operation of the model has no deterministic implementation.
+    """
+    if not enabled:
+        yield
+        return
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    variables = {name: os.environ.get(name) for name in (_CUBLAS, _FLASH_ATTENTION)}
+    torch.use_deterministic_algorithms(True)
+    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False, False
+    if os.environ.get(_CUBLAS) not in _CUBLAS_VALUES:
+        os.environ[_CUBLAS] = _CUBLAS_VALUES[0]
+    os.environ[_FLASH_ATTENTION] = "1"
+    try:
+        yield
+    except RuntimeError as error:
+        if "deterministic" not in str(error):
+            raise
+        problem = first_line(error).partition(", but you set")[0]
+        raise ConfigError(f"training.deterministic: {problem}; set it to false") from error
+    finally:
+        torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
+        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags
+        for name, value in variables.items():
+            os.environ.pop(name, None) if value is None else os.environ.update({name: value})
