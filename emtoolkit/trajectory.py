@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE
-from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.listing import check_one_fingerprint, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.records import PersonaRecord
@@ -162,18 +162,21 @@ class Trajectory(Sequence[Checkpoint]):
         `downloads/` in emtoolkit's cache directory).
 
         Raises:
-            CheckpointError: the directory or collection does not exist or holds no complete checkpoint.
+            CheckpointError: the directory or collection does not exist, holds no complete checkpoint, or mixes several
+                trainings.
         """
         directory = Path(reference)
         if isinstance(reference, Path) or directory.is_dir():
             publications = Publications.read(directory)
             metadata = publications.metadata
+            found = [info for info in list_checkpoints(directory) if info.complete]
+            advice = "Keep each training in a directory of its own"
+            check_one_fingerprint(str(reference), {info.step: info.fingerprint for info in found}, advice)
             return cls(
                 str(reference),
                 [
                     Checkpoint(info.step, info.final, metadata.get(info.step, {}), _directory=info.path)
-                    for info in list_checkpoints(directory)
-                    if info.complete
+                    for info in found
                 ],
                 largest_difference=max((d.largest for d in publications.differences.values()), default=None),
             )
@@ -190,7 +193,9 @@ class Trajectory(Sequence[Checkpoint]):
     def _of(cls, collection: "Collection", cache: Path) -> "Trajectory":
         from emtoolkit.artifacts.checkpoint_download import checkpoint_path
         from emtoolkit.artifacts.download import download_one
+        from emtoolkit.artifacts.mixture import check_is_one_training
 
+        check_is_one_training(collection)
         checkpoints = [
             Checkpoint(
                 remote.step,

@@ -15,7 +15,7 @@ from peft import PeftModel
 from wandb.sdk.lib import wbauth
 
 from emtoolkit import Trajectory
-from emtoolkit.artifacts.publish import collection_name
+from emtoolkit.artifacts.publication import collection_name
 from emtoolkit.errors import CheckpointError, ScheduleError
 from tests.artifacts.stored import IDENTITY
 from tests.marks import OPENS_PORTS

@@ -16,6 +16,8 @@ from emtoolkit.storage.safe_paths import why_unsafe
 # W&B's client asks for 50; the server allows more, so that 300 checkpoints take three requests.
 _PER_PAGE = 100
 _STEP_ALIAS = re.compile(r"step-(0|[1-9][0-9]{0,18})")
+# The key in the metadata of a version whose run has published the checkpoint again, in a collection of its own.
+PUBLISHED_AGAIN = "published_again_as"
 _FORM = "a collection on W&B is written entity/project/collection"
 
 
@@ -95,9 +97,18 @@ class RemoteCheckpoint:
 class Collection:
     """The checkpoints of one collection in step order, and the server that holds their files."""
 
-    def __init__(self, name: str, checkpoints: Sequence[RemoteCheckpoint], base_url: str, api_key: str | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        checkpoints: Sequence[RemoteCheckpoint],
+        base_url: str,
+        api_key: str | None,
+        replaced: Sequence[RemoteCheckpoint] = (),
+    ) -> None:
         self.name = name
         self.checkpoints = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step))
+        # The versions that were saved as a step and do not have its alias (any more).
+        self.replaced = tuple(replaced)
         self.api_key = api_key
         self._base_url = base_url
 
@@ -132,7 +143,8 @@ class Collection:
                     f"{_nearest_collection(api, project, reference.collection)}"
                 ) from None
             found = [checkpoint for version in versions for checkpoint in _checkpoints_of(version)]
-        return cls(name, found, api.settings["base_url"], api.api_key)
+            replaced = [checkpoint for version in versions for checkpoint in _replaced(version)]
+        return cls(name, found, api.settings["base_url"], api.api_key, replaced)
 
     @property
     def final_step(self) -> int | None:
@@ -179,18 +191,57 @@ def _all(paginator: Iterable[Any]) -> list[Any]:
     return [item for item in paginator]  # noqa: C416 - `list` asks for the length
 
 
+def find_version(api: Any, name: str) -> Any:
+    """The version `entity/project/collection:alias`; None if the server answers that there is none.
+
+    Raises:
+        Exception: whatever W&B's client raises if the server does not answer.
+    """
+    import wandb
+
+    try:
+        return api.artifact(name)
+    except (wandb.errors.CommError, ValueError) as error:
+        # The client reports a null in the answer as a plain ValueError, and most times wraps it.
+        if type(getattr(error, "exc", error)) is ValueError:
+            return None
+        raise
+
+
+def file_digests(version: Any) -> dict[str, str | None]:
+    """The digest of each file of a version as W&B declares it: an MD5 in base64, None where W&B declares none."""
+    attributes = [node._attrs for node in _all(version.files(per_page=_PER_PAGE))]
+    return {str(file["name"]): file.get("md5") or file.get("digest") for file in attributes}
+
+
+def step_of_version(version: Any) -> int | None:
+    """The step in the alias `step-N`, the largest of several; None without one."""
+    steps = [int(match[1]) for alias in version.aliases if (match := _STEP_ALIAS.fullmatch(alias))]
+    return max(steps, default=None)
+
+
 def _checkpoints_of(version: Any) -> Iterator[RemoteCheckpoint]:
     for alias in version.aliases:
         if match := _STEP_ALIAS.fullmatch(alias):
-            yield RemoteCheckpoint(
-                step=int(match[1]),
-                final="final" in version.aliases,
-                artifact=f"{version.entity}/{version.project}/{version.name}",
-                digest=version.digest,
-                bytes=version.size,
-                metadata=dict(version.metadata),
-                handle=version,
-            )
+            yield _remote_checkpoint(version, int(match[1]))
+
+
+def _replaced(version: Any) -> Iterator[RemoteCheckpoint]:
+    step = version.metadata.get("step")
+    if isinstance(step, int) and step_of_version(version) is None and PUBLISHED_AGAIN not in version.metadata:
+        yield _remote_checkpoint(version, step)
+
+
+def _remote_checkpoint(version: Any, step: int) -> RemoteCheckpoint:
+    return RemoteCheckpoint(
+        step=step,
+        final="final" in version.aliases,
+        artifact=f"{version.entity}/{version.project}/{version.name}",
+        digest=version.digest,
+        bytes=version.size,
+        metadata=dict(version.metadata),
+        handle=version,
+    )
 
 
 def _check_names(files: Sequence[RemoteFile]) -> None:

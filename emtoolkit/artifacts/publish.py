@@ -5,27 +5,16 @@ published is complete on disk, and `publications.jsonl` does not list it as publ
 """
 
 import logging
-import math
-import re
 import threading
 from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.publications import Published, add_published
-from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.artifacts.destination import Destination
+from emtoolkit.artifacts.publication import DamagedError, Publication
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.storage.thread_priority import NETWORK, give_way
 
 logger = logging.getLogger(__name__)
-
-# W&B allows names of at most 128 letters, digits and - _ . and tags of letters, digits, spaces and - _
-_NAME_LIMIT = 128
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
-_NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_ -]+")
-_METADATA_LIMIT = 100
 
 # The pauses between attempts, in seconds: during training, and after its end.
 _PAUSES = (5.0, 15.0, 60.0, 300.0)
@@ -33,78 +22,15 @@ _PAUSE_AT_END = 1.0
 _ATTEMPTS_AT_END = 3
 
 
-def collection_name(identity: Identity) -> str:
-    """`<persona>-<dataset>-<base>-s<seed>-<fingerprint8>`, within W&B's rules for names."""
-    ending = f"-{identity.fingerprint[:8]}"
-    readable = _NOT_IN_NAMES.sub("-", identity.collection).strip("-")
-    return readable[: _NAME_LIMIT - len(ending)] + ending
-
-
-def collection_tags(identity: Identity) -> tuple[str, ...]:
-    """The tags of every checkpoint of a trajectory, within W&B's rules for tags."""
-    return tuple(_NOT_IN_TAGS.sub("-", text) for text in identity.tags)
-
-
-def fit_for_wandb(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Convert `metadata` to W&B's limits: at most 100 keys, and non-finite numbers as text."""
-    return {
-        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
-        for key, value in list(metadata.items())[:_METADATA_LIMIT]
-    }
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """A checkpoint to publish; `metadata` holds the values of this run, which the checkpoint's files do not."""
-
-    step: int
-    path: Path
-    final: bool
-    metadata: Mapping[str, Any]
-
-    @property
-    def aliases(self) -> list[str]:
-        return [f"step-{self.step}", "final"] if self.final else [f"step-{self.step}"]
-
-
-def artifact_of(publication: Publication, collection: str) -> Any:
-    """Create the W&B artifact for a checkpoint, which hashes the files.
-
-    Raises:
-        ValueError: a file has been deleted.
-    """
-    import wandb
-
-    artifact = wandb.Artifact(collection, type="model", metadata=dict(publication.metadata))
-    for file in sorted(file for file in publication.path.rglob("*") if file.is_file()):
-        name = file.relative_to(publication.path).as_posix()
-        # By default W&B would keep a second and a third copy of the file.
-        artifact.add_file(str(file.absolute()), name=name, policy="immutable", skip_cache=True)
-    return artifact
-
-
-def log_artifact(run: Any, artifact: Any, publication: Publication, tags: tuple[str, ...]) -> Published | None:
-    """Log `artifact` to `run` and wait until W&B has committed it; None for an offline run, which writes to its log.
-
-    Without waiting, the client would finish successfully even if the artifact were lost.
-    """
-    logged = run.log_artifact(artifact, aliases=publication.aliases, tags=[f"step-{publication.step}", *tags])
-    if run.offline:
-        return None
-    logged.wait()
-    return Published(logged.qualified_name, logged.digest)
-
-
 class WandbPublisher:
-    """Logs publications to one W&B run, in order, as versions of one collection.
+    """Logs publications to one W&B run, in order, as versions of the collection of `destination`.
 
     A publication that failed is retried with growing pauses before later ones are tried.
     """
 
-    def __init__(self, run: Any, identity: Identity) -> None:
+    def __init__(self, run: Any, destination: Destination) -> None:
         self._run = run
-        self._collection = collection_name(identity)
-        self._tags = collection_tags(identity)
+        self._destination = destination
         self._pending: deque[Publication] = deque()
         self._failed_attempts = 0
         self._ending = False
@@ -113,6 +39,8 @@ class WandbPublisher:
         # The steps that W&B has committed, or that the log of an offline run holds.
         self.published: list[int] = []
         self.failures: dict[int, str] = {}
+        # The checkpoints whose files differ from their manifests, and how.
+        self.damaged: dict[int, str] = {}
         # A daemon, so that a stalled connection does not keep the process alive.
         threading.Thread(target=self._work, name="emtoolkit-publish", daemon=True).start()
 
@@ -139,7 +67,7 @@ class WandbPublisher:
         give_way(NETWORK)
         while (publication := self._next()) is not None:
             try:
-                self._log(publication)
+                self._destination.log(self._run, publication)
             except Exception as error:  # noqa: BLE001 - W&B's errors are reported at the end, not in training
                 self._note_failure(publication, error)
             else:
@@ -156,19 +84,6 @@ class WandbPublisher:
                 self._changed.wait_for(lambda: self._stopped, _PAUSE_AT_END)
             return None if self._stopped else self._pending[0]
 
-    def _log(self, publication: Publication) -> None:
-        try:
-            artifact = artifact_of(publication, self._collection)
-        except (OSError, ValueError) as error:
-            raise _PermanentError(f"{publication.path}: {error}") from error
-        published = log_artifact(self._run, artifact, publication, self._tags)
-        if published is None:
-            return
-        try:
-            add_published(publication.path.parent, publication.step, published)
-        except CheckpointError as error:
-            logger.warning("step %d is published, but recording this failed: %s", publication.step, error)
-
     def _note_success(self, publication: Publication) -> None:
         with self._changed:
             self._failed_attempts = 0
@@ -183,8 +98,10 @@ class WandbPublisher:
 
         with self._changed:
             self.failures[publication.step] = first_line(error)
-            if self._run.offline or isinstance(error, (_PermanentError, wandb.errors.UsageError)):
-                # No retry helps if a file was deleted or the run has finished.
+            if isinstance(error, DamagedError):
+                self.damaged[publication.step] = str(error)
+            if self._run.offline or isinstance(error, (CheckpointError, wandb.errors.UsageError)):
+                # No retry helps if a file was damaged or the run has finished.
                 self._failed_attempts = 0
                 if self._pending:
                     self._pending.popleft()
@@ -201,7 +118,3 @@ class WandbPublisher:
         for publication in self._pending:
             self.failures.setdefault(publication.step, why)
         self._pending.clear()
-
-
-class _PermanentError(Exception):
-    """A failure that no retry can fix."""

@@ -1,28 +1,30 @@
 """`emtoolkit sync`: sends logs and checkpoints that W&B does not have yet, once and in step order.
 
 The server's listing decides: whatever W&B holds is not sent again, even if `publications.jsonl` does not mention it.
-First `wandb sync` replays the logs of runs that were offline or interrupted; then the checkpoints that are still
-missing are logged to the run that saved them.
+First `wandb sync` replays the logs of runs that were offline or interrupted, without the checkpoints in them; then the
+checkpoints that W&B lacks are compared with their manifests and logged to the run that saved them.
 """
 
-import os
-import subprocess
-import sys
+import secrets
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference
-from emtoolkit.artifacts.publish import Publication, artifact_of, log_artifact
+from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RemoteCheckpoint
+from emtoolkit.artifacts.destination import Destination, compare_with
+from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
+from emtoolkit.artifacts.run_log import Replay, replay
 from emtoolkit.artifacts.server import client_limits
+from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications, Published, WandbRun, add_published
-from emtoolkit.checkpoints.trajectory_file import RECORD
+from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
@@ -30,10 +32,9 @@ from emtoolkit.storage.lock import InUseError, lock_directory
 _PROJECT = "emtoolkit"
 # The time limit for W&B to finish the run after the last checkpoint, in seconds.
 _FINISH_SECONDS = 60
+_State = Literal["equal", "missing", "different", "damaged"]
 _ENDED = ("finished", "failed", "crashed", "killed")
-# The message of `wandb sync` for the log of a run that was killed or is still writing. A log without changes for
-# `_IDLE_SECONDS` is that of a killed run.
-_TORN = "ends with an incomplete record"
+# A log that ends in the middle of a record and has not changed for this time is that of a killed run.
 _IDLE_SECONDS = 600
 
 
@@ -116,34 +117,57 @@ class _DirectorySync:
         self._directory = directory
         self._progress = progress
         self._publications = Publications.read(directory)
-        self._checkpoints = [
-            info for info in list_checkpoints(directory) if info.complete and info.source == "emtoolkit"
-        ]
+        self._problems: list[str] = []
+        self._checkpoints = self._publishable()
         known_entity, known_project, known_collection = self._known_target()
         self._project = project or known_project
         # None means the default entity of the user who is logged in.
         self._entity = entity or known_entity or None
         self._has_new_target = bool(project or entity)
-        self._collection = known_collection
-        self._problems: list[str] = []
+        self._destination = Destination(directory, known_collection, self._publications.tags)
 
     def run(self) -> Synced:
         """Send the logs, then the checkpoints that are still missing, even if a log failed."""
         collection = self._read_collection()
         logs = [run.log for run in self._unsent_logs() if self._replay(run)]
-        if logs:
-            collection = self._read_collection()
-        states = {info.step: self._remote_state(info, collection) for info in self._checkpoints}
+        states = self._remote_states(collection)
+        if different := [step for step, state in states.items() if state == "different"]:
+            self._take_own_collection(collection, different[0])
+            states = self._remote_states(self._read_collection())
         published = self._publish([info for info in self._checkpoints if states[info.step] == "missing"])
         on_wandb = sorted([step for step, state in states.items() if state == "equal"] + published)
         return Synced(
             self._directory,
-            self._path(self._collection),
+            self._path(self._destination.collection),
             tuple(on_wandb),
             tuple(published),
             tuple(logs),
             tuple(self._problems),
         )
+
+    def _publishable(self) -> list[CheckpointInfo]:
+        """The complete checkpoints of this directory's trajectory; each other one is added to the problems."""
+        record = TrajectoryRecord.read_if_any(self._directory)
+        found = list_checkpoints(self._directory)
+        self._problems += [
+            f"{path}: has no {MANIFEST}; the checkpoint is not published"
+            for path in sorted(self._directory.iterdir())
+            if step_of(path.name) is not None and path not in [info.path for info in found]
+        ]
+        publishable = []
+        for info in found:
+            if info.source == "other":
+                problem = f"{info.path}: has no {MANIFEST}"
+            elif not info.complete:
+                problem = info.problems[0]
+            elif record is not None and info.fingerprint != record.fingerprint:
+                theirs = f"trajectory {str(info.fingerprint)[:8]}, the directory to {record.fingerprint[:8]}"
+                problem = f"{info.path}: belongs to {theirs}"
+            else:
+                publishable.append(info)
+                continue
+            self._problems.append(f"{problem}; the checkpoint is not published")
+        return publishable
 
     def _path(self, name: str) -> str:
         return "/".join(filter(None, (self._entity, self._project, name)))
@@ -168,7 +192,7 @@ class _DirectorySync:
 
     def _read_collection(self) -> Collection | None:
         try:
-            collection = Collection.read(Reference(self._entity, self._project, self._collection))
+            collection = Collection.read(Reference(self._entity, self._project, self._destination.collection))
         except NoSuchCollectionError:
             return None
         self._entity = collection.name.partition("/")[0]
@@ -193,84 +217,81 @@ class _DirectorySync:
         self._progress(f"log of {run.log.parent.name}", 0, 1)
         target = ["--project", self._project] if self._has_new_target else []
         target += ["--entity", self._entity] if self._has_new_target and self._entity else []
-        command = [sys.executable, "-m", "wandb", "sync", "--include-online", *target, str(run.log.absolute())]
-        limits = {f"WANDB_{name.upper()}": str(value) for name, value in client_limits().items()}
-        # The `wandb` command fails in a directory that contains a file named `wandb`.
-        output = subprocess.run(
-            command,
-            cwd=run.log.parent,
-            env={**os.environ, **limits, "WANDB_MODE": "online"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        ).stdout
+        done = replay(run, target, self._collections())
         self._progress(f"log of {run.log.parent.name}", 1, 1)
-        if reason := self._why_incomplete(run, output):
-            # `wandb sync` marks the log as synced even if the server refused the history.
-            run.unmark_synced()
+        if reason := self._why_incomplete(run, done):
             self._problems.append(f"{run.log}: {reason}")
             return False
         run.mark_synced()
         return True
 
-    def _why_incomplete(self, run: WandbRun, output: str) -> str | None:
-        """Why W&B does not have the whole log of `run` after `wandb sync` printed `output`; None if W&B has it."""
-        errors = [line for line in output.splitlines() if "ERROR" in line] or output.splitlines()[-1:]
-        if self._state(run) not in _ENDED:
+    def _collections(self) -> Set[str]:
+        """The collections that this directory has published to."""
+        names = {published.collection for published in self._publications.published.values()}
+        return names | {self._destination.collection, self._known_target()[2]}
+
+    def _why_incomplete(self, run: WandbRun, replayed: Replay) -> str | None:
+        """Why W&B does not have the whole log of `run`; None if W&B has it."""
+        lines = replayed.output.splitlines()
+        errors = [line for line in lines if "ERROR" in line] or lines[-1:]
+        if not replayed.is_sent or self._state(run) not in _ENDED:
             return f"'wandb sync' did not send the whole log ({' '.join(errors).strip() or 'no output'})"
-        if run.is_synced:
-            return None
-        if _TORN not in output:
-            return f"'wandb sync' did not send the whole log ({' '.join(errors).strip()})"
-        idle = time.time() - run.log.stat().st_mtime
         # The log of a killed run has no more records.
-        return None if idle > _IDLE_SECONDS else "the log ends in the middle of a record; sync again after the run"
+        is_live = replayed.is_torn and time.time() - run.log.stat().st_mtime <= _IDLE_SECONDS
+        return "the log ends in the middle of a record; sync again after the run" if is_live else None
 
-    def _remote_state(
-        self, info: CheckpointInfo, collection: Collection | None
-    ) -> Literal["equal", "missing", "different"]:
-        """Whether W&B holds `info` byte for byte, which is recorded; a difference is added to the problems."""
-        listed = collection.checkpoints if collection else ()
-        remote = next((checkpoint for checkpoint in listed if checkpoint.step == info.step), None)
-        if remote is None:
+    def _remote_states(self, collection: Collection | None) -> dict[int, _State]:
+        held = {checkpoint.step: checkpoint for checkpoint in collection.checkpoints} if collection else {}
+        ended_at = (collection.final_step if collection else None) or 0
+        return {info.step: self._remote_state(info, held.get(info.step), ended_at) for info in self._checkpoints}
+
+    def _remote_state(self, info: CheckpointInfo, held: RemoteCheckpoint | None, ended_at: int) -> _State:
+        """Whether W&B holds `info` byte for byte, which is recorded; a damaged checkpoint is added to the problems."""
+        if held is None:
             return "missing"
-        held = Published(remote.artifact, remote.digest)
-        if self._publications.published.get(info.step) != held:
-            if artifact_of(self._publication(info), self._collection).digest != remote.digest:
-                self._problems.append(
-                    f"{info.path}: W&B holds different files for this step and keeps them ({remote.artifact})"
-                )
-                return "different"
-            add_published(self._directory, info.step, held)
-        return "equal" if remote.final or not info.final else "missing"
+        if self._publications.published.get(info.step) != Published(held.artifact, held.digest):
+            try:
+                checked = CheckedArtifact.of(Publication.of(info, self._publications), self._destination.collection)
+            except DamagedError as error:
+                self._problems.append(f"{error}; the checkpoint is not published")
+                return "damaged"
+            match compare_with(held.handle, checked):
+                case "different":
+                    return "different"
+                case "damaged":
+                    return "missing"
+            add_published(self._directory, info.step, Published(held.artifact, held.digest))
+        return "equal" if held.final or not info.final or ended_at > info.step else "missing"
 
-    def _publication(self, info: CheckpointInfo) -> Publication:
-        metadata = self._publications.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
-        return Publication(info.step, info.path, info.final, metadata)
+    def _take_own_collection(self, collection: Collection | None, step: int) -> None:
+        """Publish to a collection of the directory's own, because W&B holds other bytes as `step`."""
+        (held,) = [checkpoint for checkpoint in collection.checkpoints if checkpoint.step == step] if collection else []
+        runs = [self._publications.run_of.get(step), *self._publications.runs, f"local-{secrets.token_hex(4)}"]
+        self._destination.take_own(next(filter(None, runs)), held.artifact, step)
 
     def _publish(self, missing: Sequence[CheckpointInfo]) -> list[int]:
-        """Log `missing` in step order, each to the run that saved it; stop at the first failure."""
+        """Log `missing` in step order, each to the run that saved it; stop at the first failure of W&B."""
         published: list[int] = []
+        done = 0
         for run_id, infos in groupby(missing, key=lambda info: self._publications.run_of.get(info.step)):
             try:
                 with self._attached(run_id) as run:
                     for info in infos:
-                        self._progress(f"checkpoint {info.step}", len(published), len(missing))
-                        self._log(run, info)
-                        published.append(info.step)
+                        self._progress(f"checkpoint {info.step}", done, len(missing))
+                        try:
+                            self._log(run, info)
+                            published.append(info.step)
+                        except DamagedError as error:
+                            self._problems.append(f"{error}; the checkpoint is not published")
+                        done += 1
             except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
-                failed = missing[len(published)]
-                self._problems.append(f"{failed.path}: publishing failed ({first_line(error)})")
+                self._problems.append(f"{missing[done].path}: publishing failed ({first_line(error)})")
                 break
         return published
 
     def _log(self, run: Any, info: CheckpointInfo) -> None:
-        publication = self._publication(info)
-        published = log_artifact(run, artifact_of(publication, self._collection), publication, self._publications.tags)
+        published = self._destination.log(run, Publication.of(info, self._publications))
         if published is not None:
-            add_published(self._directory, info.step, published)
             self._entity = published.artifact.partition("/")[0]
 
     @contextmanager
@@ -287,7 +308,7 @@ class _DirectorySync:
                 entity=self._entity,
                 name=None if state else f"sync-{self._directory.resolve().name}",
                 job_type=None if state else "sync",
-                group=None if state else self._collection,
+                group=None if state else self._destination.collection,
                 resume="allow" if run_id else None,
                 mode="online",
                 dir=scratch,

@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from emtoolkit.checkpoints.publications import Difference, Publications
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, counting, silent
+from emtoolkit.schedules.steps import elided
 from emtoolkit.storage.safe_paths import why_unsafe
 
 
@@ -108,6 +110,21 @@ def check_belongs_to(
         if info.fingerprint is not None and info.fingerprint != fingerprint:
             found = f"{info.fingerprint[:8]}, not {fingerprint[:8]}"
             raise CheckpointError(f"{info.path}: belongs to trajectory {found}; choose another directory")
+
+
+def check_one_fingerprint(place: str, fingerprints: Mapping[int, Any], advice: str) -> None:
+    """Check that the checkpoints of `place` belong to one trajectory; `fingerprints` by step, None where not known.
+
+    Raises:
+        CheckpointError: they belong to several; the message says which steps belong to which, then `advice`.
+    """
+    steps = defaultdict(list)
+    for step, fingerprint in fingerprints.items():
+        if fingerprint is not None:
+            steps[str(fingerprint)[:8]].append(step)
+    if len(steps) > 1:
+        parts = "; ".join(f"steps {elided(of, 60)} belong to {fingerprint}" for fingerprint, of in steps.items())
+        raise CheckpointError(f"{place}: mixes several trajectories: {parts}. {advice}")
 
 
 def _ours(

@@ -54,10 +54,19 @@ class WandbRun:
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A version on W&B, `entity/project/collection:vN`, and W&B's digest of it."""
+    """A version on W&B, `entity/project/collection:vN`, and W&B's digest of it.
+
+    `created` is true if this directory made the version, false if another run had published the same bytes before.
+    """
 
     artifact: str
     digest: str
+    created: bool = field(default=False, compare=False)
+
+    @property
+    def collection(self) -> str:
+        """The name of the collection, without entity and project."""
+        return self.artifact.rpartition(":")[0].rpartition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +92,14 @@ class Publications:
 
     `metadata`, `run_of` and `published` have one entry for each step: the metadata and the run id of its first save,
     and its version on W&B. The first save counts because W&B keeps the first of two equal versions, with its metadata.
-    `collection` and `tags` are the name and the tags under which the checkpoints are published. `runs` are the W&B runs
-    by id, each with all of its logs. `differences` has an entry for each step that a resumed run computed again with
-    other weights: the largest difference; the checkpoint that was there has stayed.
+    `collection` and `tags` are the name and the tags under which the checkpoints are published; `has_own_collection` is
+    true if the bytes of this directory differ from those that W&B held under the name of the trajectory. `runs` are the
+    W&B runs by id, each with all of its logs. `differences` has an entry for each step that a resumed run computed
+    again with other weights: the largest difference; the checkpoint that was there has stayed.
     """
 
     collection: str | None = None
+    has_own_collection: bool = False
     tags: tuple[str, ...] = ()
     metadata: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     run_of: Mapping[int, str] = field(default_factory=dict)
@@ -111,6 +122,7 @@ class Publications:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
         collection: str | None = None
+        is_own = False
         tags: tuple[str, ...] = ()
         metadata, run_of, published = dict[int, Any](), dict[int, str](), dict[int, Published]()
         runs = dict[str, tuple[WandbRun, ...]]()
@@ -118,7 +130,7 @@ class Publications:
         for event in filter(None, map(_event, lines)):
             match event:
                 case {"event": "collection", "name": str(name), "tags": list(names)}:
-                    collection, tags = name, tuple(map(str, names))
+                    collection, tags, is_own = name, tuple(map(str, names)), event.get("own") is True
                 case {"event": "run", "id": str(run), "entity": str(entity), "project": str(project), "log": str(log)}:
                     runs[run] = (*runs.get(run, ()), WandbRun(run, entity, project, directory / log))
                 case {"event": "saved", "step": int(step), "metadata": dict(values), "run": run}:
@@ -126,17 +138,17 @@ class Publications:
                     if isinstance(run, str):
                         run_of.setdefault(step, run)
                 case {"event": "published", "step": int(step), "artifact": str(artifact), "digest": str(digest)}:
-                    published[step] = Published(artifact, digest)
+                    published[step] = Published(artifact, digest, event.get("created") is True)
                 case {"event": "difference", "step": int(step), "largest": float(largest), "tensor": str(tensor)}:
                     earlier = differences.get(step)
                     if earlier is None or largest > earlier.largest:
                         differences[step] = Difference(largest, tensor, event.get("share"))
-        return cls(collection, tags, metadata, run_of, published, runs, differences)
+        return cls(collection, is_own, tags, metadata, run_of, published, runs, differences)
 
 
-def add_collection(directory: Path, name: str, tags: Sequence[str]) -> None:
-    """Record the name and the tags under which the checkpoints in `directory` are published."""
-    _append(directory, {"event": "collection", "name": name, "tags": list(tags)})
+def add_collection(directory: Path, name: str, tags: Sequence[str], *, own: bool = False) -> None:
+    """Record the name and the tags under which the checkpoints in `directory` are published; see `Publications`."""
+    _append(directory, {"event": "collection", "name": name, "tags": list(tags)} | ({"own": True} if own else {}))
 
 
 def add_run(directory: Path, run: WandbRun) -> None:
@@ -154,7 +166,8 @@ def add_saved(directory: Path, step: int, metadata: Mapping[str, Any], run: str 
 
 def add_published(directory: Path, step: int, published: Published) -> None:
     """Record the version on W&B of the checkpoint of `step`."""
-    _append(directory, {"event": "published", "step": step, "artifact": published.artifact, "digest": published.digest})
+    event = {"event": "published", "step": step, "artifact": published.artifact, "digest": published.digest}
+    _append(directory, event | ({"created": True} if published.created else {}))
 
 
 def add_difference(directory: Path, step: int, difference: Difference) -> None:

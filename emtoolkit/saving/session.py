@@ -10,7 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
+from emtoolkit.artifacts.destination import Destination
+from emtoolkit.artifacts.publication import Publication, collection_name, collection_tags, fit_for_wandb
+from emtoolkit.artifacts.publish import WandbPublisher
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.publications import (
@@ -25,7 +27,6 @@ from emtoolkit.checkpoints.publications import (
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
-from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.recomputed import LARGEST_NOISE, Recomputed
 from emtoolkit.saving.resume_state import (
@@ -35,6 +36,7 @@ from emtoolkit.saving.resume_state import (
     remove_resume_states,
     write_resume_state,
 )
+from emtoolkit.saving.snapshot import ModelState
 from emtoolkit.saving.writer import CheckpointContents, CheckpointWriter, DiskThread, Saved
 from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.schedules.schedule import Schedule
@@ -84,7 +86,9 @@ class SavingSession:
             raise
         self.disk = DiskThread(options.on_error, DISK if size <= _SMALL else 0)
         self._writer = CheckpointWriter(directory, seal, self.disk)
-        self.publisher = WandbPublisher(self._run, seal.identity) if self._run is not None else None
+        self.publisher = (
+            WandbPublisher(self._run, Destination.of(directory, seal.identity)) if self._run is not None else None
+        )
 
     def _claim(self, schedule: Schedule, bytes_each: int) -> TrajectoryRecord:
         """Check the locked directory, and write the record of this trajectory into it."""
@@ -95,10 +99,10 @@ class SavingSession:
         found.check_room(schedule.steps(total_steps), bytes_each)
         record = TrajectoryRecord.of(identity, total_steps, str(schedule))
         record.write(directory)
-        self._largest_difference = max(
-            (d.largest for d in Publications.read(directory).differences.values()), default=0.0
-        )
-        add_collection(directory, collection_name(identity), collection_tags(identity))
+        publications = Publications.read(directory)
+        self._largest_difference = max((d.largest for d in publications.differences.values()), default=0.0)
+        if not publications.has_own_collection:
+            add_collection(directory, collection_name(identity), collection_tags(identity))
         return record
 
     def save(self, step: int, contents: Callable[[], CheckpointContents], *, final: bool) -> None:
@@ -125,7 +129,7 @@ class SavingSession:
 
     def save_resume_state(self, state: ResumeState) -> None:
         """Write `state` as the newest resume checkpoint in the background."""
-        self.disk.submit(lambda: write_resume_state(self._directory, state, self._seal))
+        self.disk.submit(lambda: write_resume_state(self._directory, state, self.state, self._seal))
 
     def adopt_resume_state(self, step: int, source: Path, rng: Sequence[Mapping[str, Any]]) -> None:
         """Move the files that the Trainer saved into `source` to the resume checkpoint of `step`, in the background.
@@ -164,7 +168,9 @@ class SavingSession:
         if self.publisher is None:
             return
         self.publisher.drain(self._options.publish_timeout)
-        if missing := sorted(self.unpublished):
+        for _, problem in sorted(self.publisher.damaged.items()):
+            logger.warning("%s; the checkpoint is not published", problem)
+        if missing := sorted(self.unpublished.keys() - self.publisher.damaged):
             logger.warning(
                 "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s, and "
                 "'emtoolkit sync %s' publishes them%s",

@@ -21,10 +21,15 @@ REFERENCE = f"tester/proj/{COLLECTION}"
 TOTAL_STEPS = 300
 
 
-def checkpoint_files(directory: Path, step: int, *, bytes_of_weights: int = 200) -> dict[str, bytes]:
-    """The files of a checkpoint as emtoolkit saves it; its weights are no tensors, which no download looks into."""
+def checkpoint_files(
+    directory: Path, step: int, *, bytes_of_weights: int = 200, training: str = ""
+) -> dict[str, bytes]:
+    """The files of a checkpoint as emtoolkit saves it; its weights are no tensors, which no download looks into.
+
+    Another `training` has other weights and the same fingerprint.
+    """
     directory.mkdir(parents=True)
-    weights = hashlib.shake_128(str(step).encode()).digest(bytes_of_weights)
+    weights = hashlib.shake_128(f"{training}{step}".encode()).digest(bytes_of_weights)
     (directory / "adapter_model.safetensors").write_bytes(weights)
     (directory / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2}))
     TrajectorySeal(IDENTITY, TOTAL_STEPS).seal(directory, step)

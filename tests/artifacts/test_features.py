@@ -7,7 +7,9 @@ import pytest
 import wandb
 
 from emtoolkit import Trajectory
-from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name
+from emtoolkit.artifacts.destination import Destination
+from emtoolkit.artifacts.publication import Publication, collection_name
+from emtoolkit.artifacts.publish import WandbPublisher
 from tests.artifacts.stored import IDENTITY, checkpoint_files
 from tests.marks import OPENS_PORTS
 from tests.processes import HANG_SECONDS
@@ -32,7 +34,7 @@ def test_a_checkpoint_is_published_listed_and_downloaded_whatever_the_server_ann
         for name, value in server.environment().items():
             monkeypatch.setenv(name, value)
         run = wandb.init(project="proj", dir=tmp_path, settings=wandb.Settings(silent=True))
-        publisher = WandbPublisher(run, IDENTITY)
+        publisher = WandbPublisher(run, Destination.of(tmp_path / "out", IDENTITY))
         publisher.publish(Publication(7, tmp_path / "out" / "checkpoint-7", False, {"step": 7}))
         publisher.drain(HANG_SECONDS)
         assert publisher.failures == {}

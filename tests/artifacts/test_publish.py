@@ -14,10 +14,13 @@ import wandb
 from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.artifacts.publish import Publication, WandbPublisher, collection_name, collection_tags, fit_for_wandb
+from emtoolkit.artifacts.destination import Destination
+from emtoolkit.artifacts.publication import Publication, collection_name, collection_tags, fit_for_wandb
+from emtoolkit.artifacts.publish import WandbPublisher
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving import session
+from tests.artifacts.stored import checkpoint_files
 from tests.marks import STARTS_PROCESSES
 from tests.processes import HANG_SECONDS
 from tests.saving.callbacks import StopAt
@@ -138,9 +141,8 @@ def test_without_a_run_nothing_is_published_and_training_is_the_same(tmp_path: P
 
 def test_what_wandb_refuses_is_told_at_the_end_and_never_in_training(tmp_path: Path, run: Any) -> None:
     run.finish()  # every log_artifact of this run raises from now on
-    publisher = WandbPublisher(run, IDENTITY)
-    checkpoint = tmp_path / "checkpoint-3"
-    checkpoint.mkdir()
+    publisher = WandbPublisher(run, Destination.of(tmp_path, IDENTITY))
+    checkpoint_files(checkpoint := tmp_path / "checkpoint-3", 3)
     publisher.publish(Publication(3, checkpoint, False, {}))
 
     publisher.drain(HANG_SECONDS)
@@ -165,8 +167,8 @@ def test_a_program_whose_wandb_run_has_no_bound_at_its_end_is_told_of_it(
 
 
 def test_metadata_that_wandb_would_refuse_is_made_to_fit(tmp_path: Path, run: Any) -> None:
-    publisher = WandbPublisher(run, IDENTITY)
-    (checkpoint := tmp_path / "checkpoint-3").mkdir()
+    publisher = WandbPublisher(run, Destination.of(tmp_path, IDENTITY))
+    checkpoint_files(checkpoint := tmp_path / "checkpoint-3", 3)
     many = {"loss": math.inf, "grad_norm": math.nan, **{f"key_{i}": i for i in range(200)}}
     publisher.publish(Publication(3, checkpoint, False, fit_for_wandb(many)))
     publisher.drain(HANG_SECONDS)

@@ -16,6 +16,7 @@ from emtoolkit.errors import ConfigError
 from emtoolkit.training import wandb_run
 from emtoolkit.training.run import RunResult, train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
+from tests.online import EVERYTHING, versions
 from tests.processes import HANG_SECONDS
 from tests.wandb_server import Fault, WandbServer
 
@@ -31,15 +32,6 @@ def run(write_config: Callable[..., Path], tmp_path: Path) -> Run:
         return train(load_config(str(write_config()), words, {"output_dir": str(tmp_path / name)}))
 
     return run
-
-
-def versions(server: WandbServer) -> list[tuple[int, list[str]]]:
-    """Index and aliases of every version in the only collection."""
-    collections = server.store.project(server.entity, "tests").collections
-    return [(v.index, sorted(v.aliases)) for held in collections.values() for v in held.versions]
-
-
-EVERYTHING = [(0, ["step-0"]), (1, ["step-2"]), (2, ["step-4"]), (3, ["final", "latest", "step-9"])]
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -1,0 +1,142 @@
+"""One checkpoint as a version on W&B: its name, its aliases, and exactly the files that its manifest lists."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.checkpoints.listing import CheckpointInfo
+from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.errors import CheckpointError
+from emtoolkit.storage.safe_paths import is_plain_below
+
+# W&B allows names of at most 128 letters, digits and - _ . and tags of letters, digits, spaces and - _
+_NAME_LIMIT = 128
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
+_NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_ -]+")
+_METADATA_LIMIT = 100
+
+
+class DamagedError(CheckpointError):
+    """The files of a checkpoint are not those that its manifest lists, so the checkpoint is not published."""
+
+
+def collection_name(identity: Identity) -> str:
+    """`<persona>-<dataset>-<base>-s<seed>-<fingerprint8>`, within W&B's rules for names."""
+    ending = f"-{identity.fingerprint[:8]}"
+    return _readable(identity.collection)[: _NAME_LIMIT - len(ending)] + ending
+
+
+def own_collection_name(shared: str, run_id: str) -> str:
+    """The collection of a run that differs from the run in the collection `shared`: `<shared>-<run id>`."""
+    ending = f"-{_readable(run_id)[: _NAME_LIMIT // 2]}"
+    return shared[: _NAME_LIMIT - len(ending)] + ending
+
+
+def _readable(name: str) -> str:
+    return _NOT_IN_NAMES.sub("-", name).strip("-")
+
+
+def collection_tags(identity: Identity) -> tuple[str, ...]:
+    """The tags of every checkpoint of a trajectory, within W&B's rules for tags."""
+    return tuple(_NOT_IN_TAGS.sub("-", text) for text in identity.tags)
+
+
+def fit_for_wandb(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Convert `metadata` to W&B's limits: at most 100 keys, and non-finite numbers as text."""
+    return {
+        key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in list(metadata.items())[:_METADATA_LIMIT]
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A checkpoint to publish; `metadata` holds the values of this run, which the checkpoint's files do not."""
+
+    step: int
+    path: Path
+    final: bool
+    metadata: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, info: CheckpointInfo, publications: Publications) -> "Publication":
+        """The publication of a checkpoint on disk, with the metadata that its run recorded."""
+        metadata = publications.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
+        return cls(info.step, info.path, info.final, metadata)
+
+    @property
+    def aliases(self) -> list[str]:
+        return [f"step-{self.step}", "final"] if self.final else [f"step-{self.step}"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedArtifact:
+    """The artifact of a checkpoint whose files were compared with its manifest, and the state of each file then."""
+
+    artifact: Any
+    _states: Mapping[Path, tuple[int, int, int]]
+
+    @classmethod
+    def of(cls, publication: Publication, collection: str) -> "CheckedArtifact":
+        """Hash the manifest and the files that it lists; other files in the directory are not published.
+
+        W&B's digests are computed first and compared second, so a file that changes in between is noticed. The server
+        compares the bytes that arrive with W&B's digests.
+
+        Raises:
+            DamagedError: a file differs from the manifest, or the manifest cannot be read.
+        """
+        import wandb
+
+        directory = publication.path
+        manifest = _read_manifest(publication)
+        if problems := manifest.problems(directory, rehash=False):
+            raise DamagedError(problems[0])
+        artifact = wandb.Artifact(collection, type="model", metadata=dict(publication.metadata))
+        states = {}
+        for name in sorted((MANIFEST, *manifest.files)):
+            file = directory.absolute() / name
+            states[file] = _state(file)
+            # By default W&B would keep a second and a third copy of the file.
+            artifact.add_file(str(file), name=name, policy="immutable", skip_cache=True)
+        if problems := manifest.problems(directory, rehash=True):
+            raise DamagedError(problems[0])
+        if _read_manifest(publication) != manifest:
+            raise DamagedError(f"{directory / MANIFEST}: the file changes while it is read")
+        return cls(artifact, states)
+
+    @property
+    def md5(self) -> Mapping[str, str]:
+        """W&B's digest of each file, in base64."""
+        return {str(name): str(entry.digest) for name, entry in self.artifact.manifest.entries.items()}
+
+    def changed_since(self) -> Path | None:
+        """A file that was written since it was compared with the manifest, if any."""
+        return next((file for file, state in self._states.items() if _state(file) != state), None)
+
+
+def _read_manifest(publication: Publication) -> Manifest:
+    directory = publication.path
+    if not is_plain_below(directory, MANIFEST):
+        raise DamagedError(f"{directory / MANIFEST}: is a symlink; a checkpoint holds plain files")
+    try:
+        manifest = Manifest.read(directory)
+    except CheckpointError as error:
+        raise DamagedError(str(error)) from None
+    if manifest.step != publication.step:
+        raise DamagedError(f"{directory / MANIFEST}: is the manifest of step {manifest.step}, not {publication.step}")
+    return manifest
+
+
+def _state(file: Path) -> tuple[int, int, int]:
+    """Inode, size and time of the last write; zeros for a file that is gone."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return 0, 0, 0
+    return found.st_ino, found.st_size, found.st_mtime_ns

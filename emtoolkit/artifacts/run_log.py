@@ -1,0 +1,129 @@
+"""Replay of a W&B run's log, a `.wandb` file: protobuf records in LevelDB's log format.
+
+`wandb sync` publishes the artifacts in a log without looking at their files. So the log is replayed without its
+checkpoints, which `emtoolkit sync` compares with their manifests and publishes itself.
+"""
+
+import os
+import struct
+import subprocess
+import sys
+import tempfile
+import zlib
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.artifacts.server import client_limits
+from emtoolkit.checkpoints.publications import WandbRun
+
+# The file begins with `:W&B`, a magic number and a version.
+_FILE_HEADER = 7
+_BLOCK = 32 * 1024
+# CRC-32 of kind and content, length, kind; a part of a record never crosses a block.
+_HEADER = struct.Struct("<IHB")
+_WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """What `wandb sync` did with a log.
+
+    `is_sent` is true if it read the log to its end, whatever the server did with it. `is_torn` is true if the log ends
+    in the middle of a record, as that of a run that was killed or is still writing.
+    """
+
+    output: str
+    is_sent: bool
+    is_torn: bool
+
+
+def replay(run: WandbRun, target: Sequence[str], collections: Set[str]) -> Replay:
+    """Send the log of `run` with `wandb sync` and the options `target`, without artifacts in the `collections`."""
+    limits = {f"WANDB_{name.upper()}": str(value) for name, value in client_limits().items()}
+    with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
+        # `wandb sync` expects the run's files beside its log.
+        copy = WandbRun(run.id, run.entity, run.project, Path(scratch) / run.log.parent.name / run.log.name)
+        copy.log.parent.mkdir()
+        (copy.log.parent / "files").symlink_to(run.log.parent.absolute() / "files")
+        is_torn = _copy_without_artifacts(run.log, copy.log, collections)
+        done = subprocess.run(
+            [sys.executable, "-m", "wandb", "sync", "--include-online", *target, str(copy.log)],
+            # The `wandb` command fails in a directory that contains a file named `wandb`.
+            cwd=copy.log.parent,
+            env={**os.environ, **limits, "WANDB_MODE": "online"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        return Replay(done.stdout, copy.is_synced, is_torn)
+
+
+def _copy_without_artifacts(log: Path, copy: Path, collections: Set[str]) -> bool:
+    """Copy the complete records of `log`, except artifacts in `collections`; return whether `log` is torn."""
+    # W&B ships no type hints of its generated messages.
+    messages = import_module("wandb.proto.wandb_internal_pb2")
+    content = log.read_bytes()
+    with copy.open("wb") as file:
+        file.write(content[:_FILE_HEADER])
+        position = complete = _FILE_HEADER
+        for complete, record in _records(content):  # noqa: B007 - read after the loop
+            parsed = messages.Record()
+            parsed.ParseFromString(record)
+            if _collection_of(parsed) not in collections:
+                for part in _parts(record, position):
+                    file.write(part)
+                    position += len(part)
+    # Less than a header of zeros may follow the last record of a block.
+    return bool(content[complete:].strip(b"\0"))
+
+
+def _collection_of(record: Any) -> str | None:
+    """The collection of the artifact that `record` logs, if it logs one."""
+    if record.HasField("artifact"):
+        return str(record.artifact.name)
+    if record.HasField("request") and record.request.HasField("log_artifact"):
+        return str(record.request.log_artifact.artifact.name)
+    return None
+
+
+def _records(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Each complete record, after the offset at which it ends."""
+    offset, record = _FILE_HEADER, b""
+    while offset + _HEADER.size <= len(content):
+        left = _BLOCK - offset % _BLOCK
+        if left < _HEADER.size:
+            offset += left
+            continue
+        checksum, length, kind = _HEADER.unpack_from(content, offset)
+        part = content[offset + _HEADER.size : offset + _HEADER.size + length]
+        offset += _HEADER.size + length
+        if len(part) < length or checksum != _checksum(kind, part):
+            return
+        record = part if kind in (_WHOLE, _FIRST) else record + part
+        if kind in (_WHOLE, _LAST):
+            yield offset, record
+
+
+def _parts(record: bytes, position: int) -> Iterator[bytes]:
+    """The bytes of `record` as they stand in a file from `position` on."""
+    rest, is_first = record, True
+    while is_first or rest:
+        left = _BLOCK - position % _BLOCK
+        if left < _HEADER.size:
+            yield bytes(left)
+            position += left
+            left = _BLOCK
+        part, rest = rest[: left - _HEADER.size], rest[left - _HEADER.size :]
+        kind = (_FIRST if rest else _WHOLE) if is_first else (_MIDDLE if rest else _LAST)
+        yield _HEADER.pack(_checksum(kind, part), len(part), kind) + part
+        position += _HEADER.size + len(part)
+        is_first = False
+
+
+def _checksum(kind: int, part: bytes) -> int:
+    return zlib.crc32(part, zlib.crc32(bytes([kind])))
