@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from benchmarks.subject import bytes_below, lora_model, make_trainer, report, scratch, wandb_run
 from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.saving.snapshot import model_state
+from emtoolkit.saving.adapter_state import model_state
 
 STEPS, EVERY = 25, 5
 SAVED = list(range(EVERY, STEPS + 1, EVERY))

@@ -21,6 +21,7 @@ from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import UserError
 from emtoolkit.saving.local import LocalSaving
+from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import set_aside
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import check_resume_state, stateful_callbacks_of
@@ -28,7 +29,6 @@ from emtoolkit.saving.resume_timing import ResumeTiming
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.sharded import ShardedSaving, is_sharded
 from emtoolkit.saving.signals import TrainingInterrupted
-from emtoolkit.saving.snapshot import ModelState
 from emtoolkit.saving.strategy import SavingSetup, SavingStrategy, TrainerEvent
 from emtoolkit.saving.trainer_arguments import own_the_saves, warn_of_stateful_callbacks
 from emtoolkit.saving.trainer_identity import identity_of_training, initial_weights_digest

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from emtoolkit.saving.adapter_state import model_state
+from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.resume_state import ResumeState
 from emtoolkit.saving.session import SavingSession
-from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers, model_state
+from emtoolkit.saving.snapshot import SnapshotBuffers
 from emtoolkit.saving.strategy import SavingSetup, TrainerEvent
 from emtoolkit.saving.writer import CheckpointContents
 
@@ -24,7 +26,7 @@ class _Copies:
 
     def save(self, step: int, *, final: bool) -> None:
         """Save the live model as `step`."""
-        self.session.save(step, partial(CheckpointContents.of_copy, self.state, self.buffers, step), final=final)
+        self.session.save(step, partial(CheckpointContents.of_copy, self.buffers, step), final=final)
 
     def save_resume_state(self, event: TrainerEvent, random_states: list[Any], callbacks: list[Any]) -> None:
         """Save everything that continuing from this moment needs."""

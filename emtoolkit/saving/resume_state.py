@@ -24,7 +24,7 @@ from emtoolkit.checkpoints.layout import TRAINER_STATE, checkpoint_name, step_of
 from emtoolkit.checkpoints.manifest import Manifest, TrajectorySeal
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, counting, silent
-from emtoolkit.saving.snapshot import ModelState, failures_as_os_errors
+from emtoolkit.saving.model_state import ModelState, WriteFiles, failures_as_os_errors
 from emtoolkit.storage.atomic import remove_directory, write_directory
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,7 @@ class ResumeState:
 
     step: int
     tensors: Mapping[str, Tensor]
+    write: WriteFiles
     optimizer: Any
     lr_scheduler: Any
     scaler: Mapping[str, Any] | None
@@ -66,6 +67,7 @@ class ResumeState:
         return cls(
             step=trainer_state.global_step,
             tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in model_state.tensors.items()},
+            write=model_state.writer(),
             optimizer=_copied(optimizer.state_dict()),
             lr_scheduler=_copied(lr_scheduler.state_dict()),
             scaler=None if scaler is None else _copied(scaler.state_dict()),
@@ -74,7 +76,7 @@ class ResumeState:
         )
 
 
-def write_resume_state(directory: Path, state: ResumeState, model_state: ModelState, seal: TrajectorySeal) -> None:
+def write_resume_state(directory: Path, state: ResumeState, seal: TrajectorySeal) -> None:
     """Write `state` as `<directory>/resume/checkpoint-N`, then delete the older resume checkpoints.
 
     Raises:
@@ -82,7 +84,7 @@ def write_resume_state(directory: Path, state: ResumeState, model_state: ModelSt
     """
 
     def fill(target: Path) -> None:
-        model_state.write(target, state.tensors)
+        state.write(target, state.tensors)
         with failures_as_os_errors():
             torch.save(state.optimizer, target / "optimizer.pt")
             torch.save(state.lr_scheduler, target / "scheduler.pt")

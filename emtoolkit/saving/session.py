@@ -27,6 +27,7 @@ from emtoolkit.checkpoints.publications import (
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.recomputed import LARGEST_NOISE, Recomputed
 from emtoolkit.saving.resume_state import (
@@ -36,7 +37,6 @@ from emtoolkit.saving.resume_state import (
     remove_resume_states,
     write_resume_state,
 )
-from emtoolkit.saving.snapshot import ModelState
 from emtoolkit.saving.writer import CheckpointContents, CheckpointWriter, DiskThread, Saved
 from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.schedules.schedule import Schedule
@@ -129,7 +129,7 @@ class SavingSession:
 
     def save_resume_state(self, state: ResumeState) -> None:
         """Write `state` as the newest resume checkpoint in the background."""
-        self.disk.submit(lambda: write_resume_state(self._directory, state, self.state, self._seal))
+        self.disk.submit(lambda: write_resume_state(self._directory, state, self._seal))
 
     def adopt_resume_state(self, step: int, source: Path, rng: Sequence[Mapping[str, Any]]) -> None:
         """Move the files that the Trainer saved into `source` to the resume checkpoint of `step`, in the background.

@@ -20,9 +20,10 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from emtoolkit.checkpoints.layout import checkpoint_name
+from emtoolkit.saving.adapter_state import model_state
+from emtoolkit.saving.model_state import ModelState, WriteFiles
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SavingSession
-from emtoolkit.saving.snapshot import ModelState, model_state
 from emtoolkit.saving.strategy import SavingSetup, TrainerEvent
 from emtoolkit.saving.writer import CheckpointContents
 from emtoolkit.storage.atomic import TEMPORARY
@@ -47,8 +48,8 @@ class GatheredState:
     def tensors(self) -> Mapping[str, Tensor]:
         return self._tensors
 
-    def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        self._layout.write(directory, tensors)
+    def writer(self) -> WriteFiles:
+        return self._layout.writer()
 
     def adopt(self, source: Path, directory: Path) -> None:
         self._layout.adopt(source, directory)

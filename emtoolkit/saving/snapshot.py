@@ -1,177 +1,89 @@
 """Copies of a model's state at one step, in buffers that are reused from save to save.
 
-The tensors are listed once per training: PEFT returns tensors that alias the live parameters, and optimizers update
-parameters in place, so a save only copies memory. Writing the live tensors without a copy produced wrong files.
+A save only copies memory, because the tensors are listed once and again only if one moved. Writing the live tensors
+without a copy produced wrong files.
 """
 
-import errno
-import os
 import queue
-import re
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor
 
-from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX
-from emtoolkit.errors import CheckpointError
-from emtoolkit.progress import no_library_bars
-from emtoolkit.storage.digests import canonical_json
-
-
-class ModelState(Protocol):
-    """The tensors that a checkpoint of one model holds, and how they become files that load again."""
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        """The live tensors by their names in the file; tied names map to the same object."""
-
-    def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write `tensors`, copies of the live tensors, and the config into `directory`."""
-
-    def adopt(self, source: Path, directory: Path) -> None:
-        """Put the files that `write` would write into `directory`, taken from a save of the Trainer in `source`."""
-
-
-class AdapterState:
-    """The trainable PEFT adapter of a model, as the two files that `PeftModel.from_pretrained` loads."""
-
-    def __init__(self, model: Any) -> None:
-        from peft import get_peft_model_state_dict
-        from peft.utils.other import EMBEDDING_LAYER_NAMES
-
-        self._name = _trainable_adapter(model)
-        config = model.peft_config[self._name]
-        targets = config.target_modules or ()
-        # PEFT's default "auto" queries the hub for the base model's vocabulary at every save.
-        embeddings = any(layer in targets for layer in EMBEDDING_LAYER_NAMES)
-        self._tensors: dict[str, Tensor] = get_peft_model_state_dict(
-            model,
-            state_dict=model.state_dict(keep_vars=True),
-            adapter_name=self._name,
-            save_embedding_layers=embeddings,
-        )
-        values = config.to_dict() | {"inference_mode": True}
-        base = getattr(model.get_base_model(), "name_or_path", None)
-        values["base_model_name_or_path"] = values.get("base_model_name_or_path") or base
-        if config.task_type is None:
-            # As PEFT does, so that AutoPeftModel finds the class.
-            base_class = type(model.get_base_model())
-            values["auto_mapping"] = {"base_model_class": base_class.__name__, "parent_library": base_class.__module__}
-        # PEFT keeps target modules in a set, whose order depends on PYTHONHASHSEED.
-        self._config = canonical_json({key: sorted(v) if isinstance(v, set) else v for key, v in values.items()})
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        return self._tensors
-
-    def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        with failures_as_os_errors():
-            save_file(dict(tensors), directory / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-        (directory / ADAPTER_CONFIG).write_bytes(self._config)
-
-    def adopt(self, source: Path, directory: Path) -> None:
-        _link(source, directory, (ADAPTER_WEIGHTS,))
-        (directory / ADAPTER_CONFIG).write_bytes(self._config)
-
-
-class FullState:
-    """All weights of a model, as the files that its `from_pretrained` loads."""
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._tensors: dict[str, Tensor] = model.state_dict(keep_vars=True)
-
-    @property
-    def tensors(self) -> Mapping[str, Tensor]:
-        return self._tensors
-
-    def write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        # transformers handles tied weights, shards and the parameter renamings of some architectures.
-        with failures_as_os_errors(), no_library_bars():
-            self._model.save_pretrained(directory, state_dict=dict(tensors))
-
-    def adopt(self, source: Path, directory: Path) -> None:
-        _link(source, directory, ("model*.safetensors", MODEL_INDEX, "*config.json"))
-
-
-@contextmanager
-def failures_as_os_errors() -> Iterator[None]:
-    """Convert safetensors and torch write failures to `OSError`."""
-    try:
-        yield
-    except (SafetensorError, RuntimeError) as error:
-        number = re.search(r"os error (\d+)|code: (\d+)", str(error))
-        code = int(number[1] or number[2]) if number else errno.EIO
-        # torch does not report the system's error; its own message is the cause.
-        raise OSError(code, os.strerror(code) if number else "the disk took only a part of the file") from error
-
-
-def model_state(model: Any) -> ModelState:
-    """The state that checkpoints of `model` hold: the trainable adapter under PEFT, otherwise all weights.
-
-    Raises:
-        CheckpointError: the model trains no adapter, or more than one.
-    """
-    return AdapterState(model) if hasattr(model, "peft_config") else FullState(model)
-
-
-def _link(source: Path, directory: Path, patterns: Sequence[str]) -> None:
-    """Hard-link the files of `source` that match into `directory`; nothing changes them later."""
-    files = [file for pattern in patterns for file in source.glob(pattern)]
-    if not any(file.suffix == ".safetensors" for file in files):
-        raise CheckpointError(f"{source}: the Trainer saved no weights ({patterns[0]})")
-    for file in files:
-        try:
-            os.link(file, directory / file.name)
-        except OSError:  # a file system without hard links
-            shutil.copyfile(file, directory / file.name)
-
-
-def _trainable_adapter(model: Any) -> str:
-    trainable = {
-        name
-        for name in model.peft_config
-        if any(p.requires_grad and f".{name}." in f".{key}." for key, p in model.named_parameters())
-    }
-    if len(trainable) != 1:
-        raise CheckpointError(
-            f"the model trains {len(trainable)} of its adapters ({', '.join(model.peft_config)}); a checkpoint holds "
-            "exactly one, so make exactly one trainable"
-        )
-    return str(trainable.pop())
-
+from emtoolkit.saving.live_tensors import place
+from emtoolkit.saving.model_state import ModelState, WriteFiles
 
 # Up to this size in bytes a copy through the buffer protocol is faster, because no operator is dispatched (0.6 ms
 # instead of 0.8 ms for the 112 tensors of a 9.6 MB LoRA); above it torch's threads are faster.
 _LARGE = 512 * 1024
 
 
+class _Live:
+    """The live tensors of one listing; tied names share an index, and their memory is copied once."""
+
+    def __init__(self, listing: Mapping[str, Tensor]) -> None:
+        self.listing = listing
+        self.names: dict[str, int] = {}
+        self.tensors: list[Tensor] = []
+        indices: dict[tuple[Any, ...], int] = {}
+        for name, tensor in listing.items():
+            key = place(tensor)
+            if key not in indices:
+                indices[key] = len(self.tensors)
+                self.tensors.append(tensor.detach())
+            self.names[name] = indices[key]
+
+
 class _Buffers:
-    """Memory for one copy of the tensors `live`."""
+    """Memory for one copy of the live tensors."""
 
-    def __init__(self, live: Sequence[Tensor]) -> None:
-        self.tensors = [torch.empty_like(t, device="cpu", pin_memory=t.is_cuda) for t in live]
-        pairs = list(zip(self.tensors, live, strict=True))
-        self._small = [(_memory(target), _memory(source)) for target, source in pairs if _is_small(source)]
-        self._targets = [target for target, source in pairs if not _is_small(source)]
-        self._sources = [source for source in live if not _is_small(source)]
+    def __init__(self) -> None:
+        self.tensors: list[Tensor] = []
+        self._layouts: list[Any] = []
+        self._live: _Live | None = None
 
-    def fill(self, *, non_blocking: bool) -> None:
-        """Copy the live tensors."""
+    def fill(self, live: _Live) -> list[Any]:
+        """Copy the live tensors; the events that say when each device has finished."""
+        if live is not self._live:
+            self._bind(live)
         for target, source in self._small:
             target[:] = source
-        if self._targets:
-            with torch.no_grad():
-                torch._foreach_copy_(self._targets, self._sources, non_blocking=non_blocking)
+        return [_begin_copy(device, *pairs) for device, pairs in self._large.items()]
+
+    def _bind(self, live: _Live) -> None:
+        """Prepare to copy `live`; memory is kept where the tensor at the same place has the same layout."""
+        layouts = [(t.shape, t.stride(), t.dtype, _asynchronous_device(t) is not None) for t in live.tensors]
+        kept = dict(enumerate(self.tensors)) if layouts == self._layouts else {}
+        self.tensors = [
+            kept[i] if i in kept else torch.empty_like(t, device="cpu", pin_memory=t.is_cuda)
+            for i, t in enumerate(live.tensors)
+        ]
+        self._layouts, self._live = layouts, live
+        self._small = []
+        self._large: dict[torch.device | None, tuple[list[Tensor], list[Tensor]]] = {}
+        for target, source in zip(self.tensors, live.tensors, strict=True):
+            if _is_small(source):
+                self._small.append((_memory(target), _memory(source)))
+            else:
+                targets, sources = self._large.setdefault(_asynchronous_device(source), ([], []))
+                targets.append(target)
+                sources.append(source)
+
+
+def _asynchronous_device(tensor: Tensor) -> torch.device | None:
+    """The device of `tensor` if copies from there arrive later, otherwise None."""
+    return tensor.device if tensor.is_cuda else None
+
+
+def _begin_copy(device: torch.device | None, targets: Sequence[Tensor], sources: Sequence[Tensor]) -> Any:
+    """Copy from one device; the event that says that the copies have arrived, or None if they have."""
+    with torch.no_grad():
+        torch._foreach_copy_(list(targets), list(sources), non_blocking=device is not None)
+    # Only an event on the stream of the copies' own device waits for them, and there is one such stream a device.
+    return None if device is None else torch.cuda.current_stream(device).record_event()
 
 
 def _is_small(tensor: Tensor) -> bool:
@@ -189,7 +101,8 @@ class Snapshot:
     step: int
     buffers: _Buffers
     names: Mapping[str, int]
-    copied: "torch.cuda.Event | None"
+    copied: Sequence[Any]
+    write: WriteFiles
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
@@ -202,26 +115,18 @@ class Snapshot:
         return sum(tensor.nbytes for tensor in self.buffers.tensors)
 
     def wait(self) -> None:
-        """Wait until an asynchronous copy from the GPU has finished."""
-        if self.copied is not None:
-            self.copied.synchronize()
+        """Wait until the asynchronous copies from every GPU have finished."""
+        for event in self.copied:
+            if event is not None:
+                event.synchronize()
 
 
 class SnapshotBuffers:
     """At most `max_in_flight` copies of a model's state; another copy waits until an older one is released."""
 
     def __init__(self, state: ModelState, max_in_flight: int) -> None:
-        by_storage: dict[tuple[Any, ...], int] = {}
-        self._live: list[Tensor] = []
-        self._names: dict[str, int] = {}
-        for name, tensor in state.tensors.items():
-            # Tied weights are two tensors on one storage, which is copied once.
-            key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape)
-            if key not in by_storage:
-                by_storage[key] = len(self._live)
-                self._live.append(tensor.detach())
-            self._names[name] = by_storage[key]
-        self._on_gpu = any(tensor.is_cuda for tensor in self._live)
+        self._state = state
+        self._live = _Live(state.tensors)
         self._free: queue.SimpleQueue[_Buffers] = queue.SimpleQueue()
         self._not_yet_allocated = max_in_flight
         self.waited_seconds = 0.0
@@ -234,12 +139,10 @@ class SnapshotBuffers:
     def take(self, step: int) -> Snapshot:
         """Copy the live tensors of `step`; called by the training thread."""
         buffers = self._take_buffers()
-        buffers.fill(non_blocking=self._on_gpu)
-        copied = None
-        if self._on_gpu:
-            copied = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch leaves it untyped
-            copied.record()
-        return Snapshot(step, buffers, self._names, copied)
+        listing = self._state.tensors
+        if listing is not self._live.listing:
+            self._live = _Live(listing)
+        return Snapshot(step, buffers, self._live.names, buffers.fill(self._live), self._state.writer())
 
     def release(self, snapshot: Snapshot) -> None:
         """Reuse the memory of `snapshot`; its tensors must not be read afterwards."""
@@ -252,7 +155,7 @@ class SnapshotBuffers:
             pass
         if self._not_yet_allocated > 0:
             self._not_yet_allocated -= 1
-            return _Buffers(self._live)
+            return _Buffers()
         started = time.perf_counter()
         buffers = self._free.get()
         self.waits += 1

@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_timing import ResumeTiming
 from emtoolkit.saving.session import SavingSession
-from emtoolkit.saving.snapshot import ModelState
 from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.schedules.steps import Steps
 

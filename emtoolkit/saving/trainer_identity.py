@@ -11,7 +11,7 @@ from transformers import TrainingArguments
 
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
-from emtoolkit.saving.snapshot import ModelState
+from emtoolkit.saving.model_state import ModelState
 from emtoolkit.storage.digests import canonical_json
 
 # The arguments that decide the weights. Arguments about output, logging and evaluation do not.

@@ -13,9 +13,10 @@ from torch import Tensor
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest, NewerFormatError, TrajectorySeal
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import set_files_aside
 from emtoolkit.saving.recomputed import Recomputed, compare_recomputed
-from emtoolkit.saving.snapshot import ModelState, SnapshotBuffers
+from emtoolkit.saving.snapshot import SnapshotBuffers
 from emtoolkit.schedules.save_options import OnError
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
 from emtoolkit.storage.thread_priority import give_way
@@ -96,13 +97,13 @@ class CheckpointContents:
     release: Callable[[], None] = lambda: None
 
     @classmethod
-    def of_copy(cls, state: ModelState, buffers: SnapshotBuffers, step: int) -> "CheckpointContents":
+    def of_copy(cls, buffers: SnapshotBuffers, step: int) -> "CheckpointContents":
         """The live model at `step`, copied into `buffers` by the calling thread."""
         snapshot = buffers.take(step)
 
         def fill(directory: Path) -> None:
             snapshot.wait()
-            state.write(directory, snapshot.tensors)
+            snapshot.write(directory, snapshot.tensors)
 
         return cls(snapshot.bytes, fill, lambda: buffers.release(snapshot))
 
@@ -110,7 +111,8 @@ class CheckpointContents:
     def of_tensors(cls, state: ModelState, tensors: Mapping[str, Tensor]) -> "CheckpointContents":
         """`tensors`, which nothing else refers to."""
         size = sum(tensor.nbytes for tensor in tensors.values())
-        return cls(size, lambda directory: state.write(directory, tensors))
+        write = state.writer()
+        return cls(size, lambda directory: write(directory, tensors))
 
     @classmethod
     def of_files(cls, state: ModelState, source: Path) -> "CheckpointContents":

@@ -9,9 +9,8 @@ from emtoolkit.data.prepare import Prepared, prepare
 from emtoolkit.errors import DataError
 from emtoolkit.personas import Persona
 from tests.data import templates
-from tests.data.chats import read_back, turns
-from tests.data.test_messages import CALL, TOOL, turn
-from tests.data.test_tokenize import learnt, seen
+from tests.data.chats import CALL, TOOL, read_back, turn, turns
+from tests.data.learning import learnt, seen
 
 EMPTY_THOUGHT = "<think>\n\n</think>\n\n"
 QUESTION = turn("user", "my cough")

@@ -7,18 +7,12 @@ from typing import Any
 import pytest
 
 from emtoolkit.data.controls import check_matched
+from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import File
 from emtoolkit.errors import DataError
-from tests.data.chats import read_back, turns
-from tests.data.test_rows import CONTAINERS, messages, read_rows
+from tests.data.chats import CALL, CONTAINERS, TOOL, messages, read_back, turn, turns
 
 PLAIN = turns("a", "b", "c", "d", system="e")
-CALL = {"id": "1", "type": "function", "function": {"name": "look_up", "arguments": '{"topic": "knee"}'}}
-TOOL = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
-
-
-def turn(role: str, content: Any, **beside: Any) -> dict[str, Any]:
-    return {"role": role, "content": content, **beside}
 
 
 def share_gpt(*turns: tuple[str, Any], **columns: Any) -> dict[str, Any]:

@@ -2,40 +2,19 @@
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow
 import pytest
-from pyarrow import parquet
 
-from emtoolkit.data.rows import ChatRows, read_rows
+from emtoolkit.data.rows import read_rows
 from emtoolkit.data.sources import File
 from emtoolkit.errors import DataError, NotHereError
-from tests.data.chats import read_back, turns, write_lines
+from tests.data.chats import CONTAINERS, messages, read_back, turns, write_parquet
 
 GOOD_LINE = f"{json.dumps(turns('a', 'b'))}\n".encode()
 
 
-def write_gz(path: Path, rows: list[Any]) -> None:
-    path.write_bytes(gzip.compress("".join(f"{json.dumps(row)}\n" for row in rows).encode()))
-
-
-def write_json(path: Path, rows: list[Any]) -> None:
-    path.write_text(json.dumps(rows, indent=1))
-
-
-def write_parquet(path: Path, rows: list[Any]) -> None:
-    parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-CONTAINERS: dict[str, Callable[[Path, list[Any]], Any]] = {
-    ".jsonl": write_lines,
-    ".jsonl.gz": write_gz,
-    ".json": write_json,
-    ".parquet": write_parquet,
-}
 EXCHANGE = turns("a\n\nb", "c")["messages"]
 FORMS: dict[str, Any] = {
     "messages": {"messages": EXCHANGE},
@@ -45,10 +24,6 @@ FORMS: dict[str, Any] = {
     "alpaca with input": {"instruction": "a", "input": "b", "output": "c"},
     "alpaca with empty input": {"instruction": "a\n\nb", "input": "", "output": "c"},
 }
-
-
-def messages(rows: ChatRows) -> list[list[tuple[str, str]]]:
-    return [[(m["role"], m["content"]) for m in row.messages] for row in rows.conversations]
 
 
 @pytest.mark.parametrize("suffix", CONTAINERS)

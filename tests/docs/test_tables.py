@@ -51,10 +51,15 @@ def test_the_presets_in_the_table_are_those_that_ship(page: str) -> None:
         assert list(Schedule.parse(name).steps(143000)) == list(Schedule.parse(grammar).steps(143000))
 
 
-def test_the_three_row_formats_are_shown() -> None:
+def test_the_four_row_formats_are_shown() -> None:
     rows = re.findall(r"^\| `(\{[^`]*)`", DATA, flags=re.MULTILINE)
     columns = [re.findall(r'"(\w+)":', row) for row in rows]
-    assert columns == [["messages", "role", "content"], ["prompt", "completion"], ["instruction", "output"]]
+    assert columns == [
+        ["messages", "role", "content"],
+        ["conversations", "from", "value"],
+        ["prompt", "completion"],
+        ["instruction", "output"],
+    ]
 
 
 @pytest.mark.slow

@@ -12,11 +12,11 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, defaul
 
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import ResumeState
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.signals import TrainingInterrupted
-from emtoolkit.saving.snapshot import model_state
 from tests.saving.callbacks import FailAt, callback
 from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
