@@ -7,7 +7,8 @@ every save.
 
 import copy
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,14 @@ from emtoolkit.storage.digests import canonical_json
 # PEFT prepends this to the names of all weights of a PeftModel, and expects it when it loads an adapter.
 _PEFT_PREFIX = "base_model.model."
 
+# Initializations that change the base model's weights, and that PEFT does not repeat when it loads an adapter.
+_UNREPEATED_INITS = {
+    "corda": "needs activations of the base model",
+    "loftq": "quantizes them at each load on a GPU; use replace_lora_weights_loftq on a quantized base model",
+    "lora_ga": "needs gradients of the base model",
+    "pissa_niter_": "draws random numbers; 'pissa' does not",
+}
+
 
 class AdapterState:
     """The trainable adapter of `model`: a PeftModel, or a model that adapters were added to in place.
@@ -49,6 +58,7 @@ class AdapterState:
         check_not_compiled_inside(model)
         self._model = model
         self._name = _trainable_adapter(model)
+        _check_loads_again(model.peft_config[self._name])
         self._is_wrapped = isinstance(model, PeftModel)
         self._saves_embeddings = _saves_embeddings(model, self._name)
         self._listing = Listing(model, self._list_tensors)
@@ -115,13 +125,31 @@ def save_file_with_ties(tensors: Mapping[str, Tensor], file: Path) -> None:
 def _peft_tensors(model: Any, adapter: str, saves_embeddings: Any) -> dict[str, Tensor]:
     from peft import get_peft_model_state_dict
 
-    tensors: dict[str, Tensor] = get_peft_model_state_dict(
-        model,
-        state_dict=model.state_dict(keep_vars=True),
-        adapter_name=adapter,
-        save_embedding_layers=saves_embeddings,
-    )
+    with _undisturbed(model, adapter):
+        tensors: dict[str, Tensor] = get_peft_model_state_dict(
+            model,
+            state_dict=model.state_dict(keep_vars=True),
+            adapter_name=adapter,
+            save_embedding_layers=saves_embeddings,
+        )
     return tensors
+
+
+@contextmanager
+def _undisturbed(model: Any, adapter: str) -> Iterator[None]:
+    """Keep a prompt encoder as it is, which PEFT runs to save its output: dropout draws, CPT replaces its weights."""
+    if not model.peft_config[adapter].is_prompt_learning:
+        yield
+        return
+    encoder = model.prompt_encoder[adapter]
+    was_training, weights = encoder.training, [(parameter, parameter.data) for parameter in encoder.parameters()]
+    encoder.eval()
+    try:
+        yield
+    finally:
+        encoder.train(was_training)
+        for parameter, data in weights:
+            parameter.data = data
 
 
 def _config_json(model: Any, adapter: str) -> bytes:
@@ -167,6 +195,16 @@ def _saves_embeddings(model: Any, adapter: str) -> bool:
         warnings.simplefilter("ignore")
         by_peft = _peft_tensors(model, adapter, "auto").keys()
     return by_peft != _peft_tensors(model, adapter, False).keys()
+
+
+def _check_loads_again(config: Any) -> None:
+    init = str(getattr(config, "init_lora_weights", ""))
+    for name, reason in _UNREPEATED_INITS.items():
+        if init.startswith(name):
+            raise CheckpointError(
+                f"init_lora_weights: '{init}' changes the base model's weights and {reason}, so PEFT cannot load a "
+                "checkpoint on the unchanged base model to the same model; use another initialization"
+            )
 
 
 def _check_holds_what_is_trained(model: Any, adapter: str, tensors: Mapping[str, Tensor]) -> None:
