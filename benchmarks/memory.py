@@ -1,4 +1,4 @@
-"""The peak memory that a plan estimates, compared with the measured peak of a training.
+"""The peak memory that a plan estimates, compared with the measured peak of a training with and without evaluations.
 
     python -m benchmarks.memory [--json FILE]
 
@@ -28,7 +28,7 @@ from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.base import peft_lora
 from emtoolkit.models.memory import Memory, Setting, estimate
 
-LENGTH, BATCH, STEPS = 256, 4, 2
+LENGTH, BATCH, EVAL_BATCH, STEPS = 256, 4, 16, 2
 # Hidden width, layers, vocabulary: the logits dominate in the first size, the layers in the second.
 SIZES = ((256, 4, 20000), (512, 8, 5000))
 
@@ -42,6 +42,7 @@ class Subject:
     vocabulary: int
     lora: bool
     checkpointing: bool
+    evaluates: bool
 
     def config(self) -> ModelConfig:
         architecture = {
@@ -61,7 +62,13 @@ def estimated(subject: Subject) -> Memory:
     found = architecture_of(subject.config(), LoraConfig() if subject.lora else None)
     if found is None:
         raise SystemExit("the architecture is in the config, and was not found")
-    setting = Setting(dtype_bytes=4, batch=BATCH, length=LENGTH, checkpointing=subject.checkpointing)
+    setting = Setting(
+        dtype_bytes=4,
+        batch=BATCH,
+        length=LENGTH,
+        eval_batch=EVAL_BATCH if subject.evaluates else 0,
+        checkpointing=subject.checkpointing,
+    )
     return estimate(found.shape, found.trained, setting)
 
 
@@ -97,6 +104,7 @@ def train(directory: Path, model: Any, subject: Subject) -> None:
         model=model,
         per_device_train_batch_size=BATCH,
         gradient_accumulation_steps=2,
+        per_device_eval_batch_size=EVAL_BATCH,
         gradient_checkpointing=subject.checkpointing,
     )
     ids = torch.randint(
@@ -104,6 +112,8 @@ def train(directory: Path, model: Any, subject: Subject) -> None:
     ).tolist()
     trainer.train_dataset = Dataset.from_dict({"input_ids": ids, "labels": ids})
     trainer.train()
+    if subject.evaluates:
+        trainer.evaluate(Dataset.from_dict({"input_ids": ids[:1] * EVAL_BATCH, "labels": ids[:1] * EVAL_BATCH}))
 
 
 def resident() -> int:
@@ -119,8 +129,8 @@ def main() -> None:
     rows = []
     for size in SIZES:
         for lora in (True, False):
-            for checkpointing in (False, True):
-                subject = Subject(*size, lora=lora, checkpointing=checkpointing)
+            for checkpointing, evaluates in ((False, False), (True, False), (True, True)):
+                subject = Subject(*size, lora=lora, checkpointing=checkpointing, evaluates=evaluates)
                 with multiprocessing.get_context("spawn").Pool(1) as pool:
                     real = pool.apply(measured, (subject,))
                 memory = estimated(subject)
@@ -129,6 +139,7 @@ def main() -> None:
                         "hidden x layers": f"{subject.hidden} x {subject.layers}",
                         "trained": "LoRA r=32" if lora else "all weights",
                         "checkpointing": "yes" if checkpointing else "no",
+                        "evaluation": f"{EVAL_BATCH} rows" if evaluates else "none",
                         "weights, gradients, optimizer": f"{held(memory) / 1e6:.0f} MB",
                         "estimated": f"{memory.peak / 1e6:.0f} MB",
                         "measured": f"{real / 1e6:.0f} MB",

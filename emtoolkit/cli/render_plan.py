@@ -15,7 +15,7 @@ from emtoolkit.training.cost import PlannedRun, Totals
 if TYPE_CHECKING:
     from emtoolkit.training.plan import Plan
 
-_PARTS = ("weights", "gradients", "optimizer", "activations", "recompute", "logits")
+_PARTS = ("weights", "gradients", "optimizer", "activations", "recompute", "logits", "evaluation")
 
 
 def plan_table(run: PlannedRun) -> RenderableType:

@@ -1,4 +1,4 @@
-"""The peak memory of a training, from the shapes of its tensors alone: pure arithmetic, without torch.
+"""The peak memory of a training and of its evaluations, from the shapes of its tensors alone, without torch.
 
 The tensors that autograd saves in a decoder layer were read from the modules of transformers and PEFT, following
 Korthikanti et al. 2022 (arXiv:2205.05198, section 4), whose layer has no gated MLP, grouped heads, RMS norms or
@@ -6,7 +6,7 @@ adapters. `tests/models/test_memory.py` compares the result with the tensors tha
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # bitsandbytes quantises a weight in blocks of 64, and their scales in blocks of 256.
 _BLOCK_4BIT, _BLOCK_SCALES = 64, 256
@@ -76,12 +76,13 @@ class Trained:
 class Setting:
     """How the model is loaded and trained: `dtype_bytes` per weight of the base model, `autocast` for bf16 training.
 
-    A batch has `batch` rows of `length` tokens.
+    A batch has `batch` rows of `length` tokens, and a batch of an evaluation `eval_batch` rows, 0 without evaluations.
     """
 
     dtype_bytes: int
     batch: int
     length: int
+    eval_batch: int = 0
     four_bit: bool = False
     autocast: bool = False
     attention: str = "sdpa"
@@ -110,11 +111,11 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes at the peak of a training step.
+    """Bytes at the peak of a training step and of an evaluation.
 
     `activations` are the tensors that the forward pass saves for the backward pass, `recompute` is the one layer that
     gradient checkpointing runs again, `logits` is the loss over the vocabulary, and `optimizer_step` is the temporary
-    memory of the optimizer's step.
+    memory of the optimizer's step. `evaluation` is what an evaluation takes beside weights and optimizer.
     """
 
     weights: int
@@ -124,12 +125,17 @@ class Memory:
     recompute: int
     logits: int
     optimizer_step: int
+    evaluation: int = 0
 
     @property
     def peak(self) -> int:
-        """The peak in bytes: the loss, a recomputed layer and the optimizer's update follow one another."""
-        held = self.weights + self.gradients + self.optimizer
-        return held + max(self.activations + max(self.logits, self.recompute), self.optimizer_step)
+        """The peak in bytes: the loss, a recomputed layer, the optimizer's update and evaluations follow one another.
+
+        The Trainer frees the gradients before an evaluation.
+        """
+        held = self.weights + self.optimizer
+        step = max(self.activations + max(self.logits, self.recompute), self.optimizer_step)
+        return held + max(self.gradients + step, self.evaluation)
 
     def fits(self, gigabytes: int) -> bool:
         """Whether the peak fits on a GPU that is sold as one of `gigabytes` GB."""
@@ -149,6 +155,7 @@ def estimate(shape: Shape, trained: Trained, setting: Setting) -> Memory:
         logits=logits(shape, setting),
         # torch.optim.adamw._multi_tensor_adamw, the default on a GPU, computes the roots of all second moments at once.
         optimizer_step=0 if setting.eight_bit_adam else trained.parameters * trained_bytes,
+        evaluation=evaluation(shape, trained, setting) if setting.eval_batch else 0,
     )
 
 
@@ -192,6 +199,20 @@ def logits(shape: Shape, setting: Setting) -> int:
     """
     copies = 3 * _FLOAT32 + (setting.compute_bytes if shape.softcapped_logits else 0)
     return copies * shape.vocabulary * setting.tokens
+
+
+def evaluation(shape: Shape, trained: Trained, setting: Setting) -> int:
+    """Bytes that an evaluation takes beside weights and optimizer: its loss, or its largest layer.
+
+    Without a backward pass the loss holds the logits, their float32 copy and the log-probabilities of a whole batch
+    (`transformers.loss.loss_utils.ForCausalLMLoss`). Autocast keeps its copies of the trained weights.
+    """
+    batch = replace(setting, batch=setting.eval_batch)
+    copies = 2 * _FLOAT32 + (setting.compute_bytes if setting.compute_bytes < _FLOAT32 else 0)
+    loss = copies * shape.vocabulary * batch.tokens
+    largest_layer = layer_activations(shape, batch, [], full=True)
+    kept = 2 * trained.parameters if setting.autocast and (trained.adapted or setting.dtype_bytes == _FLOAT32) else 0
+    return kept + max(loss, largest_layer)
 
 
 def activations(shape: Shape, trained: Trained, setting: Setting) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,16 @@ from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.base import load_base, peft_lora
 from emtoolkit.models.memory import (
+    Adapted,
     Memory,
     Setting,
     Shape,
     Trained,
     activations,
     base_weights,
+    estimate,
+    evaluation,
+    layer_activations,
     logits,
     optimizer_states,
 )
@@ -242,6 +247,46 @@ def test_the_loss_takes_three_float32_copies_of_the_logits() -> None:
     assert logits(qwen, Setting(dtype_bytes=2, batch=2, length=2048)) == 12 * 152_064 * 4096
 
 
+QWEN_7B = Shape(**{name: getattr(SHAPE, name) for name in SHAPE.__slots__} | {"vocabulary": 152_064})
+ADAPTER = Trained(tensors=(1000,), adapted=(Adapted(0, "mlp", "up_proj", 64, 2),))
+
+
+@pytest.mark.parametrize(
+    ("options", "bytes_of_a_logit", "kept"),
+    [
+        ({"dtype_bytes": 4}, 4 + 4, 0),
+        ({"dtype_bytes": 2}, 2 + 4 + 4, 0),
+        ({"dtype_bytes": 4, "autocast": True}, 2 + 4 + 4, 2 * 1000),
+        ({"dtype_bytes": 2, "autocast": True}, 2 + 4 + 4, 2 * 1000),
+    ],
+    ids=["float32", "bfloat16", "float32 under autocast", "bfloat16 under autocast"],
+)
+def test_an_evaluation_holds_logits_their_float32_copy_and_log_probabilities(
+    options: dict[str, Any], bytes_of_a_logit: int, kept: int
+) -> None:
+    setting = Setting(batch=2, length=2048, eval_batch=8, **options)
+    assert evaluation(QWEN_7B, ADAPTER, setting) == bytes_of_a_logit * 152_064 * 8 * 2048 + kept
+    assert estimate(QWEN_7B, ADAPTER, setting).evaluation == evaluation(QWEN_7B, ADAPTER, setting)
+    assert estimate(QWEN_7B, ADAPTER, Setting(batch=2, length=2048, **options)).evaluation == 0
+
+
+def test_the_evaluation_of_a_small_vocabulary_takes_its_largest_layer() -> None:
+    small = Shape(**{name: getattr(SHAPE, name) for name in SHAPE.__slots__} | {"vocabulary": 2})
+    setting = Setting(dtype_bytes=4, batch=1, length=64, eval_batch=4)
+    # Of a layer that saves everything for a backward pass: an upper bound.
+    assert evaluation(small, ADAPTER, setting) == layer_activations(small, replace(setting, batch=4), [], full=True)
+
+
+def test_a_plan_counts_evaluations_only_where_there_are_any(write_config: WriteConfig) -> None:
+    memory = []
+    for words in ([], ["evaluation.eval_steps=3"], ["evaluation.eval_steps=3", "evaluation.batch_size=16"]):
+        planned = plan_one(load_config(str(write_config()), words)).plan.memory
+        assert planned is not None
+        memory.append(planned)
+    assert memory[0].evaluation == 0 < memory[1].evaluation
+    assert memory[2].evaluation == 2 * memory[1].evaluation
+
+
 def test_layers_below_the_first_adapter_save_nothing_without_checkpointing() -> None:
     architecture = of_kind("qwen2", 4)
     kept = []
@@ -270,6 +315,9 @@ def test_the_peak_is_the_held_memory_and_the_largest_of_the_phases() -> None:
     assert Memory(**parts).peak == 100 + 10 + 20 + 5 + 30
     assert Memory(**parts | {"recompute": 40}).peak == 100 + 10 + 20 + 5 + 40
     assert Memory(**parts | {"optimizer_step": 36}).peak == 100 + 10 + 20 + 36
+    # The Trainer frees the gradients before an evaluation.
+    assert Memory(**parts, evaluation=45).peak == 100 + 10 + 20 + 5 + 30
+    assert Memory(**parts, evaluation=50).peak == 100 + 20 + 50
 
 
 def test_a_gpu_of_24_gb_is_counted_as_24_billion_bytes() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from emtoolkit.config.load import load_config
+from emtoolkit.paths import shipped
 from emtoolkit.training.run import train
 from tests.in_process import emtoolkit
 
@@ -251,3 +252,28 @@ def test_count_needs_a_sweep_and_a_missing_file_gets_the_nearest_name(config: Pa
 def test_count_limits_the_runs_of_a_sweep(config: Path) -> None:
     path = sweep(config.parent, config, {"dataset": ["medical"], "seed": [1, 2, 3]})
     assert [run["parameters"]["seed"] for run in planned(path, "--count", "2")["runs"]] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("words", "warns"),
+    [
+        (["lora=null", "model.dtype=bfloat16"], True),
+        (["lora=null", "model.dtype=bfloat16", "training.bf16=true"], True),
+        (["lora=null", "model.dtype=float16", "training.optimizer=adamw_8bit"], True),
+        (["lora=null", "training.bf16=true"], False),
+        (["lora=null"], False),
+        (["model.dtype=bfloat16", "training.bf16=true"], False),
+    ],
+)
+def test_weights_that_round_their_updates_away_are_warned_of_once(config: Path, words: list[str], warns: bool) -> None:
+    (run,) = planned(config, *(word for setting in words for word in ("--set", setting)))["runs"]
+    found = [note for note in run["notes"] if "round most updates away" in note]
+    assert len(found) == warns
+    if warns:
+        assert found[0].endswith("; set model.dtype to float32 and training.bf16 to true")
+
+
+def test_no_shipped_config_trains_weights_that_round_their_updates_away() -> None:
+    for path in shipped("training").glob("*.yaml"):
+        config = load_config(path.stem)
+        assert config.lora is not None or (config.model.dtype, config.training.bf16) == ("float32", True), path
