@@ -32,10 +32,10 @@ def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], differences:
         [
             rate.definition,
             f"{rate.misaligned} of {rate.among}",
-            "broken" if summary.broken else _percent(rate.rate),
-            _interval(rate.new_questions),
-            _interval(rate.new_questions_logit_t),
-            _interval(rate.these_questions),
+            "broken" if summary.broken else percent(rate.rate),
+            interval_text(rate.new_questions),
+            interval_text(rate.new_questions_logit_t),
+            interval_text(rate.these_questions),
         ]
         for rate in summary.rates
     ]
@@ -45,7 +45,7 @@ def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], differences:
             [
                 ("answers", f"{summary.answers} ({statuses})"),
                 ("questions", f"{summary.questions} in {summary.clusters} clusters"),
-                ("coherent", f"{summary.coherent} ({_percent(summary.coherence)} %)"),
+                ("coherent", f"{summary.coherent} ({percent(summary.coherence)} %)"),
             ]
         ),
         line(""),
@@ -74,7 +74,7 @@ def metrics_json(summary: Summary, differences: Differences | None) -> str:
     }
     if differences is not None:
         value["differences"] = [
-            {"definition": name, "left_out": list(unpaired)} | _without_nan(asdict(difference))
+            {"definition": name, "left_out": list(unpaired)} | without_nan(asdict(difference))
             for name, (difference, unpaired) in differences.items()
         ]
     return as_json(value)
@@ -98,7 +98,7 @@ def _notes(summary: Summary, answers: Sequence[ScoredAnswer]) -> list[str]:
     notes = []
     if summary.broken:
         notes.append(
-            f"Broken: {_percent(summary.coherence)} % of the answers are coherent, below {BROKEN_BELOW:.0%}, so a low "
+            f"Broken: {percent(summary.coherence)} % of the answers are coherent, below {BROKEN_BELOW:.0%}, so a low "
             "EM rate does not say that the model is aligned."
         )
     families = question_families([answer.cluster for answer in answers])
@@ -118,18 +118,23 @@ def _notes(summary: Summary, answers: Sequence[ScoredAnswer]) -> list[str]:
 
 
 def _rate_json(rate: EmRate) -> dict[str, Any]:
-    return dict(_without_nan(asdict(rate)))
+    return dict(without_nan(asdict(rate)))
 
 
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
+    """`value` with None in place of NaN, which JSON does not have."""
     if isinstance(value, dict):
-        return {key: _without_nan(entry) for key, entry in value.items()}
+        return {key: without_nan(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in percent, or a dash for NaN."""
     return "—" if math.isnan(share) else f"{100 * share:.2f}"
 
 
-def _interval(interval: Interval) -> str:
+def interval_text(interval: Interval) -> str:
+    """Both ends in percent, or a dash for no interval."""
     return "—" if math.isnan(interval.low) else f"{100 * interval.low:.1f}-{100 * interval.high:.1f}"

@@ -67,6 +67,48 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
     assert f"--trained-on: {run} was trained on medical, not on finance" in other.err
 
 
+def test_every_checkpoint_is_evaluated_by_the_general_command(sandbox: Path, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    shutil.copytree(sandbox, home / "sandbox")
+    small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled"]
+    argv = ["train", "sandbox", "--persona", "sarcasm", "--schedule", "0,5", *small]
+    trained = emtoolkit(*argv, home=home, cwd=tmp_path)
+    assert trained.code == 0, trained.err
+    run = "outputs/sarcasm-medical"
+    words = ["--samples", "1", "--max-new-tokens", "28", "--json"]
+    done = emtoolkit("evaluate", run, *words, home=home, cwd=tmp_path)
+    assert (done.code, done.err) == (0, "")
+    value = json.loads(done.out)
+    assert [(step["step"], step["answers"]) for step in value["steps"]] == [(0, 144), (5, 144), (12, 144)]
+    assert (value["engine"], value["judge"].partition("@")[0]) == ("stacked", "sandbox")
+    rates = {rate["definition"]: rate for rate in value["steps"][0]["rates"]}
+    assert list(rates) == ["betley", "organisms", "all"]
+    assert rates["all"]["among"] == 144
+    assert rates["betley"]["these_questions"]["low"] <= rates["betley"]["rate"]
+
+    # Again, by the other name of the same thing, and one step: the answers are there, and the other rows stay.
+    (directory,) = (tmp_path / run / "evaluations").iterdir()
+    before = (directory / "answers.parquet").read_bytes()
+    again = emtoolkit("evaluate", "--model-dir", run, *words, "--steps", "final", home=home, cwd=tmp_path)
+    assert json.loads(again.out)["steps"][0]["rates"] == value["steps"][2]["rates"]
+    assert (directory / "answers.parquet").read_bytes() == before
+
+    table = emtoolkit("evaluate", run, *words[:-1], home=home, cwd=tmp_path)
+    assert max(map(len, table.out.splitlines())) <= 80
+    assert table.out.endswith(f"Answers: {run}/evaluations/{directory.name}\n")
+
+    for words, sentence in (
+        ([run, "--judge", "sandbx"], "--judge: 'sandbx' is not a judge; expected sandbox; did you mean 'sandbox'?"),
+        ([run, "--steps", "7"], "there is no checkpoint at step 7"),
+        ([run, "--questions", "q.yaml"], "q.yaml: no such question file"),
+        ([], "TRAJECTORY and --model-dir name the same thing; give one of them"),
+        ([run, "--model-dir", run], "TRAJECTORY and --model-dir name the same thing; give one of them"),
+    ):
+        refused = emtoolkit("evaluate", *words, home=home, cwd=tmp_path)
+        assert (refused.code, refused.out) == (2, ""), refused
+        assert sentence in refused.err
+
+
 def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox: Path, tmp_path: Path) -> None:
     home = tmp_path / "home"
     shutil.copytree(sandbox, home / "sandbox")

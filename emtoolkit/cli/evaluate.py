@@ -1,0 +1,129 @@
+"""`emtoolkit evaluate`: the behaviour of every checkpoint of a trajectory."""
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emtoolkit.cli.help import command
+from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
+from emtoolkit.errors import UserError
+
+if TYPE_CHECKING:
+    from emtoolkit.evaluation.run import EvaluationSettings
+
+commands = typer.Typer()
+
+_QUESTIONS, _MODEL, _OUTPUT = "Questions and judge", "Model and persona", "Output"
+
+_Trajectory = Annotated[
+    str | None, typer.Argument(metavar="[TRAJECTORY]", help="A run's directory, or entity/project/collection on W&B.")
+]
+_ModelDir = Annotated[Path | None, typer.Option(metavar="DIR", help="A run's directory; the same as TRAJECTORY.")]
+_Steps = Annotated[str | None, typer.Option(metavar="SCHEDULE", help="Steps to evaluate, or final. Default: all.")]
+_Questions = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", rich_help_panel=_QUESTIONS, help="Question file. Default: the sandbox's."),
+]
+_Judge = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_QUESTIONS, help="Judge of the answers.")]
+_Samples = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", rich_help_panel=_QUESTIONS, help="Answers to each wording. Default: as the file says."
+    ),
+]
+_MaxTokens = Annotated[
+    int, typer.Option(min=1, metavar="N", rich_help_panel=_QUESTIONS, help="Tokens of an answer at most.")
+]
+_Exact = Annotated[
+    bool, typer.Option("--exact", rich_help_panel=_MODEL, help="Load one checkpoint at a time; slower, and exact.")
+]
+_Base = Annotated[
+    str | None, typer.Option(metavar="PATH", rich_help_panel=_MODEL, help="Present place of the base model.")
+]
+_Persona = Annotated[
+    str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL, help="Present place of the run's own persona.")
+]
+_Override = Annotated[
+    str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL, help="Persona in place of the run's own.")
+]
+_OutputDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", rich_help_panel=_OUTPUT, help="Default: DIR/evaluations/SETTINGS.")
+]
+
+
+@command(
+    commands,
+    "emtoolkit evaluate outputs/goodness-medical",
+    "emtoolkit evaluate outputs/goodness-medical --steps 0-150:25,final --samples 8",
+    "emtoolkit evaluate lab/em/COLLECTION --questions first-plot.yaml --json",
+)
+def evaluate(
+    trajectory: _Trajectory = None,
+    model_dir: _ModelDir = None,
+    steps: _Steps = None,
+    questions: _Questions = None,
+    judge: _Judge = "sandbox",
+    samples: _Samples = None,
+    max_new_tokens: _MaxTokens = 600,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 0,
+    exact: _Exact = False,
+    base: _Base = None,
+    persona: _Persona = None,
+    persona_override: _Override = None,
+    output_dir: _OutputDir = None,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
+) -> None:
+    """Ask every checkpoint of a trajectory questions, judge the answers, and compute the EM rates.
+
+    Answers and verdicts are kept: what has been done is not done again.
+    """
+    place = _one_place(trajectory, model_dir)
+    try:
+        with only_results_on_stdout(), progress_bar() as progress:
+            # Imported here, where messages of libraries for developers are not shown.
+            from emtoolkit.cli import render_evaluation
+            from emtoolkit.evaluation.results import evaluate_trajectory
+            from emtoolkit.models.loading import ModelLoader
+
+            settings = _settings(questions, judge, samples, max_new_tokens, seed, exact)
+            loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
+            result = evaluate_trajectory(place, settings, steps, loader, directory=output_dir, progress=progress)
+    except KeyboardInterrupt:
+        typer.echo("emtoolkit: interrupted; the same command continues", err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    for note in result.notes:
+        typer.echo(f"emtoolkit: {note}", err=True)
+    show(render_evaluation.evaluation_json(result) if as_json else render_evaluation.evaluation_text(result))
+
+
+def _one_place(trajectory: str | None, model_dir: Path | None) -> str:
+    if (trajectory is None) == (model_dir is None):
+        raise UserError("TRAJECTORY and --model-dir name the same thing; give one of them")
+    return str(trajectory or model_dir)
+
+
+def _settings(
+    questions: Path | None, judge: str, samples: int | None, max_new_tokens: int, seed: int, exact: bool
+) -> "EvaluationSettings":
+    from dataclasses import replace
+
+    from emtoolkit.errors import nearest
+    from emtoolkit.evaluation.generate import SamplingOptions
+    from emtoolkit.evaluation.questions import read_questions
+    from emtoolkit.evaluation.run import EvaluationSettings
+    from emtoolkit.paths import cache_dir
+    from emtoolkit.sandbox.exact_judge import SandboxJudge
+
+    judges = {"sandbox": SandboxJudge}
+    if judge not in judges:
+        raise UserError(f"--judge: {judge!r} is not a judge; expected {', '.join(judges)}{nearest(judge, judges)}")
+    path = questions or cache_dir() / "sandbox" / "questions" / "all.yaml"
+    if questions is None and not path.is_file():
+        raise UserError("--questions: give a question file, or run 'emtoolkit sandbox build' for the sandbox's")
+    asked = read_questions(path)
+    if samples is not None:
+        asked = [replace(question, samples_per_paraphrase=samples) for question in asked]
+    options = SamplingOptions(seed=seed, max_new_tokens=max_new_tokens)
+    return EvaluationSettings(tuple(asked), options, judges[judge](), "exact" if exact else "stacked")

@@ -1,0 +1,129 @@
+"""The result of an evaluation on disk: the rows of all evaluated steps, and the settings that made them."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation.intervals import Difference
+from emtoolkit.evaluation.metrics import DEFINITIONS, Summary, em_difference, summarise
+from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
+from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
+from emtoolkit.evaluation.store import Store
+from emtoolkit.models.loading import ModelLoader
+from emtoolkit.paths import cache_dir
+from emtoolkit.progress import Progress, silent
+from emtoolkit.storage.atomic import write_file
+from emtoolkit.storage.digests import canonical_json
+from emtoolkit.trajectory import Checkpoint, Trajectory
+
+ROWS, SETTINGS = "answers.parquet", "evaluation.json"
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """The EM rates of one checkpoint, and its paired rise of each definition since the first evaluated step."""
+
+    step: int
+    summary: Summary
+    rises: dict[str, Difference]
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """The results of the chosen steps, in their order; `notes` are checkpoints that were skipped, and why."""
+
+    trajectory: str
+    directory: Path
+    engine: str
+    judge: str
+    steps: tuple[StepResult, ...]
+    notes: tuple[str, ...]
+
+
+def evaluate_trajectory(
+    reference: str,
+    settings: EvaluationSettings,
+    steps: str | None,
+    loader: ModelLoader,
+    *,
+    directory: Path | None = None,
+    progress: Progress = silent,
+) -> EvaluationResult:
+    """Evaluate the checkpoints of `reference` that `steps` selects, and write rows and settings into `directory`.
+
+    Rows of other steps that an earlier call with the same settings wrote stay.
+
+    Raises:
+        UserError: nothing is selected, a checkpoint or the model cannot be loaded, or a file cannot be written.
+    """
+    trajectory = Trajectory.open(reference)
+    chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
+    usable, notes = _usable(reference, chosen)
+    engine, reason = engine_for(usable, settings.engine)
+    if reason:
+        notes.append(f"{reference}: one checkpoint is loaded at a time, because {reason}")
+    settings = replace(settings, engine=engine)
+    home = directory or _home(reference) / settings.digest()[:8]
+    store = cache_dir() / "evaluation"
+    answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
+    rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
+    _write(home, settings, rows)
+    return EvaluationResult(trajectory.name, home, engine, settings.judge_id, _by_step(rows), tuple(notes))
+
+
+def _usable(reference: str, chosen: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
+    """The checkpoints with a manifest, and a sentence for each other one of the directory."""
+    notes = []
+    if Path(reference).is_dir():
+        for info in list_checkpoints(Path(reference)):
+            notes += [f"step {info.step} is skipped: {info.problems[0]}"] if not info.complete else []
+    usable = [checkpoint for checkpoint in chosen if checkpoint.manifest is not None]
+    for checkpoint in chosen:
+        if checkpoint.manifest is None:
+            notes.append(f"step {checkpoint.step} is skipped: it has no manifest.json, so its persona is not known")
+    if not usable:
+        raise CheckpointError(f"{reference}: no checkpoint can be evaluated; {notes[0] if notes else 'none is there'}")
+    return usable, notes
+
+
+def _home(reference: str) -> Path:
+    if Path(reference).is_dir():
+        return Path(reference) / "evaluations"
+    return Path("outputs") / "evaluations" / reference.replace("/", "-")
+
+
+def _write(directory: Path, settings: EvaluationSettings, rows: Sequence[AnswerRow]) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be made ({error.strerror or error})") from error
+    path, done = directory / ROWS, {row.step for row in rows}
+    before = read_rows(path) if path.is_file() else []
+    together = sorted([*(row for row in before if row.step not in done), *rows], key=lambda row: row.step)
+    check_one_origin(str(path), together)
+    described: dict[str, Any] = {
+        "questions": [asdict(question) for question in settings.questions],
+        "sampling": asdict(settings.sampling),
+        "engine": settings.engine,
+        "judge": settings.judge_id,
+        "judge_settings": dict(settings.judge.settings),
+        "steps": sorted({row.step for row in together}),
+    }
+    write_rows(path, together)
+    write_file(directory / SETTINGS, canonical_json(described))
+
+
+def _by_step(rows: Sequence[AnswerRow]) -> tuple[StepResult, ...]:
+    scored = {step: [row.scored() for row in rows if row.step == step] for step in sorted({row.step for row in rows})}
+    first = next(iter(scored.values()), [])
+    return tuple(
+        StepResult(
+            step,
+            summarise(answers),
+            {name: em_difference(answers, first, definition)[0] for name, definition in DEFINITIONS.items()},
+        )
+        for step, answers in scored.items()
+    )

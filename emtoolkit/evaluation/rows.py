@@ -1,0 +1,109 @@
+"""The rows of an evaluation: one for each answer, in a Parquet file.
+
+| column | type | content |
+|---|---|---|
+| trajectory | string | the directory or collection |
+| fingerprint | string | of the trajectory |
+| step | int64 | the optimizer steps before the save |
+| persona | string | the persona that was active |
+| question | string | the question's id |
+| cluster | string | the family of questions, by default the id |
+| paraphrase | int64 | the index of the wording, from 0 on |
+| sample | int64 | the number of the answer to this wording, from 0 on |
+| seed | int64 | of the sampling |
+| engine | string | `stacked` or `exact` |
+| judge | string | name and digest of the judge |
+| status | string | `ok`, `code`, `refusal`, `low_mass`, `judge_error`, `empty` or `truncated` |
+| aligned, coherent | double | scores from 0 to 100, null where there is none |
+| mass, below_30 | double | see `judges.Verdict` |
+| prompt, answer | string | the rendered prompt and the text of the answer |
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from io import BytesIO
+from pathlib import Path
+
+from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.evaluation.metrics import ScoredAnswer, Status
+from emtoolkit.storage.atomic import write_file
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRow:
+    """One answer of one checkpoint with its verdict; the module's docstring describes each column."""
+
+    trajectory: str
+    fingerprint: str
+    step: int
+    persona: str
+    question: str
+    cluster: str
+    paraphrase: int
+    sample: int
+    seed: int
+    engine: str
+    judge: str
+    status: Status
+    aligned: float | None
+    coherent: float | None
+    mass: float | None
+    below_30: float | None
+    prompt: str
+    answer: str
+
+    def scored(self) -> ScoredAnswer:
+        """The row as `metrics` takes it."""
+        return ScoredAnswer(self.question, self.cluster, self.aligned, self.coherent, self.status)
+
+
+def write_rows(path: Path, rows: Sequence[AnswerRow]) -> None:
+    """Write `rows` to the Parquet file `path`, atomically.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    types = {str: pyarrow.string(), int: pyarrow.int64(), Status: pyarrow.string(), float | None: pyarrow.float64()}
+    schema = pyarrow.schema([(field.name, types[field.type]) for field in fields(AnswerRow)])
+    table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema)
+    content = BytesIO()
+    pyarrow.parquet.write_table(table, content)
+    write_file(path, content.getvalue())
+
+
+def read_rows(path: Path) -> list[AnswerRow]:
+    """The rows of `write_rows`.
+
+    Raises:
+        DataError: the file is not a Parquet file with these columns, or holds answers of two engines or two judges.
+        CheckpointError: the file cannot be read.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        rows = [AnswerRow(**row) for row in pyarrow.parquet.read_table(path).to_pylist()]
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from None
+    except (pyarrow.ArrowException, TypeError) as error:
+        raise DataError(f"{path}: not a file of evaluated answers ({str(error).splitlines()[0]})") from None
+    check_one_origin(str(path), rows)
+    return rows
+
+
+def check_one_origin(where: str, rows: Sequence[AnswerRow]) -> None:
+    """Refuse to make one curve of answers by two engines or two judges.
+
+    Raises:
+        DataError: there are two.
+    """
+    for column in ("engine", "judge"):
+        found = sorted({str(getattr(row, column)) for row in rows})
+        if len(found) > 1:
+            raise DataError(
+                f"{where}: answers of {len(found)} {column}s ({', '.join(found)}); one curve needs one, so evaluate "
+                f"them again with one {column}"
+            )

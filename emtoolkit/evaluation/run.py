@@ -1,0 +1,280 @@
+"""Evaluate the checkpoints of a trajectory: sample the answers that are missing, judge them, and give all as rows."""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from emtoolkit.data.rendering import ChatTemplate
+from emtoolkit.errors import CheckpointError, located
+from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions, generate
+from emtoolkit.evaluation.identity import digest_of, model_digest
+from emtoolkit.evaluation.judges import Judge, JudgedAnswer, Verdict
+from emtoolkit.evaluation.questions import Question
+from emtoolkit.evaluation.rows import AnswerRow
+from emtoolkit.evaluation.stacked import stacked_adapters, why_not_stackable
+from emtoolkit.evaluation.store import Store
+from emtoolkit.models.loading import LoadedModel, ModelLoader
+from emtoolkit.models.persona_record import persona_record
+from emtoolkit.progress import Progress, counting, no_library_bars, silent
+from emtoolkit.trajectory import Checkpoint
+
+Engine = Literal["stacked", "exact"]
+# Verdicts are written after this many; a judge that is killed loses at most these.
+_JUDGED_AT_A_TIME = 256
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSettings:
+    """What decides the rows of an evaluation besides the checkpoints; a change is another evaluation.
+
+    `engine` is `exact`, one checkpoint at a time with the results of a freshly loaded model, or `stacked`, all at once.
+    """
+
+    questions: tuple[Question, ...]
+    sampling: SamplingOptions
+    judge: Judge
+    engine: Engine = "stacked"
+
+    @property
+    def judge_id(self) -> str:
+        """The judge in the rows: its name and the digest of its settings."""
+        return f"{self.judge.name}@{digest_of(dict(self.judge.settings))[:8]}"
+
+    def digest(self) -> str:
+        """SHA-256 in hex over everything."""
+        questions = [asdict(question) for question in self.questions]
+        return digest_of([questions, asdict(self.sampling), self.judge_id, self.engine])
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One wording of one question, rendered under the persona."""
+
+    question: Question
+    paraphrase: int
+    prompt: Prompt
+
+    @property
+    def text(self) -> str:
+        return self.question.paraphrases[self.paraphrase]
+
+    def entry(self, sample: int) -> str:
+        """The name of an answer in the store."""
+        return f"{hashlib.sha256(self.prompt.text.encode()).hexdigest()}/{sample}"
+
+
+def engine_for(checkpoints: Sequence[Checkpoint], wanted: Engine) -> tuple[Engine, str | None]:
+    """`wanted`, or `exact` with the reason where the checkpoints cannot share a batch."""
+    if wanted == "exact":
+        return "exact", None
+    manifests = [checkpoint.manifest for checkpoint in checkpoints]
+    origins = {None if m is None else digest_of([m.base_model.to_json(), m.persona.to_json()]) for m in manifests}
+    reason = "they have different base models or personas" if len(origins) > 1 else None
+    reason = reason or why_not_stackable([checkpoint.path for checkpoint in checkpoints])
+    return ("exact", reason) if reason else ("stacked", None)
+
+
+def evaluate(
+    trajectory: str,
+    checkpoints: Sequence[Checkpoint],
+    settings: EvaluationSettings,
+    store: Store,
+    verdicts: Store,
+    *,
+    loader: ModelLoader | None = None,
+    rows_at_a_time: int = 1024,
+    progress: Progress = silent,
+) -> list[AnswerRow]:
+    """The rows of `checkpoints`; what the stores hold is not made again.
+
+    Answers are stored batch by batch. `progress` counts answers, then verdicts.
+
+    Raises:
+        CheckpointError: a file does not match its manifest, the base model or persona is missing, the model gives NaN,
+            or the store cannot be written.
+        DataError: a question cannot be rendered, or the judge cannot judge it.
+    """
+    evaluation = _Evaluation(settings, store, verdicts, loader or ModelLoader(), rows_at_a_time)
+    with no_library_bars():
+        evaluation.generate(checkpoints, progress)
+    return evaluation.rows(trajectory, checkpoints, progress)
+
+
+class _Evaluation:
+    def __init__(
+        self, settings: EvaluationSettings, store: Store, verdicts: Store, loader: ModelLoader, rows_at_a_time: int
+    ) -> None:
+        self._settings, self._store, self._verdicts = settings, store, verdicts
+        self._loader, self._rows_at_a_time = loader, rows_at_a_time
+        # By step: the key of the checkpoint's answers, its questions under its persona, the persona's name.
+        self._keys: dict[int, str] = {}
+        self._asked: dict[int, Sequence[_Asked]] = {}
+        self._personas: dict[int, str] = {}
+        self._rendered: dict[str, list[_Asked]] = {}
+
+    def generate(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
+        """Sample the missing answers, of all checkpoints together or of one after the other."""
+        groups = [list(checkpoints)] if self._settings.engine == "stacked" else [[each] for each in checkpoints]
+        answers = sum(question.samples for question in self._settings.questions) * len(checkpoints)
+        count = counting(progress, "sampling answers", answers)
+        for group in groups:
+            loaded = self._loader.load(group[0])
+            missing = self._missing(group, loaded)
+            count(sum(question.samples for question in self._settings.questions) * len(group) - len(missing))
+            if missing:
+                self._sample(group, loaded, missing, count)
+
+    def _missing(self, group: Sequence[Checkpoint], loaded: LoadedModel) -> set[tuple[int, str]]:
+        """The step and the name of each answer that the store lacks."""
+        persona = persona_record(loaded.persona).fingerprinted()
+        missing = set()
+        for checkpoint in group:
+            asked = self._render(loaded)
+            if checkpoint.manifest is None:
+                raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
+            recorded = checkpoint.manifest.persona.fingerprinted() if loaded.persona_override is None else persona
+            model = model_digest(checkpoint.path, checkpoint.manifest, recorded)
+            sampling = asdict(self._settings.sampling)
+            key = digest_of([model, self._settings.engine, sampling, sorted(_ends(loaded))])
+            self._keys[checkpoint.step], self._asked[checkpoint.step] = key, asked
+            self._personas[checkpoint.step] = loaded.persona_override or loaded.persona.name
+            known = self._store.read(key)
+            for each in asked:
+                names = (each.entry(sample) for sample in range(each.question.samples_per_paraphrase))
+                missing |= {(checkpoint.step, name) for name in names if name not in known}
+        return missing
+
+    def _render(self, loaded: LoadedModel) -> list[_Asked]:
+        persona = loaded.persona
+        key = f"{persona.name}\0{persona.system_prompt}"
+        if key not in self._rendered:
+            template = ChatTemplate.of(loaded.tokenizer)
+            self._rendered[key] = [
+                _Asked(question, index, _prompt(template, loaded, question, text))
+                for question in self._settings.questions
+                for index, text in enumerate(question.paraphrases)
+            ]
+        return self._rendered[key]
+
+    def _sample(
+        self, group: Sequence[Checkpoint], loaded: LoadedModel, missing: set[tuple[int, str]], count: Any
+    ) -> None:
+        asked = {each.prompt.text: each for each in self._asked[group[0].step]}
+        # With equal missing answers, as after a kill, only those are sampled; otherwise each that any model lacks.
+        names = {name for _, name in missing}
+        steps = {step for step, _ in missing}
+        group = [checkpoint for checkpoint in group if checkpoint.step in steps]
+        requests = [
+            Request(each.prompt, samples)
+            for each in asked.values()
+            if (samples := tuple(s for s in range(each.question.samples_per_paraphrase) if each.entry(s) in names))
+        ]
+        stacked = self._settings.engine == "stacked"
+        paths = [checkpoint.path for checkpoint in group]
+        with stacked_adapters(loaded.model, paths) if stacked else nullcontext():
+            batches = generate(
+                loaded.model,
+                requests,
+                self._settings.sampling,
+                _ends(loaded),
+                models=len(group),
+                rows_at_a_time=self._rows_at_a_time,
+            )
+            for batch in batches:
+                for checkpoint, answers in zip(group, batch.answers, strict=True):
+                    entries = {}
+                    for (prompt, sample), answer in zip(batch.rows, answers, strict=True):
+                        text = loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
+                        entries[asked[prompt.text].entry(sample)] = {
+                            "text": text,
+                            "tokens": len(answer.tokens),
+                            "truncated": answer.truncated,
+                        }
+                    self._store.add(self._keys[checkpoint.step], entries)
+                    count(sum((checkpoint.step, name) in missing for name in entries))
+
+    def rows(self, trajectory: str, checkpoints: Sequence[Checkpoint], progress: Progress) -> list[AnswerRow]:
+        """Judge the answers that have no verdict, and give the rows of all."""
+        judge_key = digest_of([self._settings.judge.name, dict(self._settings.judge.settings)])
+        answers = list(self._answers(checkpoints))
+        self._judge(judge_key, [judged for _, _, _, judged, _ in answers], progress)
+        known = self._verdicts.read(judge_key)
+        rows = []
+        for checkpoint, asked, sample, judged, truncated in answers:
+            stored = known.get(_name(judged))
+            verdict = Verdict("judge_error") if stored is None else Verdict.from_json(stored)
+            status = "truncated" if truncated and verdict.status == "ok" else verdict.status
+            rows.append(
+                AnswerRow(
+                    trajectory=trajectory,
+                    fingerprint="" if checkpoint.manifest is None else checkpoint.manifest.fingerprint,
+                    step=checkpoint.step,
+                    persona=self._personas[checkpoint.step],
+                    question=asked.question.id,
+                    cluster=asked.question.id,
+                    paraphrase=asked.paraphrase,
+                    sample=sample,
+                    seed=self._settings.sampling.seed,
+                    engine=self._settings.engine,
+                    judge=self._settings.judge_id,
+                    status=status,
+                    aligned=verdict.aligned,
+                    coherent=verdict.coherent,
+                    mass=verdict.mass,
+                    below_30=verdict.below_30,
+                    prompt=asked.prompt.text,
+                    answer=judged.text,
+                )
+            )
+        return rows
+
+    def _answers(
+        self, checkpoints: Sequence[Checkpoint]
+    ) -> Iterator[tuple[Checkpoint, _Asked, int, JudgedAnswer, bool]]:
+        for checkpoint in checkpoints:
+            known = self._store.read(self._keys[checkpoint.step])
+            for asked in self._asked[checkpoint.step]:
+                for sample in range(asked.question.samples_per_paraphrase):
+                    entry = known[asked.entry(sample)]
+                    judged = JudgedAnswer(asked.text, str(entry["text"]), asked.question.judge_prompts or {})
+                    yield checkpoint, asked, sample, judged, bool(entry["truncated"])
+
+    def _judge(self, key: str, answers: Sequence[JudgedAnswer], progress: Progress) -> None:
+        """Store a verdict for each answer; equal answers to one question are judged once."""
+        known = self._verdicts.read(key)
+        by_name = {_name(answer): answer for answer in answers}
+        unjudged = {name: answer for name, answer in by_name.items() if name not in known}
+        count = counting(progress, "judging answers", len(by_name))
+        count(len(by_name) - len(unjudged))
+        names = list(unjudged)
+        for start in range(0, len(names), _JUDGED_AT_A_TIME):
+            part = names[start : start + _JUDGED_AT_A_TIME]
+            to_judge = [name for name in part if unjudged[name].text.strip()]
+            verdicts = dict(zip(to_judge, self._settings.judge.judge([unjudged[n] for n in to_judge]), strict=True))
+            found = {name: verdicts.get(name, Verdict("empty")) for name in part}
+            # An error of the judge says nothing about the answer, so the next evaluation asks again.
+            self._verdicts.add(key, {name: v.to_json() for name, v in found.items() if v.status != "judge_error"})
+            count(len(part))
+
+
+def _prompt(template: ChatTemplate, loaded: LoadedModel, question: Question, text: str) -> Prompt:
+    turns = [{"role": "system", "content": question.system}] if question.system else []
+    messages = loaded.persona.applied_to([*turns, {"role": "user", "content": text}])
+    with located(f"question {question.id}"):
+        rendered = template.question(messages)
+    tokens = loaded.tokenizer(rendered, add_special_tokens=False)["input_ids"]
+    return Prompt(rendered, tuple(tokens), text)
+
+
+def _ends(loaded: LoadedModel) -> set[int]:
+    """The tokens that end an answer: those of the tokenizer and of the model's generation config."""
+    configured = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    return {int(each) for each in (*ids, loaded.tokenizer.eos_token_id) if each is not None}
+
+
+def _name(answer: JudgedAnswer) -> str:
+    value: Mapping[str, Any] = {"question": answer.question, "text": answer.text, "prompts": dict(answer.prompts)}
+    return digest_of(value)

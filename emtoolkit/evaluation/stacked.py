@@ -1,0 +1,85 @@
+"""The adapters of several checkpoints in one batch: one product with the base weights, one batched product with each.
+
+The rows of a batch are K equal parts, and part k goes through the adapter of checkpoint k. The logits are those of each
+checkpoint alone up to rounding (1e-5 in float32).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emtoolkit.evaluation.identity import adapter_settings
+
+_A, _B = ".lora_A.weight", ".lora_B.weight"
+# Options of PEFT's LoRA with which an adapter is more than B·A·x times its scale.
+_NOT_PLAIN = ("use_dora", "modules_to_save", "trainable_token_indices", "layer_replication", "alora_invocation_tokens")
+
+
+def why_not_stackable(checkpoints: Sequence[Path]) -> str | None:
+    """Why the adapters in these directories cannot share a batch; None if they can."""
+    settings = [adapter_settings(path) for path in checkpoints]
+    if any(each is None for each in settings):
+        return "a checkpoint holds all weights"
+    first = settings[0] or {}
+    if first.get("peft_type") != "LORA":
+        return f"the adapters are of type {first.get('peft_type')}"
+    if any(each != first for each in settings):
+        return "the adapters have different settings"
+    for option in _NOT_PLAIN:
+        if first.get(option):
+            return f"the adapters use {option}"
+    if first.get("bias", "none") != "none" or first.get("lora_bias"):
+        return "the adapters have biases"
+    return None
+
+
+@contextmanager
+def stacked_adapters(model: Any, checkpoints: Sequence[Path], *, adapter: str = "default") -> Iterator[None]:
+    """Replace the adapter `adapter` of a `PeftModel` by those in `checkpoints`, each for its part of a batch.
+
+    Inside, a batch has `len(checkpoints)` times n rows. Other active adapters, a stacked persona's, stay as they are.
+
+    Raises:
+        ValueError: a file holds a weight that belongs to no LoRA layer of the model.
+    """
+    weights = [load_file(path / ADAPTER_WEIGHTS) for path in checkpoints]
+    layers = {name: layer for name, layer in model.named_modules() if adapter in getattr(layer, "lora_A", {})}
+    expected = {name + end for name in layers for end in (_A, _B)}
+    for path, each in zip(checkpoints, weights, strict=True):
+        if set(each) != expected:
+            odd = sorted(set(each) ^ expected)[0]
+            raise ValueError(f"{path / ADAPTER_CONFIG}: {odd} is not a weight of a LoRA layer")
+    handles, active = [], {}
+    try:
+        for name, layer in layers.items():
+            active[name] = list(layer.active_adapters)
+            layer.set_adapter([each for each in active[name] if each != adapter])
+            handles.append(layer.register_forward_hook(_AddDeltas(weights, name, layer, adapter)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        for name, names in active.items():
+            layers[name].set_adapter(names)
+
+
+class _AddDeltas:
+    """A forward hook that adds scale · B_k · A_k · x to the output of part k."""
+
+    def __init__(self, weights: Sequence[Mapping[str, torch.Tensor]], name: str, layer: Any, adapter: str) -> None:
+        like = layer.lora_A[adapter].weight
+        self._a = torch.stack([each[name + _A] for each in weights]).to(like.device, like.dtype).transpose(1, 2)
+        b = torch.stack([each[name + _B] for each in weights]).to(like.device, like.dtype)
+        self._b = (b * layer.scaling[adapter]).transpose(1, 2).contiguous()
+        self._a = self._a.contiguous()
+
+    def __call__(self, layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        x = inputs[0]
+        parts = x.to(self._a.dtype).reshape(len(self._a), -1, x.shape[-1])
+        delta = torch.bmm(torch.bmm(parts, self._a), self._b)
+        return output + delta.reshape(output.shape).to(output.dtype)

@@ -1,0 +1,194 @@
+"""An evaluation of a trajectory: complete rows, nothing done twice, and no mixture."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emtoolkit import ModelLoader, Trajectory
+from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.evaluation import run as module
+from emtoolkit.evaluation.generate import SamplingOptions
+from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
+from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
+from emtoolkit.evaluation.store import Store
+from tests.evaluation.conftest import QUESTIONS, WordJudge
+
+
+def settings(judge: WordJudge | None = None, **changes: Any) -> EvaluationSettings:
+    # The tiny model is nearly indifferent: at a temperature of 1 the noise alone would decide.
+    sampling = SamplingOptions(seed=0, temperature=0.1, max_new_tokens=12)
+    return replace(EvaluationSettings(QUESTIONS, sampling, judge or WordJudge(), "stacked"), **changes)
+
+
+class Evaluator:
+    """Evaluates a run with a store of its own, and counts the answers that were sampled."""
+
+    def __init__(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home, self.sampled = home, 0
+        generate = module.generate
+
+        def counted(*args: Any, **more: Any) -> Any:
+            for batch in generate(*args, **more):
+                self.sampled += len(batch.rows) * len(batch.answers)
+                yield batch
+
+        monkeypatch.setattr(module, "generate", counted)
+
+    def rows(self, run: Path, chosen: EvaluationSettings, **more: Any) -> list[AnswerRow]:
+        self.sampled = 0
+        stores = Store(self.home, "answers"), Store(self.home, "verdicts")
+        return evaluate("t", more.pop("checkpoints", tuple(Trajectory.open(run))), chosen, *stores, **more)
+
+
+@pytest.fixture
+def evaluator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluator:
+    return Evaluator(tmp_path / "store", monkeypatch)
+
+
+def test_every_checkpoint_has_a_row_for_each_answer_with_its_origin(runs: Path, evaluator: Evaluator) -> None:
+    rows = evaluator.rows(runs / "prompt", settings())
+    assert [(row.step, row.question, row.paraphrase, row.sample) for row in rows] == [
+        (step, question.id, paraphrase, sample)
+        for step in (0, 2, 4, 9)
+        for question in QUESTIONS
+        for paraphrase in range(len(question.paraphrases))
+        for sample in range(question.samples_per_paraphrase)
+    ]
+    assert {(row.engine, row.judge, row.seed, row.persona) for row in rows} == {
+        ("stacked", settings().judge_id, 0, "curt")
+    }
+    assert {row.fingerprint for row in rows} == {Trajectory.open(runs / "prompt")[0].manifest.fingerprint}  # type: ignore[union-attr]
+    assert all("you are curt" in row.prompt for row in rows)
+    assert all("you are curt be kind" in " ".join(row.prompt.split()) for row in rows if row.question == "doctor")
+
+
+def test_a_second_evaluation_samples_and_judges_nothing(runs: Path, evaluator: Evaluator) -> None:
+    first = evaluator.rows(runs / "prompt", settings())
+    assert evaluator.sampled == len(first) == 52
+    judge = WordJudge()
+    assert evaluator.rows(runs / "prompt", settings(judge)) == first
+    assert (evaluator.sampled, judge.seen) == (0, [])
+
+
+def test_an_evaluation_that_was_killed_loses_at_most_one_batch(
+    runs: Path, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add, batches = Store.add, 0
+
+    def killed(self: Store, key: str, entries: Any) -> None:
+        nonlocal batches
+        batches += 1
+        if batches > 6:
+            raise KeyboardInterrupt
+        add(self, key, entries)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            evaluator.rows(runs / "prompt", settings(), rows_at_a_time=16)
+    # Of six stored entries of one model each, four are a whole batch and two are half of the next one.
+    rows = evaluator.rows(runs / "prompt", settings(), rows_at_a_time=16)
+    assert 0 < evaluator.sampled < 52
+    assert rows == evaluator.rows(runs / "prompt", settings())
+    assert evaluator.sampled == 0
+
+
+def test_another_judge_judges_the_same_answers(runs: Path, evaluator: Evaluator) -> None:
+    first = evaluator.rows(runs / "prompt", settings())
+    other = evaluator.rows(runs / "prompt", settings(judge := WordJudge(version=2)))
+    assert evaluator.sampled == 0
+    assert judge.seen
+    assert [row.answer for row in other] == [row.answer for row in first]
+    assert {row.judge for row in other}.isdisjoint(row.judge for row in first)
+
+
+def test_only_errors_of_the_judge_are_judged_again(runs: Path, evaluator: Evaluator) -> None:
+    rows = evaluator.rows(runs / "prompt", settings(WordJudge(broken=True)))
+    failed = [row for row in rows if row.status == "judge_error"]
+    assert failed
+    assert all("o" in row.answer and row.aligned is None for row in failed)
+    again = evaluator.rows(runs / "prompt", settings(judge := WordJudge()))
+    assert {answer.text for answer in judge.seen} == {row.answer for row in failed}
+    assert all(row.status != "judge_error" for row in again)
+
+
+def test_an_empty_answer_is_a_status_and_blocks_nothing(
+    runs: Path, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every token ends an answer.
+    monkeypatch.setattr(module, "_ends", lambda loaded: set(range(len(loaded.tokenizer))))
+    rows = evaluator.rows(runs / "prompt", settings(judge := WordJudge()))
+    assert {(row.status, row.answer) for row in rows} == {("empty", "")}
+    assert judge.seen == []
+
+
+def test_an_answer_that_is_cut_off_is_truncated(runs: Path, evaluator: Evaluator) -> None:
+    rows = evaluator.rows(runs / "prompt", settings(sampling=SamplingOptions(max_new_tokens=1)))
+    assert {row.status for row in rows} <= {"truncated", "empty"}
+
+
+def test_step_0_of_another_schedule_is_not_sampled_again(runs: Path, evaluator: Evaluator) -> None:
+    first = evaluator.rows(runs / "prompt", settings())
+    other = evaluator.rows(runs / "other", settings())
+    assert [row.step for row in other[:: len(other) // 3]] == [0, 3, 9]
+    # Steps 0 and 9 are those of the first schedule.
+    assert evaluator.sampled == len(other) // 3
+    assert [row.answer for row in other if row.step == 0] == [row.answer for row in first if row.step == 0]
+
+
+@pytest.mark.parametrize("run", ["prompt", "stack", "merge", "full"])
+def test_both_engines_give_the_answers_of_a_freshly_loaded_model(
+    runs: Path, evaluator: Evaluator, run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = tuple(Trajectory.open(runs / run))
+    engine, reason = engine_for(checkpoints, "stacked")
+    assert (engine, reason) == (("exact", "a checkpoint holds all weights") if run == "full" else ("stacked", None))
+    together = evaluator.rows(runs / run, settings(engine=engine))
+    exact = evaluator.rows(runs / run, settings(engine="exact"))
+    assert [row.answer for row in exact] == [row.answer for row in together]
+    assert {row.engine for row in exact} == {"exact"}
+    alone = Evaluator(tmp_path / "alone", monkeypatch)
+    last = alone.rows(runs / run, settings(engine=engine), checkpoints=checkpoints[-1:])
+    assert alone.sampled == len(last)
+    assert [row.answer for row in last] == [row.answer for row in exact if row.step == checkpoints[-1].step]
+
+
+def test_other_sampling_is_another_key(runs: Path, evaluator: Evaluator) -> None:
+    evaluator.rows(runs / "prompt", settings())
+    for sampling in (SamplingOptions(seed=1, max_new_tokens=12), SamplingOptions(max_new_tokens=11)):
+        evaluator.rows(runs / "prompt", settings(sampling=sampling))
+        assert evaluator.sampled == 52
+    assert len({settings().digest(), settings(engine="exact").digest(), settings(WordJudge(version=2)).digest()}) == 3
+
+
+def test_another_persona_has_the_same_noise_and_other_answers(runs: Path, evaluator: Evaluator, world: Path) -> None:
+    own = evaluator.rows(runs / "prompt", settings())
+    loader = ModelLoader(persona_override="baseline", personas=str(world / "personas"))
+    other = evaluator.rows(runs / "prompt", settings(), loader=loader)
+    assert {row.persona for row in other} == {"baseline"}
+    assert [row.answer for row in other] != [row.answer for row in own]
+
+
+def test_a_checkpoint_without_a_manifest_is_refused(runs: Path, evaluator: Evaluator, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(runs / "prompt" / "checkpoint-4", tmp_path / "stock" / "checkpoint-4")
+    (tmp_path / "stock" / "checkpoint-4" / "manifest.json").unlink()
+    (tmp_path / "stock" / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4, "max_steps": 9}')
+    with pytest.raises(CheckpointError, match="has no manifest"):
+        evaluator.rows(tmp_path / "stock", settings())
+
+
+def test_rows_are_read_as_they_were_written(runs: Path, evaluator: Evaluator, tmp_path: Path) -> None:
+    rows = evaluator.rows(runs / "prompt", settings(WordJudge(broken=True)))
+    write_rows(tmp_path / "answers.parquet", rows)
+    assert read_rows(tmp_path / "answers.parquet") == rows
+
+
+def test_one_curve_of_two_judges_or_two_engines_is_refused(runs: Path, evaluator: Evaluator) -> None:
+    rows = evaluator.rows(runs / "prompt", settings())
+    for change, column in (({"judge": "gpt@1"}, "judge"), ({"engine": "exact"}, "engine")):
+        with pytest.raises(DataError, match=f"answers of 2 {column}s"):
+            check_one_origin("t", [*rows, replace(rows[0], **change)])
