@@ -158,7 +158,7 @@ class CheckpointReceiver:
             self._check_trajectory(checkpoint, manifest)
             self._fingerprint = manifest.fingerprint
             if TrajectoryRecord.read_if_any(self._directory) is None:
-                schedule = str(checkpoint.metadata.get("schedule", ""))
+                schedule = checkpoint.record.schedule or ""
                 record = TrajectoryRecord(manifest.fingerprint, manifest.total_steps, schedule)
                 record.ended(self._collection.final_step).write(self._directory)
 

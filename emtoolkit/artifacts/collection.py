@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
+from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.errors import CheckpointError, first_line, nearest
 from emtoolkit.storage.safe_paths import why_unsafe
 
@@ -92,6 +93,18 @@ class RemoteCheckpoint:
     bytes: int
     metadata: Mapping[str, Any] = field(repr=False)
     handle: Any = field(repr=False, compare=False)
+
+    @property
+    def record(self) -> CheckpointMetadata:
+        """The metadata as a record.
+
+        Raises:
+            RefusedError: a key holds a value of another type than emtoolkit writes.
+        """
+        try:
+            return CheckpointMetadata.from_json(self.metadata)
+        except ValueError as error:
+            raise RefusedError(f"{self.artifact}: metadata: {error}") from None
 
 
 class Collection:
@@ -227,8 +240,11 @@ def _checkpoints_of(version: Any) -> Iterator[RemoteCheckpoint]:
 
 
 def _replaced(version: Any) -> Iterator[RemoteCheckpoint]:
-    step = version.metadata.get("step")
-    if isinstance(step, int) and step_of_version(version) is None and PUBLISHED_AGAIN not in version.metadata:
+    try:
+        step = CheckpointMetadata.from_json(version.metadata).step
+    except ValueError:
+        return  # not a checkpoint of emtoolkit
+    if step is not None and step_of_version(version) is None and PUBLISHED_AGAIN not in version.metadata:
         yield _remote_checkpoint(version, step)
 
 

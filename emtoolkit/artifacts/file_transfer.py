@@ -76,7 +76,7 @@ class _PartialFile:
         try:
             self._file.write(chunk)
         except OSError as error:
-            raise CheckpointError(f"{self._path}: it could not be written ({error.strerror or error})") from error
+            raise CheckpointError(f"{self._path}: writing failed ({error.strerror or error})") from error
         self._count(chunk)
 
     def restart(self) -> None:

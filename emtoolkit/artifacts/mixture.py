@@ -24,13 +24,13 @@ def check_is_one_training(collection: Collection) -> None:
         CheckpointError: the collection mixes steps, trajectories or runs; the message says which.
     """
     for checkpoint in collection.checkpoints:
-        saved_as = checkpoint.metadata.get("step")
-        if isinstance(saved_as, int) and saved_as != checkpoint.step:
+        saved_as = checkpoint.record.step
+        if saved_as not in (None, checkpoint.step):
             raise CheckpointError(
                 f"{checkpoint.artifact}: the version has the alias step-{checkpoint.step} and was saved as step "
                 f"{saved_as}; move the alias back on W&B"
             )
-    fingerprints = {checkpoint.step: checkpoint.metadata.get("fingerprint") for checkpoint in collection.checkpoints}
+    fingerprints = {checkpoint.step: checkpoint.record.fingerprint for checkpoint in collection.checkpoints}
     check_one_fingerprint(collection.name, fingerprints, _ADVICE)
     _check_one_run(collection)
 

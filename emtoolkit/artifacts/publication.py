@@ -10,6 +10,7 @@ from typing import Any
 from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.safe_paths import is_plain_below
@@ -66,7 +67,8 @@ class Publication:
     @classmethod
     def of(cls, info: CheckpointInfo, publications: Publications) -> "Publication":
         """The publication of a checkpoint on disk, with the metadata that its run recorded."""
-        metadata = publications.metadata.get(info.step) or {"step": info.step, "fingerprint": info.fingerprint}
+        recorded = publications.metadata.get(info.step)
+        metadata = recorded or CheckpointMetadata(step=info.step, fingerprint=info.fingerprint).to_json()
         return cls(info.step, info.path, info.final, metadata)
 
     @property

@@ -2,6 +2,7 @@
 
 Each line is one event, so appending an event costs little and cannot damage earlier events; a line that a kill cut
 short is ignored. A `saved` event is written before its checkpoint, so only the directory shows which checkpoints exist.
+A `metrics` event follows when the step has been logged and evaluated.
 For a step without a `published` event `emtoolkit sync` asks W&B.
 """
 
@@ -125,6 +126,7 @@ class Publications:
         is_own = False
         tags: tuple[str, ...] = ()
         metadata, run_of, published = dict[int, Any](), dict[int, str](), dict[int, Published]()
+        metrics = dict[int, Any]()
         runs = dict[str, tuple[WandbRun, ...]]()
         differences = dict[int, Difference]()
         for event in filter(None, map(_event, lines)):
@@ -137,12 +139,15 @@ class Publications:
                     metadata.setdefault(step, values)
                     if isinstance(run, str):
                         run_of.setdefault(step, run)
+                case {"event": "metrics", "step": int(step), "metrics": dict(values)}:
+                    metrics.setdefault(step, values)
                 case {"event": "published", "step": int(step), "artifact": str(artifact), "digest": str(digest)}:
                     published[step] = Published(artifact, digest, event.get("created") is True)
                 case {"event": "difference", "step": int(step), "largest": float(largest), "tensor": str(tensor)}:
                     earlier = differences.get(step)
                     if earlier is None or largest > earlier.largest:
                         differences[step] = Difference(largest, tensor, event.get("share"))
+        metadata = {step: {**values, **metrics.get(step, {})} for step, values in metadata.items()}
         return cls(collection, is_own, tags, metadata, run_of, published, runs, differences)
 
 
@@ -162,6 +167,11 @@ def add_run(directory: Path, run: WandbRun) -> None:
 def add_saved(directory: Path, step: int, metadata: Mapping[str, Any], run: str | None) -> None:
     """Record the metadata of the checkpoint of `step`, which the W&B run `run`, if any, is about to save."""
     _append(directory, {"event": "saved", "step": step, "metadata": dict(metadata), "run": run})
+
+
+def add_metrics(directory: Path, step: int, metrics: Mapping[str, Any]) -> None:
+    """Record what was logged at `step`, whose checkpoint is saved: more keys of its metadata."""
+    _append(directory, {"event": "metrics", "step": step, "metrics": dict(metrics)})
 
 
 def add_published(directory: Path, step: int, published: Published) -> None:

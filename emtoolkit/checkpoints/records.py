@@ -88,8 +88,9 @@ class PersonaRecord(_Record):
 class CheckpointMetadata(_Record):
     """What one run records about a checkpoint; none of it is in the checkpoint's own files.
 
-    The metrics that the Trainer logged last (`loss`, `grad_norm`, `learning_rate`, `epoch`, …) follow the declared
-    keys under their own names.
+    The metrics that the Trainer logged at this very step (`loss`, `eval_loss`, `grad_norm`, `learning_rate`, …) and the
+    step's `epoch` follow the declared keys under their own names. A metric that was not logged at the step is absent.
+    The Trainer's `loss` is the mean over the steps since it was logged before.
     """
 
     step: int | None = None
@@ -130,9 +131,8 @@ class CheckpointMetadata(_Record):
         persona: PersonaRecord,
         base_place: str | None,
         persona_place: str | None,
-        metrics: Mapping[str, Any],
     ) -> Self:
-        """The metadata of one save; a place that is None is left out, and a metric never replaces a declared key."""
+        """The metadata of one save, before its metrics are known; a place that is None is left out."""
         places = {"base_place": base_place, "persona_place": persona_place}
         return cls.model_validate(
             {
@@ -143,6 +143,5 @@ class CheckpointMetadata(_Record):
                 "seconds_since_start": seconds_since_start,
                 **{f"persona_{key}": value for key, value in persona.to_json().items()},
                 **{key: place for key, place in places.items() if place is not None},
-                **{key: value for key, value in metrics.items() if key not in cls.model_fields},
             }
         )

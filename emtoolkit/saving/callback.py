@@ -149,6 +149,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
                         check_resume_state(self._directory(args), event.step)
             strategy = ShardedSaving if is_sharded(event.model) else LocalSaving
             self._strategy = strategy(self._setup(event), event)
+        self._note_metrics(state, {"epoch": state.epoch})
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -160,7 +161,9 @@ class ScheduledCheckpointCallback(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save the resume state of the step before if it is due."""
+        """Settle the metadata of the step before, and save its resume state if that is due."""
+        if self._session is not None:
+            self._session.settle()
         with self._closed_on(TrainingInterrupted):
             self._active.between_steps(TrainerEvent(args, state, control, kwargs))
 
@@ -179,6 +182,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save this step if it is scheduled."""
+        self._note_metrics(state, {"epoch": state.epoch})
         with self._closed_on(TrainingInterrupted):
             self._active.step_ended(TrainerEvent(args, state, control, kwargs))
 
@@ -195,10 +199,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Keep the newest metrics for the metadata of the next artifact."""
-        if self._session is not None:
-            metrics = {key: value for key, value in (logs or {}).items() if isinstance(value, (int, float))}
-            self._session.run_metadata.update(metrics)
+        """Keep the metrics of this step for the metadata of its checkpoint."""
+        self._note_metrics(state, logs or {})
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -216,6 +218,10 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if self._session is not None:
             self._active.training_failed()
             self._close()
+
+    def _note_metrics(self, state: TrainerState, logs: Mapping[str, Any]) -> None:
+        if self._session is not None:
+            self._session.metrics.note(state.global_step, logs)
 
     @property
     def _active(self) -> SavingStrategy:

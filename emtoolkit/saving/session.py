@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from emtoolkit.checkpoints.publications import (
     WandbRun,
     add_collection,
     add_difference,
+    add_metrics,
     add_run,
     add_saved,
 )
@@ -37,6 +39,7 @@ from emtoolkit.saving.resume_state import (
     remove_resume_states,
     write_resume_state,
 )
+from emtoolkit.saving.step_metrics import StepMetrics
 from emtoolkit.saving.writer import CheckpointContents, CheckpointWriter, DiskThread, Saved
 from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.schedules.schedule import Schedule
@@ -64,8 +67,7 @@ class SavingSession:
         self, directory: Path, state: ModelState, seal: TrajectorySeal, schedule: Schedule, options: SaveOptions
     ) -> None:
         self.state = state
-        # The newest metrics of the run, for the metadata of the next checkpoint.
-        self.run_metadata: dict[str, Any] = {}
+        self.metrics = StepMetrics()
         self.saved: list[Saved] = []
         # The steps that this run computed again, with other weights than their checkpoints hold.
         self.differences: dict[int, Difference] = {}
@@ -73,6 +75,8 @@ class SavingSession:
         self._seal = seal
         self._options = options
         self._publications: dict[int, Publication] = {}
+        # The saved steps that the Trainer may still log or evaluate.
+        self._unsettled: list[int] = []
         self._started = time.time()
         size = _bytes_of_copy(state)
         self._lock = lock_directory(directory)
@@ -113,19 +117,26 @@ class SavingSession:
             return
         path = self._directory / checkpoint_name(step)
         self._publications[step] = publication = Publication(step, path, final, self._metadata(step))
-        self._writer.save(
-            step,
-            contents(),
-            lambda: self._note(publication),
-            lambda saved: self._publish_saved(saved, publication),
-        )
+        self._unsettled.append(step)
+        self._writer.save(step, contents(), lambda: self._note(publication), self._note_saved)
 
     def mark_final(self, step: int) -> None:
         """Publish `step`, which is saved already, as the final checkpoint, unless it was saved as the final one."""
         publication = self._publications[step]
         if not publication.final:
             self._publications[step] = final = replace(publication, final=True)
-            self.disk.submit(lambda: self._publish(final))
+            if step not in self._unsettled:
+                self.disk.submit(lambda: self._publish(final))
+
+    def settle(self) -> None:
+        """Record the metrics of the saved steps, and publish the steps: nothing more is logged at them."""
+        unsettled, self._unsettled = self._unsettled, []
+        for step in unsettled:
+            saved = self._publications[step]
+            metrics = {k: v for k, v in self.metrics.of(step).items() if k not in CheckpointMetadata.model_fields}
+            publication = replace(saved, metadata=fit_for_wandb({**saved.metadata, **metrics}))
+            self._publications[step] = publication
+            self.disk.submit(partial(self._publish_settled, publication, fit_for_wandb(metrics)))
 
     def save_resume_state(self, state: ResumeState) -> None:
         """Write `state` as the newest resume checkpoint in the background."""
@@ -144,6 +155,7 @@ class SavingSession:
         Raises:
             CheckpointError: a save failed.
         """
+        self.settle()
         self.disk.drain()
         self._record.ended(step).write(self._directory)
         if not self._options.resume_at_end:
@@ -152,6 +164,7 @@ class SavingSession:
     def close(self) -> None:
         """Wait for the disk, wait at most `publish_timeout` for W&B, and release the directory."""
         try:
+            self.settle()
             self.disk.drain()
         finally:
             self.disk.close()
@@ -193,7 +206,6 @@ class SavingSession:
             persona=identity.persona,
             base_place=identity.base_place,
             persona_place=identity.persona_place,
-            metrics=self.run_metadata,
         )
         return fit_for_wandb(metadata.to_json())
 
@@ -214,10 +226,18 @@ class SavingSession:
             # The disk may still have room for the weights, which matter more.
             logger.warning("the metadata of step %d was not recorded: %s", publication.step, error)
 
-    def _publish_saved(self, saved: Saved, publication: Publication) -> None:
+    def _note_saved(self, saved: Saved) -> None:
         self.saved.append(saved)
         if saved.recomputed is not None:
             self._record_difference(saved, saved.recomputed)
+
+    def _publish_settled(self, publication: Publication, metrics: Mapping[str, Any]) -> None:
+        if all(saved.step != publication.step for saved in self.saved):
+            return  # the save failed, and is reported as a failure
+        try:
+            add_metrics(self._directory, publication.step, metrics)
+        except CheckpointError as error:
+            logger.warning("the metrics of step %d were not recorded: %s", publication.step, error)
         self._publish(publication)
 
     def _record_difference(self, saved: Saved, recomputed: Recomputed) -> None:

@@ -124,13 +124,10 @@ def test_metadata_says_what_belongs_to_the_run_and_the_manifest_does_not(tmp_pat
 def test_a_last_step_that_was_saved_already_gets_the_alias_final(tmp_path: Path, run: Any) -> None:
     train(tmp_path / "out", "2,5", StopAt(5))
 
-    logged = log_of(run)
-    assert [sorted(artifact.aliases) for artifact in logged] == [
+    assert [sorted(artifact.aliases) for artifact in log_of(run)] == [
         ["latest", "step-2"],
-        ["latest", "step-5"],
         ["final", "latest", "step-5"],
     ]
-    assert logged[1].digest == logged[2].digest
 
 
 def test_without_a_run_nothing_is_published_and_training_is_the_same(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def test_the_fingerprint_of_a_persona_has_its_content_only_where_it_is_an_adapte
     assert warm.fingerprinted() == {"name": "warm", "composition": "stack", "system_prompt": None, "content": "cd"}
 
 
-def test_metadata_lists_run_then_persona_then_places_then_metrics() -> None:
+def test_metadata_lists_run_then_persona_then_places() -> None:
     metadata = CheckpointMetadata.of(
         step=25,
         total_steps=397,
@@ -46,7 +46,6 @@ def test_metadata_lists_run_then_persona_then_places_then_metrics() -> None:
         persona=PersonaRecord(name="curt", composition="system_prompt"),
         base_place="org/model",
         persona_place=None,
-        metrics={"loss": 0.5, "step": 7, "epoch": 0.1},
     )
     assert list(metadata.to_json().items()) == [
         ("step", 25),
@@ -57,6 +56,4 @@ def test_metadata_lists_run_then_persona_then_places_then_metrics() -> None:
         ("persona_name", "curt"),
         ("persona_composition", "system_prompt"),
         ("base_place", "org/model"),
-        ("loss", 0.5),
-        ("epoch", 0.1),
     ]
