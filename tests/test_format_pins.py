@@ -118,7 +118,8 @@ _TRAJECTORY = """\
     "test_rows": 4,
     "train_rows": 36
   },
-  "total_steps": 9
+  "total_steps": 9,
+  "version": 2
 }
 """
 _METADATA = [

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.manifest import FORMAT
-from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity, is_one_trajectory
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
@@ -29,7 +29,7 @@ class TrajectoryRecord:
 
     `fingerprinted` is the object that the fingerprint hashes, so two trajectories can be compared key by key.
     `ended_at` is the step at which training ended for good; None if it has not ended. `split` is for readers: how many
-    rows were trained on and held out.
+    rows were trained on and held out. `version` says which facts `fingerprinted` can hold.
     """
 
     fingerprint: str
@@ -38,11 +38,19 @@ class TrajectoryRecord:
     fingerprinted: Mapping[str, Any] = field(default_factory=dict)
     ended_at: int | None = None
     split: Mapping[str, Any] = field(default_factory=dict)
+    version: int = VERSION
 
     @classmethod
     def of(cls, identity: Identity, total_steps: int, schedule: str) -> "TrajectoryRecord":
         """The record of the trajectory of `identity`, which has not ended."""
-        return cls(identity.fingerprint, total_steps, schedule, identity.fingerprinted, split=identity.split)
+        return cls(
+            identity.fingerprint,
+            total_steps,
+            schedule,
+            identity.fingerprinted,
+            split=identity.split,
+            version=identity.version,
+        )
 
     @classmethod
     def read_if_any(cls, directory: Path) -> "TrajectoryRecord | None":
@@ -61,6 +69,7 @@ class TrajectoryRecord:
                 fingerprinted=dict(raw["decides"]),
                 ended_at=raw["ended_at"],
                 split=dict(raw.get("split", {})),
+                version=int(raw.get("version", 1)),
             )
         except FileNotFoundError:
             return None
@@ -77,12 +86,20 @@ class TrajectoryRecord:
             "decides": dict(self.fingerprinted),
             "ended_at": self.ended_at,
             "split": dict(self.split),
+            "version": self.version,
         }
         write_file(directory / RECORD, canonical_json(content))
 
     def ended(self, step: int | None) -> "TrajectoryRecord":
         """The same record, of a training that ended at `step`."""
         return replace(self, ended_at=step)
+
+    def is_of(self, fingerprint: str, fingerprinted: Mapping[str, Any]) -> bool:
+        """Whether the record is of the trajectory with this fingerprint, or with facts that decide the same weights."""
+        if self.fingerprint == fingerprint:
+            return True
+        known = bool(self.fingerprinted) and bool(fingerprinted)
+        return known and is_one_trajectory(self.fingerprinted, self.version, fingerprinted)
 
     def differs_from(self, fingerprinted: Mapping[str, Any]) -> list[str]:
         """The differences between the record and `fingerprinted`: one phrase for each dotted key."""

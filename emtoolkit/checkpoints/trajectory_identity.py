@@ -8,6 +8,12 @@ from typing import Any
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.storage.digests import canonical_json
 
+# The version of the facts in a fingerprint. A fact that came with a version is left out of a fingerprint where it has
+# the value that earlier versions implied, so a training that needs none of them keeps its fingerprint.
+VERSION = 2
+# Facts that came with version 2: of a directory of version 1 they are not known, and not compared.
+_SINCE_VERSION_2 = ("attention", "compiled", "device", "matmul", "precision", "tokenizer_files", "tokens")
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:
@@ -17,7 +23,7 @@ class Identity:
     begins the name of the W&B collection: `<persona>-<dataset>-<base>-s<seed>`. `base_place` and `persona_place` are
     the directories or hub ids from which this run loads the base model and the persona's adapter; they go into the
     metadata of each checkpoint and into none of its files. `split` is for readers and follows from the rest: how many
-    rows are trained on and held out, and the seed of the split.
+    rows are trained on and held out, and the seed of the split. `version` is that of the facts in `fingerprinted`.
     """
 
     fingerprinted: Mapping[str, Any]
@@ -28,8 +34,41 @@ class Identity:
     collection: str = "run"
     tags: tuple[str, ...] = ()
     split: Mapping[str, Any] = field(default_factory=dict)
+    version: int = VERSION
 
     @property
     def fingerprint(self) -> str:
         """SHA-256 in hex over the canonical JSON of `fingerprinted`."""
         return hashlib.sha256(canonical_json(self.fingerprinted)).hexdigest()
+
+
+def is_one_trajectory(recorded: Mapping[str, Any], version: int, fingerprinted: Mapping[str, Any]) -> bool:
+    """Whether facts recorded in `version` and `fingerprinted` decide the same weights.
+
+    They may have two fingerprints: names of files that are identified by their content, the order of modules, and a
+    `max_length` that no row reaches do not decide.
+    """
+    here = dict(fingerprinted)
+    if version < VERSION:
+        for name in _SINCE_VERSION_2:
+            here.pop(name, None)
+    return _deciding(recorded) == _deciding(here)
+
+
+def _deciding(fingerprinted: Mapping[str, Any]) -> dict[str, Any]:
+    facts = {key: dict(value) if isinstance(value, Mapping) else value for key, value in fingerprinted.items()}
+    base, persona, lora, data, training = (
+        facts[key] if isinstance(facts.get(key), dict) else {}
+        for key in ("base_model", "persona", "lora", "data", "training")
+    )
+    if "content" in base:
+        base.pop("name", None)
+    persona.pop("name", None)
+    if isinstance(targets := lora.get("target_modules"), list):
+        lora["target_modules"] = sorted(targets)
+    if isinstance(layers := lora.get("layers_to_transform"), list):
+        lora["layers_to_transform"] = sorted(layers)
+    # They are recorded where a row was longer.
+    if data.get("train_rows") is not None and not data.keys() & {"shortened", "dropped"}:
+        training.pop("max_length", None)
+    return facts

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.live_tensors import place
+from emtoolkit.saving.model_identity import hub_id, in_one_order
 from emtoolkit.saving.model_state import (
     FullState,
     Listing,
@@ -157,12 +158,14 @@ def _config_json(model: Any, adapter: str) -> bytes:
     config = model.peft_config[adapter]
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     values = config.to_dict() | {"inference_mode": True}
-    values["base_model_name_or_path"] = values.get("base_model_name_or_path") or getattr(base, "name_or_path", None)
+    # The path of a directory is another one on another machine, and would give equal checkpoints other bytes.
+    place = values.get("base_model_name_or_path") or getattr(base, "name_or_path", None)
+    values["base_model_name_or_path"] = hub_id(place)
     if config.task_type is None:
         # As PEFT does, so that AutoPeftModel finds the class.
         base_class = type(base)
         values["auto_mapping"] = {"base_model_class": base_class.__name__, "parent_library": base_class.__module__}
-    return canonical_json({key: sorted(v) if isinstance(v, set) else v for key, v in values.items()})
+    return canonical_json(in_one_order(values))
 
 
 def _trainable_adapter(model: Any) -> str:

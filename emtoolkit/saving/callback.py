@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
-from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity
 from emtoolkit.errors import UserError
 from emtoolkit.saving.local import LocalSaving
+from emtoolkit.saving.model_identity import frozen_digest
 from emtoolkit.saving.model_state import ModelState
-from emtoolkit.saving.output_directory import set_aside
+from emtoolkit.saving.output_directory import OutputDirectory, set_aside
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import check_resume_state, stateful_callbacks_of
 from emtoolkit.saving.resume_timing import ResumeTiming
@@ -31,7 +33,8 @@ from emtoolkit.saving.sharded import ShardedSaving, is_sharded
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.saving.strategy import SavingSetup, SavingStrategy, TrainerEvent
 from emtoolkit.saving.trainer_arguments import own_the_saves, warn_of_stateful_callbacks
-from emtoolkit.saving.trainer_identity import identity_of_training, initial_weights_digest
+from emtoolkit.saving.trainer_identity import identity_of_training, initial_weights_digest, running_trainer
+from emtoolkit.saving.trainer_identity_v1 import version_1_facts
 from emtoolkit.saving.writer import Saved
 from emtoolkit.schedules.save_options import OnError, SaveOptions
 from emtoolkit.schedules.schedule import Schedule
@@ -114,6 +117,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         # Open in process 0 only.
         self._session: SavingSession | None = None
         self._batch_size: int | None = None
+        self._frozen_digest = ""
         self._updated = False
 
     def follow(self, trainer: Any) -> None:
@@ -142,6 +146,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
             warn_of_stateful_callbacks(state)
         self._ranks = Ranks.of_this_training()
         self._timing.begin(state.global_step, self._ranks)
+        if self._identity is None:
+            self._frozen_digest = frozen_digest(event.model, self._ranks, sharded=is_sharded(event.model))
         with self._closed_on(UserError):
             if event.step > 0 and not self._resume_state_is_intact:
                 with self._ranks.raise_on_all():
@@ -253,7 +259,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     def _open_session(self, event: TrainerEvent, weights: ModelState) -> SavingSession:
         directory = self._directory(event.args)
-        identity = self._identity or _identity_of(event, directory, weights)
+        identity = self._identity or self._identity_of(event, directory, weights)
+        identity = OutputDirectory.open(directory).identity_here(identity)
         seal = TrajectorySeal(identity, event.state.max_steps)
         self._session = session = SavingSession(directory, weights, seal, self.schedule, self._options)
         self.saved, self.failures = session.saved, session.disk.failures
@@ -261,6 +268,22 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if tokenizer is not None and not (directory / "tokenizer").exists():
             write_directory(directory / "tokenizer", tokenizer.save_pretrained, 0)
         return session
+
+    def _identity_of(self, event: TrainerEvent, directory: Path, weights: ModelState) -> Identity:
+        """The identity of the trajectory that the Trainer of `event` trains."""
+        recorded: Mapping[str, Any] = {}
+        initial_weights = initial_weights_digest(weights.tensors)
+        record = TrajectoryRecord.read_if_any(directory)
+        if record is not None:
+            recorded = record.fingerprinted
+            if event.step > 0:
+                # A resumed model is not the initial model; the record has the digest of the initial weights.
+                initial_weights = str(recorded.get("initial_weights"))
+        trainer = self._trainer or running_trainer(self)
+        identity = identity_of_training(event, trainer, self._frozen_digest, initial_weights, recorded)
+        if record is None or record.version >= VERSION or "initial_weights" not in recorded:
+            return identity
+        return replace(identity, fingerprinted=version_1_facts(event, recorded, initial_weights), version=1)
 
     def _end_earlier_attempt(self, event: TrainerEvent) -> None:
         """Close a training that did not end. After `auto_find_batch_size` the new attempt is another trajectory."""
@@ -302,14 +325,3 @@ class ScheduledCheckpointCallback(TrainerCallback):
         finally:
             if interrupted:
                 self._timing.end()
-
-
-def _identity_of(event: TrainerEvent, directory: Path, weights: ModelState) -> Identity:
-    """The identity of the trajectory that the Trainer of `event` trains."""
-    initial_weights = initial_weights_digest(weights)
-    record = TrajectoryRecord.read_if_any(directory)
-    if event.step > 0 and record is not None:
-        # A resumed model is not the initial model; the record has the digest of the initial weights.
-        initial_weights = str(record.fingerprinted.get("initial_weights"))
-    dataset = event.objects["train_dataloader"].dataset
-    return identity_of_training(event.args, event.state, event.model, dataset, initial_weights)

@@ -1,7 +1,7 @@
 """The output directory of a training: whether a run may write there, and how its contents are cleared or moved."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -85,6 +85,27 @@ class OutputDirectory:
         """The newest intact resume checkpoint, at or before step `not_after` unless that is None."""
         return newest_resume_state(self.path, not_after, progress=progress)
 
+    def identity_here(self, identity: Identity) -> Identity:
+        """`identity` as this directory names it, if it holds that trajectory: an earlier run may have given the
+        trajectory another fingerprint, and its base model and persona other names, which decide nothing.
+        """
+        record = self.record
+        if record is None or not record.is_of(identity.fingerprint, identity.fingerprinted):
+            return identity
+        manifest = next(
+            (
+                Manifest.read(info.path)
+                for info in self.checkpoints
+                if info.complete and info.fingerprint == record.fingerprint
+            ),
+            None,
+        )
+        if record.fingerprint != identity.fingerprint:
+            identity = replace(identity, fingerprinted=record.fingerprinted, version=record.version)
+        if manifest is None:
+            return identity
+        return replace(identity, base_model=manifest.base_model, persona=manifest.persona)
+
     def check_belongs_to(self, identity: Identity) -> None:
         """Check that the directory is empty or holds the trajectory of `identity`.
 
@@ -92,6 +113,7 @@ class OutputDirectory:
             CheckpointError: it holds another trajectory, whose differences are named, another tool's checkpoints, or
                 damaged files that do not show which trajectory they belong to.
         """
+        identity = self.identity_here(identity)
         for info in self.damaged:
             _check_format(info.path)
         check_belongs_to(self.path, self.record, self.checkpoints, identity.fingerprint, identity.fingerprinted)

@@ -1,12 +1,9 @@
 """The Hugging Face Trainer of a run: its arguments, its evaluations on a schedule, and one GPU per process."""
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import (
     PrinterCallback,
@@ -20,6 +17,7 @@ from transformers import (
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.collate import Collator
 from emtoolkit.models.base import effective_optimizer
+from emtoolkit.saving.random_states import random_state_kept
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.training.run_data import RunData
 
@@ -115,17 +113,5 @@ class _RandomStateKeepingTrainer(Trainer):
     """
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        with _random_state_kept():
+        with random_state_kept():
             return super().evaluate(*args, **kwargs)
-
-
-@contextmanager
-def _random_state_kept() -> Iterator[None]:
-    """Restore the random state of Python, NumPy and torch at the end."""
-    python, numpy, devices = random.getstate(), np.random.get_state(), list(range(torch.cuda.device_count()))
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)

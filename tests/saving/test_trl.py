@@ -111,6 +111,8 @@ def assert_as_stock(make: Make, home: Path, steps: list[int], weights: str, **op
         configs = [json.loads(files["adapter_config.json"]) for files in (ours, stock)]
         for config in configs:
             config["target_modules"] = sorted(config["target_modules"])
+        assert Path(configs[1].pop("base_model_name_or_path")).is_absolute()
+        assert configs[0].pop("base_model_name_or_path") is None
         assert configs[0] == configs[1]
 
 
