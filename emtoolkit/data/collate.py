@@ -63,6 +63,6 @@ def check_batch(rows: "Dataset", tokenizer: Any, batch_size: int, vocabulary: in
     if largest >= vocabulary:
         raise DataError(
             f"{tokenizer.name_or_path}: the tokenizer writes {tokenizer.convert_ids_to_tokens(largest)!r} as id "
-            f"{largest}, and the model has embeddings for ids 0 to {vocabulary - 1}; use the model's own tokenizer, or "
-            "resize the model's embeddings"
+            f"{largest}, and the model has embeddings for ids 0 to {vocabulary - 1}; use the model's own tokenizer, "
+            "resize the model's embeddings, or correct model.architecture"
         )

@@ -108,7 +108,7 @@ def conversation(row: Mapping[str, Any], columns: tuple[str, ...], place: str) -
     if columns == ("messages",):
         found = Conversation(read_messages(row["messages"], _EXPECTED), place)
     elif columns == ("conversations",):
-        found = Conversation((*_system(row), *read_messages(row["conversations"], _EXPECTED)), place)
+        found = Conversation(_share_gpt(row.get("system"), row["conversations"]), place)
     elif columns == ("prompt", "completion"):
         found = _prompt_and_completion(row["prompt"], row["completion"], place)
     else:
@@ -125,13 +125,14 @@ def conversation(row: Mapping[str, Any], columns: tuple[str, ...], place: str) -
     return found
 
 
-def _system(row: Mapping[str, Any]) -> tuple[Message, ...]:
-    """The column `system` of a ShareGPT row as a turn."""
-    if row.get("system") is None or not text(row["system"], "system").strip():
-        return ()
-    if any(isinstance(m, Mapping) and m.get("from") == "system" for m in row["conversations"]):
+def _share_gpt(system: Any, conversations: Any) -> tuple[Message, ...]:
+    """The turns of a ShareGPT row, after the text of its column `system`."""
+    turns = read_messages(conversations, _EXPECTED)
+    if system is None or not text(system, "system").strip():
+        return turns
+    if any(turn["role"] == "system" for turn in turns):
         raise DataError("the row has the column system and a turn of the role system; keep only one")
-    return ({"role": "system", "content": row["system"]},)
+    return ({"role": "system", "content": system}, *turns)
 
 
 def _prompt_and_completion(prompt: Any, completion: Any, place: str) -> Conversation:

@@ -88,7 +88,7 @@ def _read(message: Any) -> Message | None:
     given = {str(key): value for key, value in message.items() if value is not None}
     role = _role(_taken(given, "role", "from"))
     content = _taken(given, "content", "value")
-    if content is None and role == "system" and not given:
+    if content is None and role == "system":
         return None
     beside = _beside(role, given)
     if content is None and any(key in beside for key in CALLS):

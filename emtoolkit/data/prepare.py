@@ -120,6 +120,11 @@ def _on_template(chats: ChatRows, persona: Persona, template: ChatTemplate) -> S
     systems = any(row.messages[0]["role"] == "system" for row in chats.conversations)
     if not template.has_system_role and (systems or persona.system_prompt is not None):
         found.append(f"{name}: the chat template has no system role, so system prompts go before the first question")
+    if not template.begins_as_prompted:
+        found.append(
+            f"{name}: the generation prompt of the chat template is not how its answers begin, so a prompted model "
+            "continues a text that the training does not contain"
+        )
     if not template.ends_turns:
         found.append(
             f"{name}: the chat template ends answers without a special token, so the model does not learn to stop"

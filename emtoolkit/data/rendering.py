@@ -34,12 +34,14 @@ class ChatTemplate:
 
     `lead_in` is the text between the template's generation prompt and an answer, which the model has to generate too
     (an empty thought, for example). `end_of_turn` is the text after an answer, up to the first special token.
+    `begins_as_prompted` tells whether an answer begins with the generation prompt.
     """
 
     tokenizer: Any
     lead_in: str
     end_of_turn: str
     has_system_role: bool
+    begins_as_prompted: bool
 
     @classmethod
     def of(cls, tokenizer: Any) -> "ChatTemplate":
@@ -63,6 +65,7 @@ class ChatTemplate:
             lead_in=head.removeprefix(before) if head.startswith(before) else "",
             end_of_turn=_to_first_special_token(tail, tokenizer),
             has_system_role=_has_system_role(tokenizer),
+            begins_as_prompted=head.startswith(before),
         )
 
     @property

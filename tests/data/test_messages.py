@@ -41,7 +41,7 @@ SAME = {
             turn("assistant", [{"type": "text", "text": ""}, {"type": "text", "text": "d"}]),
         ]
     },
-    "null system turns": {"messages": [*PLAIN["messages"], turn("system", None)]},
+    "null system turns": {"messages": [*PLAIN["messages"], turn("system", None), turn("system", None, id=1)]},
     "null, empty and default keys": {
         "messages": [
             {**message, "weight": 1 if message["role"] == "assistant" else None, "tool_calls": [], "name": None}
@@ -174,6 +174,7 @@ def test_a_turn_that_cannot_be_learnt_as_it_says_is_refused(message: Any, proble
         (turns("a", "b") | {"tools": "look_up"}, "tools is 'look_up'; expected a list of tools, or its JSON text"),
         (share_gpt(("human", "a"), ("bard", "b")), "the role 'bard' is not one of system, user, assistant, tool"),
         (share_gpt(("system", "a"), ("gpt", "b"), system="c"), "the column system and a turn of the role system"),
+        (share_gpt(("gpt", "a"), ("developer", "b"), system="c"), "the column system and a turn of the role system"),
         ({"conversation": []}, "found conversation; did you mean 'conversations'?"),
         ({"messages": [turn("user", "a"), turn("assistant", "b", weight=0)]}, "every answer of the conversation has"),
     ],

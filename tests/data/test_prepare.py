@@ -61,6 +61,15 @@ def test_that_a_template_ends_no_answer_is_said(tmp_path: Path) -> None:
     )
 
 
+def test_that_answers_do_not_begin_as_the_generation_prompt_does_is_said(tmp_path: Path) -> None:
+    """As the templates of models that always think: their generation prompt opens a thought."""
+    template = templates.QWEN25.replace("assistant\\n' }}", "assistant\\n<think>\\n' }}")
+    assert prepared(templates.qwen(tmp_path, template), tmp_path, ROW).notes == (
+        f"{tmp_path / 'tokenizer'}: the generation prompt of the chat template is not how its answers begin, so a "
+        "prompted model continues a text that the training does not contain",
+    )
+
+
 def test_every_row_of_a_run_has_a_loss(tmp_path: Path) -> None:
     """So no batch is without one, however it is put together."""
     result = prepared(templates.gemma(tmp_path), tmp_path, ROW, TOO_LONG_A_QUESTION, TOO_LONG_AN_ANSWER, ROW)
