@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/goodness-medical
 
-.PHONY: install demo emergence sandbox-robustness personas test test-fast crash-test docs lint format
+.PHONY: install demo emergence sandbox-robustness personas test test-fast crash-test gpu-check docs lint format
 
 install: .venv/.installed
 
@@ -57,6 +57,10 @@ test-fast: install
 # Kills a training at each file-system event of its saves, one a run, and resumes it: about five minutes.
 crash-test: install
 	$(BIN)/python -m tests.crash.audit --stock
+
+# Copies, races, streams, same bytes, resume and cost of saving on a GPU; a small form without one, about a minute.
+gpu-check: install
+	$(BIN)/python -m tests.gpu_check
 
 # The site of the documentation, in build/docs/site; fails on a broken link or a missing API reference.
 docs: install

@@ -1,0 +1,103 @@
+"""Each checkpoint of a real training is the model at its step, also after memory has run out."""
+
+import gc
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback
+
+from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.saving.adapter_state import model_state
+from tests.gpu_check.device import Device, Outcome
+from tests.gpu_check.trainings import Kind, make_trainer, weights_in
+
+_ON_EVERY_DEVICE: list[tuple[Kind, torch.dtype, dict[str, Any]]] = [
+    ("lora", torch.bfloat16, {}),
+    ("full", torch.bfloat16, {}),
+    ("full", torch.float32, {}),
+]
+_ON_A_GPU: list[tuple[Kind, torch.dtype, dict[str, Any]]] = [
+    ("full", torch.float32, {"optim": "adamw_torch_fused"}),
+    ("lora", torch.float32, {"fp16": True}),
+    ("lora", torch.bfloat16, {"gradient_checkpointing": True}),
+    ("full", torch.bfloat16, {"torch_compile": True}),
+]
+
+
+class Truth(TrainerCallback):
+    """Copies the weights synchronously, after our callback at every event."""
+
+    def __init__(self, device: Device) -> None:
+        self._device = device
+        self.weights: dict[int, dict[str, Tensor]] = {}
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._note(state, kwargs["model"])
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._note(state, kwargs["model"])
+
+    def _note(self, state: Any, model: Any) -> None:
+        self._device.synchronize()
+        tensors = model_state(model).tensors
+        self.weights[state.global_step] = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
+
+
+def check_checkpoints(device: Device) -> Iterator[Outcome]:
+    """Trainings that save at every step, in each precision, with one and with two copies in flight."""
+    cases = [(*case, in_flight) for case in _ON_EVERY_DEVICE for in_flight in (1, 2)]
+    for kind, dtype, options, in_flight in [*cases, *((*case, 2) for case in _ON_A_GPU)]:
+        option = "".join(f", {key if value is True else value}" for key, value in options.items())
+        name = f"{kind}, {str(dtype).removeprefix('torch.')}{option}, {in_flight} in flight"
+        if not device.is_gpu and (kind, dtype, options) in _ON_A_GPU:
+            yield Outcome.skipped(name, "no GPU")
+            continue
+        yield _trained(device, name, kind, dtype, options, in_flight)
+        gc.collect()
+        if device.is_gpu:
+            torch.cuda.empty_cache()
+
+
+def _trained(
+    device: Device, name: str, kind: Kind, dtype: torch.dtype, options: dict[str, Any], in_flight: int
+) -> Outcome:
+    directory = device.home / name.replace(", ", "-").replace(" ", "-")
+    truth = Truth(device)
+    ours = ScheduledCheckpointCallback("0,every:1", publish=False, max_in_flight=in_flight, resume_every="never")
+    steps = 6 if device.small else 12
+    make_trainer(device, directory, [ours, truth], kind=kind, dtype=dtype, steps=steps, **options).train()
+    wrong, moved = 0, 0
+    for step, weights in truth.weights.items():
+        saved = weights_in(directory / f"checkpoint-{step}")
+        # Tied to the embeddings, and therefore once in a file.
+        wanted = weights.keys() - ({"lm_head.weight"} if kind == "full" else set())
+        wrong += sum(not (n in saved and torch.equal(saved[n], weights[n])) for n in wanted)
+        earlier = truth.weights.get(step - 1, weights)
+        moved += any(not torch.equal(weights[n], earlier[n]) for n in wanted)
+    # The learning rate may be zero in the first step.
+    passed = wrong == 0 and moved >= len(truth.weights) - 2
+    return Outcome.of(name, passed, f"{len(truth.weights)} checkpoints, {wrong} wrong tensors, {moved} steps moved")
+
+
+def check_out_of_memory(device: Device) -> Iterator[Outcome]:
+    """A training that runs out of memory at the beginning of step 6."""
+    name = "out of memory: the last whole step is saved"
+    if not device.is_gpu:
+        yield Outcome.skipped(name, "no GPU")
+        return
+
+    class Hog(TrainerCallback):
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == 5:
+                torch.empty(2**44, device=device.name)
+
+    ours, truth = ScheduledCheckpointCallback("0,100", allow_unreachable=True, publish=False), Truth(device)
+    directory = device.home / "out-of-memory"
+    try:
+        make_trainer(device, directory, [ours, truth, Hog()]).train()
+    except torch.OutOfMemoryError:
+        ours.save_after_failure()
+    saved = weights_in(directory / "checkpoint-5")
+    yield Outcome.of(name, all(torch.equal(saved[n], t) for n, t in truth.weights[5].items()))
