@@ -170,6 +170,11 @@ def _config_json(model: Any, adapter: str) -> bytes:
 
 def _trainable_adapter(model: Any) -> str:
     names = list(model.peft_config)
+    if any(config.peft_type == "XLORA" for config in model.peft_config.values()):
+        raise CheckpointError(
+            "the model mixes adapters by X-LoRA, whose classifier PEFT leaves out of its files (it takes the number of "
+            "a layer for the name of an adapter); train one of the adapters instead"
+        )
     if len(names) == 1:
         trainable = names if any(p.requires_grad for p in model.parameters()) else []
     else:

@@ -152,13 +152,16 @@ def test_an_initialization_that_peft_does_not_repeat_is_refused_at_the_start(ini
         model_state(model)
 
 
-def test_a_mixture_of_adapters_by_xlora_is_the_state_dict_of_its_step(tmp_path: Path) -> None:
+def test_a_mixture_of_adapters_by_xlora_is_refused_because_peft_saves_no_classifier(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        model = get_peft_model(base_model("xlora"), LoraConfig(r=2, init_lora_weights=False, task_type="CAUSAL_LM"))
+        model = get_peft_model(base_model("lora"), LoraConfig(r=2, task_type="CAUSAL_LM"))
         model.save_pretrained(tmp_path / name)
     adapters = {name: str(tmp_path / name) for name in ("a", "b")}
-    config = XLoraConfig(hidden_size=16, adapters=adapters, xlora_dropout_p=0.0, task_type="CAUSAL_LM")
-    assert_checkpoints_are_the_model("xlora", tmp_path / "out", config)
+    mixture = XLoraConfig(hidden_size=16, adapters=adapters, task_type="CAUSAL_LM")
+    model = get_peft_model(base_model("xlora"), mixture)
+    assert get_peft_model_state_dict(model) == {}
+    with pytest.raises(CheckpointError, match="X-LoRA, whose classifier PEFT leaves out"):
+        model_state(model)
 
 
 def test_saving_a_prompt_draws_no_random_numbers_and_leaves_its_encoder_as_it_is() -> None:
@@ -173,5 +176,5 @@ def test_saving_a_prompt_draws_no_random_numbers_and_leaves_its_encoder_as_it_is
 
 
 def test_every_method_of_the_installed_peft_is_tested_or_refused() -> None:
-    # XLORA has a test of its own above.
+    # X-LoRA is refused, see above.
     assert set(PeftType) - {make().peft_type for make in CASES.values()} == {PeftType.XLORA}
