@@ -102,17 +102,17 @@ class Checkpoint:
         return self._fetch()
 
     def load_adapter(self, model: Any, *, persona_is_in: bool = False) -> Any:
-        """Load the LoRA adapter of this step into `model`, in place, and return a `PeftModel` for inference.
+        """Load the adapter of this step into `model`, in place, and return a `PeftModel` for inference.
 
         `model` is the base model, or the result of an earlier call, whose adapters are removed first. If the run was
         trained on a persona that is an adapter itself, that adapter must be in `model` already; `persona_is_in=True`
         confirms this. `emtoolkit.ModelLoader` loads base model, persona and adapter together.
 
         Raises:
-            CheckpointError: a file differs from the manifest, the checkpoint holds no adapter, or the persona's
-                adapter is missing from `model`.
+            CheckpointError: a file differs from the manifest, the checkpoint holds no adapter, the persona's adapter
+                is missing from `model`, or an earlier adapter is in its weights (`merge_adapter`, PiSSA).
         """
-        from peft import PeftModel
+        from emtoolkit.checkpoints.adapter_loading import load_adapter
 
         persona = PersonaRecord() if self.manifest is None else self.manifest.persona
         if persona.has_adapter and not persona_is_in:
@@ -125,7 +125,7 @@ class Checkpoint:
         # Without this file PEFT would unpickle adapter_model.bin.
         if not (self.path / ADAPTER_WEIGHTS).is_file():
             raise CheckpointError(f"{self.path}: there is no adapter_model.safetensors; emtoolkit unpickles no weights")
-        return PeftModel.from_pretrained(model.unload() if isinstance(model, PeftModel) else model, self.path)
+        return load_adapter(model, self.path)
 
 
 class Trajectory(Sequence[Checkpoint]):

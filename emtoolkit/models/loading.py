@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 
 from transformers import AutoModelForCausalLM
 
+from emtoolkit.checkpoints.adapter_loading import ChangedBaseError
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
 from emtoolkit.checkpoints.records import BaseModelRecord, CheckpointMetadata, PersonaRecord
 from emtoolkit.config.sections import ModelConfig
@@ -186,16 +187,24 @@ class ModelLoader:
         merged = adapter if adapter is not None and adapter.source.composition == "merge" else None
         key = (config, None if merged is None else merged.content)
         if self._base_key != key:
-            # Freed before the next one is loaded: two may not fit into memory.
-            self._base_with_persona = self._base_key = None
-            base = load_base(config)
-            self._base_with_persona = base if merged is None else persona_adapters.merge(base, merged)
-            self._base_key = key
-        model = self._base_with_persona = checkpoint.load_adapter(self._base_with_persona, persona_is_in=True)
+            self._load_base(key, config, merged)
+        try:
+            model = checkpoint.load_adapter(self._base_with_persona, persona_is_in=True)
+        except ChangedBaseError:
+            self._load_base(key, config, merged)
+            model = checkpoint.load_adapter(self._base_with_persona, persona_is_in=True)
+        self._base_with_persona = model
         if adapter is not None and adapter.source.composition == "stack":
             persona_adapters.stack(model, adapter)
         model.eval()
         return model
+
+    def _load_base(self, key: Any, config: ModelConfig, merged: PersonaAdapter | None) -> None:
+        # Freed before the next one is loaded: two may not fit into memory.
+        self._base_with_persona = self._base_key = None
+        base = load_base(config)
+        self._base_with_persona = base if merged is None else persona_adapters.merge(base, merged)
+        self._base_key = key
 
     def _check_full(self, checkpoint: Checkpoint, persona: Persona) -> None:
         if self._override is not None and persona.adapter is not None:
