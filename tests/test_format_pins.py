@@ -137,11 +137,8 @@ _METADATA = [
     "persona_content",
     "base_place",
     "persona_place",
-    "loss",
-    "grad_norm",
-    "learning_rate",
-    "epoch",
 ]
+_METRICS = ["epoch", "loss", "grad_norm", "learning_rate"]
 
 
 def _trained(write_config: Callable[..., Path], directory: Path, persona: str) -> Path:
@@ -190,9 +187,11 @@ def test_an_adapter_persona_is_these_bytes_in_a_manifest_and_these_keys_in_the_m
         "name": f"warm-medical-model-s42-{trajectory['fingerprint'][:8]}",
         "tags": ["persona-warm", "dataset-medical"],
     }
-    saved = events[2]
+    saved, measured = [event for event in events if event.get("step") == 2]
     assert list(saved) == ["event", "step", "metadata", "run"]
     assert list(saved["metadata"]) == _METADATA
+    assert list(measured) == ["event", "step", "metrics"]
+    assert list(measured["metrics"]) == _METRICS
 
 
 @pytest.mark.parametrize("persona", ["curt", "warm"])

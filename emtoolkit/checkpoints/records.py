@@ -48,6 +48,10 @@ class BaseModelRecord(_Record):
     """The commit on the hub; before a download the configured revision."""
     load_in_4bit: bool | None = None
     """Whether the weights are quantised to 4 bits; absent where they are not."""
+    trust_remote_code: bool | None = None
+    """Whether Python code of the base model is run; absent where none is."""
+    code: str | None = None
+    """SHA-256 in hex over the Python files of a directory; absent where none is run."""
     dtype: str | None = None
     """The floating-point type that the weights are loaded in, such as `bfloat16`; only in a manifest."""
 

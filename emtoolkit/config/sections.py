@@ -31,6 +31,9 @@ class ModelConfig(Section):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2"] | None = None
     """The attention kernel. `null` leaves the choice to transformers: `sdpa` where the model supports it, else
     `eager`. `flash_attention_2` needs the package flash-attn and a GPU."""
+    trust_remote_code: bool = False
+    """Run Python code that the base model brings along (`auto_map` in its `config.json`). Read the code first. The
+    fingerprint covers the code."""
     device: Literal["cpu", "cuda"] | None = None
     """Where the model is trained. `null` means the GPU of this process if there is one, else the CPU."""
     architecture: dict[str, Any] | None = None

@@ -12,6 +12,7 @@ from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
 from emtoolkit.models.base import model_path, peft_lora
 from emtoolkit.models.memory import Adapted, Shape, Trained
+from emtoolkit.models.remote_code import check_code_is_pinned, refusal_of_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,11 +59,11 @@ def _architecture_of(model_json: str, lora_json: str | None) -> Architecture | N
     config = _transformers_config(model)
     if config is None:
         return None
-    attention = _attention(model, config)
     with torch.device("meta"):
         empty: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-            config, dtype=getattr(torch, model.dtype)
+            config, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
         )
+        attention = _attention(model, type(empty), config)
         shape = _shape(empty, config.get_text_config())
         shapes = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
         if lora is None:
@@ -78,15 +79,20 @@ def _transformers_config(model: ModelConfig) -> Any:
             return AutoConfig.for_model(values.pop("model_type", "?"), **values)
         except ValueError as error:
             raise ConfigError(f"model.architecture: {first_line(error)}") from None
+    path = model_path(model)
+    check_code_is_pinned(model, path)
     try:
-        return AutoConfig.from_pretrained(model_path(model), revision=model.revision or "main")
-    except (OSError, ValueError):
+        return AutoConfig.from_pretrained(
+            path, revision=model.revision or "main", trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        if refusal := refusal_of_code(model, path, error):
+            raise refusal from None
         return None  # a hub id that is not in the cache, without a connection to the hub
 
 
-def _attention(model: ModelConfig, config: Any) -> str:
-    """The attention implementation that the model is loaded with."""
-    kind: Any = AutoModelForCausalLM._model_mapping[type(config)]
+def _attention(model: ModelConfig, kind: Any, config: Any) -> str:
+    """The attention implementation that a model of the class `kind` is loaded with."""
     has = {"eager": True, "sdpa": kind._supports_sdpa, "flash_attention_2": kind._supports_flash_attn}
     chosen = model.attn_implementation
     if chosen is not None and not has[chosen]:

@@ -16,6 +16,7 @@ from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.persona_adapters import PersonaAdapter
+from emtoolkit.models.remote_code import check_code_is_pinned, code_digest, refusal_of_code
 from emtoolkit.paths import expand
 from emtoolkit.storage.digests import FileDigest
 
@@ -43,28 +44,39 @@ def base_identity(config: ModelConfig) -> BaseModelRecord:
     """The record of the base model for a fingerprint: the content of a directory, or id and commit.
 
     The commit of a hub id is the one in the local cache, or the configured revision before a download. A base model
-    in 4-bit has other logits, and therefore another record.
+    in 4-bit has other logits, and therefore another record. The record of a base model whose code is run has a digest
+    of the code.
     """
     path = model_path(config)
-    quantised = {"load_in_4bit": True} if config.load_in_4bit else {}
+    options: dict[str, Any] = {"load_in_4bit": True} if config.load_in_4bit else {}
+    if config.trust_remote_code:
+        # A commit on the hub contains the code.
+        options |= {"trust_remote_code": True} | ({"code": code_digest(Path(path))} if Path(path).is_dir() else {})
     if not Path(path).is_dir():
         revision = _cached_commit(path, config.revision) or config.revision
-        return BaseModelRecord.from_json({"name": path, "revision": revision} | quantised)
+        return BaseModelRecord.from_json({"name": path, "revision": revision} | options)
     digest = hashlib.sha256()
     for file in sorted({file for pattern in _DECISIVE_FILES for file in Path(path).glob(pattern)}):
         digest.update(f"{file.name} {FileDigest.of(file).sha256}\n".encode())
-    return BaseModelRecord.from_json({"name": Path(path).name, "content": digest.hexdigest()} | quantised)
+    return BaseModelRecord.from_json({"name": Path(path).name, "content": digest.hexdigest()} | options)
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
     """The tokenizer of the base model.
 
     Raises:
-        ConfigError: the tokenizer is neither on this machine nor on the hub, or cannot be read.
+        ConfigError: the tokenizer is neither on this machine nor on the hub, cannot be read, or is Python code that the
+            config does not allow.
     """
+    path = model_path(config)
+    check_code_is_pinned(config, path)
     try:
-        return AutoTokenizer.from_pretrained(model_path(config), revision=config.revision or "main")
+        return AutoTokenizer.from_pretrained(
+            path, revision=config.revision or "main", trust_remote_code=config.trust_remote_code
+        )
     except (OSError, ValueError) as error:
+        if refusal := refusal_of_code(config, path, error):
+            raise refusal from None
         raise ConfigError(
             f"model.base: {config.base!r}: the tokenizer cannot be loaded ({first_line(error)})"
         ) from None
@@ -113,9 +125,14 @@ def load_base(config: ModelConfig) -> Any:
     """The base model in `config.dtype` or in 4-bit, loaded directly to the device on which it is trained.
 
     Raises:
-        ConfigError: the model is neither on this machine nor on the hub, or cannot be read.
+        ConfigError: the model is neither on this machine nor on the hub, cannot be read, or is Python code that the
+            config does not allow.
     """
-    options: dict[str, Any] = {"revision": config.revision or "main", "dtype": config.dtype}
+    options: dict[str, Any] = {
+        "revision": config.revision or "main",
+        "dtype": config.dtype,
+        "trust_remote_code": config.trust_remote_code,
+    }
     if config.attn_implementation is not None:
         options["attn_implementation"] = config.attn_implementation
     device = device_for(config)
@@ -130,9 +147,13 @@ def load_base(config: ModelConfig) -> Any:
         )
     if config.load_in_4bit or device.type != "cpu":
         options["device_map"] = {"": device}
+    path = model_path(config)
+    check_code_is_pinned(config, path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(model_path(config), **options)
+        model = AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError, ImportError) as error:
+        if refusal := refusal_of_code(config, path, error):
+            raise refusal from None
         raise ConfigError(f"model.base: {config.base!r}: cannot be loaded ({first_line(error)})") from None
     if not config.load_in_4bit:
         return model

@@ -61,6 +61,7 @@ class ModelLoader:
         personas: the directory in which persona names are looked up; by default the shipped personas.
         composition: how the adapter of `persona` or `persona_override` is added; by default as the persona's file says.
         persona_override: a name or a file of a persona that replaces the checkpoint's own.
+        trust_remote_code: run the Python code of base models that were trained with `model.trust_remote_code`.
 
     Raises:
         ConfigError: `persona` and `persona_override` are both given, or a persona cannot be read.
@@ -74,6 +75,7 @@ class ModelLoader:
         personas: str | None = None,
         composition: AdapterMode | None = None,
         persona_override: str | None = None,
+        trust_remote_code: bool = False,
     ) -> None:
         if persona is not None and persona_override is not None:
             raise ConfigError(
@@ -81,13 +83,14 @@ class ModelLoader:
                 "--persona-override replaces it; give only one"
             )
         self._base = base
+        self._trust_remote_code = trust_remote_code
         self._persona = None if persona is None else load_persona(persona, personas, composition)
         self._override = None if persona_override is None else load_persona(persona_override, personas, composition)
         self._loaded: LoadedModel | None = None
         self._base_with_persona: Any = None
         self._base_key: Any = None
         # All checkpoints of a trajectory share one base model, and hashing a large one takes a minute.
-        self._base_records: dict[tuple[str, str | None, bool], BaseModelRecord] = {}
+        self._base_records: dict[tuple[str, str | None, bool, bool], BaseModelRecord] = {}
         self._adapters: dict[AdapterSource, PersonaAdapter | None] = {}
 
     def load(self, checkpoint: Checkpoint) -> LoadedModel:
@@ -123,12 +126,18 @@ class ModelLoader:
         place = self._base or base_place or _named_by_adapter(checkpoint.path)
         if place is None:
             raise CheckpointError(f"{checkpoint.path}: base model {record.name!r} not found; pass --base PATH")
+        if record.trust_remote_code and not self._trust_remote_code:
+            raise CheckpointError(
+                f"{checkpoint.path}: its base model {record} runs Python code of its own; read the code in {place}, "
+                "and pass trust_remote_code=True to ModelLoader to run it"
+            )
         config = ModelConfig.model_validate(
             {
                 "base": place,
                 "revision": record.revision,
                 "dtype": record.dtype or "float32",
                 "load_in_4bit": bool(record.load_in_4bit),
+                "trust_remote_code": bool(record.trust_remote_code),
             }
         )
         if not _is_same_base(record, found := self._base_record(config)):
@@ -178,7 +187,7 @@ class ModelLoader:
         return adapter
 
     def _base_record(self, config: ModelConfig) -> BaseModelRecord:
-        key = (config.base, config.revision, config.load_in_4bit)
+        key = (config.base, config.revision, config.load_in_4bit, config.trust_remote_code)
         if key not in self._base_records:
             self._base_records[key] = base_identity(config)
         return self._base_records[key]
@@ -216,7 +225,7 @@ class ModelLoader:
     def _full(self, checkpoint: Checkpoint) -> Any:
         self._base_with_persona = self._base_key = None
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path)
+            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path, trust_remote_code=False)
             return model.eval()
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{checkpoint.path}: cannot be loaded ({first_line(error)})") from error
@@ -231,7 +240,7 @@ def _metadata(checkpoint: Checkpoint) -> CheckpointMetadata:
 
 def _is_same_base(recorded: BaseModelRecord, found: BaseModelRecord) -> bool:
     """Whether `found` is the recorded base: the same content in any directory, or the same commit of a repository."""
-    if recorded.content is not None and recorded.content != found.content:
+    if recorded.content is not None and (recorded.content, recorded.code) != (found.content, found.code):
         return False
     if recorded.revision is None:
         return True

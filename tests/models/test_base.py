@@ -100,6 +100,7 @@ def test_the_model_is_loaded_on_the_gpu_and_not_moved_there(monkeypatch: pytest.
         "revision": "main",
         "dtype": "bfloat16",
         "attn_implementation": "sdpa",
+        "trust_remote_code": False,
         "device_map": {"": torch.device("cuda", 0)},
     }
 
