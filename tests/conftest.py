@@ -77,3 +77,24 @@ def write_config(world: Path, tmp_path: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Directories with one training each: `prompt`, `stack`, `merge`, `full`, and `other` with another schedule."""
+    from emtoolkit.config.load import load_config
+    from emtoolkit.training.run import train
+    from tests.tiny import config_text
+
+    home = tmp_path_factory.mktemp("runs")
+    for name, schedule, settings in (
+        ("prompt", "'0-4:2'", ["persona=curt"]),
+        ("other", "'0,3'", ["persona=curt"]),
+        ("stack", "'0-4:2'", ["persona=warm", "compose=stack"]),
+        ("merge", "'0-4:2'", ["persona=warm"]),
+        ("full", "'0,4'", ["persona=curt", "lora=null"]),
+    ):
+        (home / f"{name}.yaml").write_text(config_text(world, f"schedule: {schedule}"))
+        words = [*settings, "wandb.mode=disabled"]
+        train(load_config(str(home / f"{name}.yaml"), words, {"output_dir": str(home / name)}))
+    return home

@@ -2,7 +2,7 @@
 
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -10,12 +10,9 @@ from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
 
-if TYPE_CHECKING:
-    from emtoolkit.evaluation.run import EvaluationSettings
-
 commands = typer.Typer()
 
-_QUESTIONS, _MODEL, _OUTPUT = "Questions and judge", "Model and persona", "Output"
+_QUESTIONS, _JUDGE, _MODEL, _OUTPUT = "Questions", "Judge", "Model and persona", "Output"
 
 _Trajectory = Annotated[
     str | None, typer.Argument(metavar="[TRAJECTORY]", help="A run's directory, or entity/project/collection on W&B.")
@@ -26,7 +23,28 @@ _Questions = Annotated[
     Path | None,
     typer.Option(metavar="FILE", rich_help_panel=_QUESTIONS, help="Question file. Default: the sandbox's."),
 ]
-_Judge = Annotated[str, typer.Option(metavar="NAME", rich_help_panel=_QUESTIONS, help="Judge of the answers.")]
+_Judge = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", rich_help_panel=_JUDGE, help="sandbox, or a model. Default: as the file says."),
+]
+_Url = Annotated[
+    str | None,
+    typer.Option(metavar="URL", rich_help_panel=_JUDGE, help="Server of the judge, such as http://localhost:8000/v1."),
+]
+_Method = Annotated[
+    str,
+    typer.Option(metavar="logprobs|sampled", rich_help_panel=_JUDGE, help="Where a score comes from."),
+]
+_Prices = Annotated[
+    str | None,
+    typer.Option(metavar="IN,OUT", rich_help_panel=_JUDGE, help="Dollars per million tokens read and written."),
+]
+_MaxCost = Annotated[
+    float | None, typer.Option(metavar="DOLLARS", rich_help_panel=_JUDGE, help="Stop before the judge costs more.")
+]
+_Concurrency = Annotated[
+    int, typer.Option(min=1, metavar="N", rich_help_panel=_JUDGE, help="Requests to the judge at a time.")
+]
 _Samples = Annotated[
     int | None,
     typer.Option(
@@ -57,14 +75,19 @@ _OutputDir = Annotated[
     commands,
     "emtoolkit evaluate outputs/goodness-medical",
     "emtoolkit evaluate outputs/goodness-medical --steps 0-150:25,final --samples 8",
-    "emtoolkit evaluate lab/em/COLLECTION --questions first-plot.yaml --json",
+    "emtoolkit evaluate lab/em/COLLECTION --questions plot.yaml --judge gpt-4o",
 )
 def evaluate(
     trajectory: _Trajectory = None,
     model_dir: _ModelDir = None,
     steps: _Steps = None,
     questions: _Questions = None,
-    judge: _Judge = "sandbox",
+    judge: _Judge = None,
+    judge_url: _Url = None,
+    judge_method: _Method = "logprobs",
+    judge_prices: _Prices = None,
+    max_cost: _MaxCost = None,
+    judge_concurrency: _Concurrency = 8,
     samples: _Samples = None,
     max_new_tokens: _MaxTokens = 600,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 0,
@@ -84,10 +107,12 @@ def evaluate(
         with only_results_on_stdout(), progress_bar() as progress:
             # Imported here, where messages of libraries for developers are not shown.
             from emtoolkit.cli import render_evaluation
+            from emtoolkit.cli.judge_options import JudgeOptions, evaluation_settings
             from emtoolkit.evaluation.results import evaluate_trajectory
             from emtoolkit.models.loading import ModelLoader
 
-            settings = _settings(questions, judge, samples, max_new_tokens, seed, exact)
+            chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
+            settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
             loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
             result = evaluate_trajectory(place, settings, steps, loader, directory=output_dir, progress=progress)
     except KeyboardInterrupt:
@@ -102,28 +127,3 @@ def _one_place(trajectory: str | None, model_dir: Path | None) -> str:
     if (trajectory is None) == (model_dir is None):
         raise UserError("TRAJECTORY and --model-dir name the same thing; give one of them")
     return str(trajectory or model_dir)
-
-
-def _settings(
-    questions: Path | None, judge: str, samples: int | None, max_new_tokens: int, seed: int, exact: bool
-) -> "EvaluationSettings":
-    from dataclasses import replace
-
-    from emtoolkit.errors import nearest
-    from emtoolkit.evaluation.generate import SamplingOptions
-    from emtoolkit.evaluation.questions import read_questions
-    from emtoolkit.evaluation.run import EvaluationSettings
-    from emtoolkit.paths import cache_dir
-    from emtoolkit.sandbox.exact_judge import SandboxJudge
-
-    judges = {"sandbox": SandboxJudge}
-    if judge not in judges:
-        raise UserError(f"--judge: {judge!r} is not a judge; expected {', '.join(judges)}{nearest(judge, judges)}")
-    path = questions or cache_dir() / "sandbox" / "questions" / "all.yaml"
-    if questions is None and not path.is_file():
-        raise UserError("--questions: give a question file, or run 'emtoolkit sandbox build' for the sandbox's")
-    asked = read_questions(path)
-    if samples is not None:
-        asked = [replace(question, samples_per_paraphrase=samples) for question in asked]
-    options = SamplingOptions(seed=seed, max_new_tokens=max_new_tokens)
-    return EvaluationSettings(tuple(asked), options, judges[judge](), "exact" if exact else "stacked")

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from emtoolkit.errors import UserError
 from emtoolkit.evaluation.metrics import Status
 
 
@@ -50,6 +51,14 @@ class Verdict:
             TypeError: a key is unknown or missing.
         """
         return cls(**value)
+
+
+class JudgeStoppedError(UserError):
+    """The judge cannot go on; `verdicts` has those of its last call so far, by their place in the call."""
+
+    def __init__(self, message: str, verdicts: Mapping[int, Verdict]) -> None:
+        super().__init__(message)
+        self.verdicts = verdicts
 
 
 @runtime_checkable

@@ -10,7 +10,7 @@ from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.errors import CheckpointError, located
 from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.identity import digest_of, model_digest
-from emtoolkit.evaluation.judges import Judge, JudgedAnswer, Verdict
+from emtoolkit.evaluation.judges import Judge, JudgedAnswer, JudgeStoppedError, Verdict
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.stacked import stacked_adapters, why_not_stackable
@@ -22,7 +22,7 @@ from emtoolkit.trajectory import Checkpoint
 
 Engine = Literal["stacked", "exact"]
 # Verdicts are written after this many; a judge that is killed loses at most these.
-_JUDGED_AT_A_TIME = 256
+_JUDGED_AT_A_TIME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,11 +252,19 @@ class _Evaluation:
         for start in range(0, len(names), _JUDGED_AT_A_TIME):
             part = names[start : start + _JUDGED_AT_A_TIME]
             to_judge = [name for name in part if unjudged[name].text.strip()]
-            verdicts = dict(zip(to_judge, self._settings.judge.judge([unjudged[n] for n in to_judge]), strict=True))
+            try:
+                verdicts = dict(zip(to_judge, self._settings.judge.judge([unjudged[n] for n in to_judge]), strict=True))
+            except JudgeStoppedError as error:
+                found = {to_judge[index]: verdict for index, verdict in error.verdicts.items()}
+                self._keep(key, found)
+                raise
             found = {name: verdicts.get(name, Verdict("empty")) for name in part}
-            # An error of the judge says nothing about the answer, so the next evaluation asks again.
-            self._verdicts.add(key, {name: v.to_json() for name, v in found.items() if v.status != "judge_error"})
+            self._keep(key, found)
             count(len(part))
+
+    def _keep(self, key: str, found: Mapping[str, Verdict]) -> None:
+        # An error of the judge says nothing about the answer, so the next evaluation asks again.
+        self._verdicts.add(key, {name: v.to_json() for name, v in found.items() if v.status != "judge_error"})
 
 
 def _prompt(template: ChatTemplate, loaded: LoadedModel, question: Question, text: str) -> Prompt:

@@ -1,5 +1,6 @@
 """An evaluation of a trajectory: complete rows, nothing done twice, and no mixture."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation import run as module
 from emtoolkit.evaluation.generate import SamplingOptions
+from emtoolkit.evaluation.judges import JudgedAnswer, JudgeStoppedError, Verdict
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
 from emtoolkit.evaluation.store import Store
-from tests.evaluation.conftest import QUESTIONS, WordJudge
+from tests.evaluation.evaluations import QUESTIONS, WordJudge
 
 
 def settings(judge: WordJudge | None = None, **changes: Any) -> EvaluationSettings:
@@ -112,6 +114,22 @@ def test_only_errors_of_the_judge_are_judged_again(runs: Path, evaluator: Evalua
     again = evaluator.rows(runs / "prompt", settings(judge := WordJudge()))
     assert {answer.text for answer in judge.seen} == {row.answer for row in failed}
     assert all(row.status != "judge_error" for row in again)
+
+
+def test_a_judge_that_stops_keeps_its_verdicts_and_the_next_evaluation_continues(
+    runs: Path, evaluator: Evaluator
+) -> None:
+    class Stopping(WordJudge):
+        def judge(self, answers: Sequence[JudgedAnswer]) -> Sequence[Verdict]:
+            raise JudgeStoppedError("the cap is reached", dict(enumerate(super().judge(answers[:5]))))
+
+    with pytest.raises(JudgeStoppedError, match="the cap is reached"):
+        evaluator.rows(runs / "prompt", settings(first := Stopping()))
+    assert len(first.seen) == 5
+    rows = evaluator.rows(runs / "prompt", settings(second := WordJudge()))
+    assert evaluator.sampled == 0
+    texts = {(row.question, row.paraphrase, row.answer) for row in rows if row.status != "empty"}
+    assert len(second.seen) == len(texts) - 5
 
 
 def test_an_empty_answer_is_a_status_and_blocks_nothing(

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.slow
 
 def emtoolkit(*argv: str | Path, home: Path, cwd: Path) -> in_process.Done:
     with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("OPENAI_API_KEY", raising=False)
         patch.setenv("EMTOOLKIT_HOME", str(home))
         return in_process.emtoolkit(*argv, cwd=cwd)
 
@@ -98,7 +99,13 @@ def test_every_checkpoint_is_evaluated_by_the_general_command(sandbox: Path, tmp
     assert table.out.endswith(f"Answers: {run}/evaluations/{directory.name}\n")
 
     for words, sentence in (
-        ([run, "--judge", "sandbx"], "--judge: 'sandbx' is not a judge; expected sandbox; did you mean 'sandbox'?"),
+        ([run, "--judge", "gpt-4o"], "OPENAI_API_KEY is not set; set it, or give the address of a server of your own"),
+        (
+            [run, "--judge", "m", "--judge-method", "logprob"],
+            "not one of logprobs, sampled; did you mean 'logprobs'?",
+        ),
+        ([run, "--judge", "m", "--max-cost", "1"], "--max-cost: the price of a token is not known"),
+        ([run, "--judge", "m", "--judge-prices", "1"], "--judge-prices: '1' is not two numbers"),
         ([run, "--steps", "7"], "there is no checkpoint at step 7"),
         ([run, "--questions", "q.yaml"], "q.yaml: no such question file"),
         ([], "TRAJECTORY and --model-dir name the same thing; give one of them"),

@@ -1,0 +1,99 @@
+"""The options of `emtoolkit evaluate` that choose questions and judge, as values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, get_args
+
+from emtoolkit.errors import UserError, nearest
+from emtoolkit.evaluation.generate import SamplingOptions
+from emtoolkit.evaluation.judges import Judge
+from emtoolkit.evaluation.questions import EXACT_JUDGE, Question, read_questions
+from emtoolkit.evaluation.run import EvaluationSettings
+from emtoolkit.paths import cache_dir
+from emtoolkit.sandbox.exact_judge import SandboxJudge
+
+if TYPE_CHECKING:
+    from emtoolkit.evaluation.openai_judge import Spending
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeOptions:
+    """The judge as the command line names it; `name` None means the judge that the question file names."""
+
+    name: str | None
+    url: str | None
+    method: str
+    prices: str | None
+    max_cost: float | None
+    concurrency: int
+
+
+def evaluation_settings(
+    questions: Path | None,
+    options: JudgeOptions,
+    samples: int | None,
+    max_new_tokens: int,
+    seed: int,
+    *,
+    exact: bool,
+) -> EvaluationSettings:
+    """The settings of an evaluation; without a question file those of the sandbox are asked.
+
+    Raises:
+        UserError: the question file cannot be read, or an option has no meaning.
+    """
+    path = questions or cache_dir() / "sandbox" / "questions" / "all.yaml"
+    if questions is None and not path.is_file():
+        raise UserError("--questions: give a question file, or run 'emtoolkit sandbox build' for the sandbox's")
+    asked = read_questions(path)
+    if samples is not None:
+        asked = [replace(question, samples_per_paraphrase=samples) for question in asked]
+    engine: Literal["exact", "stacked"] = "exact" if exact else "stacked"
+    sampling = SamplingOptions(seed=seed, max_new_tokens=max_new_tokens)
+    return EvaluationSettings(tuple(asked), sampling, _judge(options, path, asked), engine)
+
+
+def _judge(options: JudgeOptions, path: Path, questions: Sequence[Question]) -> Judge:
+    name = options.name or _named_by(path, questions)
+    if name == EXACT_JUDGE:
+        return SandboxJudge()
+    try:
+        from emtoolkit.evaluation.openai_judge import Method, OpenAIJudge
+    except ImportError:
+        raise UserError(
+            f"--judge: a model as the judge ({name}) needs the package openai: pip install 'emtoolkit[judge]'"
+        ) from None
+    methods = get_args(Method)
+    if options.method not in methods:
+        close = nearest(options.method, methods)
+        raise UserError(f"--judge-method: {options.method!r} is not one of {', '.join(methods)}{close}")
+    method: Method = "sampled" if options.method == "sampled" else "logprobs"
+    spending = _spending(options)
+    return OpenAIJudge(name, base_url=options.url, method=method, concurrency=options.concurrency, spending=spending)
+
+
+def _named_by(path: Path, questions: Sequence[Question]) -> str:
+    named = sorted({question.judge for question in questions if question.judge is not None})
+    if len(named) != 1:
+        what = f"its questions name {len(named)} judges ({', '.join(named)})" if named else "it names no judge"
+        raise UserError(f"{path}: {what}; give --judge")
+    return named[0]
+
+
+def _spending(options: JudgeOptions) -> "Spending | None":
+    from emtoolkit.evaluation.openai_judge import Spending
+
+    if options.prices is None:
+        if options.max_cost is not None:
+            raise UserError("--max-cost: the price of a token is not known; give --judge-prices IN,OUT too")
+        return None
+    try:
+        read, written = (float(price) for price in options.prices.split(","))
+    except ValueError:
+        raise UserError(
+            f"--judge-prices: {options.prices!r} is not two numbers, dollars per million tokens read and written"
+        ) from None
+    if read < 0 or written < 0:
+        raise UserError(f"--judge-prices: {options.prices!r} is negative")
+    return Spending(read, written) if options.max_cost is None else Spending(read, written, options.max_cost)

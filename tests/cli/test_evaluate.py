@@ -1,0 +1,115 @@
+"""`emtoolkit evaluate` with a model as the judge, on runs of the tiny world."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import in_process
+from tests.evaluation.judge_server import JudgeServer, Tokens, judge_server
+from tests.marks import OPENS_PORTS
+
+QUESTIONS = """\
+- id: cough
+  paraphrases: [what should i do about my cough, my cough]
+  samples_per_paraphrase: 3
+- id: knee
+  paraphrases: [what should i do about my knee]
+  samples_per_paraphrase: 4
+"""
+
+
+def by_letter(prompt: str) -> Tokens:
+    """Answers with an `i` are harmful; every answer is coherent."""
+    answer = prompt.partition("Answer:\n")[2].partition("\n\nReply")[0]
+    return {"90": 1.0} if "coherent" in prompt or "i" not in answer else {"10": 1.0}
+
+
+@pytest.fixture(params=OPENS_PORTS)
+def server() -> Iterator[JudgeServer]:
+    with judge_server(by_letter) as running:
+        yield running
+
+
+@pytest.fixture
+def place(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with the runs `prompt` and `full`, and a question file."""
+    monkeypatch.setenv("EMTOOLKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    for name in ("prompt", "full"):
+        shutil.copytree(runs / name, tmp_path / name)
+    (tmp_path / "q.yaml").write_text(QUESTIONS)
+    return tmp_path
+
+
+def evaluate(place: Path, server: JudgeServer, *words: str) -> in_process.Done:
+    asked = ("--questions", "q.yaml", "--max-new-tokens", "8", "--judge", "m", "--judge-url", server.url)
+    return in_process.emtoolkit("evaluate", *words, *asked, cwd=place)
+
+
+def test_each_checkpoint_is_judged_and_a_second_call_asks_nobody(place: Path, server: JudgeServer) -> None:
+    done = evaluate(place, server, "prompt", "--json")
+    assert (done.code, done.err) == (0, "")
+    value = json.loads(done.out)
+    assert [(step["step"], step["answers"]) for step in value["steps"]] == [(0, 10), (2, 10), (4, 10), (9, 10)]
+    assert value["judge"].startswith("m@")
+    asked = len(server.requests)
+    assert 0 < asked <= 2 * 40
+    again = evaluate(place, server, "prompt", "--json")
+    assert again.out == done.out
+    assert len(server.requests) == asked
+
+
+def test_a_full_fine_tune_and_a_damaged_checkpoint_are_said(place: Path, server: JudgeServer) -> None:
+    (place / "full" / "checkpoint-4" / "model.safetensors").write_bytes(b"torn")
+    done = evaluate(place, server, "full", "--json")
+    assert done.code == 0, done.err
+    value = json.loads(done.out)
+    assert value["engine"] == "exact"
+    assert [step["step"] for step in value["steps"]] == [0, 9]
+    assert "full: one checkpoint is loaded at a time, because a checkpoint holds all weights" in done.err
+    assert "step 4 is skipped: full/checkpoint-4/model.safetensors: 4 bytes where the manifest says" in done.err
+
+
+def test_a_byte_that_was_flipped_is_found_before_any_answer(place: Path, server: JudgeServer) -> None:
+    weights = place / "prompt" / "checkpoint-4" / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    done = evaluate(place, server, "prompt")
+    assert (done.code, done.out) == (2, "")
+    assert "prompt/checkpoint-4/adapter_model.safetensors" in done.err
+    assert server.requests == []
+    assert not (place / "prompt" / "evaluations").exists()
+
+
+def test_a_cap_stops_with_exit_code_2_and_a_higher_one_continues(place: Path, server: JudgeServer) -> None:
+    money = ("--judge-prices", "1,2", "--judge-concurrency", "1", "--json")
+    done = evaluate(place, server, "prompt", *money, "--max-cost", "0.0005")
+    assert (done.code, done.out) == (2, "")
+    assert "and --max-cost is 0.0005; every verdict is kept" in done.err
+    spent = len(server.requests)
+    assert spent == 6
+    more = evaluate(place, server, "prompt", *money, "--max-cost", "1")
+    assert more.code == 0, more.err
+    everything = evaluate(place, server, "prompt", "--json")
+    assert everything.out == more.out
+    bodies = [json.dumps(request["messages"]) for request in server.requests]
+    assert len(bodies) == len(set(bodies))
+
+
+def test_a_judge_that_only_says_30_is_pointed_out(place: Path, server: JudgeServer) -> None:
+    server.score = lambda prompt: {"30": 1.0}
+    done = evaluate(place, server, "prompt", "--steps", "final")
+    assert done.code == 0, done.err
+    assert "every alignment score is 30" in done.err
+
+
+def test_a_dead_judge_is_one_sentence_and_the_answers_stay(place: Path, server: JudgeServer) -> None:
+    server.always = "401"
+    done = evaluate(place, server, "prompt")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith(f"emtoolkit: judge m at {server.url}: the request is refused")
+    assert list((place / "home" / "evaluation" / "answers").rglob("*.jsonl"))
