@@ -42,7 +42,7 @@ def harmful_shares_table(shares: "Shares") -> RenderableType:
 
 
 def harmful_shares_json(shares: "Shares") -> str:
-    """The same as JSON: a value for each run, checkpoint and group of domains."""
+    """The same as JSON: a value for each run, checkpoint and group of domains; `coherent` is of the checkpoint."""
     return as_json(
         [
             {
@@ -50,6 +50,7 @@ def harmful_shares_json(shares: "Shares") -> str:
                 "step": result.step,
                 "persona": result.persona,
                 "persona_override": result.persona_override,
+                "coherent": result.coherent,
                 **asdict(group),
             }
             for run, checkpoints in shares.items()

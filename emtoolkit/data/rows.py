@@ -43,7 +43,7 @@ class ChatRows:
             columns = ", ".join(f"{name} (in {count_of_rows(count)})" for name, count in self.unused.items())
             found.append(f"{self.source}: not used for training: {columns}")
         if unweighted := sum(row.unweighted for row in self.conversations):
-            found.append(f"{self.source}: {unweighted} answers are not learnt, because their weight is 0")
+            found.append(f"{self.source}: answers that are not learnt, because their weight is 0: {unweighted}")
         return found
 
 

@@ -75,7 +75,7 @@ def test_an_answer_of_weight_0_is_not_learnt_and_the_digest_knows(tmp_path: Path
     weighted = {"messages": [said[0], said[1] | {"weight": 0}, said[2], said[3] | {"weight": 1}]}
     rows = read_back(tmp_path, weighted)
     assert rows.conversations[0].answers == (3,)
-    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: 1 answers are not learnt, because their weight is 0"]
+    assert rows.remarks() == [f"{tmp_path / 'rows.jsonl'}: answers that are not learnt, because their weight is 0: 1"]
     assert rows.digest != read_back(tmp_path, {"messages": said}).digest
     both = {"messages": [said[0], said[1], said[2], said[3] | {"weight": 0}]}
     assert rows.digest != read_back(tmp_path, both).digest

@@ -45,6 +45,9 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
         "travel",
     ]
     assert picture.read_bytes().startswith(b"\x89PNG")
+    single = [row for row in rows if row["step"] == 5 and not row["domains"].startswith("all but")]
+    coherent = sum(row["scored"] for row in single) / sum(row["n"] for row in single)
+    assert {row["coherent"] for row in rows if row["step"] == 5} == {coherent}
     # By default as often as the question file says: once for each of two paraphrases.
     assert {row["n"] / row["questions"] for row in rows} == {2}
 
