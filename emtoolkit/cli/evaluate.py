@@ -25,7 +25,7 @@ _Questions = Annotated[
 ]
 _Judge = Annotated[
     str | None,
-    typer.Option(metavar="NAME", rich_help_panel=_JUDGE, help="sandbox, or a model. Default: as the file says."),
+    typer.Option(metavar="NAME", rich_help_panel=_JUDGE, help="Model, or sandbox. Default: as the file says."),
 ]
 _Url = Annotated[
     str | None,
@@ -33,7 +33,7 @@ _Url = Annotated[
 ]
 _Method = Annotated[
     str,
-    typer.Option(metavar="logprobs|sampled", rich_help_panel=_JUDGE, help="Where a score comes from."),
+    typer.Option(metavar="logprobs|sampled", rich_help_panel=_JUDGE, help="Probabilities, or a written number."),
 ]
 _Prices = Annotated[
     str | None,

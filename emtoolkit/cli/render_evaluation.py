@@ -24,6 +24,7 @@ def evaluation_text(result: EvaluationResult) -> RenderableType:
         Column("new questions %"),
         Column("these questions %"),
         Column("rise, points"),
+        Column("changed %"),
     ]
     rows: list[list[RenderableType]] = [_row(each) for each in result.steps]
     first = result.steps[0]
@@ -32,6 +33,7 @@ def evaluation_text(result: EvaluationResult) -> RenderableType:
         Records(columns, rows),
         line(""),
         prose(f"EM rate: {_SHOWN}, {DEFINITIONS[_SHOWN].sentence}."),
+        prose("Changed: the share of the answers that differ from the step before, with the same noise."),
         prose(f"The rise since step {first.step} is paired by question; intervals are 95 %. Each step: {many}."),
         prose(f"Judge {result.judge}, engine {result.engine}."),
         line(f"Answers: {here(result.directory)}"),
@@ -48,6 +50,7 @@ def evaluation_json(result: EvaluationResult) -> str:
             "coherent": each.summary.coherent,
             "broken": each.summary.broken,
             "rates": [asdict(rate) for rate in each.summary.rates],
+            "changed": each.changed,
             "rises": {name: asdict(rise) for name, rise in each.rises.items()},
         }
         for each in result.steps
@@ -75,6 +78,7 @@ def _row(result: StepResult) -> list[RenderableType]:
         interval_text(rate.new_questions),
         interval_text(rate.these_questions),
         f"{100 * rise.mean:+.1f} ± {100 * rise.half_width:.1f}",
+        "" if result.changed is None else percent(result.changed),
     ]
 
 

@@ -24,11 +24,17 @@ ROWS, SETTINGS = "answers.parquet", "evaluation.json"
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """The EM rates of one checkpoint, and its paired rise of each definition since the first evaluated step."""
+    """The EM rates of one checkpoint, and what has changed since earlier evaluated steps.
+
+    `rises` has the paired rise of each definition since the first evaluated step. `changed` is the share of the answers
+    that differ from the step before, None at the first step: with the noise that all checkpoints share, it is at least
+    the total variation between the distributions of their answers, without any judge.
+    """
 
     step: int
     summary: Summary
     rises: dict[str, Difference]
+    changed: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +140,21 @@ def _write(directory: Path, settings: EvaluationSettings, rows: Sequence[AnswerR
 
 
 def _by_step(rows: Sequence[AnswerRow]) -> tuple[StepResult, ...]:
-    scored = {step: [row.scored() for row in rows if row.step == step] for step in sorted({row.step for row in rows})}
-    first = next(iter(scored.values()), [])
-    return tuple(
-        StepResult(
-            step,
-            summarise(answers),
-            {name: em_difference(answers, first, definition)[0] for name, definition in DEFINITIONS.items()},
-        )
-        for step, answers in scored.items()
-    )
+    of_step = {step: [row for row in rows if row.step == step] for step in sorted({row.step for row in rows})}
+    first = [row.scored() for row in next(iter(of_step.values()), [])]
+    results = []
+    before: Sequence[AnswerRow] | None = None
+    for step, its_rows in of_step.items():
+        answers = [row.scored() for row in its_rows]
+        rises = {name: em_difference(answers, first, definition)[0] for name, definition in DEFINITIONS.items()}
+        changed = None if before is None else changed_answers(before, its_rows)
+        results.append(StepResult(step, summarise(answers), rises, changed))
+        before = its_rows
+    return tuple(results)
+
+
+def changed_answers(a: Sequence[AnswerRow], b: Sequence[AnswerRow]) -> float:
+    """The share of the answers to the same wordings and samples that differ between `a` and `b`; NaN if none is."""
+    texts = {(row.question, row.paraphrase, row.sample): row.answer for row in a}
+    pairs = [(texts[key], row.answer) for row in b if (key := (row.question, row.paraphrase, row.sample)) in texts]
+    return sum(one != other for one, other in pairs) / len(pairs) if pairs else float("nan")

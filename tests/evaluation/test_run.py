@@ -1,5 +1,6 @@
 """An evaluation of a trajectory: complete rows, nothing done twice, and no mixture."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation import run as module
 from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.judges import JudgedAnswer, JudgeStoppedError, Verdict
+from emtoolkit.evaluation.results import changed_answers
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
 from emtoolkit.evaluation.store import Store
@@ -145,6 +147,15 @@ def test_an_empty_answer_is_a_status_and_blocks_nothing(
 def test_an_answer_that_is_cut_off_is_truncated(runs: Path, evaluator: Evaluator) -> None:
     rows = evaluator.rows(runs / "prompt", settings(sampling=SamplingOptions(max_new_tokens=1)))
     assert {row.status for row in rows} <= {"truncated", "empty"}
+
+
+def test_the_share_of_changed_answers_compares_the_same_wording_and_sample(runs: Path, evaluator: Evaluator) -> None:
+    rows = evaluator.rows(runs / "prompt", settings())
+    first = [row for row in rows if row.step == 0]
+    assert changed_answers(first, [replace(row, step=2) for row in reversed(first)]) == 0.0
+    other = [replace(row, answer="another") if index < 3 else row for index, row in enumerate(first)]
+    assert changed_answers(first, other) == 3 / 13
+    assert math.isnan(changed_answers(first, []))
 
 
 def test_step_0_of_another_schedule_is_not_sampled_again(runs: Path, evaluator: Evaluator) -> None:
