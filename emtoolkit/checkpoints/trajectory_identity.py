@@ -12,7 +12,16 @@ from emtoolkit.storage.digests import canonical_json
 # the value that earlier versions implied, so a training that needs none of them keeps its fingerprint.
 VERSION = 2
 # Facts that came with version 2: of a directory of version 1 they are not known, and not compared.
-_SINCE_VERSION_2 = ("attention", "compiled", "device", "matmul", "precision", "tokenizer_files", "tokens")
+_SINCE_VERSION_2 = (
+    "attention",
+    "code_files",
+    "compiled",
+    "day",
+    "device",
+    "matmul",
+    "precision",
+    "tokenizer_files",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,10 @@ def _deciding(fingerprinted: Mapping[str, Any]) -> dict[str, Any]:
     if "content" in base:
         base.pop("name", None)
     persona.pop("name", None)
+    if facts.get("precision") == "bf16":
+        # The environment asked for what `training.bf16` asks for.
+        training["bf16"] = True
+        facts.pop("precision")
     if isinstance(targets := lora.get("target_modules"), list):
         lora["target_modules"] = sorted(targets)
     if isinstance(layers := lora.get("layers_to_transform"), list):

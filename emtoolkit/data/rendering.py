@@ -1,15 +1,19 @@
 """A conversation rendered by a tokenizer's chat template, and the parts of the text that the assistant says."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from datetime import date, datetime, time, tzinfo
+from typing import Any, Self
 
 from jinja2 import TemplateError
 
 from emtoolkit.errors import DataError, first_line
 from emtoolkit.personas import Message
 
+# The function that transformers gives a chat template, which returns the present time.
+_CLOCK = "strftime_now"
 # Replaces an answer, so that its place in the text shows whatever the template does to the answer itself.
 _MARK = "emtoolkitputsananswerhere"
 _QUESTION: Message = {"role": "user", "content": "question"}
@@ -147,6 +151,30 @@ class ChatTemplate:
             return None
         end = len(text) - len(tails[0])
         return text[len(head) : end] if end >= len(head) else None
+
+
+@contextmanager
+def rendered_on(day: date) -> Iterator[None]:
+    """Inside, a chat template that asks for the time gets the beginning of `day`."""
+    from transformers.utils import chat_template_utils
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.combine(day, time(), tz)
+
+    # An argument of that name would reach the template as a text, and the templates are compiled once.
+    clock: Any = chat_template_utils
+    real, clock.datetime = clock.datetime, Clock
+    try:
+        yield
+    finally:
+        clock.datetime = real
+
+
+def names_the_day(tokenizer: Any) -> bool:
+    """Whether the chat template of `tokenizer` can ask for the time."""
+    return _CLOCK in str(getattr(tokenizer, "chat_template", None) or "")
 
 
 def _rendered(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:

@@ -72,6 +72,12 @@ def _architecture_of(model_json: str, lora_json: str | None) -> Architecture | N
         return Architecture(config, shapes, shape, _adapters_of(empty, lora), attention)
 
 
+def implied_attention(model: ModelConfig) -> str:
+    """The attention implementation that transformers chooses for the model; `sdpa` where the model is not here."""
+    found = architecture_of(model.model_copy(update={"attn_implementation": None}), None)
+    return "sdpa" if found is None else found.attention
+
+
 def _transformers_config(model: ModelConfig) -> Any:
     if model.architecture is not None:
         values = dict(model.architecture)

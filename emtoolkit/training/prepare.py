@@ -1,10 +1,13 @@
 """`prepare`: everything that is known about a run before its weights are loaded, for a plan and for a training."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.records import BaseModelRecord
+from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import LoraConfig, ModelConfig, RunConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
@@ -16,6 +19,7 @@ from emtoolkit.models.persona_record import persona_record
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar
 from emtoolkit.saving.output_directory import OutputDirectory
+from emtoolkit.training.effective_settings import effective_settings, precision_of_environment
 from emtoolkit.training.plan import Plan, plan_for
 from emtoolkit.training.run_data import RunData, read_data
 
@@ -42,11 +46,11 @@ class SharedInputs:
         self._data: dict[str, RunData] = {}
         self._bases: dict[str, BaseModelRecord] = {}
 
-    def data(self, config: RunConfig, persona: Persona, allow_missing: bool, progress: Progress) -> RunData:
+    def data(self, config: RunConfig, persona: Persona, day: date, allow_missing: bool, progress: Progress) -> RunData:
         """The rows of the run, as `read_data`."""
-        key = config.model_dump_json(include=_DATA_KEYS)
+        key = f"{day} {config.model_dump_json(include=_DATA_KEYS)}"
         if key not in self._data:
-            self._data[key] = read_data(config, persona, allow_missing=allow_missing, progress=progress)
+            self._data[key] = read_data(config, persona, day, allow_missing=allow_missing, progress=progress)
         return self._data[key]
 
     def base(self, model: ModelConfig) -> BaseModelRecord:
@@ -76,8 +80,9 @@ def prepare(
     cannot_load = _load_problem(config.model, config.training)
     if cannot_load is not None and not allow_missing:
         raise cannot_load
+    contents = _contents(config)
     with bar() as progress:
-        data = shared.data(config, persona, allow_missing, progress)
+        data = shared.data(config, persona, _day(contents), allow_missing, progress)
     base = shared.base(config.model)
     adapter = find_adapter(persona, config.model, config.lora, base, download=not allow_missing)
     notes = []
@@ -86,10 +91,14 @@ def prepare(
         notes.append(f"persona: the adapter of {persona.name} ({place}) is not on this machine, so it is not checked")
     if cannot_load is not None:
         notes.append(f"this machine cannot train the run: {cannot_load}")
+    if (precision := precision_of_environment(config)) is not None:
+        notes.append(f"ACCELERATE_MIXED_PRECISION: {precision!r} is in force, and training.bf16 is false")
     plan = plan_for(config, data, notes)
     identity = identity_of(config, persona, adapter, data, base)
     known = data.digest is not None and (persona.adapter is None or adapter is not None)
     if allow_missing and known and plan.directory.is_dir():
+        if config.model.device is None:
+            identity = _on_any_device(identity, contents)
         OutputDirectory.open(plan.directory).check_belongs_to(identity)
     return PreparedRun(persona, base, adapter, data, identity, plan)
 
@@ -135,10 +144,13 @@ def identity_of(
         "dtype": config.model.dtype,
         "persona": record.fingerprinted(),
         "data": {"digest": data.digest, "train_rows": data.train_rows, **data.fingerprint_extras},
-        "lora": config.lora.model_dump() if config.lora is not None else None,
+        "lora": None if config.lora is None else _lora(config.lora),
         "training": training | {"optimizer": effective_optimizer(config.training)},
         "seed": config.seed,
     }
+    fingerprinted |= effective_settings(config)
+    if data.day is not None:
+        fingerprinted["day"] = data.day
     if (processes := process_count()) > 1:
         # Absent for one process, so that older fingerprints stay valid.
         fingerprinted["processes"] = processes
@@ -159,6 +171,40 @@ def identity_of(
             "left_out": data.left_out,
         },
     )
+
+
+def _lora(lora: LoraConfig) -> dict[str, Any]:
+    """The adapter, with its modules in one order: that of the default, then by name."""
+    default = LoraConfig().target_modules
+    values = lora.model_dump()
+    if isinstance(names := values["target_modules"], list):
+        values["target_modules"] = sorted(
+            names, key=lambda name: (default.index(name) if name in default else 99, name)
+        )
+    return values
+
+
+def _contents(config: RunConfig) -> Mapping[str, Any]:
+    """The facts that the record in the output directory of the run holds, if there is one."""
+    try:
+        record = TrajectoryRecord.read_if_any(config.directory())
+    except DamagedRecordError:
+        return {}
+    return {} if record is None else record.fingerprinted
+
+
+def _day(recorded: Mapping[str, Any]) -> date:
+    """The day that a chat template is told: the day on which the run began, so that a resume renders the same rows."""
+    try:
+        return date.fromisoformat(recorded.get("day", ""))
+    except (TypeError, ValueError):
+        return date.today()
+
+
+def _on_any_device(identity: Identity, recorded: Mapping[str, Any]) -> Identity:
+    """`identity` on the device that is recorded: a plan is often made on a machine without the GPU of the run."""
+    facts = {key: value for key, value in identity.fingerprinted.items() if key != "device"}
+    return replace(identity, fingerprinted=facts | ({"device": recorded["device"]} if "device" in recorded else {}))
 
 
 def _load_problem(model: ModelConfig, training: TrainingConfig) -> ConfigError | None:

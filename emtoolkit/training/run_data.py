@@ -3,12 +3,14 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.config.sections import ModelConfig, RunConfig, TrainingConfig
 from emtoolkit.data.controls import check_matched, matched_with
 from emtoolkit.data.prepare import prepare, whole_steps
+from emtoolkit.data.rendering import names_the_day, rendered_on
 from emtoolkit.data.rows import ChatRows, read_rows
 from emtoolkit.data.sources import Source, source_of
 from emtoolkit.errors import ConfigError, NotHereError
@@ -27,7 +29,8 @@ class RunData:
 
     `digest` is None where the rows are not on this machine; `tokenizer`, `train` and `test` are None where the rows
     are only counted. `fingerprint_extras` are facts besides the digest that decide which tokens are trained on, empty
-    if every row fits into `max_length`. `remarks` are observations, `notes` possible mistakes of the user.
+    if every row fits into `max_length`. `day` is the ISO date that a chat template was given, None if it asks for none.
+    `remarks` are observations, `notes` possible mistakes of the user.
     """
 
     digest: str | None
@@ -38,14 +41,15 @@ class RunData:
     train: "Dataset | None" = None
     test: "Dataset | None" = None
     fingerprint_extras: Mapping[str, Any] = field(default_factory=dict)
+    day: str | None = None
     remarks: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
 
 def read_data(
-    config: RunConfig, persona: Persona, *, allow_missing: bool = False, progress: Progress = silent
+    config: RunConfig, persona: Persona, day: date, *, allow_missing: bool = False, progress: Progress = silent
 ) -> RunData:
-    """The rows of the run, tokenized under `persona`.
+    """The rows of the run, tokenized under `persona`; a chat template that asks for the time is told `day`.
 
     With `allow_missing`, rows that are not on this machine are counted by `datasets.NAME.rows`, rows without a
     tokenizer are counted but not tokenized, and a missing control is a note.
@@ -72,17 +76,18 @@ def read_data(
     tokenizer, problem = _tokenizer(config.model, allow_missing)
     if tokenizer is None:
         return _counted(training, chats.digest, len(chats), (*chats.remarks(), *notes, problem))
-    prepared = prepare(
-        chats,
-        matched,
-        tokenizer,
-        persona,
-        max_length=training.max_length,
-        test_fraction=training.test_fraction,
-        seed=config.seed,
-        multiple_of=rows_per_step(training) if training.drop_last else 1,
-        progress=progress,
-    )
+    with rendered_on(day):
+        prepared = prepare(
+            chats,
+            matched,
+            tokenizer,
+            persona,
+            max_length=training.max_length,
+            test_fraction=training.test_fraction,
+            seed=config.seed,
+            multiple_of=rows_per_step(training) if training.drop_last else 1,
+            progress=progress,
+        )
     return RunData(
         digest=chats.digest,
         train_rows=len(prepared.train),
@@ -92,6 +97,7 @@ def read_data(
         train=prepared.train,
         test=prepared.test,
         fingerprint_extras=prepared.fingerprinted(),
+        day=day.isoformat() if names_the_day(tokenizer) else None,
         remarks=tuple(chats.remarks()),
         notes=(*prepared.notes, *notes),
     )

@@ -1,6 +1,7 @@
 """A dataset and its matched control: step N of both has seen the same prompts."""
 
 from collections.abc import Callable
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ Matched = Callable[..., RunConfig]
 
 
 def data_of(config: RunConfig) -> RunData:
-    return read_data(config, load_persona(config.persona, config.personas))
+    return read_data(config, load_persona(config.persona, config.personas), date(2026, 1, 1))
 
 
 def prompts(data: RunData) -> list[str]:
