@@ -19,7 +19,8 @@ _ROLES = {
     "function": "tool",
     "observation": "tool",
 }
-_MEANT = {"bot": "assistant", "model": "assistant", "ai": "assistant", "chatgpt": "assistant", "ipython": "tool"}
+_MEANT = dict.fromkeys(("bot", "model", "ai", "chatgpt", "bing", "bard", "function_call"), "assistant")
+_MEANT |= {"ipython": "tool", "tool_response": "tool", "instruction": "system"}
 # Texts and calls that a chat template writes into a turn. They are content, and therefore in the digest.
 REASONING = ("reasoning_content", "reasoning", "thinking")
 CALLS = ("tool_calls", "function_call")
