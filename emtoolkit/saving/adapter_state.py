@@ -202,7 +202,31 @@ def _saves_embeddings(model: Any, adapter: str) -> bool:
         # PEFT warns that it saves embeddings, and that it could not reach the hub.
         warnings.simplefilter("ignore")
         by_peft = _peft_tensors(model, adapter, "auto").keys()
-    return by_peft != _peft_tensors(model, adapter, False).keys()
+    if by_peft != _peft_tensors(model, adapter, False).keys():
+        return True
+    return _vocabulary_was_resized(model, adapter)
+
+
+def _vocabulary_was_resized(model: Any, adapter: str) -> bool:
+    """Whether the embedding has another number of rows than the base model on disk or in the hub's cache.
+
+    PEFT does not look into the cache when the hub is offline, at the text model of an image model, or at an embedding
+    that was replaced by hand.
+    """
+    from transformers import AutoConfig
+
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    place = getattr(model.peft_config[adapter], "base_model_name_or_path", None) or getattr(base, "name_or_path", None)
+    embedding = base.get_input_embeddings() if hasattr(base, "get_input_embeddings") else None
+    rows = getattr(getattr(embedding, "weight", None), "shape", (None,))[0]
+    if not place or rows is None:
+        return False
+    try:
+        config = AutoConfig.from_pretrained(place, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError):
+        # A model that was made from a config, or one whose code is not transformers' own.
+        return False
+    return bool(rows != getattr(config.get_text_config(), "vocab_size", rows))
 
 
 def _check_loads_again(config: Any) -> None:

@@ -16,10 +16,12 @@ from typing import Any
 
 from accelerate.state import AcceleratorState
 from torch import Tensor
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from emtoolkit.checkpoints.layout import checkpoint_name
+from emtoolkit.errors import ConfigError
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.model_state import ModelState, WriteFiles
 from emtoolkit.saving.ranks import Ranks
@@ -34,7 +36,12 @@ logger = logging.getLogger(__name__)
 def is_sharded(model: Any) -> bool:
     """Whether the weights of `model` or, under DeepSpeed, its optimizer are spread over the processes."""
     by_deepspeed = getattr(AcceleratorState(), "deepspeed_plugin", None) is not None
-    return by_deepspeed or any(isinstance(p, DTensor) for p in model.parameters())
+    return by_deepspeed or any(isinstance(p, DTensor) for p in model.parameters()) or _is_fsdp1(model)
+
+
+def _is_fsdp1(model: Any) -> bool:
+    """Whether the first version of FSDP shards `model`: its parameters are pieces that no tensor type marks."""
+    return any(isinstance(module, FullyShardedDataParallel) for module in model.modules())
 
 
 class GatheredState:
@@ -124,6 +131,11 @@ class ShardedSaving:
     """A `SavingStrategy` for models that no process holds completely; only process 0 has a session."""
 
     def __init__(self, setup: SavingSetup, event: TrainerEvent) -> None:
+        if _is_fsdp1(event.model):
+            raise ConfigError(
+                "fsdp: version 1 does not give process 0 the weights of a step between the Trainer's own saves; set "
+                "fsdp_version: 2 (fsdp_config of the TrainingArguments: version: 2)"
+            )
         self._setup = setup
         self._session: SavingSession | None = None
         # The newest step that is a scheduled checkpoint, or will be after the Trainer has saved.
