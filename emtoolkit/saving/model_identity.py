@@ -113,9 +113,12 @@ def _active_adapters(model: Any) -> dict[str, Mapping[str, Any]]:
     configs = getattr(model, "peft_config", None)
     if not configs:
         return {}
-    # A method in transformers, an attribute in PEFT.
-    active = model.active_adapters
-    names = active() if callable(active) else active
+    # A method in transformers, an attribute in PEFT, and neither after inject_adapter_in_model.
+    active = getattr(model, "active_adapters", configs)
+    try:
+        names = active() if callable(active) else active
+    except ValueError:
+        names = configs
     return {name: config.to_dict() for name, config in configs.items() if name in names}
 
 
