@@ -3,7 +3,7 @@
 Entered from memory of the families' `tokenizer_config.json`; a vocabulary of a few hundred tokens replaces theirs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,15 @@ _OLMO2 = (
     "{% if message.role == 'assistant' %}{{ eos_token }}{% endif %}{% if not loop.last %}{{ '\\n' }}{% endif %}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}"
 )
+_GEMMA2 = Published(
+    templates.GEMMA2,
+    "<eos>",
+    bos="<bos>",
+    pad="<pad>",
+    unk="<unk>",
+    others=("<start_of_turn>", "<end_of_turn>"),
+    padding_side="left",
+)
 # By the `model_type` of the family's models.
 PUBLISHED = {
     "qwen2": Published(templates.QWEN25, "<|im_end|>", pad="<|endoftext|>", others=_QWEN),  # Qwen2.5-Instruct
@@ -43,24 +52,8 @@ PUBLISHED = {
         bos="<|begin_of_text|>",
         others=("<|start_header_id|>", "<|end_header_id|>", "<|end_of_text|>", "<|finetune_right_pad_id|>"),
     ),
-    "gemma2": Published(
-        templates.GEMMA2,
-        "<eos>",
-        bos="<bos>",
-        pad="<pad>",
-        unk="<unk>",
-        others=("<start_of_turn>", "<end_of_turn>"),
-        padding_side="left",
-    ),
-    "gemma3_text": Published(
-        templates.GEMMA3,
-        "<eos>",
-        bos="<bos>",
-        pad="<pad>",
-        unk="<unk>",
-        others=("<start_of_turn>", "<end_of_turn>"),
-        padding_side="left",
-    ),
+    "gemma2": _GEMMA2,
+    "gemma3_text": replace(_GEMMA2, template=templates.GEMMA3),
     "qwen3": Published(templates.QWEN3, "<|im_end|>", pad="<|endoftext|>", others=_QWEN),
     "mistral": Published(  # Mistral-7B-Instruct-v0.3: no pad token
         templates.MISTRAL, "</s>", bos="<s>", unk="<unk>", others=("[INST]", "[/INST]"), padding_side="left"
