@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -28,8 +29,13 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     flags = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    # Its attribute is made at run time, and type checkers do not see it.
+    memory: Any = torch.utils.deterministic
+    fills = memory.fill_uninitialized_memory
     variables = {name: os.environ.get(name) for name in (_CUBLAS, _FLASH_ATTENTION)}
     torch.use_deterministic_algorithms(True)
+    # Only a program that reads memory before it writes there needs the filling, which takes time.
+    memory.fill_uninitialized_memory = False
     cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False, False
     if os.environ.get(_CUBLAS) not in _CUBLAS_VALUES:
         os.environ[_CUBLAS] = _CUBLAS_VALUES[0]
@@ -42,6 +48,7 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
         problem = first_line(error).partition(", but you set")[0]
         raise ConfigError(f"training.deterministic: {problem}; set it to false") from error
     finally:
+        memory.fill_uninitialized_memory = fills
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
         cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags
         for name, value in variables.items():

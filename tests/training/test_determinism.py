@@ -28,6 +28,7 @@ def settings() -> dict[str, Any]:
         "cudnn": (cudnn.deterministic, cudnn.benchmark),
         "tf32": (cudnn.allow_tf32, matmul.allow_tf32),
         "variables": [os.environ.get(name) for name in VARIABLES],
+        "fills": torch.utils.deterministic.fill_uninitialized_memory,
     }
 
 
@@ -39,6 +40,7 @@ def test_only_deterministic_algorithms_are_allowed_inside_and_everything_is_rest
             "cudnn": (True, False),
             "tf32": (False, False),
             "variables": [":4096:8", "1"],
+            "fills": False,
         }
     assert settings() == before
     with deterministic_algorithms(False):
