@@ -1,13 +1,21 @@
 """Saving a model that every process holds completely: process 0 copies it in memory and writes it in the background."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, checkpoint_name
+from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.model_state import ModelState
-from emtoolkit.saving.resume_state import ResumeState
+from emtoolkit.saving.resume_state import RESUME_DIRECTORY, ResumeState
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.snapshot import SnapshotBuffers
 from emtoolkit.saving.strategy import SavingSetup, TrainerEvent
@@ -51,6 +59,8 @@ class LocalSaving:
     def _open(self, event: TrainerEvent) -> _Copies:
         logger.info("scheduled steps are copied in memory, and written in the background")
         state = model_state(event.model)
+        if event.step > 0:
+            _check_restored(self._setup.directory / RESUME_DIRECTORY / checkpoint_name(event.step), state.tensors)
         copies = _Copies(
             self._setup.open_session(state), state, SnapshotBuffers(state, self._setup.options.max_in_flight)
         )
@@ -107,3 +117,25 @@ class LocalSaving:
         random_states = self._setup.ranks.gather(self._setup.timing.random_state())
         if self._copies is not None:
             self._copies.save_resume_state(event, random_states, self._setup.stateful_callbacks())
+
+
+def _check_restored(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Compare the live `tensors` of a resumed model with the resume checkpoint: the Trainer ignores names it misses.
+
+    Raises:
+        CheckpointError: the model does not hold the weights of the checkpoint.
+    """
+    for file in (checkpoint / ADAPTER_WEIGHTS, checkpoint / MODEL_WEIGHTS):
+        if not file.is_file():
+            continue
+        with safe_open(file, "pt") as saved:
+            for name in saved.keys():  # noqa: SIM118 - no mapping
+                live = tensors.get(name)
+                if live is None or live.dtype != saved.get_tensor(name).dtype:
+                    continue
+                if not torch.equal(live.detach().cpu(), saved.get_tensor(name)):
+                    raise CheckpointError(
+                        f"{checkpoint}: '{name}' of the resumed model is not the saved one, because the Trainer did "
+                        "not load it: a model that torch.compile wraps (use TrainingArguments(torch_compile=True)), "
+                        "or a prompt method that trains an encoder, cannot be resumed"
+                    )

@@ -14,12 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from emtoolkit.checkpoints.layout import MODEL_INDEX
+from emtoolkit.checkpoints.layout import MODEL_INDEX, MODEL_WEIGHTS
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import no_library_bars
 from emtoolkit.saving.live_tensors import Watch
-
-MODEL_WEIGHTS = "model.safetensors"
 
 # Writes copies of the live tensors, by their names, and the config of the same moment into a directory.
 WriteFiles = Callable[[Path, Mapping[str, Tensor]], None]

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, PromptEncoderConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
@@ -15,7 +15,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.saving import snapshot
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.snapshot import SnapshotBuffers
-from tests.saving.callbacks import callback
+from tests.saving.callbacks import StopAt, callback
 from tests.saving.trainings import VOCABULARY, base_model, lora_model, make_trainer
 
 IDS = torch.arange(8)[None]
@@ -176,6 +176,35 @@ def test_weights_that_are_offloaded_are_refused() -> None:
         model = base_model()
     with pytest.raises(CheckpointError, match=r"'model.embed_tokens.weight' are offloaded.*device_map"):
         dict(model_state(model).tensors)
+
+
+def stopped_at_three(model: Any, directory: Path, **options: Any) -> str:
+    """The resume checkpoint of a training of 6 steps that was stopped."""
+    ours = callback("0,3", publish=False, resume_at_end=True)
+    make_trainer(directory, [StopAt(3), ours], model=model, max_steps=6, **options).train()
+    return str(directory / "resume" / "checkpoint-3")
+
+
+def test_a_compiled_model_whose_weights_the_trainer_does_not_load_is_not_resumed(tmp_path: Path) -> None:
+    saved = stopped_at_three(base_model(), tmp_path, remove_unused_columns=False)
+    compiled = torch.compile(base_model(), backend="eager")
+    ours = callback("0,3", publish=False)
+    trainer = make_trainer(tmp_path, [ours], model=compiled, max_steps=6, remove_unused_columns=False)
+    with pytest.raises(CheckpointError, match="is not the saved one, because the Trainer did not load it"):
+        trainer.train(resume_from_checkpoint=saved)
+
+
+def test_a_prompt_whose_encoder_is_not_in_the_checkpoint_is_not_resumed(tmp_path: Path) -> None:
+    def prompted(seed: int) -> Any:
+        base = base_model()
+        torch.manual_seed(seed)
+        config = PromptEncoderConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, encoder_hidden_size=8)
+        return get_peft_model(base, config)
+
+    saved = stopped_at_three(prompted(1), tmp_path)
+    trainer = make_trainer(tmp_path, [callback("0,3", publish=False)], model=prompted(1), max_steps=6)
+    with pytest.raises(CheckpointError, match="prompt method that trains an encoder, cannot be resumed"):
+        trainer.train(resume_from_checkpoint=saved)
 
 
 class TwoDevices:
