@@ -66,6 +66,9 @@ _Persona = Annotated[
 _Override = Annotated[
     str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL, help="Persona in place of the run's own.")
 ]
+_Activations = Annotated[
+    bool, typer.Option("--extract-activations", rich_help_panel=_OUTPUT, help="Write activations of every layer, too.")
+]
 _OutputDir = Annotated[
     Path | None, typer.Option(metavar="DIR", rich_help_panel=_OUTPUT, help="Default: DIR/evaluations/SETTINGS.")
 ]
@@ -73,7 +76,7 @@ _OutputDir = Annotated[
 
 @command(
     commands,
-    "emtoolkit evaluate outputs/goodness-medical",
+    "emtoolkit evaluate --model-dir outputs/goodness-medical --extract-activations",
     "emtoolkit evaluate outputs/goodness-medical --steps 0-150:25,final --samples 8",
     "emtoolkit evaluate lab/em/COLLECTION --questions plot.yaml --judge gpt-4o",
 )
@@ -95,6 +98,7 @@ def evaluate(
     base: _Base = None,
     persona: _Persona = None,
     persona_override: _Override = None,
+    extract_activations: _Activations = False,
     output_dir: _OutputDir = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
 ) -> None:
@@ -114,7 +118,15 @@ def evaluate(
             chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
             settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
             loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
-            result = evaluate_trajectory(place, settings, steps, loader, directory=output_dir, progress=progress)
+            result = evaluate_trajectory(
+                place,
+                settings,
+                steps,
+                loader,
+                directory=output_dir,
+                extract_activations=extract_activations,
+                progress=progress,
+            )
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted; the same command continues", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None

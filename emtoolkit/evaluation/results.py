@@ -7,6 +7,7 @@ from typing import Any
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation.extract import write_all_activations
 from emtoolkit.evaluation.intervals import Difference
 from emtoolkit.evaluation.metrics import DEFINITIONS, Summary, em_difference, summarise
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
@@ -19,7 +20,7 @@ from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.trajectory import Checkpoint, Trajectory
 
-ROWS, SETTINGS = "answers.parquet", "evaluation.json"
+ROWS, SETTINGS, ACTIVATIONS = "answers.parquet", "evaluation.json", "activations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +57,13 @@ def evaluate_trajectory(
     loader: ModelLoader,
     *,
     directory: Path | None = None,
+    extract_activations: bool = False,
     progress: Progress = silent,
 ) -> EvaluationResult:
     """Evaluate the checkpoints of `reference` that `steps` selects, and write rows and settings into `directory`.
 
-    Rows of other steps that an earlier call with the same settings wrote stay.
+    Rows of other steps that an earlier call with the same settings wrote stay. With `extract_activations` the
+    activations of each checkpoint on the first answers of the first step are written, too.
 
     Raises:
         UserError: nothing is selected, a checkpoint or the model cannot be loaded, or a file cannot be written.
@@ -78,6 +81,8 @@ def evaluate_trajectory(
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
     _write(home, settings, rows)
     notes += _warnings(rows)
+    if extract_activations:
+        notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress)
     return EvaluationResult(trajectory.name, home, engine, settings.judge_id, _by_step(rows), tuple(notes))
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from tests import in_process
 from tests.evaluation.judge_server import JudgeServer, Tokens, judge_server
@@ -60,6 +62,26 @@ def test_each_checkpoint_is_judged_and_a_second_call_asks_nobody(place: Path, se
     again = evaluate(place, server, "prompt", "--json")
     assert again.out == done.out
     assert len(server.requests) == asked
+
+
+def test_activations_are_written_for_each_checkpoint_on_the_same_texts(place: Path, server: JudgeServer) -> None:
+    done = evaluate(place, server, "prompt", "--extract-activations", "--json")
+    assert done.code == 0, done.err
+    directory = place / json.loads(done.out)["directory"] / "activations"
+    files = {path.name: load_file(path) for path in directory.iterdir()}
+    assert sorted(files) == ["step-0.safetensors", "step-2.safetensors", "step-4.safetensors", "step-9.safetensors"]
+    for tensors in files.values():
+        assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == {
+            "answer_mean": (3, 2, 16),
+            "prompt_mean": (3, 2, 16),
+            "prompt_last": (3, 2, 16),
+        }
+    first, last = (files[f"step-{step}.safetensors"]["prompt_last"] for step in (0, 9))
+    assert torch.equal(first[:, 0], last[:, 0])
+    assert not torch.equal(first[:, 1], last[:, 1])
+    before = {path: path.stat().st_mtime_ns for path in directory.iterdir()}
+    assert evaluate(place, server, "prompt", "--extract-activations", "--json").out == done.out
+    assert {path: path.stat().st_mtime_ns for path in directory.iterdir()} == before
 
 
 def test_a_full_fine_tune_and_a_damaged_checkpoint_are_said(place: Path, server: JudgeServer) -> None:

@@ -1,0 +1,152 @@
+"""Activations of a model on given texts: the residual stream after every layer, averaged over spans.
+
+The same text for every checkpoint is what makes steps comparable. Index 0 is the output of the embeddings and index l
+that of layer l, as `output_hidden_states` gives them: transformers applies the final norm to the last one.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation.identity import digest_of
+from emtoolkit.storage.atomic import write_file
+
+SPANS = ("answer_mean", "prompt_mean", "prompt_last")
+_ROWS_AT_A_TIME = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A rendered prompt and an answer to it, as tokens. `name` is unique in an extraction."""
+
+    name: str
+    prompt: tuple[int, ...]
+    answer: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Activations:
+    """The activations of one checkpoint.
+
+    `tensors` maps each of `SPANS` to float32 of shape [texts, layers + 1, hidden]: the mean over the answer's tokens,
+    the mean over the prompt's tokens, and the prompt's last token. The answer mean of an empty answer is NaN, and
+    `gaps` names the text.
+    """
+
+    texts: tuple[Text, ...]
+    tensors: Mapping[str, torch.Tensor]
+
+    @property
+    def gaps(self) -> tuple[str, ...]:
+        """The names of the texts without an answer."""
+        return tuple(text.name for text in self.texts if not text.answer)
+
+
+def activations(model: Any, texts: Sequence[Text]) -> Activations:
+    """The activations of `model`, in evaluation mode, on `texts`; no text is padded, and sums are in float32.
+
+    Raises:
+        CheckpointError: an activation is NaN.
+    """
+    found: dict[int, dict[str, torch.Tensor]] = {}
+    with torch.inference_mode():
+        for indices in _equally_long(texts):
+            ids = torch.tensor([[*texts[i].prompt, *texts[i].answer] for i in indices], device=model.device)
+            output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+            # [layers + 1, rows, tokens, hidden]
+            states = torch.stack(output.hidden_states).float()
+            for row, index in enumerate(indices):
+                found[index] = _spans(states[:, row], len(texts[index].prompt))
+    tensors = {span: torch.stack([found[i][span] for i in range(len(texts))]).cpu() for span in SPANS}
+    if bool(tensors["prompt_mean"].isnan().any()):
+        raise CheckpointError("the model gives NaN for an activation")
+    return Activations(tuple(texts), tensors)
+
+
+def write_activations(path: Path, found: Activations, facts: Mapping[str, Any]) -> None:
+    """Write the tensors to a safetensors file, atomically, with the texts and `facts` in its metadata.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+    """
+    described = {"facts": dict(facts), "texts": [asdict(text) for text in found.texts], "gaps": list(found.gaps)}
+    metadata = {"emtoolkit": json.dumps(described), "digest": _digest(found.texts, facts)}
+    write_file(path, save(dict(found.tensors), metadata))
+
+
+def is_written(path: Path, texts: Sequence[Text], facts: Mapping[str, Any]) -> bool:
+    """Whether `path` holds the activations of `texts` with `facts`.
+
+    Raises:
+        CheckpointError: the file is there and cannot be read.
+    """
+    if not path.exists():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return bool((file.metadata() or {}).get("digest") == _digest(texts, facts))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: is not a file of activations ({error}); delete it") from None
+
+
+def projection(vectors: torch.Tensor, direction: torch.Tensor) -> torch.Tensor:
+    """The scalar projection a·b/‖b‖ of each vector a on the direction b.
+
+    Args:
+        vectors: of shape [..., layers + 1, hidden].
+        direction: of shape [layers + 1, hidden].
+
+    Returns:
+        Shape [..., layers + 1]; NaN where the direction is zero.
+    """
+    direction = direction.double()
+    lengths: torch.Tensor = (vectors.double() * direction).sum(-1) / direction.norm(dim=-1)
+    return lengths
+
+
+def difference_of_means(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """The direction from `b` to `a`: mean(a) - mean(b) over the first dimension, without the rows that are gaps.
+
+    Args:
+        a: of shape [texts, layers + 1, hidden]; `b` likewise.
+
+    Raises:
+        ValueError: one of them has no row without NaN.
+    """
+    means = []
+    for rows in (a, b):
+        usable = rows[~rows.isnan().flatten(1).any(1)].double()
+        if not len(usable):
+            raise ValueError("a set of answers has no activations, so there is no direction")
+        means.append(usable.mean(0))
+    return means[0] - means[1]
+
+
+def _equally_long(texts: Sequence[Text]) -> Iterator[list[int]]:
+    lengths = [len(text.prompt) + len(text.answer) for text in texts]
+    order = sorted(range(len(texts)), key=lengths.__getitem__)
+    for _, group in groupby(order, key=lengths.__getitem__):
+        indices = list(group)
+        for start in range(0, len(indices), _ROWS_AT_A_TIME):
+            yield indices[start : start + _ROWS_AT_A_TIME]
+
+
+def _spans(states: torch.Tensor, prompt: int) -> dict[str, torch.Tensor]:
+    """The spans of one text, each [layers + 1, hidden]; `states` is of shape [layers + 1, tokens, hidden]."""
+    return {
+        "answer_mean": states[:, prompt:].mean(1),
+        "prompt_mean": states[:, :prompt].mean(1),
+        "prompt_last": states[:, prompt - 1].clone(),
+    }
+
+
+def _digest(texts: Sequence[Text], facts: Mapping[str, Any]) -> str:
+    return digest_of([dict(facts), [asdict(text) for text in texts]])

@@ -1,0 +1,89 @@
+"""Activations: those of transformers, without padding, and never a zero vector for a span that is not there."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from emtoolkit import ModelLoader, Trajectory
+from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation.activations import (
+    SPANS,
+    Text,
+    activations,
+    difference_of_means,
+    is_written,
+    projection,
+    write_activations,
+)
+from emtoolkit.models.loading import LoadedModel
+
+TEXTS = (
+    Text("a", (5, 6, 7), (8, 9)),
+    Text("b", (5, 6, 7, 10, 11, 12), (8,)),
+    Text("c", (9, 6, 7), (8, 4)),
+    Text("empty", (9, 6, 7), ()),
+)
+
+
+@pytest.fixture(scope="module")
+def loaded(runs: Path) -> LoadedModel:
+    return ModelLoader().load(Trajectory.open(runs / "prompt").at(4))
+
+
+def test_each_span_is_the_mean_of_the_hidden_states_of_its_tokens(loaded: LoadedModel) -> None:
+    found = activations(loaded.model, TEXTS)
+    assert set(found.tensors) == set(SPANS)
+    for index, text in enumerate(TEXTS[:3]):
+        ids = torch.tensor([[*text.prompt, *text.answer]])
+        with torch.no_grad():
+            states = torch.stack(loaded.model(input_ids=ids, output_hidden_states=True).hidden_states)[:, 0]
+        n = len(text.prompt)
+        expected = {
+            "answer_mean": states[:, n:].mean(1),
+            "prompt_mean": states[:, :n].mean(1),
+            "prompt_last": states[:, n - 1],
+        }
+        for span in SPANS:
+            assert found.tensors[span].shape == (4, 2, 16)
+            assert (found.tensors[span][index] - expected[span]).abs().max() < 1e-5
+
+
+def test_a_text_has_the_same_activations_alone_and_among_others(loaded: LoadedModel) -> None:
+    together, alone = activations(loaded.model, TEXTS * 1), [activations(loaded.model, [text]) for text in TEXTS]
+    for index, each in enumerate(alone):
+        assert torch.allclose(together.tensors["prompt_mean"][index], each.tensors["prompt_mean"][0], atol=1e-6)
+
+
+def test_an_empty_answer_is_a_named_gap_and_not_a_zero_vector(loaded: LoadedModel) -> None:
+    found = activations(loaded.model, TEXTS)
+    assert found.gaps == ("empty",)
+    assert found.tensors["answer_mean"][3].isnan().all()
+    assert found.tensors["prompt_mean"][3].isfinite().all()
+
+
+def test_what_was_written_is_recognised_until_a_fact_or_a_text_changes(loaded: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "step-4.safetensors"
+    found = activations(loaded.model, TEXTS)
+    assert not is_written(path, TEXTS, {"step": 4})
+    write_activations(path, found, {"step": 4})
+    assert is_written(path, TEXTS, {"step": 4})
+    assert not is_written(path, TEXTS, {"step": 5})
+    assert not is_written(path, TEXTS[:2], {"step": 4})
+    path.write_bytes(path.read_bytes()[:20])
+    with pytest.raises(CheckpointError, match="is not a file of activations"):
+        is_written(path, TEXTS, {"step": 4})
+
+
+def test_a_projection_has_the_length_along_the_direction() -> None:
+    vectors = torch.tensor([[[3.0, 4.0], [1.0, 0.0]]])
+    assert projection(vectors, torch.tensor([[0.0, 2.0], [-5.0, 0.0]])).tolist() == [[4.0, -1.0]]
+    assert projection(vectors, torch.zeros(2, 2)).isnan().all()
+
+
+def test_the_direction_is_the_difference_of_the_means_without_gaps() -> None:
+    a = torch.tensor([[[1.0, 1.0]], [[3.0, 1.0]], [[float("nan"), 0.0]]])
+    b = torch.tensor([[[1.0, 0.0]]])
+    assert difference_of_means(a, b).tolist() == [[1.0, 1.0]]
+    with pytest.raises(ValueError, match="no activations"):
+        difference_of_means(a[2:], b)
