@@ -4,6 +4,9 @@ Runs share the collection of their trajectory while every step that both hold ha
 differs is another training: the alias `step-N` stays where it is, and all checkpoints of the run's directory go to a
 collection of their own, whose name ends in the run's id. `publications.jsonl` records the change, so later runs in the
 same directory and `emtoolkit sync` keep to it.
+
+A training on a GPU may give other bytes although everything that decides it is equal. It adds a step to a collection
+that another run began only after both had the same bytes at a trained step.
 """
 
 import logging
@@ -41,21 +44,31 @@ def compare_with(version: Any, checked: CheckedArtifact) -> Literal["same", "dam
     return "damaged" if theirs.get(MANIFEST) == ours[MANIFEST] else "different"
 
 
-class Destination:
-    """The collection that the checkpoints in `directory` go to; `shared` is the collection of their trajectory."""
+def difference_at(step: int, held: str) -> str:
+    """The reason for a collection of one's own: W&B holds other bytes, the version `held`, as `step`."""
+    return f"step {step} differs from the checkpoint that another run published ({held}), so this is another training"
 
-    def __init__(self, directory: Path, shared: str, tags: tuple[str, ...]) -> None:
+
+class Destination:
+    """The collection that the checkpoints in `directory` go to; `shared` is the collection of their trajectory.
+
+    `on_cpu` says whether the training gives the same bytes again.
+    """
+
+    def __init__(self, directory: Path, shared: str, tags: tuple[str, ...], *, on_cpu: bool) -> None:
         publications = Publications.read(directory)
         self._directory = directory
         self._tags = tags
         self._has_own = publications.has_own_collection
+        # Whether a step that W&B lacks may go to a collection that another run began.
+        self.may_add = on_cpu
         self._api: Any = None
         self.collection = publications.collection if self._has_own and publications.collection else shared
 
     @classmethod
-    def of(cls, directory: Path, identity: Identity) -> "Destination":
+    def of(cls, directory: Path, identity: Identity, *, on_cpu: bool = True) -> "Destination":
         """The destination of a directory that holds the trajectory of `identity`."""
-        return cls(directory, collection_name(identity), collection_tags(identity))
+        return cls(directory, collection_name(identity), collection_tags(identity), on_cpu=on_cpu)
 
     def log(self, run: Any, publication: Publication) -> Published | None:
         """Log `publication` to `run`, and return its version on W&B; None for an offline run, which writes to its log.
@@ -70,35 +83,51 @@ class Destination:
             run.log_artifact(checked.artifact, aliases=publication.aliases, tags=self._tags_of(publication))
             return None
         held = self._find(run, f"step-{publication.step}")
-        if held is not None and compare_with(held, checked) == "different":
-            name = f"{run.entity}/{run.project}/{self.collection}:{held.version}"
-            self.take_own(str(run.id), name, publication.step)
+        if reason := self._reason_to_leave(run, publication.step, held, checked):
+            self.take_own(str(run.id), reason)
             checked, held = CheckedArtifact.of(publication, self.collection), None
         self._log_left_behind(run)
         return self._commit(run, publication, checked, is_new=held is None)
 
-    def take_own(self, run_id: str, held: str, step: int) -> None:
-        """Change to a collection of the directory's own, because W&B holds the version `held` as its `step`.
+    def take_own(self, run_id: str, reason: str) -> None:
+        """Change to a collection of the directory's own, and say why.
 
         Raises:
             CheckpointError: the directory has a collection of its own already.
         """
         if self._has_own:
             raise CheckpointError(
-                f"{self._directory}: W&B holds other files for step {step} in the directory's own collection ({held}); "
-                "publish the directory to another project: emtoolkit sync DIR --project NAME"
+                f"{self._directory}: {reason}, and the directory has a collection of its own already; publish it to "
+                "another project: emtoolkit sync DIR --project NAME"
             )
         own = own_collection_name(self.collection, run_id)
         add_collection(self._directory, own, self._tags, own=True)
         self.collection, self._has_own = own, True
-        logger.warning(
-            "step %d differs from the checkpoint that another run published (%s), so this is another training; all "
-            "checkpoints in %s are published as %s",
-            step,
-            held,
-            self._directory,
-            own,
-        )
+        logger.warning("%s; all checkpoints in %s are published as %s", reason, self._directory, own)
+
+    def _reason_to_leave(self, run: Any, step: int, held: Any, checked: CheckedArtifact) -> str | None:
+        """Why the collection is another training's; None if it may be this one's."""
+        name = f"{run.entity}/{run.project}/{self.collection}"
+        if held is not None:
+            if compare_with(held, checked) == "different":
+                return difference_at(step, f"{name}:{held.version}")
+            self.may_add = self.may_add or step > 0
+        elif not self.may_add and not self._has_own:
+            newest = self._find(run, "latest")
+            if newest is not None and not self._is_ours(newest, f"{name}:{newest.version}"):
+                return (
+                    f"step {step}: another run began the collection ({name}:{newest.version}), and a GPU may give "
+                    "other bytes in a second training"
+                )
+        return None
+
+    def _is_ours(self, version: Any, name: str) -> bool:
+        """Whether a run of this directory made a version."""
+        publications = Publications.read(self._directory)
+        if any(published.artifact == name and published.created for published in publications.published.values()):
+            return True
+        creator = version.logged_by()
+        return creator is not None and creator.id in publications.runs
 
     def _log_left_behind(self, run: Any) -> None:
         """Log the checkpoints again that were published before the directory had a collection of its own."""

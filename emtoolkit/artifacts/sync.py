@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RemoteCheckpoint
-from emtoolkit.artifacts.destination import Destination, compare_with
+from emtoolkit.artifacts.destination import Destination, compare_with, difference_at
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
 from emtoolkit.artifacts.run_log import Replay, replay
 from emtoolkit.artifacts.server import client_limits
@@ -124,7 +124,9 @@ class _DirectorySync:
         # None means the default entity of the user who is logged in.
         self._entity = entity or known_entity or None
         self._has_new_target = bool(project or entity)
-        self._destination = Destination(directory, known_collection, self._publications.tags)
+        self._destination = Destination(
+            directory, known_collection, self._publications.tags, on_cpu=self._publications.on_cpu
+        )
 
     def run(self) -> Synced:
         """Send the logs, then the checkpoints that are still missing, even if a log failed."""
@@ -132,8 +134,13 @@ class _DirectorySync:
         logs = [run.log for run in self._unsent_logs() if self._replay(run)]
         states = self._remote_states(collection)
         if different := [step for step, state in states.items() if state == "different"]:
-            self._take_own_collection(collection, different[0])
-            states = self._remote_states(self._read_collection())
+            try:
+                self._take_own_collection(collection, different[0])
+                states = self._remote_states(self._read_collection())
+            except CheckpointError as error:
+                self._problems.append(str(error))
+        if any(step > 0 and state == "equal" for step, state in states.items()):
+            self._destination.may_add = True
         published = self._publish([info for info in self._checkpoints if states[info.step] == "missing"])
         on_wandb = sorted([step for step, state in states.items() if state == "equal"] + published)
         return Synced(
@@ -267,7 +274,7 @@ class _DirectorySync:
         """Publish to a collection of the directory's own, because W&B holds other bytes as `step`."""
         (held,) = [checkpoint for checkpoint in collection.checkpoints if checkpoint.step == step] if collection else []
         runs = [self._publications.run_of.get(step), *self._publications.runs, f"local-{secrets.token_hex(4)}"]
-        self._destination.take_own(next(filter(None, runs)), held.artifact, step)
+        self._destination.take_own(next(filter(None, runs)), difference_at(step, held.artifact))
 
     def _publish(self, missing: Sequence[CheckpointInfo]) -> list[int]:
         """Log `missing` in step order, each to the run that saved it; stop at the first failure of W&B."""

@@ -94,13 +94,15 @@ class Publications:
     `metadata`, `run_of` and `published` have one entry for each step: the metadata and the run id of its first save,
     and its version on W&B. The first save counts because W&B keeps the first of two equal versions, with its metadata.
     `collection` and `tags` are the name and the tags under which the checkpoints are published; `has_own_collection` is
-    true if the bytes of this directory differ from those that W&B held under the name of the trajectory. `runs` are the
-    W&B runs by id, each with all of its logs. `differences` has an entry for each step that a resumed run computed
-    again with other weights: the largest difference; the checkpoint that was there has stayed.
+    true if the bytes of this directory differ from those that W&B held under the name of the trajectory. `on_cpu` is
+    false if the directory was trained on a GPU. `runs` are the W&B runs by id, each with all of its logs.
+    `differences` has an entry for each step that a resumed run computed again with other weights: the largest
+    difference; the checkpoint that was there has stayed.
     """
 
     collection: str | None = None
     has_own_collection: bool = False
+    on_cpu: bool = True
     tags: tuple[str, ...] = ()
     metadata: Mapping[int, Mapping[str, Any]] = field(default_factory=dict)
     run_of: Mapping[int, str] = field(default_factory=dict)
@@ -123,7 +125,7 @@ class Publications:
         except OSError as error:
             raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
         collection: str | None = None
-        is_own = False
+        is_own, on_cpu = False, True
         tags: tuple[str, ...] = ()
         metadata, run_of, published = dict[int, Any](), dict[int, str](), dict[int, Published]()
         metrics = dict[int, Any]()
@@ -133,6 +135,7 @@ class Publications:
             match event:
                 case {"event": "collection", "name": str(name), "tags": list(names)}:
                     collection, tags, is_own = name, tuple(map(str, names)), event.get("own") is True
+                    on_cpu = on_cpu and event.get("on_cpu") is not False
                 case {"event": "run", "id": str(run), "entity": str(entity), "project": str(project), "log": str(log)}:
                     runs[run] = (*runs.get(run, ()), WandbRun(run, entity, project, directory / log))
                 case {"event": "saved", "step": int(step), "metadata": dict(values), "run": run}:
@@ -142,18 +145,21 @@ class Publications:
                 case {"event": "metrics", "step": int(step), "metrics": dict(values)}:
                     metrics.setdefault(step, values)
                 case {"event": "published", "step": int(step), "artifact": str(artifact), "digest": str(digest)}:
-                    published[step] = Published(artifact, digest, event.get("created") is True)
+                    before = published.get(step)
+                    created = before is not None and before.created and before.artifact == artifact
+                    published[step] = Published(artifact, digest, created or event.get("created") is True)
                 case {"event": "difference", "step": int(step), "largest": float(largest), "tensor": str(tensor)}:
                     earlier = differences.get(step)
                     if earlier is None or largest > earlier.largest:
                         differences[step] = Difference(largest, tensor, event.get("share"))
         metadata = {step: {**values, **metrics.get(step, {})} for step, values in metadata.items()}
-        return cls(collection, is_own, tags, metadata, run_of, published, runs, differences)
+        return cls(collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences)
 
 
-def add_collection(directory: Path, name: str, tags: Sequence[str], *, own: bool = False) -> None:
+def add_collection(directory: Path, name: str, tags: Sequence[str], *, own: bool = False, on_cpu: bool = True) -> None:
     """Record the name and the tags under which the checkpoints in `directory` are published; see `Publications`."""
-    _append(directory, {"event": "collection", "name": name, "tags": list(tags)} | ({"own": True} if own else {}))
+    more = ({"own": True} if own else {}) | ({} if on_cpu else {"on_cpu": False})
+    _append(directory, {"event": "collection", "name": name, "tags": list(tags)} | more)
 
 
 def add_run(directory: Path, run: WandbRun) -> None:

@@ -77,6 +77,7 @@ class SavingSession:
         self._publications: dict[int, Publication] = {}
         # The saved steps that the Trainer may still log or evaluate.
         self._unsettled: list[int] = []
+        self._is_on_cpu = all(tensor.device.type == "cpu" for tensor in state.tensors.values())
         self._started = time.time()
         size = _bytes_of_copy(state)
         self._lock = lock_directory(directory)
@@ -91,7 +92,9 @@ class SavingSession:
         self.disk = DiskThread(options.on_error, DISK if size <= _SMALL else 0)
         self._writer = CheckpointWriter(directory, seal, self.disk)
         self.publisher = (
-            WandbPublisher(self._run, Destination.of(directory, seal.identity)) if self._run is not None else None
+            WandbPublisher(self._run, Destination.of(directory, seal.identity, on_cpu=self._is_on_cpu))
+            if self._run is not None
+            else None
         )
 
     def _claim(self, schedule: Schedule, bytes_each: int) -> TrajectoryRecord:
@@ -106,7 +109,8 @@ class SavingSession:
         publications = Publications.read(directory)
         self._largest_difference = max((d.largest for d in publications.differences.values()), default=0.0)
         if not publications.has_own_collection:
-            add_collection(directory, collection_name(identity), collection_tags(identity))
+            name, tags = collection_name(identity), collection_tags(identity)
+            add_collection(directory, name, tags, on_cpu=self._is_on_cpu)
         return record
 
     def save(self, step: int, contents: Callable[[], CheckpointContents], *, final: bool) -> None:

@@ -131,10 +131,26 @@ def test_other_bytes_in_the_directorys_own_collection_stay_and_are_a_problem(
     add_collection(directory, f"{SHARED}-run-a", [], own=True)
     theirs = bytes_of(saved(tmp_path / "b", {2: "b"}) / "checkpoint-2")
     store_version(server, theirs, ["step-2"], {"step": 2}, collection=f"{SHARED}-run-a")
-    with pytest.raises(CheckpointError, match=r"W&B holds other files for step 2 in the directory's own collection"):
-        sync(directory, project="proj")
+    done = sync(directory, project="proj")
+    (problem,) = done.problems
+    assert "step 2 differs" in problem
+    assert "the directory has a collection of its own already; publish it to another project" in problem
+    assert done.published == (0,)
     assert list(publish(directory, "run-a")) == [2]
     assert on_wandb(server) == {f"{SHARED}-run-a": [0, 2]}
+
+
+@PUBLISH
+@pytest.mark.parametrize(("shared", "stays"), [([0], False), ([0, 2], True)], ids=["at step 0", "at a trained step"])
+def test_a_training_on_a_gpu_adds_steps_to_another_runs_collection_only_after_a_trained_step_was_equal(
+    publish: Publish, shared: list[int], stays: bool, server: WandbServer, tmp_path: Path
+) -> None:
+    """Disjoint steps of two trainings look like one, if nothing compares them."""
+    publish(saved(tmp_path / "a", dict.fromkeys([*shared, 6], "a"), on_cpu=False), "run-a")
+    other = saved(tmp_path / "b", dict.fromkeys(shared, "a") | {4: "b", 8: "b"}, on_cpu=False)
+    publish(other, "run-b")
+    both, apart = [[*shared, 4, 6, 8]], [[*shared, 6], [*shared, 4, 8]]
+    assert list(on_wandb(server).values()) == (both if stays else apart)
 
 
 # ---- what a reader refuses

@@ -9,7 +9,7 @@ from emtoolkit import Trajectory
 from emtoolkit.artifacts.destination import Destination
 from emtoolkit.artifacts.publication import Publication, collection_name
 from emtoolkit.artifacts.publish import WandbPublisher
-from emtoolkit.checkpoints.publications import WandbRun, add_collection, add_run, add_saved
+from emtoolkit.checkpoints.publications import Publications, WandbRun, add_collection, add_run, add_saved
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from tests.artifacts.stored import IDENTITY, TOTAL_STEPS, checkpoint_files
 from tests.processes import HANG_SECONDS
@@ -18,13 +18,13 @@ from tests.wandb_server import WandbServer
 SHARED = collection_name(IDENTITY)
 
 
-def saved(directory: Path, steps: Mapping[int, str], ended_at: int | None = None) -> Path:
+def saved(directory: Path, steps: Mapping[int, str], ended_at: int | None = None, *, on_cpu: bool = True) -> Path:
     """A run's directory with checkpoints at `steps`, each with the weights of the training that it is mapped to."""
     for step, training in steps.items():
         checkpoint_files(directory / f"checkpoint-{step}", step, training=training)
         add_saved(directory, step, {"step": step, "fingerprint": IDENTITY.fingerprint}, run=None)
     TrajectoryRecord(IDENTITY.fingerprint, TOTAL_STEPS, "0", ended_at=ended_at).write(directory)
-    add_collection(directory, SHARED, [])
+    add_collection(directory, SHARED, [], on_cpu=on_cpu)
     return directory
 
 
@@ -32,7 +32,7 @@ def publish(directory: Path, run_id: str, *, only: Sequence[int] = ()) -> Mappin
     """Publish as a training does, in a W&B run; return the failures."""
     run = wandb.init(project="proj", id=run_id, dir=directory, settings=wandb.Settings(silent=True))
     add_run(directory, WandbRun.of(run))
-    publisher = WandbPublisher(run, Destination.of(directory, IDENTITY))
+    publisher = WandbPublisher(run, Destination.of(directory, IDENTITY, on_cpu=Publications.read(directory).on_cpu))
     trajectory = Trajectory.open(directory)
     for checkpoint in trajectory:
         if not only or checkpoint.step in only:
