@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 DEMO := outputs/goodness-medical
 
-.PHONY: install demo emergence sandbox-robustness personas test test-fast crash-test gpu-check docs lint format
+.PHONY: install demo emergence sandbox-robustness personas fingerprint-table test test-fast crash-test gpu-check docs lint format
 
 install: .venv/.installed
 
@@ -39,6 +39,10 @@ personas: install
 	$(BIN)/emtoolkit sandbox persona all
 	$(BIN)/python -m benchmarks.personas preflight
 	$(BIN)/python -m benchmarks.personas turning
+
+# What each option of a training does to the weights and to the fingerprint: two minutes on an idle core.
+fingerprint-table: install
+	$(BIN)/python -m benchmarks.fingerprint_table
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,7 +14,6 @@ VERSION = 2
 # Facts that came with version 2: of a directory of version 1 they are not known, and not compared.
 _SINCE_VERSION_2 = (
     "attention",
-    "code_files",
     "compiled",
     "day",
     "device",

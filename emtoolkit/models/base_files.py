@@ -1,4 +1,4 @@
-"""Files of a base model's directory that decide tokens or code, beside those in the digest of its content."""
+"""Files of a base model's directory that decide tokens, beside those in the digest of its content."""
 
 import hashlib
 import json
@@ -23,13 +23,6 @@ def tokenizer_digest(directory: Path) -> str | None:
     if not (directory / "tokenizer.json").is_file():
         files += [file for pattern in _SLOW for file in directory.glob(pattern)]
     return _digest(directory, files)
-
-
-def code_digest(directory: Path) -> str | None:
-    """A digest of the Python files of a model that has code of its own; None without."""
-    configs = (_json(directory / name) for name in ("config.json", "tokenizer_config.json"))
-    has_code = any(isinstance(config, dict) and "auto_map" in config for config in configs)
-    return _digest(directory, directory.rglob("*.py")) if has_code else None
 
 
 def _digest(directory: Path, files: Iterable[Path]) -> str | None:

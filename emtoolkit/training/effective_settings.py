@@ -15,7 +15,7 @@ import torch
 from emtoolkit.config.sections import ModelConfig, RunConfig
 from emtoolkit.models.architecture import implied_attention
 from emtoolkit.models.base import model_path
-from emtoolkit.models.base_files import code_digest, tokenizer_digest
+from emtoolkit.models.base_files import tokenizer_digest
 from emtoolkit.saving.ranks import trains_on_cpu
 
 
@@ -31,7 +31,6 @@ def effective_settings(config: RunConfig, environment: Mapping[str, str] = os.en
         "compiled": _compiler(environment),
         "matmul": None if matmul == "highest" else matmul,
         "tokenizer_files": tokenizer_digest(directory) if directory.is_dir() else None,
-        "code_files": code_digest(directory) if directory.is_dir() else None,
     }
     return {name: value for name, value in facts.items() if value is not None}
 

@@ -7,6 +7,7 @@ import pytest
 from emtoolkit.config.load import load_config
 from emtoolkit.models.memory import GPUS_GB
 from emtoolkit.paths import shipped
+from emtoolkit.saving.arguments_identity import EXCLUSIONS
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.training.cost import plan_one
 from tests.docs.pages import ROOT
@@ -94,3 +95,10 @@ def test_the_names_in_the_table_of_what_to_add_are_in_the_code() -> None:
     words = set(re.findall(r"\w+", code))
     assert len(named) > 10
     assert named - words == set()
+
+
+def test_the_table_of_arguments_that_do_not_decide_is_the_list_in_the_code() -> None:
+    page = (ROOT / "docs" / "concepts" / "trajectory.md").read_text(encoding="utf-8")
+    table = page.split("| arguments that are left out | because |\n|---|---|\n")[1].split("\n\n")[0]
+    rows = re.findall(r"^\| (.*) \| (.*) \|$", table, flags=re.MULTILINE)
+    assert {name.strip("`"): reason for names, reason in rows for name in names.split(", ")} == EXCLUSIONS
