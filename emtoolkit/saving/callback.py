@@ -20,7 +20,6 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity
-from emtoolkit.errors import UserError
 from emtoolkit.saving.local import LocalSaving
 from emtoolkit.saving.model_identity import frozen_digest
 from emtoolkit.saving.model_state import ModelState
@@ -146,9 +145,9 @@ class ScheduledCheckpointCallback(TrainerCallback):
             warn_of_stateful_callbacks(state)
         self._ranks = Ranks.of_this_training()
         self._timing.begin(state.global_step, self._ranks)
-        if self._identity is None:
-            self._frozen_digest = frozen_digest(event.model, self._ranks, sharded=is_sharded(event.model))
-        with self._closed_on(UserError):
+        with self._closed_on(BaseException):
+            if self._identity is None:
+                self._frozen_digest = frozen_digest(event.model, self._ranks, sharded=is_sharded(event.model))
             if event.step > 0 and not self._resume_state_is_intact:
                 with self._ranks.raise_on_all():
                     if state.is_world_process_zero:

@@ -6,6 +6,7 @@ The libraries are imported once; each training, and each resume, is a process fo
 import argparse
 import gc
 import json
+import logging
 import os
 import re
 import shutil
@@ -478,6 +479,8 @@ def main() -> int:
     if compiler() is None:
         print("there is no C compiler (cc or gcc) here, and the audit needs one", file=sys.stderr)
         return 2
+    # The damage that the audit does is not news.
+    logging.getLogger("emtoolkit").setLevel(logging.ERROR)
     started = time.monotonic()
     # A killed process loses nothing that the kernel holds, so a file system in memory shows the same, faster.
     memory = Path("/dev/shm")

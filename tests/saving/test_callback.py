@@ -1,6 +1,7 @@
 """The callback under the real Trainer: which steps are saved, when, and with which files."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from transformers.trainer_utils import SaveStrategy
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError, ConfigError, ScheduleError
+from emtoolkit.saving.snapshot import SnapshotBuffers
+from emtoolkit.storage.lock import lock_directory
 from tests.saving.callbacks import FailAt, StopAt, callback, wait_for_disk
 from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
 
@@ -387,3 +390,18 @@ def test_a_batch_size_found_by_trying_is_a_separate_trajectory(
         for step in (0, 4, 8):
             found, given = (weights(tmp_path / which, step) for which in ("found", "given"))
             assert all(torch.equal(found[name], given[name]) for name in found), step
+
+
+def test_any_exception_at_the_beginning_restores_the_signal_handlers_and_releases_the_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(self: SnapshotBuffers) -> None:
+        raise RuntimeError("no memory for the copy")
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with monkeypatch.context() as broken:
+        broken.setattr(SnapshotBuffers, "prepare", no_memory)
+        with pytest.raises(RuntimeError, match="no memory for the copy"):
+            make_trainer(tmp_path, [callback("0")]).train()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    lock_directory(tmp_path).release()
