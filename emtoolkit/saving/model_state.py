@@ -63,6 +63,12 @@ class FullState:
 
     def __init__(self, model: nn.Module) -> None:
         check_not_compiled_inside(model)
+        if getattr(model, "hf_quantizer", None) is not None:
+            # transformers would write the live weights of a quantized model instead of the copies of the step.
+            raise CheckpointError(
+                "the model is quantized and trains no adapter, so a checkpoint would hold all of its quantized "
+                "weights; add an adapter with get_peft_model, or load the model without quantization"
+            )
         self._model = model
         self._listing = Listing(model, lambda: model.state_dict(keep_vars=True))
 

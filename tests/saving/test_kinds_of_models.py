@@ -2,18 +2,22 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from peft import LoraConfig, PeftModel, PromptEncoderConfig, PromptTuningConfig, get_peft_model, inject_adapter_in_model
 from safetensors.torch import load_file, load_model
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM
 
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.saving import snapshot
 from emtoolkit.saving.adapter_state import model_state
+from emtoolkit.saving.sharded import ShardedSaving, is_sharded
 from emtoolkit.saving.snapshot import SnapshotBuffers
 from tests.saving.callbacks import StopAt, callback
 from tests.saving.trainings import VOCABULARY, base_model, lora_model, make_trainer
@@ -176,6 +180,33 @@ def test_weights_that_are_offloaded_are_refused() -> None:
         model = base_model()
     with pytest.raises(CheckpointError, match=r"'model.embed_tokens.weight' are offloaded.*device_map"):
         dict(model_state(model).tensors)
+
+
+def test_all_weights_of_a_quantized_model_are_refused() -> None:
+    model = base_model()
+    model.hf_quantizer = object()
+    with pytest.raises(CheckpointError, match="is quantized and trains no adapter"):
+        model_state(model)
+
+
+class Pieces(FullyShardedDataParallel):
+    """A model of the type that tells FSDP version 1 apart; FSDP itself needs several processes."""
+
+    def __init__(self) -> None:
+        nn.Module.__init__(self)
+
+    __getattr__ = nn.Module.__getattr__
+    named_parameters = nn.Module.named_parameters
+
+
+def test_the_first_version_of_fsdp_is_seen_and_refused() -> None:
+    model = Pieces()
+    AcceleratorState(cpu=True)
+    assert is_sharded(model)
+    assert not is_sharded(base_model())
+    event: Any = SimpleNamespace(model=model)
+    with pytest.raises(ConfigError, match=r"fsdp: version 1 .* fsdp_version: 2"):
+        ShardedSaving(SimpleNamespace(), event)  # type: ignore[arg-type]  # refused before the setup is read
 
 
 def stopped_at_three(model: Any, directory: Path, **options: Any) -> str:
