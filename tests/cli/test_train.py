@@ -33,7 +33,8 @@ def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: Writ
         (8, False, True, "emtoolkit"),
         (9, True, True, "emtoolkit"),
     ]
-    assert sorted(entries[0]) == ["bytes", "complete", "final", "fingerprint", "path", "published", "source", "step"]
+    keys = ["bytes", "complete", "final", "fingerprint", "path", "published", "recomputed", "source", "step"]
+    assert sorted(entries[0]) == keys
 
     weights = out / "checkpoint-8" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
