@@ -188,7 +188,8 @@ class _Description:
         if isinstance(value, type):
             plain = {k: v for k, v in vars(value).items() if not k.startswith("__") and _is_constant(v)}
             uses |= {f"class.{key}": self.of(item, depth - 1) for key, item in plain.items() if depth > 1}
-        return {"name": name, "code": code} | ({"uses": uses} if uses else {})
+        # Without its module, which is another one in a script that is run and in one that is imported.
+        return {"name": name.rpartition(".")[2], "code": code} | ({"uses": uses} if uses else {})
 
 
 def _can_decide(value: Any) -> bool:

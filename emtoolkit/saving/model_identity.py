@@ -57,7 +57,7 @@ def model_identity(model: Any) -> dict[str, Any]:
     bare = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = getattr(bare, "config", None)
     facts = {
-        "class": qualified_name(type(bare)),
+        "class": type(bare).__qualname__,
         "code": [describe(kind) for kind in _own_classes(model)],
         "hooks": _own_hooks(model),
         "config": None if config is None else _config(config),
