@@ -15,8 +15,9 @@ from datetime import date
 from pathlib import Path
 from textwrap import wrap
 
-# Before anything imports a hub client or wandb, which read these once.
-os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
+if __name__ == "__main__":
+    # Before anything imports a hub client or wandb, which read these once. The tests of this module have their own.
+    os.environ |= {"HF_HUB_OFFLINE": "1", "WANDB_MODE": "disabled", "TOKENIZERS_PARALLELISM": "false"}
 
 import torch
 
