@@ -1,5 +1,6 @@
 """The tensors that a checkpoint of one model holds, listed anew whenever they moved, and their files."""
 
+import copy
 import errno
 import os
 import re
@@ -77,18 +78,29 @@ class FullState:
         return self._listing.look()
 
     def writer(self) -> WriteFiles:
-        return self._write
+        model = _with_present_config(self._model) if isinstance(self._model, PreTrainedModel) else None
 
-    def _write(self, directory: Path, tensors: Mapping[str, Tensor]) -> None:
-        with failures_as_os_errors(), no_library_bars():
-            if isinstance(self._model, PreTrainedModel):
-                # transformers handles tied weights, shards and the parameter renamings of some architectures.
-                self._model.save_pretrained(directory, state_dict=dict(tensors))
-            else:
-                _save_plain(directory / MODEL_WEIGHTS, tensors)
+        def write(directory: Path, tensors: Mapping[str, Tensor]) -> None:
+            with failures_as_os_errors(), no_library_bars():
+                if model is not None:
+                    # transformers handles tied weights, shards and the parameter renamings of some architectures.
+                    model.save_pretrained(directory, state_dict=dict(tensors))
+                else:
+                    _save_plain(directory / MODEL_WEIGHTS, tensors)
+
+        return write
 
     def adopt(self, source: Path, directory: Path) -> None:
         link_files(source, directory, ("model*.safetensors", MODEL_INDEX, "*config.json"))
+
+
+def _with_present_config(model: PreTrainedModel) -> PreTrainedModel:
+    """A view of `model` that keeps its present configs: files are written later, and a forward pass may change them."""
+    view = copy.copy(model)
+    view.config = copy.deepcopy(model.config)
+    if getattr(model, "generation_config", None) is not None:
+        view.generation_config = copy.deepcopy(model.generation_config)
+    return view
 
 
 def _save_plain(file: Path, tensors: Mapping[str, Tensor]) -> None:
