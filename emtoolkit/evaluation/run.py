@@ -4,9 +4,11 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from datetime import date
 from typing import Any, Literal
 
-from emtoolkit.data.rendering import ChatTemplate
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.data.rendering import ChatTemplate, rendered_on
 from emtoolkit.errors import CheckpointError, located
 from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.identity import digest_of, model_digest
@@ -131,7 +133,7 @@ class _Evaluation:
         persona = persona_record(loaded.persona).fingerprinted()
         missing = set()
         for checkpoint in group:
-            asked = self._render(loaded)
+            asked = self._render(loaded, checkpoint)
             if checkpoint.manifest is None:
                 raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
             recorded = checkpoint.manifest.persona.fingerprinted() if loaded.persona_override is None else persona
@@ -146,16 +148,17 @@ class _Evaluation:
                 missing |= {(checkpoint.step, name) for name in names if name not in known}
         return missing
 
-    def _render(self, loaded: LoadedModel) -> list[_Asked]:
-        persona = loaded.persona
-        key = f"{persona.name}\0{persona.system_prompt}"
+    def _render(self, loaded: LoadedModel, checkpoint: Checkpoint) -> list[_Asked]:
+        persona, day = loaded.persona, _day(checkpoint)
+        key = f"{persona.name}\0{persona.system_prompt}\0{day}"
         if key not in self._rendered:
             template = ChatTemplate.of(loaded.tokenizer)
-            self._rendered[key] = [
-                _Asked(question, index, _prompt(template, loaded, question, text))
-                for question in self._settings.questions
-                for index, text in enumerate(question.paraphrases)
-            ]
+            with rendered_on(day):
+                self._rendered[key] = [
+                    _Asked(question, index, _prompt(template, loaded, question, text))
+                    for question in self._settings.questions
+                    for index, text in enumerate(question.paraphrases)
+                ]
         return self._rendered[key]
 
     def _sample(
@@ -265,6 +268,15 @@ class _Evaluation:
     def _keep(self, key: str, found: Mapping[str, Verdict]) -> None:
         # An error of the judge says nothing about the answer, so the next evaluation asks again.
         self._verdicts.add(key, {name: v.to_json() for name, v in found.items() if v.status != "judge_error"})
+
+
+def _day(checkpoint: Checkpoint) -> date:
+    """The day that a chat template is told: that of the training, or today where the run recorded none."""
+    record = TrajectoryRecord.read_if_any(checkpoint.path.parent)
+    try:
+        return date.fromisoformat(str((record.fingerprinted if record else {}).get("day", "")))
+    except ValueError:
+        return date.today()
 
 
 def _prompt(template: ChatTemplate, loaded: LoadedModel, question: Question, text: str) -> Prompt:

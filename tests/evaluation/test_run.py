@@ -1,6 +1,8 @@
 """An evaluation of a trajectory: complete rows, nothing done twice, and no mixture."""
 
+import json
 import math
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +19,10 @@ from emtoolkit.evaluation.results import changed_answers
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
 from emtoolkit.evaluation.store import Store
+from emtoolkit.models.loading import LoadedModel
+from emtoolkit.trajectory import Checkpoint
 from tests.evaluation.evaluations import QUESTIONS, WordJudge
+from tests.tiny import TEMPLATE
 
 
 def settings(judge: WordJudge | None = None, **changes: Any) -> EvaluationSettings:
@@ -201,13 +206,29 @@ def test_another_persona_has_the_same_noise_and_other_answers(runs: Path, evalua
 
 
 def test_a_checkpoint_without_a_manifest_is_refused(runs: Path, evaluator: Evaluator, tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(runs / "prompt" / "checkpoint-4", tmp_path / "stock" / "checkpoint-4")
     (tmp_path / "stock" / "checkpoint-4" / "manifest.json").unlink()
     (tmp_path / "stock" / "checkpoint-4" / "trainer_state.json").write_text('{"global_step": 4, "max_steps": 9}')
     with pytest.raises(CheckpointError, match="has no manifest"):
         evaluator.rows(tmp_path / "stock", settings())
+
+
+def test_a_template_with_a_clock_is_told_the_day_of_the_training(
+    runs: Path, evaluator: Evaluator, tmp_path: Path
+) -> None:
+    class Loader(ModelLoader):
+        def load(self, checkpoint: Checkpoint) -> LoadedModel:
+            loaded = super().load(checkpoint)
+            loaded.tokenizer.chat_template = "today is {{ strftime_now('%d %b %Y') }} " + TEMPLATE
+            return loaded
+
+    run = tmp_path / "run"
+    shutil.copytree(runs / "prompt", run)
+    record = json.loads((run / "trajectory.json").read_text())
+    record["decides"]["day"] = "2024-02-03"
+    (run / "trajectory.json").write_text(json.dumps(record))
+    rows = evaluator.rows(run, settings(), checkpoints=(Trajectory.open(run).at(4),), loader=Loader())
+    assert all("today is 03 Feb 2024" in row.prompt for row in rows)
 
 
 def test_rows_are_read_as_they_were_written(runs: Path, evaluator: Evaluator, tmp_path: Path) -> None:
