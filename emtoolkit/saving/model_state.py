@@ -96,7 +96,9 @@ class FullState:
 
 def _with_present_config(model: PreTrainedModel) -> PreTrainedModel:
     """A view of `model` that keeps its present configs: files are written later, and a forward pass may change them."""
-    view = copy.copy(model)
+    # `copy.copy` would call the constructor of a model that FSDP has wrapped.
+    view: PreTrainedModel = object.__new__(type(model))
+    view.__dict__.update(model.__dict__)
     view.config = copy.deepcopy(model.config)
     if getattr(model, "generation_config", None) is not None:
         view.generation_config = copy.deepcopy(model.generation_config)
