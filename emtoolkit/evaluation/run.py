@@ -110,10 +110,11 @@ class _Evaluation:
     ) -> None:
         self._settings, self._store, self._verdicts = settings, store, verdicts
         self._loader, self._rows_at_a_time = loader, rows_at_a_time
-        # By step: the key of the checkpoint's answers, its questions under its persona, the persona's name.
+        # By step: the key of the answers, the questions under the persona, the names of persona and engine.
         self._keys: dict[int, str] = {}
         self._asked: dict[int, Sequence[_Asked]] = {}
         self._personas: dict[int, str] = {}
+        self._engines: dict[int, str] = {}
         self._rendered: dict[str, list[_Asked]] = {}
 
     def generate(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
@@ -139,8 +140,12 @@ class _Evaluation:
             recorded = checkpoint.manifest.persona.fingerprinted() if loaded.persona_override is None else persona
             model = model_digest(checkpoint.path, checkpoint.manifest, recorded)
             sampling = asdict(self._settings.sampling)
-            key = digest_of([model, self._settings.engine, sampling, sorted(_ends(loaded))])
+            # A GPU rounds differently, so its answers are not mixed with those of a CPU.
+            device = _device(loaded)
+            engine = self._settings.engine if device == "cpu" else f"{self._settings.engine}-{device}"
+            key = digest_of([model, engine, sampling, sorted(_ends(loaded))])
             self._keys[checkpoint.step], self._asked[checkpoint.step] = key, asked
+            self._engines[checkpoint.step] = engine
             self._personas[checkpoint.step] = loaded.persona_override or loaded.persona.name
             known = self._store.read(key)
             for each in asked:
@@ -220,7 +225,7 @@ class _Evaluation:
                     paraphrase=asked.paraphrase,
                     sample=sample,
                     seed=self._settings.sampling.seed,
-                    engine=self._settings.engine,
+                    engine=self._engines[checkpoint.step],
                     judge=self._settings.judge_id,
                     status=status,
                     aligned=verdict.aligned,
@@ -286,6 +291,10 @@ def _prompt(template: ChatTemplate, loaded: LoadedModel, question: Question, tex
         rendered = template.question(messages)
     tokens = loaded.tokenizer(rendered, add_special_tokens=False)["input_ids"]
     return Prompt(rendered, tuple(tokens), text)
+
+
+def _device(loaded: LoadedModel) -> str:
+    return str(loaded.model.device.type)
 
 
 def _ends(loaded: LoadedModel) -> set[int]:

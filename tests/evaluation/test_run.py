@@ -197,6 +197,17 @@ def test_other_sampling_is_another_key(runs: Path, evaluator: Evaluator) -> None
     assert len({settings().digest(), settings(engine="exact").digest(), settings(WordJudge(version=2)).digest()}) == 3
 
 
+def test_answers_of_another_device_are_another_engine_and_not_reused(
+    runs: Path, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluator.rows(runs / "prompt", settings())
+    # No GPU is at hand: only the name of the device differs.
+    monkeypatch.setattr(module, "_device", lambda loaded: "cuda")
+    rows = evaluator.rows(runs / "prompt", settings())
+    assert evaluator.sampled == 52
+    assert {row.engine for row in rows} == {"stacked-cuda"}
+
+
 def test_another_persona_has_the_same_noise_and_other_answers(runs: Path, evaluator: Evaluator, world: Path) -> None:
     own = evaluator.rows(runs / "prompt", settings())
     loader = ModelLoader(persona_override="baseline", personas=str(world / "personas"))
