@@ -69,8 +69,13 @@ def evaluate_trajectory(
         UserError: nothing is selected, a checkpoint or the model cannot be loaded, or a file cannot be written.
     """
     trajectory = Trajectory.open(reference)
-    chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
-    usable, notes = _usable(reference, chosen)
+    notes = _damaged(reference)
+    try:
+        chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
+    except CheckpointError as error:
+        # A step that was asked for may be one that is damaged.
+        raise CheckpointError("; ".join([str(error), *notes])) from None
+    usable = _usable(reference, chosen, notes)
     engine, reason = engine_for(usable, settings.engine)
     if reason:
         notes.append(f"{reference}: one checkpoint is loaded at a time, because {reason}")
@@ -86,19 +91,23 @@ def evaluate_trajectory(
     return EvaluationResult(trajectory.name, home, engine, settings.judge_id, _by_step(rows), tuple(notes))
 
 
-def _usable(reference: str, chosen: Sequence[Checkpoint]) -> tuple[list[Checkpoint], list[str]]:
-    """The checkpoints with a manifest, and a sentence for each other one of the directory."""
-    notes = []
-    if Path(reference).is_dir():
-        for info in list_checkpoints(Path(reference)):
-            notes += [f"step {info.step} is skipped: {info.problems[0]}"] if not info.complete else []
+def _damaged(reference: str) -> list[str]:
+    """A sentence for each damaged checkpoint of a directory."""
+    found = list_checkpoints(Path(reference)) if Path(reference).is_dir() else []
+    return [f"step {info.step} is skipped: {info.problems[0]}" for info in found if not info.complete]
+
+
+def _usable(reference: str, chosen: Sequence[Checkpoint], notes: list[str]) -> list[Checkpoint]:
+    """The checkpoints with a manifest; `notes` gets a sentence for each other one."""
     usable = [checkpoint for checkpoint in chosen if checkpoint.manifest is not None]
-    for checkpoint in chosen:
-        if checkpoint.manifest is None:
-            notes.append(f"step {checkpoint.step} is skipped: it has no manifest.json, so its persona is not known")
+    notes += [
+        f"step {checkpoint.step} is skipped: it has no manifest.json, so its persona is not known"
+        for checkpoint in chosen
+        if checkpoint.manifest is None
+    ]
     if not usable:
         raise CheckpointError(f"{reference}: no checkpoint can be evaluated; {notes[0] if notes else 'none is there'}")
-    return usable, notes
+    return usable
 
 
 def _warnings(rows: Sequence[AnswerRow]) -> list[str]:

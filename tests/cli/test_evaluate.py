@@ -95,6 +95,15 @@ def test_a_full_fine_tune_and_a_damaged_checkpoint_are_said(place: Path, server:
     assert "step 4 is skipped: full/checkpoint-4/model.safetensors: 4 bytes where the manifest says" in done.err
 
 
+def test_a_damaged_step_that_is_asked_for_is_called_damaged(place: Path, server: JudgeServer) -> None:
+    (place / "prompt" / "checkpoint-4" / "adapter_model.safetensors").write_bytes(b"torn")
+    done = evaluate(place, server, "prompt", "--steps", "0,4")
+    assert (done.code, done.out) == (2, "")
+    assert (
+        "step 4 is skipped: prompt/checkpoint-4/adapter_model.safetensors: 4 bytes where the manifest says" in done.err
+    )
+
+
 def test_a_byte_that_was_flipped_is_found_before_any_answer(place: Path, server: JudgeServer) -> None:
     weights = place / "prompt" / "checkpoint-4" / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())
