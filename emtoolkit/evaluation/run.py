@@ -1,7 +1,7 @@
 """Evaluate the checkpoints of a trajectory: sample the answers that are missing, judge them, and give all as rows."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from datetime import date
@@ -12,7 +12,8 @@ from emtoolkit.data.rendering import ChatTemplate, rendered_on
 from emtoolkit.errors import CheckpointError, located
 from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.identity import digest_of, model_digest
-from emtoolkit.evaluation.judges import Judge, JudgedAnswer, JudgeStoppedError, Verdict
+from emtoolkit.evaluation.judges import Judge, JudgedAnswer
+from emtoolkit.evaluation.judging import judge_id, verdicts_on
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.stacked import stacked_adapters, why_not_stackable
@@ -23,8 +24,6 @@ from emtoolkit.progress import Progress, counting, no_library_bars, silent
 from emtoolkit.trajectory import Checkpoint
 
 Engine = Literal["stacked", "exact"]
-# Verdicts are written after this many; a judge that is killed loses at most these.
-_JUDGED_AT_A_TIME = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ class EvaluationSettings:
     @property
     def judge_id(self) -> str:
         """The judge in the rows: its name and the digest of its settings."""
-        return f"{self.judge.name}@{digest_of(dict(self.judge.settings))[:8]}"
+        return judge_id(self.judge)
 
     def digest(self) -> str:
         """SHA-256 in hex over everything."""
@@ -205,14 +204,11 @@ class _Evaluation:
 
     def rows(self, trajectory: str, checkpoints: Sequence[Checkpoint], progress: Progress) -> list[AnswerRow]:
         """Judge the answers that have no verdict, and give the rows of all."""
-        judge_key = digest_of([self._settings.judge.name, dict(self._settings.judge.settings)])
         answers = list(self._answers(checkpoints))
-        self._judge(judge_key, [judged for _, _, _, judged, _ in answers], progress)
-        known = self._verdicts.read(judge_key)
+        texts = [judged for _, _, _, judged, _ in answers]
+        verdicts = verdicts_on(texts, self._settings.judge, self._verdicts, progress)
         rows = []
-        for checkpoint, asked, sample, judged, truncated in answers:
-            stored = known.get(_name(judged))
-            verdict = Verdict("judge_error") if stored is None else Verdict.from_json(stored)
+        for (checkpoint, asked, sample, judged, truncated), verdict in zip(answers, verdicts, strict=True):
             status = "truncated" if truncated and verdict.status == "ok" else verdict.status
             rows.append(
                 AnswerRow(
@@ -249,31 +245,6 @@ class _Evaluation:
                     judged = JudgedAnswer(asked.text, str(entry["text"]), asked.question.judge_prompts or {})
                     yield checkpoint, asked, sample, judged, bool(entry["truncated"])
 
-    def _judge(self, key: str, answers: Sequence[JudgedAnswer], progress: Progress) -> None:
-        """Store a verdict for each answer; equal answers to one question are judged once."""
-        known = self._verdicts.read(key)
-        by_name = {_name(answer): answer for answer in answers}
-        unjudged = {name: answer for name, answer in by_name.items() if name not in known}
-        count = counting(progress, "judging answers", len(by_name))
-        count(len(by_name) - len(unjudged))
-        names = list(unjudged)
-        for start in range(0, len(names), _JUDGED_AT_A_TIME):
-            part = names[start : start + _JUDGED_AT_A_TIME]
-            to_judge = [name for name in part if unjudged[name].text.strip()]
-            try:
-                verdicts = dict(zip(to_judge, self._settings.judge.judge([unjudged[n] for n in to_judge]), strict=True))
-            except JudgeStoppedError as error:
-                found = {to_judge[index]: verdict for index, verdict in error.verdicts.items()}
-                self._keep(key, found)
-                raise
-            found = {name: verdicts.get(name, Verdict("empty")) for name in part}
-            self._keep(key, found)
-            count(len(part))
-
-    def _keep(self, key: str, found: Mapping[str, Verdict]) -> None:
-        # An error of the judge says nothing about the answer, so the next evaluation asks again.
-        self._verdicts.add(key, {name: v.to_json() for name, v in found.items() if v.status != "judge_error"})
-
 
 def _day(checkpoint: Checkpoint) -> date:
     """The day that a chat template is told: that of the training, or today where the run recorded none."""
@@ -302,8 +273,3 @@ def _ends(loaded: LoadedModel) -> set[int]:
     configured = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
     ids = configured if isinstance(configured, list) else [configured]
     return {int(each) for each in (*ids, loaded.tokenizer.eos_token_id) if each is not None}
-
-
-def _name(answer: JudgedAnswer) -> str:
-    value: Mapping[str, Any] = {"question": answer.question, "text": answer.text, "prompts": dict(answer.prompts)}
-    return digest_of(value)
