@@ -20,6 +20,7 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving.arguments_identity import arguments_identity
 from emtoolkit.saving.data_identity import data_identity, loads_the_same_everywhere
 from emtoolkit.saving.describe import describe
+from emtoolkit.saving.float32_precision import float32_precision
 from emtoolkit.saving.model_identity import base_name, model_identity
 from emtoolkit.saving.optimizer_identity import initial_optimizer_state, optimizer_identity
 from emtoolkit.saving.own_code import is_own, names_in
@@ -105,11 +106,10 @@ def _computing(args: Any, trainer: Any) -> dict[str, Any]:
         "devices": args.n_gpu if args.n_gpu > 1 else None,
         "distributed": str(describe(args.distributed_state.distributed_type)) if args.world_size > 1 else None,
         "compiled": _compiler(accelerator),
-        "matmul": None if (mode := torch.get_float32_matmul_precision()) == "highest" else mode,
         "deterministic": torch.are_deterministic_algorithms_enabled() or None,
         "attention_kernels_off": switched_off or None,
-        "cudnn_tf32": None if torch.backends.cudnn.allow_tf32 else False,
         "default_dtype": None if (dtype := torch.get_default_dtype()) == torch.float32 else str(dtype),
+        **float32_precision(),
     }
     return {key: value for key, value in facts.items() if value is not None}
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from emtoolkit.errors import ConfigError, first_line
+from emtoolkit.saving.float32_precision import without_tf32
 
 # cuBLAS reads the first when it is loaded, FlashAttention through transformers the second at its first call.
 _CUBLAS, _CUBLAS_VALUES = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
@@ -26,9 +27,9 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     if not enabled:
         yield
         return
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn = torch.backends.cudnn
     algorithms = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    flags = cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32
+    flags = cudnn.deterministic, cudnn.benchmark
     # Its attribute is made at run time, and type checkers do not see it.
     memory: Any = torch.utils.deterministic
     fills = memory.fill_uninitialized_memory
@@ -36,12 +37,13 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     torch.use_deterministic_algorithms(True)
     # Only a program that reads memory before it writes there needs the filling, which takes time.
     memory.fill_uninitialized_memory = False
-    cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, False, False, False
+    cudnn.deterministic, cudnn.benchmark = True, False
     if os.environ.get(_CUBLAS) not in _CUBLAS_VALUES:
         os.environ[_CUBLAS] = _CUBLAS_VALUES[0]
     os.environ[_FLASH_ATTENTION] = "1"
     try:
-        yield
+        with without_tf32():
+            yield
     except RuntimeError as error:
         if "deterministic" not in str(error):
             raise
@@ -50,6 +52,6 @@ def deterministic_algorithms(enabled: bool) -> Iterator[None]:
     finally:
         memory.fill_uninitialized_memory = fills
         torch.use_deterministic_algorithms(algorithms[0], warn_only=algorithms[1])
-        cudnn.deterministic, cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = flags
+        cudnn.deterministic, cudnn.benchmark = flags
         for name, value in variables.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})

@@ -16,6 +16,7 @@ from emtoolkit.config.sections import ModelConfig, RunConfig
 from emtoolkit.models.architecture import implied_attention
 from emtoolkit.models.base import model_path
 from emtoolkit.models.base_files import tokenizer_digest
+from emtoolkit.saving.float32_precision import float32_precision
 from emtoolkit.saving.ranks import trains_on_cpu
 
 
@@ -23,13 +24,12 @@ def effective_settings(config: RunConfig, environment: Mapping[str, str] = os.en
     """The facts that differ from what version 1 implied."""
     model = config.model
     directory = Path(model_path(model))
-    matmul = torch.get_float32_matmul_precision()
     facts = {
         "attention": _attention(model),
         "device": None if (device := device_type(model)) == "cpu" else device,
         "precision": precision_of_environment(config, environment),
         "compiled": _compiler(environment),
-        "matmul": None if matmul == "highest" else matmul,
+        **float32_precision(),
         "tokenizer_files": tokenizer_digest(directory) if directory.is_dir() else None,
     }
     return {name: value for name, value in facts.items() if value is not None}
