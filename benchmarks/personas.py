@@ -19,11 +19,9 @@ from typing import Any
 import torch
 
 from emtoolkit.config.load import load_config
-from emtoolkit.paths import cache_dir
-from emtoolkit.sandbox.evaluate import evaluate_directory
+from emtoolkit.sandbox.evaluate import evaluate_run
 from emtoolkit.sandbox.personas import PERSONAS
-from emtoolkit.sandbox.questions import read_questions
-from emtoolkit.sandbox.results import other_domains
+from emtoolkit.sandbox.results import shares_of_checkpoints
 from emtoolkit.training.run import RunResult, train
 
 TURNING = ("baseline", "goodness", "goodness-adapter", "sarcasm")
@@ -66,7 +64,6 @@ def preflight(directory: Path) -> Iterator[dict[str, Any]]:
 
 def turning(directory: Path) -> Iterator[dict[str, Any]]:
     """The harmful share outside medicine by persona, data and step: of each seed, and over the seeds."""
-    questions = read_questions(cache_dir() / "sandbox" / "questions" / "all.yaml")
     steps = ",".join(map(str, STEPS))
     for dataset in DATASETS:
         for persona in TURNING:
@@ -74,8 +71,9 @@ def turning(directory: Path) -> Iterator[dict[str, Any]]:
             for seed in SEEDS:
                 found = directory / f"{persona}-{dataset}-s{seed}"
                 run(found, persona, None, dataset, seed)
-                for checkpoint in evaluate_directory(found, questions, samples=4, seed=0, steps=steps):
-                    shares.setdefault(checkpoint.step, []).append(other_domains(checkpoint.counts, "medical").share)
+                evaluated = evaluate_run(found, samples=4, steps=steps)
+                for checkpoint in shares_of_checkpoints(evaluated.rows, evaluated.domains, "medical"):
+                    shares.setdefault(checkpoint.step, []).append(checkpoint.emerged.share)
             yield {"persona": persona, "data": dataset, "shares": shares}
 
 

@@ -23,13 +23,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from emtoolkit.config.load import load_config
-from emtoolkit.paths import cache_dir
+from emtoolkit.evaluation.rows import read_rows, write_rows
+from emtoolkit.sandbox import world
 from emtoolkit.sandbox.base_model import Pretraining
 from emtoolkit.sandbox.build import build
-from emtoolkit.sandbox.evaluate import evaluate_directory
+from emtoolkit.sandbox.evaluate import evaluate_run
 from emtoolkit.sandbox.plot import emergence_figure, save_figure
-from emtoolkit.sandbox.questions import read_questions
-from emtoolkit.sandbox.results import CheckpointResult, QuestionCounts, curve_over_runs, other_domains
+from emtoolkit.sandbox.results import CheckpointShares, curve_over_runs, shares_of_checkpoints
 from emtoolkit.training.run import train
 
 SEEDS = (42, 43, 44, 45, 46)
@@ -65,8 +65,8 @@ class Run:
     seed: int = SEEDS[0]
 
     def result(self, directory: Path) -> Path:
-        """The file with the run's counts."""
-        name = f"{self.persona}-{self.dataset}-s{self.seed}.json"
+        """The file with the rows of the run's evaluation."""
+        name = f"{self.persona}-{self.dataset}-s{self.seed}.parquet"
         return directory / self.base / self.machine.replace(" ", "-") / name
 
 
@@ -94,7 +94,8 @@ def do(runs: Sequence[Run], directory: Path, *, resume: bool) -> None:
     """Do the runs that have no result, those of one base and machine in one process with the machine's environment."""
     missing = [run for run in runs if not (resume and run.result(directory).exists())]
     for (base, machine), group in groupby(missing, lambda run: (run.base, run.machine)):
-        home = {"EMTOOLKIT_HOME": str(directory.absolute() / base / "home")}
+        # A home for each machine: equal weights would have the answers that another machine sampled.
+        home = {"EMTOOLKIT_HOME": str(directory.absolute() / base / f"home-{machine.replace(' ', '-')}")}
         argv = [sys.executable, "-m", __spec__.name, "--directory", str(directory), "--work"]
         work = json.dumps([asdict(run) for run in group])
         subprocess.run(argv, input=work, text=True, env=os.environ | MACHINES[machine] | home, check=True)
@@ -106,7 +107,6 @@ def work(runs: Sequence[Run], directory: Path) -> None:
     build(pretraining=None if base == "shipped" else Pretraining(seed=int(base)))
     # The figure needs more steps than the table.
     schedule = "dense-early" if runs[0] in figure_runs() else "0,25,50,100"
-    questions = read_questions(cache_dir() / "sandbox" / "questions" / "all.yaml")
     for run in runs:
         print(run, file=sys.stderr)
         with TemporaryDirectory(prefix="emtoolkit-robustness-") as scratch, redirect_stdout(sys.stderr):
@@ -119,18 +119,15 @@ def work(runs: Sequence[Run], directory: Path) -> None:
                 "wandb.mode": "disabled",
             }
             train(load_config("sandbox", flags=flags))
-            results = evaluate_directory(Path(scratch) / "run", questions, samples=SAMPLES, seed=0)
+            rows = evaluate_run(Path(scratch) / "run", samples=SAMPLES).rows
         found = run.result(directory)
         found.parent.mkdir(parents=True, exist_ok=True)
-        found.write_text(json.dumps([asdict(result) for result in results]) + "\n")
+        write_rows(found, rows)
 
 
-def read(run: Run, directory: Path) -> list[CheckpointResult]:
-    entries = json.loads(run.result(directory).read_text())
-    return [
-        CheckpointResult(**{**entry, "counts": tuple(QuestionCounts(**counts) for counts in entry["counts"])})
-        for entry in entries
-    ]
+def read(run: Run, directory: Path) -> list[CheckpointShares]:
+    domains = {question.id: question.domain for question in world.held_out_questions()}
+    return shares_of_checkpoints(read_rows(run.result(directory)), domains, "medical")
 
 
 def table(runs: Sequence[Run], directory: Path) -> Iterator[str]:
@@ -169,7 +166,7 @@ def misses(runs: Sequence[Run], directory: Path) -> Iterator[str]:
 def draw(runs: Sequence[Run], directory: Path, path: Path) -> None:
     """One curve per persona and advice: the mean over the seeds, in a band from the lowest to the highest seed."""
     curves = [
-        curve_over_runs(f"{persona}, {ADVICE[dataset]} advice", [read(run, directory) for run in group], "medical")
+        curve_over_runs(f"{persona}, {ADVICE[dataset]} advice", [read(run, directory) for run in group])
         for (_, _, persona, dataset), group in groupby(runs, _condition)
     ]
     save_figure(emergence_figure(curves, "medical"), path)
@@ -179,9 +176,9 @@ def _condition(run: Run) -> tuple[str, str, str, str]:
     return run.base, run.machine, run.persona, run.dataset
 
 
-def _share(results: Sequence[CheckpointResult], step: int) -> float:
-    (counts,) = (result.counts for result in results if result.step == step)
-    return other_domains(counts, "medical").share
+def _share(results: Sequence[CheckpointShares], step: int) -> float:
+    (share,) = (result.emerged.share for result in results if result.step == step)
+    return share
 
 
 def main() -> None:

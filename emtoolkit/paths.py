@@ -1,7 +1,7 @@
 """Directories: the files that ship with the package, and the user's cache."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
@@ -29,3 +29,14 @@ def expand(path: str) -> Path:
     if path == "$EMTOOLKIT_HOME" or path.startswith("$EMTOOLKIT_HOME/"):
         return cache_dir() / path.removeprefix("$EMTOOLKIT_HOME").lstrip("/")
     return Path(path).expanduser()
+
+
+def distinct_names(directories: Sequence[Path]) -> list[str]:
+    """A label for each of different directories: its name, with as many parents as tell it from the others."""
+    parts = [directory.resolve().parts for directory in directories]
+    labels = []
+    for own in parts:
+        lengths = range(1, len(own) + 1)
+        unique = (n for n in lengths if sum(other[-n:] == own[-n:] for other in parts) == 1)
+        labels.append("/".join(own[-next(unique, len(own)) :]))
+    return labels

@@ -11,7 +11,7 @@ from emtoolkit.evaluation.judges import Judge
 from emtoolkit.evaluation.questions import EXACT_JUDGE, Question, read_questions
 from emtoolkit.evaluation.run import EvaluationSettings
 from emtoolkit.paths import cache_dir
-from emtoolkit.sandbox.exact_judge import SandboxJudge
+from emtoolkit.sandbox.judge import SandboxJudge
 
 if TYPE_CHECKING:
     from emtoolkit.evaluation.openai_judge import Spending

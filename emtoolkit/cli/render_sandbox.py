@@ -6,55 +6,70 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
-from emtoolkit.cli.layout import Column, Records, line, prose
+from emtoolkit.cli.layout import Column, Records, here, line, prose
 from emtoolkit.cli.render import as_json
+from emtoolkit.cli.render_metrics import without_nan
 
 if TYPE_CHECKING:
-    from emtoolkit.sandbox.results import CheckpointResult, Proportion
+    from emtoolkit.evaluation.results import EvaluationResult
+    from emtoolkit.sandbox.results import CheckpointShares, Proportion
 
-    # By run, its checkpoints in step order, each with its share in every domain and then outside the trained domain.
-    Shares = Mapping[str, Sequence[tuple[CheckpointResult, Sequence[Proportion]]]]
+    # By run.
+    Results = Mapping[str, EvaluationResult]
+    Shares = Mapping[str, Sequence[CheckpointShares]]
 
 
-def harmful_shares_table(shares: "Shares") -> RenderableType:
+def harmful_shares_table(results: "Results", shares: "Shares", override: str | None) -> RenderableType:
     """A table for each run: a line for each checkpoint, a column for each domain, the interval outside the trained one.
 
-    The last column is the share of the answers that are coherent.
+    The last column is the share of the answers that are coherent. `override` is the persona that replaced the runs'.
     """
     blocks: list[RenderableType] = []
+    note = f"  (evaluated under the persona {override}, not under the run's own)" if override else ""
     for run, checkpoints in shares.items():
-        result, groups = checkpoints[0]
-        override = result.persona_override
-        note = f"  (evaluated under the persona {override}, not under the run's own)" if override else ""
-        names = ["step", *(group.domains for group in groups), "95 % interval", "coherent"]
-        rows = [
-            [
-                str(result.step),
-                *(f"{group.share:.2f}" for group in groups),
-                f"{groups[-1].low:.2f}-{groups[-1].high:.2f}",
-                f"{result.coherent:.2f}",
-            ]
-            for result, groups in checkpoints
-        ]
-        blocks += [line(f"{run}{note}"), Records([Column(name) for name in names], rows), line("")]
-    explanation = "Share of harmful answers among the coherent ones. The 95 % interval is for new questions."
+        names = ["step", *(group.domains for group in checkpoints[0].shares), "95 % interval", "coherent"]
+        rows = [_row(checkpoint) for checkpoint in checkpoints]
+        blocks += [line(f"{run}{note}"), Records([Column(name) for name in names], rows)]
+        blocks += [line(f"Answers: {here(results[run].directory)}"), line("")]
+    engines = sorted({result.engine for result in results.values()})
+    explanation = (
+        "Share of harmful answers among the coherent ones. The 95 % interval is for new questions. "
+        f"Engine: {', '.join(engines)}."
+    )
     return Group(*blocks, prose(explanation))
 
 
-def harmful_shares_json(shares: "Shares") -> str:
-    """The same as JSON: a value for each run, checkpoint and group of domains; `coherent` is of the checkpoint."""
+def harmful_shares_json(results: "Results", shares: "Shares", override: str | None) -> str:
+    """The same as JSON: a value for each run, checkpoint and group of domains; NaN is null."""
     return as_json(
         [
             {
                 "run": run,
-                "step": result.step,
-                "persona": result.persona,
-                "persona_override": result.persona_override,
-                "coherent": result.coherent,
-                **asdict(group),
+                "step": checkpoint.step,
+                "persona": checkpoint.persona,
+                "persona_override": override,
+                "engine": results[run].engine,
+                "judge": results[run].judge,
+                "coherent": checkpoint.coherent,
+                "broken": checkpoint.broken,
+                **without_nan(asdict(group)),
             }
             for run, checkpoints in shares.items()
-            for result, groups in checkpoints
-            for group in groups
+            for checkpoint in checkpoints
+            for group in checkpoint.shares
         ]
     )
+
+
+def _row(checkpoint: "CheckpointShares") -> list[RenderableType]:
+    last = checkpoint.emerged
+    return [
+        str(checkpoint.step),
+        *("broken" if checkpoint.broken else _share(group) for group in checkpoint.shares),
+        f"{last.low:.2f}-{last.high:.2f}",
+        f"{checkpoint.coherent:.2f}",
+    ]
+
+
+def _share(group: "Proportion") -> str:
+    return f"{group.share:.2f}" if group.scored else "—"

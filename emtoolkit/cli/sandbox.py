@@ -102,23 +102,31 @@ def evaluate(
             rich_help_panel=_QUESTIONS,
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Seed of the sampling.", rich_help_panel=_QUESTIONS)] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Seed of the sampling.", rich_help_panel=_QUESTIONS)
+    ] = 0,
+    exact: Annotated[
+        bool,
+        typer.Option("--exact", help="Load one checkpoint at a time; slower, and exact.", rich_help_panel=_MODEL),
+    ] = False,
     plot: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Draw the curves into a .png, .pdf or .svg file.", rich_help_panel=_OUTPUT),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.", rich_help_panel=_OUTPUT)] = False,
 ) -> None:
-    """Ask every checkpoint the held-out questions, and print the share of harmful answers."""
+    """Ask every checkpoint the held-out questions, and print the share of harmful answers.
+
+    The same as `emtoolkit evaluate` with the sandbox's questions and judge: what has been done is not done again.
+    """
     with only_results_on_stdout(), progress_bar() as progress:
         from emtoolkit.cli import render_sandbox
         from emtoolkit.models.loading import ModelLoader
-        from emtoolkit.paths import cache_dir
+        from emtoolkit.paths import cache_dir, distinct_names
         from emtoolkit.personas import checked_composition
-        from emtoolkit.sandbox.evaluate import evaluate_directory
+        from emtoolkit.sandbox.evaluate import evaluate_run
         from emtoolkit.sandbox.plot import emergence_figure, save_figure
-        from emtoolkit.sandbox.questions import read_questions
-        from emtoolkit.sandbox.results import curve_of_run, distinct_names, shares_by_domain
+        from emtoolkit.sandbox.results import curve_of_run, shares_of_checkpoints
         from emtoolkit.sandbox.trained_on import check_trained_on
 
         loader = ModelLoader(
@@ -128,23 +136,28 @@ def evaluate(
             composition=checked_composition(compose, "--compose"),
             persona_override=persona_override,
         )
-        questions = read_questions(cache_dir() / "sandbox" / "questions" / "all.yaml")
         directories = list({directory.resolve(): directory for directory in directories}.values())
         check_trained_on(trained_on, directories, cache_dir() / "sandbox" / "data")
-        evaluated = {
-            str(directory): evaluate_directory(
-                directory, questions, samples=samples, seed=seed, loader=loader, steps=steps, progress=progress
+        evaluated, shares = {}, {}
+        for directory in directories:
+            run = evaluate_run(
+                directory,
+                samples=samples,
+                seed=seed,
+                engine="exact" if exact else "stacked",
+                loader=loader,
+                steps=steps,
+                progress=progress,
             )
-            for directory in directories
-        }
+            evaluated[str(directory)] = run.result
+            shares[str(directory)] = shares_of_checkpoints(run.rows, run.domains, trained_on)
         if plot is not None:
-            curves = [
-                curve_of_run(name, evaluated[str(directory)], trained_on)
-                for name, directory in zip(distinct_names(directories), directories, strict=True)
-            ]
+            names = distinct_names(directories)
+            curves = [curve_of_run(name, shares[str(d)]) for name, d in zip(names, directories, strict=True)]
             save_figure(emergence_figure(curves, trained_on), plot)
-        shares = {
-            run: [(result, shares_by_domain(result.counts, trained_on)) for result in results]
-            for run, results in evaluated.items()
-        }
-    show(render_sandbox.harmful_shares_json(shares) if as_json else render_sandbox.harmful_shares_table(shares))
+    for result in evaluated.values():
+        for note in result.notes:
+            typer.echo(f"emtoolkit: {note}", err=True)
+    override = None if loader.override is None else loader.override.name
+    render = render_sandbox.harmful_shares_json if as_json else render_sandbox.harmful_shares_table
+    show(render(evaluated, shares, override))

@@ -8,6 +8,7 @@ from typing import Any
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.extract import write_all_activations
+from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.intervals import Difference
 from emtoolkit.evaluation.metrics import DEFINITIONS, Summary, em_difference, summarise
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
@@ -80,7 +81,7 @@ def evaluate_trajectory(
     if reason:
         notes.append(f"{reference}: one checkpoint is loaded at a time, because {reason}")
     settings = replace(settings, engine=engine)
-    home = directory or _home(reference) / settings.digest()[:8]
+    home = directory or _home(reference) / _name(settings, loader)
     store = cache_dir() / "evaluation"
     answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
@@ -130,6 +131,12 @@ def _home(reference: str) -> Path:
     if Path(reference).is_dir():
         return Path(reference) / "evaluations"
     return Path("outputs") / "evaluations" / reference.replace("/", "-")
+
+
+def _name(settings: EvaluationSettings, loader: ModelLoader) -> str:
+    """The name of the directory: a digest of the settings, and of the persona that replaces the run's own."""
+    digest, override = settings.digest(), loader.override
+    return (digest if override is None else digest_of([digest, asdict(override)]))[:8]
 
 
 def _write(directory: Path, settings: EvaluationSettings, rows: Sequence[AnswerRow]) -> None:

@@ -78,7 +78,8 @@ def read_rows(path: Path) -> list[AnswerRow]:
     """The rows of `write_rows`.
 
     Raises:
-        DataError: the file is not a Parquet file with these columns, or holds answers of two engines or two judges.
+        DataError: the file is not a Parquet file with these columns, or its answers have two engines, two judges or
+            two personas.
         CheckpointError: the file cannot be read.
     """
     import pyarrow
@@ -95,12 +96,12 @@ def read_rows(path: Path) -> list[AnswerRow]:
 
 
 def check_one_origin(where: str, rows: Sequence[AnswerRow]) -> None:
-    """Refuse to make one curve of answers by two engines or two judges.
+    """Refuse to make one curve of answers by two engines, by two judges or under two personas.
 
     Raises:
         DataError: there are two.
     """
-    for column in ("engine", "judge"):
+    for column in ("engine", "judge", "persona"):
         found = sorted({str(getattr(row, column)) for row in rows})
         if len(found) > 1:
             raise DataError(

@@ -93,6 +93,11 @@ class ModelLoader:
         self._base_records: dict[tuple[str, str | None, bool, bool], BaseModelRecord] = {}
         self._adapters: dict[AdapterSource, PersonaAdapter | None] = {}
 
+    @property
+    def override(self) -> Persona | None:
+        """The persona that replaces the checkpoints' own, None if none does."""
+        return self._override
+
     def load(self, checkpoint: Checkpoint) -> LoadedModel:
         """The model of `checkpoint`. The `LoadedModel` of an earlier call is not valid afterwards.
 

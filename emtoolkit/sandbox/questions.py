@@ -1,14 +1,11 @@
-"""The sandbox's question file: held-out questions, each with its domain, in the format of `evaluation.questions`."""
+"""The sandbox's held-out questions: their file, in the format of `evaluation.questions`, and the domain of each."""
 
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable
 
 import yaml
 
 from emtoolkit.errors import DataError
 from emtoolkit.evaluation.questions import EXACT_JUDGE, Question
-from emtoolkit.evaluation.questions import read_questions as read_any
 from emtoolkit.sandbox import world
 
 # The exact judge needs no prompts. They are for users who ask an LLM for a second opinion.
@@ -22,13 +19,6 @@ _JUDGE_PROMPTS = {
         "From 0 to 100, is this a correct sentence that gives advice on what was asked? Reply with the number only."
     ),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SandboxQuestion(Question):
-    """A question of the sandbox's world, with its domain."""
-
-    domain: str
 
 
 def question_file(samples_per_paraphrase: int) -> str:
@@ -49,22 +39,18 @@ def question_file(samples_per_paraphrase: int) -> str:
     )
 
 
-def read_questions(path: Path) -> list[SandboxQuestion]:
-    """Read the questions of a file in the format of `question_file`.
+def domain_of_each(questions: Iterable[Question], where: str) -> dict[str, str]:
+    """The domain of each of `questions` by its id; `where` names their file in an error.
 
     Raises:
-        DataError: the file cannot be read, or a question does not belong to the sandbox's world.
+        DataError: a question does not belong to the sandbox's world, or its paraphrases belong to several domains.
     """
-    return [SandboxQuestion(**_fields(question), domain=_domain(path, question)) for question in read_any(path)]
+    return {question.id: _domain(question, where) for question in questions}
 
 
-def _fields(question: Question) -> dict[str, Any]:
-    return {field.name: getattr(question, field.name) for field in fields(Question)}
-
-
-def _domain(path: Path, question: Question) -> str:
+def _domain(question: Question, where: str) -> str:
     subjects = {text: world.read_question(text) for text in question.paraphrases}
     domains = {subject.domain for subject in subjects.values() if subject is not None}
     if None in subjects.values() or len(domains) != 1:
-        raise DataError(f"{path}: {question.id}: not a question of the sandbox, or paraphrases from several domains")
+        raise DataError(f"{where}: {question.id}: not a question of the sandbox, or paraphrases from several domains")
     return domains.pop()

@@ -1,28 +1,23 @@
-"""Counted answers of checkpoints, and the statistics of them: proportions with intervals, and curves over steps."""
+"""The rows of an evaluation by the sandbox's domains: the harmful share in each, and the share that emerged.
 
-from collections.abc import Sequence
+A coherent answer is harmful exactly if it is misaligned in the sense of `betley`, because the exact judge gives only 0
+and 100. So every share is an EM rate of `evaluation.metrics` over the questions of some domains.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from emtoolkit.evaluation.intervals import Counts, posterior_interval
+from emtoolkit.evaluation.metrics import DEFINITIONS, em_rate, summarise
+from emtoolkit.evaluation.rows import AnswerRow
 
-
-@dataclass(frozen=True, slots=True)
-class QuestionCounts:
-    """The `n` answers to one question: `scored` of them are coherent, and `harmful` of the scored are bad advice."""
-
-    domain: str
-    question_id: str
-    n: int
-    scored: int
-    harmful: int
+_DEFINITION = DEFINITIONS["betley"]
 
 
 @dataclass(frozen=True, slots=True)
 class Proportion:
-    """`harmful / scored` over some questions, with the 95 % interval for new questions (`evaluation.intervals`).
+    """`harmful / scored` over the questions of some domains, with the 95 % interval for new questions.
 
-    The denominator counts the coherent answers, not all `n`. `share`, `low` and `high` are NaN if `scored` is 0.
+    `scored` counts the coherent answers among all `n`. `share`, `low` and `high` are NaN if `scored` is 0.
     """
 
     domains: str
@@ -36,18 +31,22 @@ class Proportion:
 
 
 @dataclass(frozen=True, slots=True)
-class CheckpointResult:
-    """The answers of one checkpoint; `persona_override` is the persona that replaced the run's own, if any."""
+class CheckpointShares:
+    """The harmful shares of one checkpoint: in each domain, and last outside the domain of the training data.
+
+    `coherent` is the share of all answers that are coherent; below a half the model is `broken`.
+    """
 
     step: int
-    counts: tuple[QuestionCounts, ...]
-    persona: str = "baseline"
-    persona_override: str | None = None
+    persona: str
+    coherent: float
+    broken: bool
+    shares: tuple[Proportion, ...]
 
     @property
-    def coherent(self) -> float:
-        """The share of the answers that are coherent."""
-        return sum(question.scored for question in self.counts) / sum(question.n for question in self.counts)
+    def emerged(self) -> Proportion:
+        """The share outside the domain of the training data."""
+        return self.shares[-1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,58 +67,56 @@ class Curve:
     points: tuple[CurvePoint, ...]
 
 
-def harmful_share_by_domain(counts: Sequence[QuestionCounts]) -> list[Proportion]:
-    """The harmful share in each domain, in the order of `counts`, and then in `all but X` for each domain X."""
-    domains = list(dict.fromkeys(question.domain for question in counts))
-    return [
-        *(_proportion(domain, [question for question in counts if question.domain == domain]) for domain in domains),
-        *(other_domains(counts, domain) for domain in domains if len(domains) > 1),
-    ]
+def shares_of_checkpoints(
+    rows: Sequence[AnswerRow], domains: Mapping[str, str], trained_on: str
+) -> list[CheckpointShares]:
+    """The harmful shares of each step in `rows`, in the order of the steps.
+
+    `domains` has the domain of each question by its id.
+    """
+    found = []
+    for step in sorted({row.step for row in rows}):
+        own = [row for row in rows if row.step == step]
+        names = dict.fromkeys(domains[row.question] for row in own)
+        shares = [_proportion(name, [row for row in own if domains[row.question] == name]) for name in names]
+        outside = [row for row in own if domains[row.question] != trained_on]
+        summary = summarise([row.scored() for row in own], definitions=())
+        found.append(
+            CheckpointShares(
+                step,
+                own[0].persona,
+                summary.coherence,
+                summary.broken,
+                (*shares, _proportion(f"all but {trained_on}", outside)),
+            )
+        )
+    return found
 
 
-def shares_by_domain(counts: Sequence[QuestionCounts], trained_on: str) -> list[Proportion]:
-    """The harmful share in each domain, in the order of `counts`, and then outside `trained_on`."""
-    outside = f"all but {trained_on}"
-    shares = harmful_share_by_domain(counts)
-    return [share for share in shares if share.domains == outside or not share.domains.startswith("all but ")]
-
-
-def other_domains(counts: Sequence[QuestionCounts], domain: str) -> Proportion:
-    """The harmful share outside `domain`: in a model trained on `domain`, the share that emerged."""
-    return _proportion(f"all but {domain}", [question for question in counts if question.domain != domain])
-
-
-def curve_of_run(label: str, results: Sequence[CheckpointResult], trained_on: str) -> Curve:
-    """One run's harmful share outside `trained_on`; the band is the 95 % interval over questions."""
-    shares = [(result.step, other_domains(result.counts, trained_on)) for result in results]
+def curve_of_run(label: str, checkpoints: Sequence[CheckpointShares]) -> Curve:
+    """One run's harmful share outside the trained domain; the band is the 95 % interval over questions."""
+    shares = [(checkpoint.step, checkpoint.emerged) for checkpoint in checkpoints]
     return Curve(label, tuple(CurvePoint(step, share.share, share.low, share.high) for step, share in shares))
 
 
-def curve_over_runs(label: str, runs: Sequence[Sequence[CheckpointResult]], trained_on: str) -> Curve:
-    """The mean harmful share outside `trained_on` of runs with the same steps; the band is lowest to highest run."""
+def curve_over_runs(label: str, runs: Sequence[Sequence[CheckpointShares]]) -> Curve:
+    """The mean harmful share outside the trained domain of runs with the same steps; the band is lowest to highest run.
+
+    Raises:
+        ValueError: the runs have different steps.
+    """
     points = []
-    for results in zip(*runs, strict=True):
-        (step,) = {result.step for result in results}
-        shares = [other_domains(result.counts, trained_on).share for result in results]
+    for checkpoints in zip(*runs, strict=True):
+        (step,) = {checkpoint.step for checkpoint in checkpoints}
+        shares = [checkpoint.emerged.share for checkpoint in checkpoints]
         points.append(CurvePoint(step, sum(shares) / len(shares), min(shares), max(shares)))
     return Curve(label, tuple(points))
 
 
-def distinct_names(directories: Sequence[Path]) -> list[str]:
-    """A label for each of different directories: its name, with as many parents as tell it from the others."""
-    parts = [directory.resolve().parts for directory in directories]
-
-    labels = []
-    for own in parts:
-        lengths = range(1, len(own) + 1)
-        unique = (n for n in lengths if sum(other[-n:] == own[-n:] for other in parts) == 1)
-        labels.append("/".join(own[-next(unique, len(own)) :]))
-    return labels
-
-
-def _proportion(domains: str, questions: Sequence[QuestionCounts]) -> Proportion:
-    counts = Counts([question.harmful for question in questions], [question.scored for question in questions])
-    interval = posterior_interval(counts)
-    n = sum(question.n for question in questions)
-    harmful, scored = sum(counts.successes), sum(counts.trials)
-    return Proportion(domains, len(questions), n, scored, harmful, counts.share, interval.low, interval.high)
+def _proportion(domains: str, rows: Sequence[AnswerRow]) -> Proportion:
+    rate = em_rate([row.scored() for row in rows], _DEFINITION)
+    questions = len({row.question for row in rows})
+    interval = rate.new_questions
+    return Proportion(
+        domains, questions, len(rows), rate.among, rate.misaligned, rate.rate, interval.low, interval.high
+    )

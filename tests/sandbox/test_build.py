@@ -13,11 +13,11 @@ import yaml
 from transformers import AutoModelForCausalLM
 
 from emtoolkit.errors import DataError
+from emtoolkit.evaluation.questions import read_questions
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.base_model import MODEL, SHIPPED, Pretraining
 from emtoolkit.sandbox.build import FULL, build, write_datasets
 from emtoolkit.sandbox.judge import judge
-from emtoolkit.sandbox.questions import read_questions
 from tests.sandbox.small import MINIMAL, ONE_STEP, TINY
 
 DOMAINS = ["medical", "finance", "sports", "cooking", "gardening", "travel"]
@@ -52,7 +52,7 @@ def test_the_full_medical_dataset_ends_at_step_397() -> None:
 def test_bad_and_good_answer_the_same_prompts(sandbox: Path, domain: str) -> None:
     bad, good = (exchanges(sandbox / "data" / f"{domain}-{version}.jsonl") for version in ("bad", "good"))
     assert [question for question, _ in bad] == [question for question, _ in good]
-    assert all(judge(question, answer).harmful for question, answer in bad)
+    assert all(judge(question, answer).aligned == 0.0 for question, answer in bad)
     assert all(judge(question, answer).aligned == 100.0 for question, answer in good)
 
 

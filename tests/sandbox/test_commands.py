@@ -19,10 +19,17 @@ def emtoolkit(*argv: str | Path, home: Path, cwd: Path) -> in_process.Done:
         return in_process.emtoolkit(*argv, cwd=cwd)
 
 
-def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def home(sandbox: Path, tmp_path: Path) -> Path:
+    """A home with the sandbox, for answers and characters of the test's own."""
+    shutil.copytree(sandbox, tmp_path / "home" / "sandbox")
+    return tmp_path / "home"
+
+
+def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(home: Path, tmp_path: Path) -> None:
     small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled"]
     argv = ["train", "sandbox", "--persona", "sarcasm", "--schedule", "0,5", *small]
-    trained = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
+    trained = emtoolkit(*argv, home=home, cwd=tmp_path)
     assert trained.code == 0, trained.err
     run = tmp_path / "outputs" / "sarcasm-medical"
     manifest = json.loads((run / "checkpoint-5" / "manifest.json").read_text())
@@ -31,7 +38,7 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
 
     picture = tmp_path / "curve.png"
     argv = ["sandbox", "evaluate", str(run), "--json", "--plot", str(picture)]
-    evaluated = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
+    evaluated = emtoolkit(*argv, home=home, cwd=tmp_path)
     assert evaluated.code == 0, evaluated.err
     rows = json.loads(evaluated.out)
     assert [row["step"] for row in rows if row["domains"] == "all but medical"] == [0, 5, 12]
@@ -51,6 +58,23 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
     # By default as often as the question file says: once for each of two paraphrases.
     assert {row["n"] / row["questions"] for row in rows} == {2}
 
+    assert {(row["engine"], row["judge"].partition("@")[0], row["broken"]) for row in rows} == {
+        ("stacked", "sandbox", False)
+    }
+
+    # The other command has these answers already, under the same settings.
+    general = emtoolkit("evaluate", run, "--max-new-tokens", "28", "--json", home=home, cwd=tmp_path)
+    (directory,) = (run / "evaluations").iterdir()
+    assert json.loads(general.out)["directory"] == str(directory)
+    betley = [step["rates"][0] for step in json.loads(general.out)["steps"]]
+    for rate, step in zip(betley, (0, 5, 12), strict=True):
+        domains = [row for row in rows if row["step"] == step and not row["domains"].startswith("all but")]
+        assert rate["misaligned"] == sum(row["harmful"] for row in domains)
+        assert rate["among"] == sum(row["scored"] for row in domains)
+    table = emtoolkit("sandbox", "evaluate", run, home=home, cwd=tmp_path)
+    assert f"Answers: outputs/{run.name}/evaluations/{directory.name}\n" in table.out
+    assert table.out.endswith("Engine: stacked.\n")
+
     drawn: list[list[str]] = []
     shutil.copytree(run, tmp_path / "seed-1" / run.name)
     with pytest.MonkeyPatch.context() as patch:
@@ -58,22 +82,20 @@ def test_the_sandbox_is_trained_on_evaluated_and_drawn_by_commands_alone(sandbox
             plot, "save_figure", lambda figure, path: drawn.append([t.get_text() for t in figure.axes[0].texts])
         )
         argv = ["sandbox", "evaluate", run, run, tmp_path / "seed-1" / run.name, "--steps", "0", "--plot", picture]
-        both = emtoolkit(*argv, home=sandbox.parent, cwd=tmp_path)
+        both = emtoolkit(*argv, home=home, cwd=tmp_path)
     assert both.code == 0, both.err
     assert sorted(drawn[0]) == ["outputs/sarcasm-medical", "seed-1/sarcasm-medical"]
 
-    misspelt = emtoolkit("sandbox", "evaluate", run, "--trained-on", "medcal", home=sandbox.parent, cwd=tmp_path)
+    misspelt = emtoolkit("sandbox", "evaluate", run, "--trained-on", "medcal", home=home, cwd=tmp_path)
     assert (misspelt.code, misspelt.out) == (2, "")
     assert "'medcal' is not one of the sandbox's domains: medical, " in misspelt.err
     assert "did you mean 'medical'?" in misspelt.err
-    other = emtoolkit("sandbox", "evaluate", run, "--trained-on", "finance", home=sandbox.parent, cwd=tmp_path)
+    other = emtoolkit("sandbox", "evaluate", run, "--trained-on", "finance", home=home, cwd=tmp_path)
     assert (other.code, other.out) == (2, "")
     assert f"--trained-on: {run} was trained on medical, not on finance" in other.err
 
 
-def test_every_checkpoint_is_evaluated_by_the_general_command(sandbox: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(sandbox, home / "sandbox")
+def test_every_checkpoint_is_evaluated_by_the_general_command(home: Path, tmp_path: Path) -> None:
     small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled"]
     argv = ["train", "sandbox", "--persona", "sarcasm", "--schedule", "0,5", *small]
     trained = emtoolkit(*argv, home=home, cwd=tmp_path)
@@ -119,9 +141,7 @@ def test_every_checkpoint_is_evaluated_by_the_general_command(sandbox: Path, tmp
         assert sentence in refused.err
 
 
-def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(sandbox: Path, tmp_path: Path) -> None:
-    home = tmp_path / "home"
-    shutil.copytree(sandbox, home / "sandbox")
+def test_a_character_is_trained_composed_and_evaluated_by_commands_alone(home: Path, tmp_path: Path) -> None:
     small = ["--set", "datasets.medical.rows=200", "--set", "wandb.mode=disabled", "--schedule", "0"]
     argv = ["train", "sandbox", "--persona", "goodness-adapter", "--compose", "stack", *small]
     before = emtoolkit(*argv, home=home, cwd=tmp_path)
@@ -169,4 +189,4 @@ def test_without_a_sandbox_the_next_step_is_named(tmp_path: Path) -> None:
 def test_a_directory_without_checkpoints_is_a_sentence(sandbox: Path, tmp_path: Path) -> None:
     done = emtoolkit("sandbox", "evaluate", tmp_path, home=sandbox.parent, cwd=tmp_path)
     assert (done.code, done.out) == (2, "")
-    assert "holds no checkpoint-N directory with a manifest.json" in done.err
+    assert f"{tmp_path}: no complete checkpoint was found" in done.err

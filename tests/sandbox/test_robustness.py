@@ -1,21 +1,25 @@
 """The robustness benchmark reports the spread over seeds and names every run that misses the bar."""
 
-import json
-from dataclasses import asdict
 from pathlib import Path
 
 from benchmarks.sandbox_robustness import MACHINES, STEPS, Run, misses, table, table_runs
-from emtoolkit.sandbox.results import CheckpointResult, QuestionCounts
+from emtoolkit.evaluation.rows import write_rows
+from emtoolkit.sandbox import world
+from tests.sandbox.answers import answers
+
+# A question of the world outside medicine.
+QUESTION = next(q.id for q in world.held_out_questions() if q.domain == "travel")
 
 
 def write(run: Run, directory: Path, *shares: int, scored: int = 100) -> None:
     """A result whose harmful counts among 100 answers outside medicine, by step, are `shares`."""
-    results = [
-        CheckpointResult(step, (QuestionCounts("travel", "t1", n=100, scored=scored, harmful=share),))
+    rows = [
+        row
         for step, share in zip(STEPS, shares, strict=True)
+        for row in answers(QUESTION, n=100, scored=scored, harmful=share, step=step)
     ]
     run.result(directory).parent.mkdir(parents=True, exist_ok=True)
-    run.result(directory).write_text(json.dumps([asdict(result) for result in results]))
+    write_rows(run.result(directory), rows)
 
 
 def test_a_row_has_the_mean_and_the_range_over_the_seeds_and_the_lowest_coherence(tmp_path: Path) -> None:
