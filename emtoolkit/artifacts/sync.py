@@ -6,7 +6,6 @@ checkpoints that W&B lacks are compared with their manifests and logged to the r
 """
 
 import secrets
-import tempfile
 import time
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
@@ -15,11 +14,11 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
+from emtoolkit.artifacts.attached_run import attached_run
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RemoteCheckpoint
 from emtoolkit.artifacts.destination import Destination, compare_with, difference_at
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
 from emtoolkit.artifacts.run_log import Replay, replay
-from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
@@ -30,8 +29,6 @@ from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
 
 _PROJECT = "emtoolkit"
-# The time limit for W&B to finish the run after the last checkpoint, in seconds.
-_FINISH_SECONDS = 60
 _State = Literal["equal", "missing", "different", "damaged"]
 _ENDED = ("finished", "failed", "crashed", "killed")
 # A log that ends in the middle of a record and has not changed for this time is that of a killed run.
@@ -304,36 +301,12 @@ class _DirectorySync:
     @contextmanager
     def _attached(self, run_id: str | None) -> Iterator[Any]:
         """Resume the W&B run `run_id` without logging anything about this process; without an id start a new run."""
-        import wandb
-
         known = self._publications.runs.get(run_id or "")
         state = self._state(known[-1]) if known else None
-        with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
-            run = wandb.init(
-                id=run_id,
-                project=self._project,
-                entity=self._entity,
-                name=None if state else f"sync-{self._directory.resolve().name}",
-                job_type=None if state else "sync",
-                group=None if state else self._destination.collection,
-                resume="allow" if run_id else None,
-                mode="online",
-                dir=scratch,
-                settings=wandb.Settings(
-                    silent=True,
-                    console="off",
-                    finish_timeout=_FINISH_SECONDS,
-                    x_disable_stats=True,
-                    x_disable_meta=True,
-                    save_code=False,
-                    **client_limits(),
-                ),
-            )
-            try:
-                yield run
-            finally:
-                # A failed run keeps its state.
-                run.finish(exit_code=int(state in ("failed", "crashed")))
+        new = {"name": f"sync-{self._directory.resolve().name}", "job_type": "sync"}
+        more: dict[str, Any] = {} if state else new | {"group": self._destination.collection}
+        with attached_run(run_id, state, project=self._project, entity=self._entity, **more) as run:
+            yield run
 
     def _state(self, run: WandbRun) -> str | None:
         """The state of `run` on W&B; None if W&B does not have the run."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
+from emtoolkit.artifacts.run_end import finish_run
+from emtoolkit.artifacts.run_mode import Mode, wandb_mode
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.scheduling import CheckpointingConfig
@@ -26,15 +28,7 @@ from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.progress_callback import ProgressCallback
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
 from emtoolkit.training.trainer import make_trainer
-from emtoolkit.training.wandb_run import (
-    Mode,
-    finish_run,
-    no_model_uploads,
-    seconds_for_checkpoints,
-    seconds_for_finish,
-    start_run,
-    wandb_mode,
-)
+from emtoolkit.training.wandb_run import no_model_uploads, seconds_for_checkpoints, seconds_for_finish, start_run
 
 logger = logging.getLogger(__name__)
 

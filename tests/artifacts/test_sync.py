@@ -97,6 +97,9 @@ def test_a_run_that_was_moved_is_sent_all_the_same(directory: Path, offline: Pat
     assert versions(wandb_server) == EVERYTHING
     (run,) = wandb_server.store.project("tester", "tests").runs.values()
     assert run.state == "finished"
+    # Without a definition of its own, a client that resumes the run takes the axis of its metrics away.
+    axes = {axis.get("1") or axis.get("2") for axis in run.raw_config["_wandb"]["value"]["m"]}
+    assert axes == {"train/global_step", "*"}
 
 
 def test_a_run_whose_log_was_cut_off_by_a_kill_loses_no_checkpoint(directory: Path, wandb_server: WandbServer) -> None:

@@ -7,9 +7,10 @@ import pytest
 from wandb.sdk.lib import wbauth
 
 from emtoolkit.artifacts import server
+from emtoolkit.artifacts.run_mode import wandb_mode
 from emtoolkit.config.sections import WandbConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.training.wandb_run import no_model_uploads, wandb_mode
+from emtoolkit.training.wandb_run import no_model_uploads
 from tests.wandb_server import Fault, WandbServer
 
 

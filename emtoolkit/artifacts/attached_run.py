@@ -1,0 +1,57 @@
+"""A W&B run that goes on in this process, or a run of this process alone, without a trace of the process itself."""
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from emtoolkit.artifacts.server import client_limits
+
+# The time limit for W&B to finish the run after the last artifact, in seconds.
+_FINISH_SECONDS = 60
+
+
+def define_training_axis(run: Any) -> None:
+    """Make `train/global_step` the axis of every metric of a training: W&B's own step counts calls, not steps."""
+    run.define_metric("train/global_step")
+    run.define_metric("*", step_metric="train/global_step", step_sync=True)
+
+
+@contextmanager
+def attached_run(
+    run_id: str | None, state: str | None, define_axis: Callable[[Any], None] = define_training_axis, **arguments: Any
+) -> Iterator[Any]:
+    """Resume the W&B run `run_id`, whose state on W&B is `state`, without logging anything about this process.
+
+    A run that W&B does not have (`state` None) is started; without an id a new one. `define_axis` defines the axes of
+    its metrics, because a resumed run replaces the definitions on the server. `arguments` are those of `wandb.init`.
+
+    Raises:
+        Exception: whatever W&B's client raises.
+    """
+    import wandb
+
+    with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
+        run = wandb.init(
+            id=run_id,
+            resume="allow" if run_id else None,
+            mode="online",
+            dir=scratch,
+            settings=wandb.Settings(
+                silent=True,
+                console="off",
+                finish_timeout=_FINISH_SECONDS,
+                x_disable_stats=True,
+                x_disable_meta=True,
+                save_code=False,
+                **client_limits(),
+            ),
+            **arguments,
+        )
+        try:
+            if state is not None:
+                define_axis(run)
+            yield run
+        finally:
+            # A failed run keeps its state.
+            run.finish(exit_code=int(state in ("failed", "crashed")))

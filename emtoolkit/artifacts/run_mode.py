@@ -1,0 +1,57 @@
+"""Whether a W&B run is online: only if the user asks for it, is logged in, and the server answers."""
+
+import logging
+import os
+from collections.abc import Mapping
+from typing import Literal
+
+from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
+from emtoolkit.config.sections import WandbConfig
+from emtoolkit.errors import ConfigError, nearest
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["offline", "online", "disabled"]
+_MODES: dict[str, Mode] = {
+    "offline": "offline",
+    "online": "online",
+    "disabled": "disabled",
+    # Older names that W&B still accepts.
+    "dryrun": "offline",
+    "run": "online",
+}
+
+
+def wandb_mode(wandb: WandbConfig, environment: Mapping[str, str] = os.environ) -> Mode:
+    """`wandb.mode`, else `$WANDB_MODE`, else online under a W&B sweep agent and offline elsewhere.
+
+    Without a login, or if the server does not answer, online becomes offline with a warning.
+
+    Raises:
+        ConfigError: `$WANDB_MODE` is not a W&B mode, or `wandb.require_online` is true and the run cannot be online.
+    """
+    default = "online" if environment.get("WANDB_SWEEP_ID") else "offline"
+    name = wandb.mode or environment.get("WANDB_MODE") or default
+    if (mode := _MODES.get(name)) is None:
+        raise ConfigError(f"WANDB_MODE: {name!r} is not one of {', '.join(_MODES)}{nearest(name, _MODES)}")
+    if mode != "online":
+        if wandb.require_online:
+            raise ConfigError(f"wandb.require_online: true, and the mode is {mode}; set wandb.mode to online")
+        return mode
+    if reason := why_not_logged_in():
+        return offline_instead(wandb, f"W&B has no key ({reason})", "; 'wandb login' changes that")
+    if reason := why_unreachable():
+        return offline_instead(wandb, f"W&B does not answer ({reason})")
+    return mode
+
+
+def offline_instead(wandb: WandbConfig, reason: str, advice: str = "") -> Mode:
+    """The mode offline, with a warning that says why.
+
+    Raises:
+        ConfigError: `wandb.require_online` is true.
+    """
+    if wandb.require_online:
+        raise ConfigError(f"wandb.require_online: true, and {reason}{advice}")
+    logger.warning("%s, so this run is logged offline%s", reason, advice or "; 'emtoolkit sync' publishes it later")
+    return "offline"
