@@ -9,11 +9,12 @@ from typing import Any, Literal
 
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.data.rendering import ChatTemplate, rendered_on
-from emtoolkit.errors import CheckpointError, located
+from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.identity import digest_of, model_digest
 from emtoolkit.evaluation.judges import Judge, JudgedAnswer
 from emtoolkit.evaluation.judging import judge_id, verdicts_on
+from emtoolkit.evaluation.prompts import end_tokens, prompt_of
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.stacked import stacked_adapters, why_not_stackable
@@ -142,7 +143,7 @@ class _Evaluation:
             # A GPU rounds differently, so its answers are not mixed with those of a CPU.
             device = _device(loaded)
             engine = self._settings.engine if device == "cpu" else f"{self._settings.engine}-{device}"
-            key = digest_of([model, engine, sampling, sorted(_ends(loaded))])
+            key = digest_of([model, engine, sampling, sorted(end_tokens(loaded.model, loaded.tokenizer))])
             self._keys[checkpoint.step], self._asked[checkpoint.step] = key, asked
             self._engines[checkpoint.step] = engine
             self._personas[checkpoint.step] = loaded.persona_override or loaded.persona.name
@@ -159,7 +160,7 @@ class _Evaluation:
             template = ChatTemplate.of(loaded.tokenizer)
             with rendered_on(day):
                 self._rendered[key] = [
-                    _Asked(question, index, _prompt(template, loaded, question, text))
+                    _Asked(question, index, prompt_of(template, persona, question, text))
                     for question in self._settings.questions
                     for index, text in enumerate(question.paraphrases)
                 ]
@@ -185,7 +186,7 @@ class _Evaluation:
                 loaded.model,
                 requests,
                 self._settings.sampling,
-                _ends(loaded),
+                end_tokens(loaded.model, loaded.tokenizer),
                 models=len(group),
                 rows_at_a_time=self._rows_at_a_time,
             )
@@ -255,21 +256,5 @@ def _day(checkpoint: Checkpoint) -> date:
         return date.today()
 
 
-def _prompt(template: ChatTemplate, loaded: LoadedModel, question: Question, text: str) -> Prompt:
-    turns = [{"role": "system", "content": question.system}] if question.system else []
-    messages = loaded.persona.applied_to([*turns, {"role": "user", "content": text}])
-    with located(f"question {question.id}"):
-        rendered = template.question(messages)
-    tokens = loaded.tokenizer(rendered, add_special_tokens=False)["input_ids"]
-    return Prompt(rendered, tuple(tokens), text)
-
-
 def _device(loaded: LoadedModel) -> str:
     return str(loaded.model.device.type)
-
-
-def _ends(loaded: LoadedModel) -> set[int]:
-    """The tokens that end an answer: those of the tokenizer and of the model's generation config."""
-    configured = getattr(getattr(loaded.model, "generation_config", None), "eos_token_id", None)
-    ids = configured if isinstance(configured, list) else [configured]
-    return {int(each) for each in (*ids, loaded.tokenizer.eos_token_id) if each is not None}

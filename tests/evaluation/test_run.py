@@ -143,7 +143,7 @@ def test_an_empty_answer_is_a_status_and_blocks_nothing(
     runs: Path, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Every token ends an answer.
-    monkeypatch.setattr(module, "_ends", lambda loaded: set(range(len(loaded.tokenizer))))
+    monkeypatch.setattr(module, "end_tokens", lambda model, tokenizer: set(range(len(tokenizer))))
     rows = evaluator.rows(runs / "prompt", settings(judge := WordJudge()))
     assert {(row.status, row.answer) for row in rows} == {("empty", "")}
     assert judge.seen == []
