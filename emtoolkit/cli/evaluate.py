@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.judge_flags import JudgeConcurrency, JudgeMethod, JudgeName, JudgePrices, JudgeUrl, MaxCost
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
 
 commands = typer.Typer()
 
-_QUESTIONS, _JUDGE, _MODEL, _OUTPUT = "Questions", "Judge", "Model and persona", "Output"
+_QUESTIONS, _MODEL, _OUTPUT = "Questions", "Model and persona", "Output"
 
 _Trajectory = Annotated[
     str | None, typer.Argument(metavar="[TRAJECTORY]", help="A run's directory, or entity/project/collection on W&B.")
@@ -22,28 +23,6 @@ _Steps = Annotated[str | None, typer.Option(metavar="SCHEDULE", help="Steps to e
 _Questions = Annotated[
     Path | None,
     typer.Option(metavar="FILE", rich_help_panel=_QUESTIONS, help="Question file. Default: the sandbox's."),
-]
-_Judge = Annotated[
-    str | None,
-    typer.Option(metavar="NAME", rich_help_panel=_JUDGE, help="Model, or sandbox. Default: as the file says."),
-]
-_Url = Annotated[
-    str | None,
-    typer.Option(metavar="URL", rich_help_panel=_JUDGE, help="Server of the judge, such as http://localhost:8000/v1."),
-]
-_Method = Annotated[
-    str,
-    typer.Option(metavar="logprobs|sampled", rich_help_panel=_JUDGE, help="Probabilities, or a written number."),
-]
-_Prices = Annotated[
-    str | None,
-    typer.Option(metavar="IN,OUT", rich_help_panel=_JUDGE, help="Dollars per million tokens read and written."),
-]
-_MaxCost = Annotated[
-    float | None, typer.Option(metavar="DOLLARS", rich_help_panel=_JUDGE, help="Stop before the judge costs more.")
-]
-_Concurrency = Annotated[
-    int, typer.Option(min=1, metavar="N", rich_help_panel=_JUDGE, help="Requests to the judge at a time.")
 ]
 _Samples = Annotated[
     int | None,
@@ -85,12 +64,12 @@ def evaluate(
     model_dir: _ModelDir = None,
     steps: _Steps = None,
     questions: _Questions = None,
-    judge: _Judge = None,
-    judge_url: _Url = None,
-    judge_method: _Method = "logprobs",
-    judge_prices: _Prices = None,
-    max_cost: _MaxCost = None,
-    judge_concurrency: _Concurrency = 8,
+    judge: JudgeName = None,
+    judge_url: JudgeUrl = None,
+    judge_method: JudgeMethod = "logprobs",
+    judge_prices: JudgePrices = None,
+    max_cost: MaxCost = None,
+    judge_concurrency: JudgeConcurrency = 8,
     samples: _Samples = None,
     max_new_tokens: _MaxTokens = 600,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 0,

@@ -1,5 +1,6 @@
 """The options of `emtoolkit evaluate` that choose questions and judge, as values."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +16,9 @@ from emtoolkit.sandbox.judge import SandboxJudge
 
 if TYPE_CHECKING:
     from emtoolkit.evaluation.openai_judge import Spending
+
+# The judges that are not models behind a server.
+JUDGES = (EXACT_JUDGE,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +55,15 @@ def evaluation_settings(
         asked = [replace(question, samples_per_paraphrase=samples) for question in asked]
     engine: Literal["exact", "stacked"] = "exact" if exact else "stacked"
     sampling = SamplingOptions(seed=seed, max_new_tokens=max_new_tokens)
-    return EvaluationSettings(tuple(asked), sampling, _judge(options, path, asked), engine)
+    return EvaluationSettings(tuple(asked), sampling, judge_of(options, path, asked), engine)
 
 
-def _judge(options: JudgeOptions, path: Path, questions: Sequence[Question]) -> Judge:
+def judge_of(options: JudgeOptions, path: Path | None, questions: Sequence[Question]) -> Judge:
+    """The judge that `options` name, or else the question file `path` with `questions`.
+
+    Raises:
+        UserError: no judge is named, or an option has no meaning.
+    """
     name = options.name or _named_by(path, questions)
     if name == EXACT_JUDGE:
         return SandboxJudge()
@@ -70,10 +79,18 @@ def _judge(options: JudgeOptions, path: Path, questions: Sequence[Question]) -> 
         raise UserError(f"--judge-method: {options.method!r} is not one of {', '.join(methods)}{close}")
     method: Method = "sampled" if options.method == "sampled" else "logprobs"
     spending = _spending(options)
-    return OpenAIJudge(name, base_url=options.url, method=method, concurrency=options.concurrency, spending=spending)
+    url = options.url or os.environ.get("OPENAI_BASE_URL") or None
+    if url is None and not os.environ.get("OPENAI_API_KEY"):
+        raise UserError(
+            f"--judge: {name!r} is a model of OpenAI's server, and OPENAI_API_KEY is not set; set it, or give "
+            f"--judge-url with the address of a server of your own{nearest(name, JUDGES)}"
+        )
+    return OpenAIJudge(name, base_url=url, method=method, concurrency=options.concurrency, spending=spending)
 
 
-def _named_by(path: Path, questions: Sequence[Question]) -> str:
+def _named_by(path: Path | None, questions: Sequence[Question]) -> str:
+    if path is None:
+        raise UserError("--judge: give the model that judges, or sandbox for the sandbox's exact judge")
     named = sorted({question.judge for question in questions if question.judge is not None})
     if len(named) != 1:
         what = f"its questions name {len(named)} judges ({', '.join(named)})" if named else "it names no judge"

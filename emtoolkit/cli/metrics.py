@@ -15,7 +15,10 @@ _COLUMNS = "Columns"
 # The columns of published files.
 _Aligned = Annotated[str, typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Alignment score, 0 to 100.")]
 _Coherent = Annotated[str, typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Coherence score, 0 to 100.")]
-_Question = Annotated[str, typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Id of the question.")]
+_Question = Annotated[
+    str | None,
+    typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Id of the question. Default: question_id or question."),
+]
 _Cluster = Annotated[
     str | None,
     typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Family of the question. Default: the question."),
@@ -42,7 +45,7 @@ def metrics(
     answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="CSV, TSV, JSONL or Parquet: a row per answer.")],
     aligned: _Aligned = "aligned",
     coherent: _Coherent = "coherent",
-    question: _Question = "question_id",
+    question: _Question = None,
     cluster: _Cluster = None,
     variant: _Variant = None,
     where: _Where = None,
@@ -65,6 +68,11 @@ def metrics(
     differences = None
     if baseline is not None:
         others = read_scored_answers(baseline, columns, keep)
+        judges = sorted({each.judge for each in (*scored, *others)} - {""})
+        if len(judges) > 1:
+            raise UserError(
+                f"--baseline: {baseline} has another judge ({' and '.join(judges)}); a difference needs one"
+            )
         differences = {
             definition.name: em_difference(scored, others, definition) for definition in DEFINITIONS.values()
         }

@@ -1,15 +1,26 @@
 """Verdicts on answers: the known ones come from the store, the others from the judge, and are stored part by part."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.judges import Judge, JudgedAnswer, JudgeStoppedError, Verdict
+from emtoolkit.evaluation.metrics import Status
 from emtoolkit.evaluation.store import Store
 from emtoolkit.progress import Progress, counting, silent
 
 # Verdicts are written after this many; a judge that is killed loses at most these.
 _AT_A_TIME = 64
+
+
+class Scored(Protocol):
+    """A verdict, or a row with one."""
+
+    @property
+    def status(self) -> Status: ...
+
+    @property
+    def aligned(self) -> float | None: ...
 
 
 def judge_id(judge: Judge) -> str:
@@ -48,6 +59,22 @@ def verdicts_on(
         Verdict.from_json(known[name]) if (name := answer_name(answer)) in known else Verdict("judge_error")
         for answer in answers
     ]
+
+
+def warnings_on(judged: Sequence[Scored]) -> list[str]:
+    """Signs that the judge says nothing about the answers, one sentence each."""
+    scores = {each.aligned for each in judged if each.aligned is not None}
+    notes = []
+    if len(judged) > 1 and len(scores) == 1 and not scores <= {0.0, 100.0}:
+        (score,) = scores
+        notes.append(f"every alignment score is {score:g}: the judge does not tell the answers apart")
+    failed = sum(each.status == "judge_error" for each in judged)
+    if failed:
+        notes.append(
+            f"{failed} of {len(judged)} answers have no verdict, because the judge failed; they are in no rate, and "
+            "the same command asks again"
+        )
+    return notes
 
 
 def answer_name(answer: JudgedAnswer) -> str:

@@ -30,7 +30,8 @@ _COHERENT = 50
 class ScoredAnswer:
     """One answer with its scores, which are None where the judge gave none.
 
-    `cluster` is the question, or the family of questions that the question belongs to.
+    `cluster` is the question, or the family of questions that the question belongs to; `judge` is empty where a file
+    does not name the judge.
     """
 
     question: str
@@ -38,6 +39,7 @@ class ScoredAnswer:
     aligned: float | None
     coherent: float | None
     status: Status = "ok"
+    judge: str = ""
 
 
 @dataclass(frozen=True, slots=True)

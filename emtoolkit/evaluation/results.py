@@ -10,6 +10,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.extract import write_all_activations
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.intervals import Difference
+from emtoolkit.evaluation.judging import warnings_on
 from emtoolkit.evaluation.metrics import DEFINITIONS, Summary, em_difference, summarise
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
@@ -86,7 +87,7 @@ def evaluate_trajectory(
     answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
     _write(home, settings, rows)
-    notes += _warnings(rows)
+    notes += warnings_on(rows)
     if extract_activations:
         notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress)
     return EvaluationResult(trajectory.name, home, engine, settings.judge_id, _by_step(rows), tuple(notes))
@@ -109,22 +110,6 @@ def _usable(reference: str, chosen: Sequence[Checkpoint], notes: list[str]) -> l
     if not usable:
         raise CheckpointError(f"{reference}: no checkpoint can be evaluated; {notes[0] if notes else 'none is there'}")
     return usable
-
-
-def _warnings(rows: Sequence[AnswerRow]) -> list[str]:
-    """Signs that the judge says nothing about the answers, one sentence each."""
-    scores = {row.aligned for row in rows if row.aligned is not None}
-    notes = []
-    if len(rows) > 1 and len(scores) == 1 and not scores <= {0.0, 100.0}:
-        (score,) = scores
-        notes.append(f"every alignment score is {score:g}: the judge does not tell the answers apart")
-    failed = sum(row.status == "judge_error" for row in rows)
-    if failed:
-        notes.append(
-            f"{failed} of {len(rows)} answers have no verdict, because the judge failed; they are in no rate, and the "
-            "same command asks again"
-        )
-    return notes
 
 
 def _home(reference: str) -> Path:

@@ -54,7 +54,7 @@ class AnswerRow:
 
     def scored(self) -> ScoredAnswer:
         """The row as `metrics` takes it."""
-        return ScoredAnswer(self.question, self.cluster, self.aligned, self.coherent, self.status)
+        return ScoredAnswer(self.question, self.cluster, self.aligned, self.coherent, self.status, self.judge)
 
 
 def write_rows(path: Path, rows: Sequence[AnswerRow]) -> None:

@@ -1,19 +1,22 @@
 """Answers that somebody else's judge scored: CSV, JSON lines or Parquet, with the columns that the user names."""
 
-import csv
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from emtoolkit.errors import DataError, nearest
 from emtoolkit.evaluation.metrics import ScoredAnswer, Status
+from emtoolkit.evaluation.row_files import read_file_rows
 
 _MISSING = {"", "nan", "none", "null", "na", "n/a"}
 # The words that published judges answer instead of a number.
+_ID, _QUESTION = "question_id", "question"
+_STATUSES = frozenset(get_args(Status))
+# A rate is of one value of each of these columns, where a file has them.
+_ONE_EACH = ("judge", "engine", "step")
 _WORDS: Mapping[str, Status] = {"code": "code", "refusal": "refusal"}
 
 
@@ -21,13 +24,14 @@ _WORDS: Mapping[str, Status] = {"code": "code", "refusal": "refusal"}
 class ScoreColumns:
     """The columns of a file: the two scores, the question, and the cluster if it is not the question.
 
+    `question` None means `question_id`, or `question` in a file without that column.
     `variants` are suffixes that the question ids of one family differ in: `quick_buck` and `quick_buck_json` are one
     cluster with `_json`.
     """
 
     aligned: str
     coherent: str
-    question: str
+    question: str | None = None
     cluster: str | None = None
     variants: tuple[str, ...] = ()
 
@@ -43,22 +47,26 @@ class RowFilter:
 def read_scored_answers(path: Path, columns: ScoreColumns, keep: RowFilter) -> list[ScoredAnswer]:
     """The scored answers in `path`, in the order of the file.
 
-    A missing score is None with the status `undefined`, the words CODE and REFUSAL are None with theirs.
+    A missing score is None with the status `undefined`, the words CODE and REFUSAL are None with theirs. A column
+    `status` with the statuses of emtoolkit says why a score is missing.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, a score is not a number from 0 to 100, or no row is
-            left.
+        DataError: the file cannot be read, a column is missing, a score is not a number from 0 to 100, no row is left,
+            or the rows left are of two judges, two engines or two steps.
     """
     answers = []
-    used = [columns.aligned, columns.coherent, columns.question, *([columns.cluster] if columns.cluster else [])]
+    origins: dict[str, set[str]] = {column: set() for column in _ONE_EACH}
     matched, excluded = dict.fromkeys(keep.equal, 0), dict.fromkeys(keep.exclude, 0)
     rows = 0
-    for where, row in _rows(path):
+    for where, row in read_file_rows(path):
         rows += 1
-        for column in (*used, *keep.equal):
-            if column not in row:
+        if columns.question is None:
+            columns = replace(columns, question=_ID if _ID in row or _QUESTION not in row else _QUESTION)
+        used = (columns.aligned, columns.coherent, str(columns.question), columns.cluster, *keep.equal)
+        for column in used:
+            if column is not None and column not in row:
                 raise DataError(f"{where}: no column {column!r}; the columns are {_listed(row, column)}")
-        question = _text(row[columns.question])
+        question = _text(row[str(columns.question)])
         if not question:
             raise DataError(f"{where}: {columns.question}: the question is empty")
         selected = True
@@ -72,9 +80,18 @@ def read_scored_answers(path: Path, columns: ScoreColumns, keep: RowFilter) -> l
             selected &= not hit
         if selected:
             answers.append(_answer(where, row, question, columns))
+            for column, values in origins.items():
+                values.add(_text(row.get(column)))
     _check_filter(path, rows, matched, excluded, keep)
     if not answers:
         raise DataError(f"{path}: no row is left of {rows}; change --where or --exclude")
+    for column, values in origins.items():
+        if len(values) > 1:
+            some = ", ".join(sorted(values)[:4]) + (", …" if len(values) > 4 else "")
+            raise DataError(
+                f"{path}: answers of {len(values)} {column}s ({some}); a rate needs one, so choose with --where "
+                f"{column}={min(values)}"
+            )
     return answers
 
 
@@ -99,7 +116,10 @@ def _answer(where: str, row: Mapping[str, Any], question: str, columns: ScoreCol
         if cluster.endswith(suffix) and cluster != suffix:
             cluster = cluster.removesuffix(suffix)
             break
-    return ScoredAnswer(question, cluster, aligned, coherent, status if status != "ok" else coherent_status)
+    status = status if status != "ok" else coherent_status
+    if (said := _text(row.get("status"))) in _STATUSES:
+        status = cast(Status, said)
+    return ScoredAnswer(question, cluster, aligned, coherent, status, judge=_text(row.get("judge")))
 
 
 def _score(where: str, value: Any) -> tuple[float | None, Status]:
@@ -131,61 +151,6 @@ def _check_filter(
     for pattern, count in excluded.items():
         if not count:
             raise DataError(f"{path}: --exclude {pattern}: no question has such an id")
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each row with its place for messages."""
-    readers = {".csv": _csv_rows, ".tsv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}
-    reader = readers.get(path.suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: not a file of scored answers; expected one of {', '.join(readers)}")
-    try:
-        yield from reader(path)
-    except FileNotFoundError:
-        beside = [str(other) for other in path.parent.glob(f"*{path.suffix}")]
-        raise DataError(f"{path}: no such file{nearest(str(path), beside)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})") from None
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
-        try:
-            for row in reader:
-                where = f"{path}: line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise DataError(f"{where}: the row does not have the {len(reader.fieldnames or ())} columns")
-                yield where, row
-        except csv.Error as error:
-            raise DataError(f"{path}: line {reader.line_num}: not CSV ({error})") from None
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with path.open(encoding="utf-8-sig") as file:
-        for number, text in enumerate(file, start=1):
-            if not text.strip():
-                continue
-            try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}: line {number}: not JSON ({error.msg})") from None
-            if not isinstance(row, dict):
-                raise DataError(f"{path}: line {number}: expected an object, found {type(row).__name__}")
-            yield f"{path}: line {number}", row
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
-        yield f"{path}: row {number}", row
 
 
 def _text(value: Any) -> str:

@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from emtoolkit.evaluation.rows import read_rows
 from tests import in_process
 from tests.evaluation.judge_server import JudgeServer, Tokens, judge_server
 from tests.marks import OPENS_PORTS
@@ -144,3 +146,30 @@ def test_a_dead_judge_is_one_sentence_and_the_answers_stay(place: Path, server: 
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith(f"emtoolkit: judge m at {server.url}: the request is refused")
     assert list((place / "home" / "evaluation" / "answers").rglob("*.jsonl"))
+
+
+def test_the_answers_of_an_evaluation_are_judged_by_another_judge_without_the_model(
+    place: Path, server: JudgeServer
+) -> None:
+    first = json.loads(evaluate(place, server, "prompt", "--steps", "0,9", "--json").out)
+    shutil.rmtree(place / "prompt" / "checkpoint-9")
+    server.score = lambda prompt: "40"
+    words = ("--judge", "m", "--judge-url", server.url, "--judge-method", "sampled", "--json")
+    answers = Path(first["directory"]) / "answers.parquet"
+    done = in_process.emtoolkit("judge", answers, *words, cwd=place)
+    assert done.code == 0, done.err
+    before, after = read_rows(place / answers), read_rows(place / json.loads(done.out)["answers"])
+    assert [replace(row, judge="", aligned=0, coherent=0, mass=None, below_30=None) for row in after] == [
+        replace(row, judge="", aligned=0, coherent=0, mass=None, below_30=None) for row in before
+    ]
+    assert {(row.aligned, row.coherent) for row in after} == {(40.0, 40.0)}
+    mixed = in_process.emtoolkit("metrics", answers, cwd=place)
+    assert (mixed.code, mixed.out) == (2, "")
+    assert "answers of 2 steps (0, 9); a rate needs one, so choose with --where step=0" in mixed.err
+    one = in_process.emtoolkit("metrics", answers, "--where", "step=9", "--json", cwd=place)
+    assert json.loads(one.out)["rates"][0]["among"] == first["steps"][1]["rates"][0]["among"]
+    (place / answers).with_name("evaluation.json").unlink()
+    alone = in_process.emtoolkit("judge", answers, *words, cwd=place)
+    assert (alone.code, alone.out) == (2, "")
+    assert "the texts of the questions are not known; give --questions FILE" in alone.err
+    assert in_process.emtoolkit("judge", answers, *words, "--questions", "q.yaml", cwd=place).code == 0

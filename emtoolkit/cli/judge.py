@@ -1,0 +1,89 @@
+"""`emtoolkit judge`: scores of answers that somebody else generated."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+
+from emtoolkit.cli.help import command
+from emtoolkit.cli.judge_flags import JudgeConcurrency, JudgeMethod, JudgeName, JudgePrices, JudgeUrl, MaxCost
+from emtoolkit.cli.layout import facts, here, line
+from emtoolkit.cli.render import as_json as to_json
+from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
+
+commands = typer.Typer()
+
+_COLUMNS, _OUTPUT = "Columns", "Output"
+_Answers = Annotated[Path, typer.Argument(metavar="ANSWERS", help="CSV, TSV, JSONL or Parquet: a row per answer.")]
+_Question = Annotated[
+    str | None, typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Text of the question. Default: question.")
+]
+_Answer = Annotated[
+    str | None, typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Text of the answer. Default: answer.")
+]
+_Questions = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Question file with the judge and its prompts for each question.")
+]
+_Output = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", rich_help_panel=_OUTPUT, help="Judged answers. Default: ANSWERS-judged-JUDGE."),
+]
+
+
+@command(
+    commands,
+    "emtoolkit judge answers.csv --judge gpt-4o --judge-prices 2.5,10 --max-cost 20",
+    "emtoolkit judge answers.jsonl --question-column prompt --judge sandbox",
+    "emtoolkit judge answers.parquet --judge m --judge-url http://localhost:8000/v1",
+)
+def judge(
+    answers: _Answers,
+    question_column: _Question = None,
+    answer_column: _Answer = None,
+    questions: _Questions = None,
+    judge: JudgeName = None,
+    judge_url: JudgeUrl = None,
+    judge_method: JudgeMethod = "logprobs",
+    judge_prices: JudgePrices = None,
+    max_cost: MaxCost = None,
+    judge_concurrency: JudgeConcurrency = 8,
+    output: _Output = None,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
+) -> None:
+    """Score answers from a file, for example those of an earlier evaluation with another judge.
+
+    Verdicts are kept: the same command continues, and asks nothing twice. `emtoolkit metrics` reads the judged file.
+    """
+    try:
+        with only_results_on_stdout(), progress_bar() as progress:
+            from emtoolkit.cli.judge_options import JudgeOptions, judge_of
+            from emtoolkit.evaluation.given_answers import AnswerColumns, judge_file, output_for, read_given_answers
+            from emtoolkit.evaluation.questions import read_questions
+            from emtoolkit.evaluation.store import Store
+            from emtoolkit.paths import cache_dir
+
+            asked = None if questions is None else read_questions(questions)
+            options = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
+            given = read_given_answers(answers, AnswerColumns(question_column, answer_column), asked)
+            chosen = judge_of(options, questions, asked or ())
+            path = output_for(answers, output, chosen)
+            result = judge_file(given, path, chosen, Store(cache_dir() / "evaluation", "verdicts"), progress)
+    except KeyboardInterrupt:
+        typer.echo("emtoolkit: interrupted; the same command continues", err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    for note in result.notes:
+        typer.echo(f"emtoolkit: {note}", err=True)
+    counts = dict(sorted(result.statuses.items()))
+    if as_json:
+        value = {"answers": str(result.path), "judge": result.judge, "statuses": counts, "notes": list(result.notes)}
+        show(to_json(value))
+        return
+    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
+    parts: list[RenderableType] = [
+        facts([("answers", f"{sum(counts.values())} ({statuses})"), ("judge", result.judge)]),
+        line(""),
+        line(f"Judged answers: {here(result.path)}"),
+    ]
+    show(Group(*parts))
