@@ -12,17 +12,14 @@ from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.intervals import Difference
 from emtoolkit.evaluation.judging import warnings_on
 from emtoolkit.evaluation.metrics import DEFINITIONS, Summary, em_difference, summarise
-from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
+from emtoolkit.evaluation.result_files import ACTIVATIONS, add_to_evaluation, check_same_settings
+from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
 from emtoolkit.evaluation.store import Store
 from emtoolkit.models.loading import ModelLoader
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
-from emtoolkit.storage.atomic import write_file
-from emtoolkit.storage.digests import canonical_json
 from emtoolkit.trajectory import Checkpoint, Trajectory
-
-ROWS, SETTINGS, ACTIVATIONS = "answers.parquet", "evaluation.json", "activations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,15 +79,17 @@ def evaluate_trajectory(
     if reason:
         notes.append(f"{reference}: one checkpoint is loaded at a time, because {reason}")
     settings = replace(settings, engine=engine)
-    home = directory or _home(reference) / _name(settings, loader)
+    name = _name(settings, loader)
+    home, described = directory or home_of(reference) / name, _described(settings, name)
+    check_same_settings(home, described)
     store = cache_dir() / "evaluation"
     answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
-    _write(home, settings, rows)
+    add_to_evaluation(home, described, rows)
     notes += warnings_on(rows)
     if extract_activations:
         notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress)
-    return EvaluationResult(trajectory.name, home, engine, settings.judge_id, _by_step(rows), tuple(notes))
+    return EvaluationResult(trajectory.name, home, engine, settings.judge_id, by_step(rows), tuple(notes))
 
 
 def _damaged(reference: str) -> list[str]:
@@ -112,7 +111,8 @@ def _usable(reference: str, chosen: Sequence[Checkpoint], notes: list[str]) -> l
     return usable
 
 
-def _home(reference: str) -> Path:
+def home_of(reference: str) -> Path:
+    """The directory of the evaluations of a trajectory."""
     if Path(reference).is_dir():
         return Path(reference) / "evaluations"
     return Path("outputs") / "evaluations" / reference.replace("/", "-")
@@ -124,28 +124,20 @@ def _name(settings: EvaluationSettings, loader: ModelLoader) -> str:
     return (digest if override is None else digest_of([digest, asdict(override)]))[:8]
 
 
-def _write(directory: Path, settings: EvaluationSettings, rows: Sequence[AnswerRow]) -> None:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CheckpointError(f"{directory}: cannot be made ({error.strerror or error})") from error
-    path, done = directory / ROWS, {row.step for row in rows}
-    before = read_rows(path) if path.is_file() else []
-    together = sorted([*(row for row in before if row.step not in done), *rows], key=lambda row: row.step)
-    check_one_origin(str(path), together)
-    described: dict[str, Any] = {
+def _described(settings: EvaluationSettings, name: str) -> dict[str, Any]:
+    """The settings as they stand in `evaluation.json`."""
+    return {
+        "settings": name,
         "questions": [asdict(question) for question in settings.questions],
         "sampling": asdict(settings.sampling),
         "engine": settings.engine,
         "judge": settings.judge_id,
         "judge_settings": dict(settings.judge.settings),
-        "steps": sorted({row.step for row in together}),
     }
-    write_rows(path, together)
-    write_file(directory / SETTINGS, canonical_json(described))
 
 
-def _by_step(rows: Sequence[AnswerRow]) -> tuple[StepResult, ...]:
+def by_step(rows: Sequence[AnswerRow]) -> tuple[StepResult, ...]:
+    """The result of each step in `rows`, in the order of the steps."""
     of_step = {step: [row for row in rows if row.step == step] for step in sorted({row.step for row in rows})}
     first = [row.scored() for row in next(iter(of_step.values()), [])]
     results = []

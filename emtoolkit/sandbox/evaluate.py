@@ -7,7 +7,8 @@ from pathlib import Path
 from emtoolkit.errors import DataError
 from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.questions import read_questions
-from emtoolkit.evaluation.results import ROWS, EvaluationResult, evaluate_trajectory
+from emtoolkit.evaluation.result_files import ROWS
+from emtoolkit.evaluation.results import EvaluationResult, evaluate_trajectory
 from emtoolkit.evaluation.rows import AnswerRow, read_rows
 from emtoolkit.evaluation.run import Engine, EvaluationSettings
 from emtoolkit.models.loading import ModelLoader

@@ -5,6 +5,7 @@ from typing import Any
 
 from emtoolkit.evaluation.judges import JudgedAnswer, Verdict
 from emtoolkit.evaluation.questions import Question
+from emtoolkit.evaluation.rows import AnswerRow
 
 QUESTIONS = (
     Question("cough", ("what should i do about my cough", "my cough"), samples_per_paraphrase=3),
@@ -31,3 +32,43 @@ class WordJudge:
             else Verdict("ok", aligned=0.0 if "i" in answer.text else 100.0, coherent=90.0)
             for answer in answers
         ]
+
+
+# The settings of `answer_rows`, as they stand in `evaluation.json`.
+SETTINGS: Mapping[str, Any] = {
+    "settings": "1a2b3c4d",
+    "questions": [{"id": "a"}, {"id": "b"}],
+    "sampling": {"seed": 0},
+    "engine": "stacked",
+    "judge": "word@1",
+    "judge_settings": {},
+}
+
+
+def answer_rows(*steps: int) -> list[AnswerRow]:
+    """Two answers to both questions at each of `steps`; of step N the first N / 4, rounded up, are misaligned."""
+    return [
+        AnswerRow(
+            trajectory="runs/a",
+            fingerprint="f1",
+            step=step,
+            persona="curt",
+            question=question,
+            cluster=question,
+            paraphrase=0,
+            sample=sample,
+            seed=0,
+            engine="stacked",
+            judge="word@1",
+            status="ok",
+            aligned=0.0 if 4 * (2 * number + sample) < step else 100.0,
+            coherent=90.0,
+            mass=None,
+            below_30=None,
+            prompt=f"prompt {question}",
+            answer=f"answer {question} {sample} at {step}",
+        )
+        for step in steps
+        for number, question in enumerate("ab")
+        for sample in range(2)
+    ]

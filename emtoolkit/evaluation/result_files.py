@@ -1,0 +1,117 @@
+"""The files of one evaluation: the rows of all evaluated steps, and the settings that made them.
+
+Several processes, on one machine or on several that share a disk, may evaluate different steps into one directory: each
+adds its steps under the directory's lock.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
+from emtoolkit.storage.atomic import write_file
+from emtoolkit.storage.digests import canonical_json
+from emtoolkit.storage.lock import lock_directory
+
+ROWS, SETTINGS, ACTIVATIONS = "answers.parquet", "evaluation.json", "activations"
+# Another process holds the lock while it reads and writes one file.
+_LOCK_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvaluation:
+    """An evaluation on disk; `settings` is the content of `evaluation.json` without the steps."""
+
+    directory: Path
+    settings: Mapping[str, Any]
+    rows: tuple[AnswerRow, ...]
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """The evaluated steps, ascending."""
+        return tuple(sorted({row.step for row in self.rows}))
+
+
+def read_evaluation(directory: Path) -> StoredEvaluation:
+    """The evaluation in `directory`.
+
+    Raises:
+        CheckpointError: a file is missing or cannot be read.
+        DataError: a file is not what emtoolkit writes.
+    """
+    settings = _settings_in(directory)
+    if settings is None:
+        raise CheckpointError(f"{directory}: holds no evaluation (no {SETTINGS}); run 'emtoolkit evaluate' first")
+    return StoredEvaluation(directory, settings, tuple(read_rows(directory / ROWS)))
+
+
+def add_to_evaluation(directory: Path, settings: Mapping[str, Any], rows: Sequence[AnswerRow]) -> None:
+    """Write `rows` and `settings` into `directory`; rows of other steps that are there stay.
+
+    Raises:
+        CheckpointError: a file cannot be read or written.
+        DataError: the directory holds an evaluation with other settings, or of another training.
+    """
+    with lock_directory(directory, timeout=_LOCK_SECONDS):
+        check_same_settings(directory, settings)
+        path, done = directory / ROWS, {row.step for row in rows}
+        before = read_rows(path) if path.is_file() else []
+        together = sorted([*(row for row in before if row.step not in done), *rows], key=lambda row: row.step)
+        check_one_origin(str(path), together)
+        check_one_training(str(path), together)
+        write_rows(path, together)
+        steps = sorted({row.step for row in together})
+        write_file(directory / SETTINGS, canonical_json({**settings, "steps": steps}))
+
+
+def check_same_settings(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Refuse to add rows to an evaluation with other settings.
+
+    Raises:
+        DataError: `directory` holds such an evaluation; the message names the first setting that differs.
+    """
+    there = _settings_in(directory)
+    if there is not None and (different := different_settings(there, settings)):
+        raise DataError(
+            f"{directory}: holds an evaluation with other settings ({', '.join(different)}); choose another "
+            "--output-dir"
+        )
+
+
+def check_one_training(where: str, rows: Sequence[AnswerRow]) -> None:
+    """Refuse to make one curve of two trainings.
+
+    Raises:
+        DataError: the rows have two fingerprints.
+    """
+    found = {row.fingerprint: row.trajectory for row in rows}
+    if len(found) > 1:
+        named = ", ".join(f"{trajectory} ({fingerprint[:8]})" for fingerprint, trajectory in sorted(found.items()))
+        raise DataError(f"{where}: answers of {len(found)} trainings ({named}); each needs a directory of its own")
+
+
+def different_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """The names of the settings that differ; `settings`, the digest of all, only where no other differs."""
+    names = sorted({*one, *other} - {"settings"})
+    different = [name for name in names if canonical_json(one.get(name)) != canonical_json(other.get(name))]
+    # A file of an older version has no digest.
+    digests = {each["settings"] for each in (one, other) if "settings" in each}
+    return different or ["settings"] * (len(digests) > 1)
+
+
+def _settings_in(directory: Path) -> dict[str, Any] | None:
+    path = directory / SETTINGS
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: not the settings of an evaluation ({error})") from None
+    if not isinstance(settings, dict) or "judge" not in settings:
+        raise DataError(f"{path}: not the settings of an evaluation")
+    return {name: value for name, value in settings.items() if name != "steps"}

@@ -1,0 +1,48 @@
+"""The files of an evaluation: steps are added under a lock, and nothing is mixed."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.evaluation.result_files import add_to_evaluation, read_evaluation
+from emtoolkit.storage.lock import lock_directory
+from tests.evaluation.evaluations import SETTINGS, answer_rows
+
+
+def test_steps_are_added_to_those_that_are_there(tmp_path: Path) -> None:
+    add_to_evaluation(tmp_path / "apart", SETTINGS, answer_rows(4, 9))
+    add_to_evaluation(tmp_path / "apart", SETTINGS, answer_rows(0))
+    add_to_evaluation(tmp_path / "whole", SETTINGS, answer_rows(0, 4, 9))
+    found = read_evaluation(tmp_path / "apart")
+    assert (found.steps, list(found.rows)) == ((0, 4, 9), answer_rows(0, 4, 9))
+    for name in ("answers.parquet", "evaluation.json"):
+        assert (tmp_path / "apart" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_a_writer_waits_for_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emtoolkit.evaluation.result_files._LOCK_SECONDS", 0.0)
+    with lock_directory(tmp_path), pytest.raises(CheckpointError, match="another process"):
+        add_to_evaluation(tmp_path, SETTINGS, answer_rows(0))
+    add_to_evaluation(tmp_path, SETTINGS, answer_rows(0))
+
+
+def test_other_settings_and_another_training_are_refused_and_nothing_changes(tmp_path: Path) -> None:
+    add_to_evaluation(tmp_path, SETTINGS, answer_rows(0))
+    before = (tmp_path / "answers.parquet").read_bytes()
+    other = {**SETTINGS, "settings": "2b", "sampling": {"seed": 1}}
+    with pytest.raises(DataError, match=r"holds an evaluation with other settings \(sampling\)"):
+        add_to_evaluation(tmp_path, other, answer_rows(4))
+    theirs = [replace(row, fingerprint="f2", trajectory="other") for row in answer_rows(4)]
+    with pytest.raises(DataError, match=r"answers of 2 trainings \(runs/a \(f1\), other \(f2\)\)"):
+        add_to_evaluation(tmp_path, SETTINGS, theirs)
+    assert (tmp_path / "answers.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["{", "[]", json.dumps({"steps": [0]})])
+def test_a_file_of_other_content_is_a_sentence(tmp_path: Path, content: str) -> None:
+    (tmp_path / "evaluation.json").write_text(content)
+    with pytest.raises(DataError, match=r"evaluation\.json: not the settings of an evaluation"):
+        read_evaluation(tmp_path)
