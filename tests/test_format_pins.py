@@ -64,8 +64,7 @@ _TRAJECTORY = """\
 {
   "decides": {
     "base_model": {
-      "content": "BASE",
-      "name": "model"
+      "content": "BASE"
     },
     "data": {
       "digest": "c07e9838772f4b0273b766ef820b97dd335dcab62a60f67758db6ff9e74ad060",
@@ -85,7 +84,6 @@ _TRAJECTORY = """\
     },
     "persona": {
       "composition": "system_prompt",
-      "name": "curt",
       "system_prompt": "you are curt"
     },
     "seed": 42,
@@ -99,7 +97,6 @@ _TRAJECTORY = """\
       "learning_rate": 0.01,
       "lr_scheduler": "linear",
       "max_grad_norm": 1.0,
-      "max_length": 64,
       "max_steps": null,
       "optimizer": "adamw_torch",
       "test_fraction": 0.1,
@@ -119,7 +116,7 @@ _TRAJECTORY = """\
     "train_rows": 36
   },
   "total_steps": 9,
-  "version": 2
+  "version": 3
 }
 """
 _METADATA = [
@@ -178,7 +175,6 @@ def test_an_adapter_persona_is_these_bytes_in_a_manifest_and_these_keys_in_the_m
     assert trajectory["decides"]["persona"] == {
         "composition": "merge",
         "content": content,
-        "name": "warm",
         "system_prompt": None,
     }
     events = [json.loads(line) for line in (run / "publications.jsonl").read_bytes().splitlines()]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.manifest import FORMAT
-from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity, is_one_trajectory
+from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity, deciding, is_one_trajectory
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
@@ -103,7 +103,7 @@ class TrajectoryRecord:
 
     def differs_from(self, fingerprinted: Mapping[str, Any]) -> list[str]:
         """The differences between the record and `fingerprinted`: one phrase for each dotted key."""
-        before, now = _flat(self.fingerprinted), _flat(fingerprinted)
+        before, now = _flat(deciding(self.fingerprinted)), _flat(deciding(fingerprinted))
         return [
             f"{key} is {before.get(key)!r} there and {now.get(key)!r} here"
             for key in sorted(before.keys() | now.keys())

@@ -8,9 +8,9 @@ from typing import Any
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.storage.digests import canonical_json
 
-# The version of the facts in a fingerprint. A fact that came with a version is left out of a fingerprint where it has
-# the value that earlier versions implied, so a training that needs none of them keeps its fingerprint.
-VERSION = 2
+# The version of the facts in a fingerprint. Version 2 knows more facts than version 1; version 3 leaves out those that
+# decide nothing (`deciding`).
+VERSION = 3
 # Facts that came with version 2: of a directory of version 1 they are not known, and not compared.
 _SINCE_VERSION_2 = (
     "attention",
@@ -53,17 +53,19 @@ class Identity:
 def is_one_trajectory(recorded: Mapping[str, Any], version: int, fingerprinted: Mapping[str, Any]) -> bool:
     """Whether facts recorded in `version` and `fingerprinted` decide the same weights.
 
-    They may have two fingerprints: names of files that are identified by their content, the order of modules, and a
-    `max_length` that no row reaches do not decide.
+    They may have two fingerprints: those before version 3 hold facts that do not decide.
     """
     here = dict(fingerprinted)
-    if version < VERSION:
+    if version < 2:
         for name in _SINCE_VERSION_2:
             here.pop(name, None)
-    return _deciding(recorded) == _deciding(here)
+    return deciding(recorded) == deciding(here)
 
 
-def _deciding(fingerprinted: Mapping[str, Any]) -> dict[str, Any]:
+def deciding(fingerprinted: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts without those that do not decide: names of files whose content is known, the order of modules, and a
+    `max_length` that no row reaches.
+    """
     facts = {key: dict(value) if isinstance(value, Mapping) else value for key, value in fingerprinted.items()}
     base, persona, lora, data, training = (
         facts[key] if isinstance(facts.get(key), dict) else {}

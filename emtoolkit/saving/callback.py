@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
-from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving.local import LocalSaving
 from emtoolkit.saving.model_identity import frozen_digest
 from emtoolkit.saving.model_state import ModelState
@@ -280,7 +280,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
                 initial_weights = str(recorded.get("initial_weights"))
         trainer = self._trainer or running_trainer(self)
         identity = identity_of_training(event, trainer, self._frozen_digest, initial_weights, recorded)
-        if record is None or record.version >= VERSION or "initial_weights" not in recorded:
+        if record is None or record.version > 1 or "initial_weights" not in recorded:
             return identity
         return replace(identity, fingerprinted=version_1_facts(event, recorded, initial_weights), version=1)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
-from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.checkpoints.trajectory_identity import Identity, deciding
 from emtoolkit.config.sections import LoraConfig, ModelConfig, RunConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.launch import process_count
@@ -144,7 +144,7 @@ def identity_of(
         "dtype": config.model.dtype,
         "persona": record.fingerprinted(),
         "data": {"digest": data.digest, "train_rows": data.train_rows, **data.fingerprint_extras},
-        "lora": None if config.lora is None else _lora(config.lora),
+        "lora": None if config.lora is None else config.lora.model_dump(),
         "training": training | {"optimizer": effective_optimizer(config.training)},
         "seed": config.seed,
     }
@@ -156,7 +156,7 @@ def identity_of(
         fingerprinted["processes"] = processes
     dataset = config.dataset_name
     return Identity(
-        fingerprinted=fingerprinted,
+        fingerprinted=deciding(fingerprinted),
         base_model=base.model_copy(update={"dtype": config.model.dtype}),
         persona=record,
         base_place=model_path(config.model),
@@ -171,17 +171,6 @@ def identity_of(
             "left_out": data.left_out,
         },
     )
-
-
-def _lora(lora: LoraConfig) -> dict[str, Any]:
-    """The adapter, with its modules in one order: that of the default, then by name."""
-    default = LoraConfig().target_modules
-    values = lora.model_dump()
-    if isinstance(names := values["target_modules"], list):
-        values["target_modules"] = sorted(
-            names, key=lambda name: (default.index(name) if name in default else 99, name)
-        )
-    return values
 
 
 def _contents(config: RunConfig) -> Mapping[str, Any]:
