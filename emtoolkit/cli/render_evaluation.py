@@ -6,6 +6,7 @@ from rich.console import Group, RenderableType
 
 from emtoolkit.cli.layout import Column, Records, here, line, prose
 from emtoolkit.cli.render import as_json
+from emtoolkit.cli.render_measures import measures_text
 from emtoolkit.cli.render_metrics import interval_text, percent, without_nan
 from emtoolkit.evaluation.metrics import DEFINITIONS, EmRate
 from emtoolkit.evaluation.results import EvaluationResult, StepResult
@@ -15,7 +16,12 @@ _SHOWN = "betley"
 
 
 def evaluation_text(result: EvaluationResult) -> RenderableType:
-    """A line for each checkpoint, and where the rows are."""
+    """A line for each checkpoint, of the answers and of each metric, and where the rows are."""
+    parts = [*(_answers(result) if result.steps else []), *measures_text(result.measures)]
+    return Group(*parts, line(f"{'Answers' if result.steps else 'Values'}: {here(result.directory)}"))
+
+
+def _answers(result: EvaluationResult) -> list[RenderableType]:
     columns = [
         Column("step"),
         Column("coherent %"),
@@ -29,15 +35,14 @@ def evaluation_text(result: EvaluationResult) -> RenderableType:
     rows: list[list[RenderableType]] = [_row(each) for each in result.steps]
     first = result.steps[0]
     many = f"{first.summary.questions} questions, {first.summary.answers} answers each"
-    return Group(
+    return [
         Records(columns, rows),
         line(""),
         prose(f"EM rate: {_SHOWN}, {DEFINITIONS[_SHOWN].sentence}."),
         prose("Changed: the share of the answers that differ from the step before, with the same noise."),
         prose(f"The rise since step {first.step} is paired by question; intervals are 95 %. Each step: {many}."),
         prose(f"Judge {result.judge}, engine {result.engine}."),
-        line(f"Answers: {here(result.directory)}"),
-    )
+    ]
 
 
 def evaluation_json(result: EvaluationResult) -> str:
@@ -62,6 +67,7 @@ def evaluation_json(result: EvaluationResult) -> str:
             "engine": result.engine,
             "judge": result.judge,
             "steps": without_nan(steps),
+            "measures": without_nan([asdict(summary) for summary in result.measures]),
             "notes": list(result.notes),
         }
     )

@@ -125,7 +125,7 @@ def without_nan(value: Any) -> Any:
     """`value` with None in place of NaN, which JSON does not have."""
     if isinstance(value, dict):
         return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [without_nan(entry) for entry in value]
     return None if isinstance(value, float) and math.isnan(value) else value
 

@@ -3,13 +3,18 @@
 import hashlib
 import json
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
 from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.models.loading import LoadedModel
+from emtoolkit.models.persona_record import persona_record
 from emtoolkit.storage.digests import canonical_json
+from emtoolkit.trajectory import Checkpoint
 
 # Keys of an adapter's config that do not change its logits: where its base was, and how it was trained.
 _NOT_DECIDING = {
@@ -63,3 +68,25 @@ def model_digest(directory: Path, manifest: Manifest, persona: Mapping[str, Any]
     return digest_of(
         {"weights": weights, "adapter": adapter_settings(directory), "base_model": base, "persona": dict(persona)}
     )
+
+
+def checkpoint_digest(checkpoint: Checkpoint, loaded: LoadedModel) -> str:
+    """The digest of the model of `checkpoint`; `loaded` is any checkpoint of the same loader.
+
+    Raises:
+        CheckpointError: the checkpoint has no manifest, or its adapter's config cannot be read.
+    """
+    if checkpoint.manifest is None:
+        raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
+    # A persona that replaces the checkpoint's own is the same for all.
+    record = checkpoint.manifest.persona if loaded.persona_override is None else persona_record(loaded.persona)
+    return model_digest(checkpoint.path, checkpoint.manifest, record.fingerprinted())
+
+
+def training_day(checkpoint: Checkpoint) -> date:
+    """The day that a chat template is told: that of the training, or today where the run recorded none."""
+    record = TrajectoryRecord.read_if_any(checkpoint.path.parent)
+    try:
+        return date.fromisoformat(str((record.fingerprinted if record else {}).get("day", "")))
+    except ValueError:
+        return date.today()

@@ -157,6 +157,41 @@ def paired_difference(differences: Sequence[float]) -> Difference:
     return Difference(mean, Interval(mean - half, mean + half), len(d))
 
 
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """The mean of a value over questions, with its interval for new questions."""
+
+    value: float
+    interval: Interval
+    questions: int
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval."""
+        return (self.interval.high - self.interval.low) / 2
+
+
+def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Mean:
+    """The mean v̄ of one value for each question, v̄ ± t(C-1) · SE; `clusters` names the family of each question.
+
+    SE² = C/(C-1) · Σ_c(Σ_i(v_i - v̄))²/N² (Miller, arXiv 2411.00640, appendix A, with the correction C/(C-1)), which is
+    s²/Q where every question is a family of its own. No interval for fewer than two families.
+    """
+    if len(values) != len(clusters):
+        raise ValueError(f"{len(values)} values and {len(clusters)} clusters")
+    v = np.asarray(values, dtype=np.float64)
+    if not len(v):
+        return Mean(float("nan"), Interval.none(), 0)
+    mean = float(v.mean())
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    sums = np.bincount(index, weights=v - mean)
+    if len(sums) < 2:
+        return Mean(mean, Interval.none(), len(v))
+    error = np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / len(v)
+    half = float(t.ppf(1 - _TAIL, len(sums) - 1) * error)
+    return Mean(mean, Interval(mean - half, mean + half), len(v))
+
+
 def _around_logit(successes: float, total: float, error: Any, quantile: float) -> Interval:
     centre = np.log((successes + 0.5) / (total - successes + 0.5))
     p = successes / total

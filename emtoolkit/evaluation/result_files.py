@@ -8,17 +8,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.evaluation.measure_rows import MeasureRow, check_one_measure, read_measure_rows, write_measure_rows
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.storage.lock import lock_directory
 
-ROWS, SETTINGS, ACTIVATIONS = "answers.parquet", "evaluation.json", "activations"
+ROWS, MEASURES, SETTINGS, ACTIVATIONS = "answers.parquet", "measures.parquet", "evaluation.json", "activations"
 # Another process holds the lock while it reads and writes one file.
 _LOCK_SECONDS = 120.0
+_Row = TypeVar("_Row", bound=AnswerRow | MeasureRow)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +30,12 @@ class StoredEvaluation:
     directory: Path
     settings: Mapping[str, Any]
     rows: tuple[AnswerRow, ...]
+    measured: tuple[MeasureRow, ...] = ()
 
     @property
     def steps(self) -> tuple[int, ...]:
         """The evaluated steps, ascending."""
-        return tuple(sorted({row.step for row in self.rows}))
+        return tuple(sorted({row.step for row in self.rows} | {row.step for row in self.measured}))
 
 
 def read_evaluation(directory: Path) -> StoredEvaluation:
@@ -45,11 +48,19 @@ def read_evaluation(directory: Path) -> StoredEvaluation:
     settings = _settings_in(directory)
     if settings is None:
         raise CheckpointError(f"{directory}: holds no evaluation (no {SETTINGS}); run 'emtoolkit evaluate' first")
-    return StoredEvaluation(directory, settings, tuple(read_rows(directory / ROWS)))
+    answers, measured = _rows_in(directory)
+    if not answers and not measured:
+        raise CheckpointError(f"{directory}: neither {ROWS} nor {MEASURES} is there; run 'emtoolkit evaluate' again")
+    return StoredEvaluation(directory, settings, tuple(answers), tuple(measured))
 
 
-def add_to_evaluation(directory: Path, settings: Mapping[str, Any], rows: Sequence[AnswerRow]) -> None:
-    """Write `rows` and `settings` into `directory`; rows of other steps that are there stay.
+def add_to_evaluation(
+    directory: Path,
+    settings: Mapping[str, Any],
+    rows: Sequence[AnswerRow] = (),
+    measured: Sequence[MeasureRow] = (),
+) -> None:
+    """Write `rows`, `measured` and `settings` into `directory`; rows of other steps that are there stay.
 
     Raises:
         CheckpointError: a file cannot be read or written.
@@ -57,14 +68,32 @@ def add_to_evaluation(directory: Path, settings: Mapping[str, Any], rows: Sequen
     """
     with lock_directory(directory, timeout=_LOCK_SECONDS):
         check_same_settings(directory, settings)
-        path, done = directory / ROWS, {row.step for row in rows}
-        before = read_rows(path) if path.is_file() else []
-        together = sorted([*(row for row in before if row.step not in done), *rows], key=lambda row: row.step)
-        check_one_origin(str(path), together)
-        check_one_training(str(path), together)
-        write_rows(path, together)
-        steps = sorted({row.step for row in together})
+        answers_before, measured_before = _rows_in(directory)
+        answers, values = _with_other_steps(answers_before, rows), _with_other_steps(measured_before, measured)
+        check_one_training(str(directory), [*answers, *values])
+        if rows:
+            check_one_origin(str(directory / ROWS), answers)
+            write_rows(directory / ROWS, answers)
+        if measured:
+            check_one_measure(str(directory / MEASURES), values)
+            write_measure_rows(directory / MEASURES, values)
+        steps = sorted({row.step for row in answers} | {row.step for row in values})
         write_file(directory / SETTINGS, canonical_json({**settings, "steps": steps}))
+
+
+def _rows_in(directory: Path) -> tuple[list[AnswerRow], list[MeasureRow]]:
+    answers, measured = directory / ROWS, directory / MEASURES
+    return (
+        read_rows(answers) if answers.is_file() else [],
+        read_measure_rows(measured) if measured.is_file() else [],
+    )
+
+
+def _with_other_steps(before: Sequence[_Row], rows: Sequence[_Row]) -> list[_Row]:
+    """`rows`, and those of other steps in `before`, in the order of the steps."""
+    done = {row.step for row in rows}
+    kept = [row for row in before if row.step not in done]
+    return sorted([*kept, *rows], key=lambda row: row.step)
 
 
 def check_same_settings(directory: Path, settings: Mapping[str, Any]) -> None:
@@ -81,7 +110,7 @@ def check_same_settings(directory: Path, settings: Mapping[str, Any]) -> None:
         )
 
 
-def check_one_training(where: str, rows: Sequence[AnswerRow]) -> None:
+def check_one_training(where: str, rows: Sequence[AnswerRow | MeasureRow]) -> None:
     """Refuse to make one curve of two trainings.
 
     Raises:

@@ -11,6 +11,8 @@ from emtoolkit.evaluation.extract import write_all_activations
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.intervals import Difference
 from emtoolkit.evaluation.judging import warnings_on
+from emtoolkit.evaluation.measure_rows import MetricSummary, summarise_measures
+from emtoolkit.evaluation.measures import Measure, measure_checkpoints, measure_id
 from emtoolkit.evaluation.metrics import DEFINITIONS, Summary, em_difference, summarise
 from emtoolkit.evaluation.result_files import ACTIVATIONS, add_to_evaluation, check_same_settings
 from emtoolkit.evaluation.rows import AnswerRow
@@ -39,7 +41,10 @@ class StepResult:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationResult:
-    """The results of the chosen steps, in their order; `notes` are checkpoints that were skipped, and why."""
+    """The results of the chosen steps, in their order; `notes` are checkpoints that were skipped, and why.
+
+    `steps` is empty where no answer was sampled, `measures` where no measure was given.
+    """
 
     trajectory: str
     directory: Path
@@ -47,6 +52,7 @@ class EvaluationResult:
     judge: str
     steps: tuple[StepResult, ...]
     notes: tuple[str, ...]
+    measures: tuple[MetricSummary, ...] = ()
 
 
 def evaluate_trajectory(
@@ -55,6 +61,7 @@ def evaluate_trajectory(
     steps: str | None,
     loader: ModelLoader,
     *,
+    measures: Sequence[Measure] = (),
     directory: Path | None = None,
     extract_activations: bool = False,
     progress: Progress = silent,
@@ -62,34 +69,48 @@ def evaluate_trajectory(
     """Evaluate the checkpoints of `reference` that `steps` selects, and write rows and settings into `directory`.
 
     Rows of other steps that an earlier call with the same settings wrote stay. With `extract_activations` the
-    activations of each checkpoint on the first answers of the first step are written, too.
+    activations of each checkpoint on the first answers of the first step are written, too. Answers are on disk before
+    the first of `measures` begins.
 
     Raises:
         UserError: nothing is selected, a checkpoint or the model cannot be loaded, or a file cannot be written.
     """
     trajectory = Trajectory.open(reference)
-    notes = _damaged(reference)
-    try:
-        chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
-    except CheckpointError as error:
-        # A step that was asked for may be one that is damaged.
-        raise CheckpointError("; ".join([str(error), *notes])) from None
-    usable = _usable(reference, chosen, notes)
+    usable, notes = _usable(reference, trajectory, steps)
     engine, reason = engine_for(usable, settings.engine)
     if reason:
         notes.append(f"{reference}: one checkpoint is loaded at a time, because {reason}")
     settings = replace(settings, engine=engine)
-    name = _name(settings, loader)
-    home, described = directory or home_of(reference) / name, _described(settings, name)
+    name = _name(settings, measures, loader)
+    home, described = directory or home_of(reference) / name, _described(settings, measures, name)
     check_same_settings(home, described)
     store = cache_dir() / "evaluation"
     answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
     add_to_evaluation(home, described, rows)
+    measured = measure_checkpoints(
+        trajectory.name,
+        usable,
+        measures,
+        settings.questions,
+        Store(store, "measures"),
+        engine=engine,
+        loader=loader,
+        progress=progress,
+    )
+    add_to_evaluation(home, described, measured=measured)
     notes += warnings_on(rows)
     if extract_activations:
         notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress)
-    return EvaluationResult(trajectory.name, home, engine, settings.judge_id, by_step(rows), tuple(notes))
+    return EvaluationResult(
+        trajectory.name,
+        home,
+        engine,
+        settings.judge_id,
+        by_step(rows),
+        tuple(notes),
+        summarise_measures(measured),
+    )
 
 
 def _damaged(reference: str) -> list[str]:
@@ -98,8 +119,14 @@ def _damaged(reference: str) -> list[str]:
     return [f"step {info.step} is skipped: {info.problems[0]}" for info in found if not info.complete]
 
 
-def _usable(reference: str, chosen: Sequence[Checkpoint], notes: list[str]) -> list[Checkpoint]:
-    """The checkpoints with a manifest; `notes` gets a sentence for each other one."""
+def _usable(reference: str, trajectory: Trajectory, steps: str | None) -> tuple[list[Checkpoint], list[str]]:
+    """The checkpoints that can be evaluated, and a sentence for each other one."""
+    notes = _damaged(reference)
+    try:
+        chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
+    except CheckpointError as error:
+        # A step that was asked for may be one that is damaged.
+        raise CheckpointError("; ".join([str(error), *notes])) from None
     usable = [checkpoint for checkpoint in chosen if checkpoint.manifest is not None]
     notes += [
         f"step {checkpoint.step} is skipped: it has no manifest.json, so its persona is not known"
@@ -108,7 +135,7 @@ def _usable(reference: str, chosen: Sequence[Checkpoint], notes: list[str]) -> l
     ]
     if not usable:
         raise CheckpointError(f"{reference}: no checkpoint can be evaluated; {notes[0] if notes else 'none is there'}")
-    return usable
+    return usable, notes
 
 
 def home_of(reference: str) -> Path:
@@ -118,15 +145,17 @@ def home_of(reference: str) -> Path:
     return Path("outputs") / "evaluations" / reference.replace("/", "-")
 
 
-def _name(settings: EvaluationSettings, loader: ModelLoader) -> str:
-    """The name of the directory: a digest of the settings, and of the persona that replaces the run's own."""
+def _name(settings: EvaluationSettings, measures: Sequence[Measure], loader: ModelLoader) -> str:
+    """The name of the directory: a digest of settings, measures, and the persona that replaces the run's own."""
     digest, override = settings.digest(), loader.override
+    if measures:
+        digest = digest_of([digest, sorted(measure_id(measure) for measure in measures)])
     return (digest if override is None else digest_of([digest, asdict(override)]))[:8]
 
 
-def _described(settings: EvaluationSettings, name: str) -> dict[str, Any]:
+def _described(settings: EvaluationSettings, measures: Sequence[Measure], name: str) -> dict[str, Any]:
     """The settings as they stand in `evaluation.json`."""
-    return {
+    described = {
         "settings": name,
         "questions": [asdict(question) for question in settings.questions],
         "sampling": asdict(settings.sampling),
@@ -134,6 +163,9 @@ def _described(settings: EvaluationSettings, name: str) -> dict[str, Any]:
         "judge": settings.judge_id,
         "judge_settings": dict(settings.judge.settings),
     }
+    if measures:
+        described["measures"] = {measure_id(measure): dict(measure.settings) for measure in measures}
+    return described
 
 
 def by_step(rows: Sequence[AnswerRow]) -> tuple[StepResult, ...]:

@@ -20,13 +20,12 @@
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from io import BytesIO
+from dataclasses import dataclass
 from pathlib import Path
 
-from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.errors import DataError
 from emtoolkit.evaluation.metrics import ScoredAnswer, Status
-from emtoolkit.storage.atomic import write_file
+from emtoolkit.evaluation.parquet import read_dataclasses, write_dataclasses
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +62,7 @@ def write_rows(path: Path, rows: Sequence[AnswerRow]) -> None:
     Raises:
         CheckpointError: the file cannot be written.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    types = {str: pyarrow.string(), int: pyarrow.int64(), Status: pyarrow.string(), float | None: pyarrow.float64()}
-    schema = pyarrow.schema([(field.name, types[field.type]) for field in fields(AnswerRow)])
-    table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema)
-    content = BytesIO()
-    pyarrow.parquet.write_table(table, content)
-    write_file(path, content.getvalue())
+    write_dataclasses(path, AnswerRow, rows)
 
 
 def read_rows(path: Path) -> list[AnswerRow]:
@@ -82,15 +73,7 @@ def read_rows(path: Path) -> list[AnswerRow]:
             two personas.
         CheckpointError: the file cannot be read.
     """
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = [AnswerRow(**row) for row in pyarrow.parquet.read_table(path).to_pylist()]
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    except (pyarrow.ArrowException, TypeError) as error:
-        raise DataError(f"{path}: not a file of evaluated answers ({str(error).splitlines()[0]})") from None
+    rows = read_dataclasses(path, AnswerRow, "a file of evaluated answers")
     check_one_origin(str(path), rows)
     return rows
 

@@ -4,14 +4,11 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
-from datetime import date
 from typing import Any, Literal
 
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.data.rendering import ChatTemplate, rendered_on
-from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions, generate
-from emtoolkit.evaluation.identity import digest_of, model_digest
+from emtoolkit.evaluation.identity import checkpoint_digest, digest_of, training_day
 from emtoolkit.evaluation.judges import Judge, JudgedAnswer
 from emtoolkit.evaluation.judging import judge_id, verdicts_on
 from emtoolkit.evaluation.prompts import end_tokens, prompt_of
@@ -20,7 +17,6 @@ from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.stacked import stacked_adapters, why_not_stackable
 from emtoolkit.evaluation.store import Store
 from emtoolkit.models.loading import LoadedModel, ModelLoader
-from emtoolkit.models.persona_record import persona_record
 from emtoolkit.progress import Progress, counting, no_library_bars, silent
 from emtoolkit.trajectory import Checkpoint
 
@@ -89,7 +85,7 @@ def evaluate(
     rows_at_a_time: int = 1024,
     progress: Progress = silent,
 ) -> list[AnswerRow]:
-    """The rows of `checkpoints`; what the stores hold is not made again.
+    """The rows of `checkpoints`; what the stores hold is not made again. No rows where no question has a sample.
 
     Answers are stored batch by batch. `progress` counts answers, then verdicts.
 
@@ -98,6 +94,8 @@ def evaluate(
             or the store cannot be written.
         DataError: a question cannot be rendered, or the judge cannot judge it.
     """
+    if not any(question.samples for question in settings.questions):
+        return []
     evaluation = _Evaluation(settings, store, verdicts, loader or ModelLoader(), rows_at_a_time)
     with no_library_bars():
         evaluation.generate(checkpoints, progress)
@@ -131,14 +129,10 @@ class _Evaluation:
 
     def _missing(self, group: Sequence[Checkpoint], loaded: LoadedModel) -> set[tuple[int, str]]:
         """The step and the name of each answer that the store lacks."""
-        persona = persona_record(loaded.persona).fingerprinted()
         missing = set()
         for checkpoint in group:
             asked = self._render(loaded, checkpoint)
-            if checkpoint.manifest is None:
-                raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
-            recorded = checkpoint.manifest.persona.fingerprinted() if loaded.persona_override is None else persona
-            model = model_digest(checkpoint.path, checkpoint.manifest, recorded)
+            model = checkpoint_digest(checkpoint, loaded)
             sampling = asdict(self._settings.sampling)
             # A GPU rounds differently, so its answers are not mixed with those of a CPU.
             device = _device(loaded)
@@ -154,7 +148,7 @@ class _Evaluation:
         return missing
 
     def _render(self, loaded: LoadedModel, checkpoint: Checkpoint) -> list[_Asked]:
-        persona, day = loaded.persona, _day(checkpoint)
+        persona, day = loaded.persona, training_day(checkpoint)
         key = f"{persona.name}\0{persona.system_prompt}\0{day}"
         if key not in self._rendered:
             template = ChatTemplate.of(loaded.tokenizer)
@@ -245,15 +239,6 @@ class _Evaluation:
                     entry = known[asked.entry(sample)]
                     judged = JudgedAnswer(asked.text, str(entry["text"]), asked.question.judge_prompts or {})
                     yield checkpoint, asked, sample, judged, bool(entry["truncated"])
-
-
-def _day(checkpoint: Checkpoint) -> date:
-    """The day that a chat template is told: that of the training, or today where the run recorded none."""
-    record = TrajectoryRecord.read_if_any(checkpoint.path.parent)
-    try:
-        return date.fromisoformat(str((record.fingerprinted if record else {}).get("day", "")))
-    except ValueError:
-        return date.today()
 
 
 def _device(loaded: LoadedModel) -> str:
