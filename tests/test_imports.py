@@ -16,7 +16,7 @@ ORDER = [
     ["models"],
     ["evaluation"],
     ["training"],
-    ["sweeps", "sandbox"],
+    ["sweeps", "sandbox", "analysis"],
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

@@ -83,6 +83,12 @@ def checkpoints_of(
     return found
 
 
+def damaged_checkpoints(reference: str) -> list[str]:
+    """A sentence for each damaged checkpoint of a directory; none for a collection on W&B."""
+    found = list_checkpoints(Path(reference)) if Path(reference).is_dir() else []
+    return [f"step {info.step} is skipped: {info.problems[0]}" for info in found if not info.complete]
+
+
 def check_belongs_to(
     directory: Path,
     record: TrajectoryRecord | None,

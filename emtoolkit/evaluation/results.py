@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.listing import damaged_checkpoints
 from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.extract import write_all_activations
 from emtoolkit.evaluation.identity import digest_of
@@ -113,15 +113,9 @@ def evaluate_trajectory(
     )
 
 
-def _damaged(reference: str) -> list[str]:
-    """A sentence for each damaged checkpoint of a directory."""
-    found = list_checkpoints(Path(reference)) if Path(reference).is_dir() else []
-    return [f"step {info.step} is skipped: {info.problems[0]}" for info in found if not info.complete]
-
-
 def _usable(reference: str, trajectory: Trajectory, steps: str | None) -> tuple[list[Checkpoint], list[str]]:
     """The checkpoints that can be evaluated, and a sentence for each other one."""
-    notes = _damaged(reference)
+    notes = damaged_checkpoints(reference)
     try:
         chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
     except CheckpointError as error:
