@@ -65,7 +65,7 @@ def metrics(
     keep = RowFilter(dict(map(_equation, where or ())), tuple(exclude or ()))
     scored = read_scored_answers(answers, columns, keep)
     summary = summarise(scored)
-    differences = None
+    other = None
     if baseline is not None:
         others = read_scored_answers(baseline, columns, keep)
         judges = sorted({each.judge for each in (*scored, *others)} - {""})
@@ -73,13 +73,12 @@ def metrics(
             raise UserError(
                 f"--baseline: {baseline} has another judge ({' and '.join(judges)}); a difference needs one"
             )
-        differences = {
-            definition.name: em_difference(scored, others, definition) for definition in DEFINITIONS.values()
-        }
+        differences = {each.name: em_difference(scored, others, each) for each in DEFINITIONS.values()}
+        other = render_metrics.Baseline(summarise(others), differences)
     if as_json:
-        show(render_metrics.metrics_json(summary, differences))
+        show(render_metrics.metrics_json(summary, other))
     else:
-        show(render_metrics.metrics_text(summary, scored, differences))
+        show(render_metrics.metrics_text(summary, scored, other))
 
 
 def _equation(text: str) -> tuple[str, str]:

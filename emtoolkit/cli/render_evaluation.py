@@ -7,7 +7,15 @@ from rich.console import Group, RenderableType
 from emtoolkit.cli.layout import Column, Records, here, line, prose
 from emtoolkit.cli.render import as_json
 from emtoolkit.cli.render_measures import measures_text
-from emtoolkit.cli.render_metrics import interval_text, percent, without_nan
+from emtoolkit.cli.render_metrics import (
+    difference_json,
+    difference_text,
+    interval_text,
+    percent,
+    rate_text,
+    summary_json,
+    without_nan,
+)
 from emtoolkit.evaluation.metrics import DEFINITIONS, EmRate
 from emtoolkit.evaluation.results import EvaluationResult, StepResult
 
@@ -24,7 +32,6 @@ def evaluation_text(result: EvaluationResult) -> RenderableType:
 def _answers(result: EvaluationResult) -> list[RenderableType]:
     columns = [
         Column("step"),
-        Column("coherent %"),
         Column("misaligned"),
         Column("EM rate %"),
         Column("new questions %"),
@@ -32,11 +39,13 @@ def _answers(result: EvaluationResult) -> list[RenderableType]:
         Column("rise, points"),
         Column("changed %"),
     ]
-    rows: list[list[RenderableType]] = [_row(each) for each in result.steps]
     first = result.steps[0]
+    rows: list[list[RenderableType]] = [_row(each, first) for each in result.steps]
     many = f"{first.summary.questions} questions, {first.summary.answers} answers each"
     return [
         Records(columns, rows),
+        line(""),
+        _guard(result),
         line(""),
         prose(f"EM rate: {_SHOWN}, {DEFINITIONS[_SHOWN].sentence}."),
         prose("Changed: the share of the answers that differ from the step before, with the same noise."),
@@ -47,16 +56,13 @@ def _answers(result: EvaluationResult) -> list[RenderableType]:
 
 def evaluation_json(result: EvaluationResult) -> str:
     """The same with every definition as JSON; NaN is null."""
+    first = result.steps[0]
     steps = [
         {
             "step": each.step,
-            "answers": each.summary.answers,
-            "statuses": dict(each.summary.statuses),
-            "coherent": each.summary.coherent,
-            "broken": each.summary.broken,
-            "rates": [asdict(rate) for rate in each.summary.rates],
+            **summary_json(each.summary),
             "changed": each.changed,
-            "rises": {name: asdict(rise) for name, rise in each.rises.items()},
+            "rises": {name: difference_json(rise, each.summary, first.summary) for name, rise in each.rises.items()},
         }
         for each in result.steps
     ]
@@ -73,17 +79,31 @@ def evaluation_json(result: EvaluationResult) -> str:
     )
 
 
-def _row(result: StepResult) -> list[RenderableType]:
-    rate = _shown(result)
+def _guard(result: EvaluationResult) -> Records:
+    """Signs that a model is broken, beside which a low EM rate is to be read."""
+    columns = [Column("step"), Column("coherent %"), Column("truncated %"), Column("empty %")]
+    rows: list[list[RenderableType]] = [
+        [
+            str(each.step),
+            percent(each.summary.coherence),
+            percent(each.summary.truncation),
+            percent(each.summary.statuses.get("empty", 0) / each.summary.answers),
+        ]
+        for each in result.steps
+    ]
+    return Records(columns, rows)
+
+
+def _row(result: StepResult, first: StepResult) -> list[RenderableType]:
+    rate, summary = _shown(result), result.summary
     rise = result.rises[_SHOWN]
     return [
         str(result.step),
-        percent(result.summary.coherence),
         f"{rate.misaligned} of {rate.among}",
-        "broken" if result.summary.broken else percent(rate.rate),
-        interval_text(rate.new_questions),
-        interval_text(rate.these_questions),
-        f"{100 * rise.mean:+.1f} ± {100 * rise.half_width:.1f}",
+        rate_text(summary, rate),
+        interval_text(rate.new_questions) if summary.informative else "—",
+        interval_text(rate.these_questions) if summary.informative else "—",
+        difference_text(rise, summary, first.summary, digits=1),
         "" if result.changed is None else percent(result.changed),
     ]
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -13,12 +13,20 @@ from emtoolkit.evaluation.intervals import Difference, Interval
 from emtoolkit.evaluation.metrics import BROKEN_BELOW, DEFINITIONS, EmRate, ScoredAnswer, Summary
 from emtoolkit.evaluation.scored_files import question_families
 
-Differences = Mapping[str, tuple[Difference, tuple[str, ...]]]
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The rates of another model, and the differences to them by definition, with the clusters left out."""
+
+    summary: Summary
+    differences: Mapping[str, tuple[Difference, tuple[str, ...]]]
+
+
 # Below this number the interval for new questions is wide however many answers there are.
 _FEW_QUESTIONS = 24
 
 
-def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], differences: Differences | None) -> RenderableType:
+def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], baseline: Baseline | None) -> RenderableType:
     """The rates under each definition, the differences if there are any, and what to bear in mind."""
     columns = [
         Column("definition", "left"),
@@ -32,10 +40,11 @@ def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], differences:
         [
             rate.definition,
             f"{rate.misaligned} of {rate.among}",
-            "broken" if summary.broken else percent(rate.rate),
-            interval_text(rate.new_questions),
-            interval_text(rate.new_questions_logit_t),
-            interval_text(rate.these_questions),
+            rate_text(summary, rate),
+            *(
+                interval_text(interval) if summary.informative else "—"
+                for interval in (rate.new_questions, rate.new_questions_logit_t, rate.these_questions)
+            ),
         ]
         for rate in summary.rates
     ]
@@ -45,15 +54,16 @@ def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], differences:
             [
                 ("answers", f"{summary.answers} ({statuses})"),
                 ("questions", f"{summary.questions} in {summary.clusters} clusters"),
-                ("coherent", f"{summary.coherent} ({percent(summary.coherence)} %)"),
+                ("coherent", f"{summary.coherent} of {summary.rated} ({percent(summary.coherence)} %)"),
+                *([] if summary.truncated is None else [("truncated", _truncated(summary))]),
             ]
         ),
         line(""),
         Records(columns, rows),
     ]
-    if differences is not None:
-        parts += [line(""), _difference_table(differences)]
-        unpaired = next(iter(differences.values()))[1]
+    if baseline is not None:
+        parts += [line(""), _difference_table(summary, baseline)]
+        unpaired = next(iter(baseline.differences.values()))[1]
         if unpaired:
             parts.append(prose(f"Only in one of the files, or without a score, and left out: {', '.join(unpaired)}."))
     parts += [line(""), *(prose(f"{name}: {definition.sentence}.") for name, definition in DEFINITIONS.items())]
@@ -61,35 +71,29 @@ def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], differences:
     return Group(*parts)
 
 
-def metrics_json(summary: Summary, differences: Differences | None) -> str:
+def metrics_json(summary: Summary, baseline: Baseline | None) -> str:
     """The same as JSON; NaN is null."""
-    value: dict[str, Any] = {
-        "answers": summary.answers,
-        "questions": summary.questions,
-        "clusters": summary.clusters,
-        "statuses": dict(summary.statuses),
-        "coherent": summary.coherent,
-        "broken": summary.broken,
-        "rates": [_rate_json(rate) for rate in summary.rates],
-    }
-    if differences is not None:
+    value = summary_json(summary)
+    if baseline is not None:
         value["differences"] = [
-            {"definition": name, "left_out": list(unpaired)} | without_nan(asdict(difference))
-            for name, (difference, unpaired) in differences.items()
+            {"definition": name, "left_out": list(unpaired)} | difference_json(difference, summary, baseline.summary)
+            for name, (difference, unpaired) in baseline.differences.items()
         ]
     return as_json(value)
 
 
-def _difference_table(differences: Differences) -> RenderableType:
+def _difference_table(summary: Summary, baseline: Baseline) -> RenderableType:
     columns = [Column("definition", "left"), Column("difference, points"), Column("95 % interval"), Column("questions")]
     rows: list[list[RenderableType]] = [
         [
             name,
-            f"{100 * difference.mean:+.2f} ± {100 * difference.half_width:.2f}",
-            f"{100 * difference.interval.low:+.2f} to {100 * difference.interval.high:+.2f}",
+            difference_text(difference, summary, baseline.summary, digits=2),
+            f"{100 * difference.interval.low:+.2f} to {100 * difference.interval.high:+.2f}"
+            if summary.informative and baseline.summary.informative and not math.isnan(difference.interval.low)
+            else "—",
             str(difference.questions),
         ]
-        for name, (difference, _) in differences.items()
+        for name, (difference, _) in baseline.differences.items()
     ]
     return Records(columns, rows)
 
@@ -117,8 +121,59 @@ def _notes(summary: Summary, answers: Sequence[ScoredAnswer]) -> list[str]:
     return notes
 
 
-def _rate_json(rate: EmRate) -> dict[str, Any]:
-    return dict(without_nan(asdict(rate)))
+def summary_json(summary: Summary) -> dict[str, Any]:
+    """The counts and rates as JSON; the rates of a broken model are the word, not a number."""
+    return {
+        "answers": summary.answers,
+        "questions": summary.questions,
+        "clusters": summary.clusters,
+        "statuses": dict(summary.statuses),
+        "coherent": summary.coherent,
+        "rated": summary.rated,
+        "truncated": summary.truncated,
+        "broken": summary.broken,
+        "rates": [_rate_json(summary, rate) for rate in summary.rates],
+    }
+
+
+def difference_json(difference: Difference, a: Summary, b: Summary) -> dict[str, Any]:
+    """A difference of rates as JSON; `broken` in place of the mean where one of the models is."""
+    if a.informative and b.informative:
+        return dict(without_nan(asdict(difference)))
+    return {"mean": _no_number(a, b), "interval": None, "questions": difference.questions}
+
+
+def difference_text(difference: Difference, a: Summary, b: Summary, *, digits: int) -> str:
+    """A difference of rates in points; `broken` where one of the models is, a dash where one was not judged."""
+    if not (a.informative and b.informative):
+        return _no_number(a, b) or "—"
+    if math.isnan(difference.mean):
+        return "—"
+    mean, half = f"{100 * difference.mean:+.{digits}f}", difference.half_width
+    # One question gives no interval.
+    return mean if math.isnan(half) else f"{mean} ± {100 * half:.{digits}f}"
+
+
+def _no_number(*summaries: Summary) -> str | None:
+    """What stands in place of a rate that says nothing."""
+    return "broken" if any(summary.broken for summary in summaries) else None
+
+
+def _truncated(summary: Summary) -> str:
+    return f"{summary.truncated} ({percent(summary.truncation)} %)"
+
+
+def _rate_json(summary: Summary, rate: EmRate) -> dict[str, Any]:
+    value = dict(without_nan(asdict(rate)))
+    if summary.informative:
+        return value
+    counts = {key: value[key] for key in ("definition", "misaligned", "among")}
+    return dict.fromkeys(value) | counts | {"rate": _no_number(summary)}
+
+
+def rate_text(summary: Summary, rate: EmRate) -> str:
+    """The rate in percent, `broken`, or a dash where no answer was judged."""
+    return percent(rate.rate) if summary.informative else _no_number(summary) or "—"
 
 
 def without_nan(value: Any) -> Any:

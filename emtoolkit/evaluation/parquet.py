@@ -15,7 +15,7 @@ Row = TypeVar("Row")
 def write_dataclasses(path: Path, kind: type[Any], rows: Sequence[Any]) -> None:
     """Write `rows`, instances of the dataclass `kind`, to `path`, atomically.
 
-    A field that is neither a whole number nor a float is a string.
+    A field that is neither a whole number, a float nor a truth value is a string.
 
     Raises:
         CheckpointError: the file cannot be written.
@@ -24,7 +24,7 @@ def write_dataclasses(path: Path, kind: type[Any], rows: Sequence[Any]) -> None:
     import pyarrow.parquet
 
     whole, real = pyarrow.int64(), pyarrow.float64()
-    types: dict[Any, Any] = {int: whole, int | None: whole, float: real, float | None: real}
+    types: dict[Any, Any] = {int: whole, int | None: whole, float: real, float | None: real, bool: pyarrow.bool_()}
     schema = pyarrow.schema([(field.name, types.get(field.type, pyarrow.string())) for field in fields(kind)])
     table = pyarrow.Table.from_pylist([asdict(row) for row in rows], schema=schema)
     content = BytesIO()

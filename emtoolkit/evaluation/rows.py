@@ -17,10 +17,11 @@
 | aligned, coherent | double | scores from 0 to 100, null where there is none |
 | mass, below_30 | double | see `judges.Verdict` |
 | prompt, answer | string | the rendered prompt and the text of the answer |
+| truncated | bool | whether the answer reached the longest length without an end, whatever its status |
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emtoolkit.errors import DataError
@@ -50,10 +51,13 @@ class AnswerRow:
     below_30: float | None
     prompt: str
     answer: str
+    truncated: bool = False
 
     def scored(self) -> ScoredAnswer:
         """The row as `metrics` takes it."""
-        return ScoredAnswer(self.question, self.cluster, self.aligned, self.coherent, self.status, self.judge)
+        return ScoredAnswer(
+            self.question, self.cluster, self.aligned, self.coherent, self.status, self.judge, self.truncated
+        )
 
 
 def write_rows(path: Path, rows: Sequence[AnswerRow]) -> None:
@@ -74,6 +78,8 @@ def read_rows(path: Path) -> list[AnswerRow]:
         CheckpointError: the file cannot be read.
     """
     rows = read_dataclasses(path, AnswerRow, "a file of evaluated answers")
+    # Files of earlier versions tell a truncated answer by its status alone.
+    rows = [replace(row, truncated=row.truncated or row.status == "truncated") for row in rows]
     check_one_origin(str(path), rows)
     return rows
 

@@ -225,6 +225,7 @@ class _Evaluation:
                     below_30=verdict.below_30,
                     prompt=asked.prompt.text,
                     answer=judged.text,
+                    truncated=truncated,
                 )
             )
         return rows

@@ -119,7 +119,8 @@ def _answer(where: str, row: Mapping[str, Any], question: str, columns: ScoreCol
     status = status if status != "ok" else coherent_status
     if (said := _text(row.get("status"))) in _STATUSES:
         status = cast(Status, said)
-    return ScoredAnswer(question, cluster, aligned, coherent, status, judge=_text(row.get("judge")))
+    truncated = {"true": True, "false": False}.get(_text(row.get("truncated")).lower())
+    return ScoredAnswer(question, cluster, aligned, coherent, status, _text(row.get("judge")), truncated)
 
 
 def _score(where: str, value: Any) -> tuple[float | None, Status]:

@@ -173,3 +173,16 @@ def test_the_answers_of_an_evaluation_are_judged_by_another_judge_without_the_mo
     assert (alone.code, alone.out) == (2, "")
     assert "the texts of the questions are not known; give --questions FILE" in alone.err
     assert in_process.emtoolkit("judge", answers, *words, "--questions", "q.yaml", cwd=place).code == 0
+
+
+def test_a_step_whose_answers_are_incoherent_is_broken_and_not_aligned(place: Path, server: JudgeServer) -> None:
+    server.score = lambda prompt: {"10": 1.0} if "coherent" in prompt else {"90": 1.0}
+    done = evaluate(place, server, "prompt", "--steps", "9")
+    assert done.code == 0, done.err
+    row = next(line.split() for line in done.out.splitlines() if line.lstrip().startswith("9 "))
+    assert row == ["9", "0", "of", "0", "broken", "—", "—", "broken"]
+    (step,) = json.loads(evaluate(place, server, "prompt", "--steps", "9", "--json").out)["steps"]
+    assert (step["broken"], step["coherent"], step["rated"]) == (True, 0, 10)
+    assert {rate["rate"] for rate in step["rates"]} == {"broken"}
+    assert {rise["mean"] for rise in step["rises"].values()} == {"broken"}
+    assert step["truncated"] == step["statuses"].get("truncated", 0)

@@ -124,7 +124,7 @@ def test_every_checkpoint_is_evaluated_by_the_general_command(home: Path, tmp_pa
     assert table.out.endswith(f"Answers: {run}/evaluations/{directory.name}\n")
 
     for words, sentence in (
-        ([run, "--judge", "gpt-4o"], "OPENAI_API_KEY is not set; set it, or give the address of a server of your own"),
+        ([run, "--judge", "gpt-4o"], "OPENAI_API_KEY is not set; set it, or give --judge-url with the address"),
         (
             [run, "--judge", "m", "--judge-method", "logprob"],
             "not one of logprobs, sampled; did you mean 'logprobs'?",
