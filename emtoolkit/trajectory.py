@@ -47,12 +47,19 @@ class Checkpoint:
     _directory: Path = field(kw_only=True)
     # The version on W&B that the checkpoint is read from; None for a local directory.
     _reference: str | None = field(default=None, kw_only=True)
+    # The version on W&B that a local directory was published as, or downloaded from.
+    _published: str | None = field(default=None, kw_only=True)
     # Downloads the checkpoint into `_directory` unless it is present; returns whether every file has just been hashed.
     _fetch: Callable[[], bool] = field(default=lambda: False, kw_only=True, compare=False)
 
     def __repr__(self) -> str:
         place = f"reference={self._reference!r}" if self._reference else f"path={str(self._directory)!r}"
         return f"Checkpoint(step={self.step}, final={self.final}, {place})"
+
+    @property
+    def artifact(self) -> str | None:
+        """The version on W&B, `entity/project/collection:vN`; None if the checkpoint is not known to be there."""
+        return self._reference or self._published
 
     @cached_property
     def path(self) -> Path:
@@ -169,13 +176,20 @@ class Trajectory(Sequence[Checkpoint]):
         if isinstance(reference, Path) or directory.is_dir():
             publications = Publications.read(directory)
             metadata = publications.metadata
+            versions = {step: published.artifact for step, published in publications.published.items()}
             found = [info for info in list_checkpoints(directory) if info.complete]
             advice = "Keep each training in a directory of its own"
             check_one_fingerprint(str(reference), {info.step: info.fingerprint for info in found}, advice)
             return cls(
                 str(reference),
                 [
-                    Checkpoint(info.step, info.final, metadata.get(info.step, {}), _directory=info.path)
+                    Checkpoint(
+                        info.step,
+                        info.final,
+                        metadata.get(info.step, {}),
+                        _directory=info.path,
+                        _published=versions.get(info.step),
+                    )
                     for info in found
                 ],
                 largest_difference=max((d.largest for d in publications.differences.values()), default=None),

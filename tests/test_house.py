@@ -9,7 +9,8 @@ PACKAGE = ROOT / "emtoolkit"
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 350
 # What may be longer, each with its reason.
-LONG_FUNCTIONS = {"cli/sandbox.py: evaluate": "most of its lines declare the command's options and their help texts"}
+_OPTIONS = "most of its lines declare the command's options and their help texts"
+LONG_FUNCTIONS = {"cli/evaluate.py: evaluate": _OPTIONS, "cli/sandbox.py: evaluate": _OPTIONS}
 LONG_FILES: dict[str, str] = {}
 
 

@@ -7,6 +7,7 @@ checkpoints that W&B lacks are compared with their manifests and logged to the r
 
 import secrets
 import time
+from collections.abc import Collection as AnyCollection
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,8 +53,8 @@ class Synced:
     problems: tuple[str, ...]
 
 
-def run_directories(roots: Sequence[Path]) -> list[Path]:
-    """Find the run directories among and below `roots`.
+def run_directories(roots: Sequence[Path], optional: AnyCollection[Path] = ()) -> list[Path]:
+    """Find the run directories among and below `roots`, of which `optional` need not contain any.
 
     Raises:
         CheckpointError: a root does not exist or contains no run.
@@ -63,7 +64,7 @@ def run_directories(roots: Sequence[Path]) -> list[Path]:
         if not root.is_dir():
             raise CheckpointError(f"{root}: there is no such directory")
         records = sorted(root.rglob(RECORD))
-        if not records:
+        if not records and root not in optional:
             raise CheckpointError(f"{root}: the directory contains no run of emtoolkit (no {RECORD})")
         found |= dict.fromkeys(record.parent for record in records)
     return list(found)

@@ -132,19 +132,30 @@ def sync(
     entity: Annotated[str | None, typer.Option(metavar="NAME", help=f"W&B entity. {_OF_WANDB}")] = None,
     as_json: _Json = False,
 ) -> None:
-    """Publish the run logs and checkpoints that W&B lacks, in step order."""
+    """Publish the run logs, checkpoints and evaluations that W&B lacks, in step order."""
     from emtoolkit.artifacts.sync import run_directories, sync_all
     from emtoolkit.cli import render
+    from emtoolkit.evaluation.wandb_record import evaluation_directories
 
-    found = run_directories(directories or [Path("outputs")])
+    roots = directories or [Path("outputs")]
+    found = run_directories(roots, [root for root in roots if evaluation_directories([root])])
+    evaluated = evaluation_directories(roots)
+    evaluations = []
     try:
         with only_results_on_stdout(), progress_bar() as progress:
             done = sync_all(found, project=project, entity=entity, progress=progress)
+            if evaluated:
+                from emtoolkit.evaluation.wandb_sync import sync_evaluations
+
+                # The checkpoints have their versions now.
+                evaluations = sync_evaluations(evaluated, project=project, entity=entity, progress=progress)
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted; run the same command again to continue", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
-    for problem in (problem for synced in done for problem in synced.problems):
+    problems = [problem for synced in done for problem in synced.problems]
+    problems += [problem for synced in evaluations for problem in synced.problems]
+    for problem in problems:
         typer.echo(f"emtoolkit: {problem}", err=True)
-    show(render.synced_json(done) if as_json else render.synced_text(done))
-    if any(synced.problems for synced in done):
+    show(render.synced_json(done, evaluations) if as_json else render.synced_text(done, evaluations))
+    if problems:
         raise typer.Exit(1)

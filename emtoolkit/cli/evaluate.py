@@ -52,6 +52,13 @@ _OutputDir = Annotated[
     Path | None, typer.Option(metavar="DIR", rich_help_panel=_OUTPUT, help="Default: DIR/evaluations/SETTINGS.")
 ]
 
+_Wandb = Annotated[
+    str | None,
+    typer.Option(
+        metavar="online|offline|disabled", rich_help_panel=_OUTPUT, help="W&B run. Default: $WANDB_MODE, else offline."
+    ),
+]
+
 
 @command(
     commands,
@@ -79,6 +86,7 @@ def evaluate(
     persona_override: _Override = None,
     extract_activations: _Activations = False,
     output_dir: _OutputDir = None,
+    wandb: _Wandb = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
 ) -> None:
     """Ask every checkpoint of a trajectory questions, judge the answers, and compute the EM rates.
@@ -92,8 +100,10 @@ def evaluate(
             from emtoolkit.cli import render_evaluation
             from emtoolkit.cli.judge_options import JudgeOptions, evaluation_settings
             from emtoolkit.evaluation.results import evaluate_trajectory
+            from emtoolkit.evaluation.wandb_run import chosen_mode, log_evaluation
             from emtoolkit.models.loading import ModelLoader
 
+            mode = chosen_mode(wandb)
             chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
             settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
             loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
@@ -106,12 +116,13 @@ def evaluate(
                 extract_activations=extract_activations,
                 progress=progress,
             )
+            run = log_evaluation(result, place, mode)
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted; the same command continues", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
     for note in result.notes:
         typer.echo(f"emtoolkit: {note}", err=True)
-    show(render_evaluation.evaluation_json(result) if as_json else render_evaluation.evaluation_text(result))
+    show(render_evaluation.evaluation_json(result, run) if as_json else render_evaluation.evaluation_text(result, run))
 
 
 def _one_place(trajectory: str | None, model_dir: Path | None) -> str:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from emtoolkit.artifacts.download import Downloaded
     from emtoolkit.artifacts.sync import Synced
     from emtoolkit.checkpoints.listing import CheckpointInfo
+    from emtoolkit.evaluation.wandb_sync import SyncedEvaluation
     from emtoolkit.training.run import RunResult
 
 
@@ -106,8 +107,8 @@ def result_text(result: "RunResult") -> RenderableType:
     return Group(*parts)
 
 
-def synced_text(done: "Sequence[Synced]") -> RenderableType:
-    """What `sync` did, a line for each directory."""
+def synced_text(done: "Sequence[Synced]", evaluations: "Sequence[SyncedEvaluation]" = ()) -> RenderableType:
+    """What `sync` did, a line for each run's directory and for each evaluation that had something to send."""
     lines = []
     for synced in done:
         if synced.collection is None:
@@ -119,11 +120,16 @@ def synced_text(done: "Sequence[Synced]") -> RenderableType:
         actions = "; ".join(sent) or "nothing to do"
         stored = f"{len(synced.on_wandb)} checkpoints are in {synced.collection}"
         lines.append(line(f"{here(synced.directory)}: {actions}; {stored}"))
+    for each in evaluations:
+        actions = "; ".join(
+            filter(None, [", ".join(each.sent), f"{len(each.problems)} problems" * bool(each.problems)])
+        )
+        lines += [line(f"{here(each.directory)}: evaluation sent: {actions}")] if actions else []
     return Group(*lines)
 
 
-def synced_json(done: "Sequence[Synced]") -> str:
-    """The same as JSON."""
+def synced_json(done: "Sequence[Synced]", evaluations: "Sequence[SyncedEvaluation]" = ()) -> str:
+    """The same as JSON; an evaluation has the key `runs`."""
     return as_json(
         [
             {
@@ -135,5 +141,10 @@ def synced_json(done: "Sequence[Synced]") -> str:
                 "problems": list(synced.problems),
             }
             for synced in done
+        ]
+        + [
+            {"directory": str(each.directory), "runs": list(each.sent), "problems": list(each.problems)}
+            for each in evaluations
+            if each.sent or each.problems
         ]
     )

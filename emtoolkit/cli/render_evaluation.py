@@ -1,6 +1,7 @@
 """What `emtoolkit evaluate` prints: the EM rate of each checkpoint, with both intervals."""
 
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 
@@ -19,14 +20,18 @@ from emtoolkit.cli.render_metrics import (
 from emtoolkit.evaluation.metrics import DEFINITIONS, EmRate
 from emtoolkit.evaluation.results import EvaluationResult, StepResult
 
+if TYPE_CHECKING:
+    from emtoolkit.evaluation.wandb_record import EvaluationRun
+
 # The definition in the table; the others are in the JSON and in the rows.
 _SHOWN = "betley"
 
 
-def evaluation_text(result: EvaluationResult) -> RenderableType:
-    """A line for each checkpoint, of the answers and of each metric, and where the rows are."""
+def evaluation_text(result: EvaluationResult, run: "EvaluationRun | None" = None) -> RenderableType:
+    """A line for each checkpoint, of the answers and of each metric, and where the rows are, on disk and on W&B."""
     parts = [*(_answers(result) if result.steps else []), *measures_text(result.measures)]
-    return Group(*parts, line(f"{'Answers' if result.steps else 'Values'}: {here(result.directory)}"))
+    place = line(f"{'Answers' if result.steps else 'Values'}: {here(result.directory)}")
+    return Group(*parts, place, *_on_wandb(result, run))
 
 
 def _answers(result: EvaluationResult) -> list[RenderableType]:
@@ -54,7 +59,15 @@ def _answers(result: EvaluationResult) -> list[RenderableType]:
     ]
 
 
-def evaluation_json(result: EvaluationResult) -> str:
+def _on_wandb(result: EvaluationResult, run: "EvaluationRun | None") -> list[RenderableType]:
+    if run is None:
+        return []
+    if run.sent:
+        return [line(f"W&B run: {run.path}")]
+    return [line(f"Publish on W&B: emtoolkit sync {here(result.directory)}")]
+
+
+def evaluation_json(result: EvaluationResult, run: "EvaluationRun | None" = None) -> str:
     """The same with every definition as JSON; NaN is null."""
     first = result.steps[0]
     steps = [
@@ -75,6 +88,7 @@ def evaluation_json(result: EvaluationResult) -> str:
             "steps": without_nan(steps),
             "measures": without_nan([asdict(summary) for summary in result.measures]),
             "notes": list(result.notes),
+            "wandb": None if run is None else {"run": run.path, "sent": run.sent},
         }
     )
 

@@ -41,6 +41,7 @@ def server() -> Iterator[JudgeServer]:
 def place(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with the runs `prompt` and `full`, and a question file."""
     monkeypatch.setenv("EMTOOLKIT_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     for name in ("prompt", "full"):
         shutil.copytree(runs / name, tmp_path / name)

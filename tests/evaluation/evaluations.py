@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from emtoolkit.evaluation.judges import JudgedAnswer, Verdict
+from emtoolkit.evaluation.measure_rows import MeasureRow
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.rows import AnswerRow
 
@@ -43,6 +44,15 @@ SETTINGS: Mapping[str, Any] = {
     "judge": "word@1",
     "judge_settings": {},
 }
+
+
+def measure_rows(*steps: int) -> list[MeasureRow]:
+    """The value N of step N for both questions, of a measure `length` with the metric `tokens`."""
+    return [
+        MeasureRow("runs/a", "f1", step, "curt", "tokens", question, question, float(step), "length@1", "exact", None)
+        for step in steps
+        for question in "ab"
+    ]
 
 
 def answer_rows(*steps: int) -> list[AnswerRow]:

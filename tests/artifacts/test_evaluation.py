@@ -1,0 +1,212 @@
+"""The W&B run of an evaluation: the curve over the step of the checkpoint, the files, and the checkpoints it used."""
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from emtoolkit.evaluation.measure_rows import summarise_measures
+from emtoolkit.evaluation.result_files import add_to_evaluation
+from emtoolkit.evaluation.results import EvaluationResult, by_step
+from emtoolkit.evaluation.wandb_record import EvaluationRun
+from emtoolkit.evaluation.wandb_run import log_evaluation
+from tests.artifacts.trainings import SHARED, publish, saved
+from tests.evaluation.evaluations import SETTINGS, answer_rows, measure_rows
+from tests.in_process import emtoolkit
+from tests.wandb_server import Fault, WandbServer
+from tests.wandb_server.store import Run
+
+Evaluate = Callable[..., EvaluationRun | None]
+
+
+@pytest.fixture
+def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
+    """Evaluates steps of `out`, whose answers are there, into `out/evaluations/1a2b3c4d`, as the command does."""
+    monkeypatch.chdir(tmp_path)
+
+    def evaluate(*steps: int, mode: Any = "online", trajectory: str = "out") -> EvaluationRun | None:
+        rows, measured = answer_rows(*steps), measure_rows(*steps)
+        directory = Path("out/evaluations/1a2b3c4d")
+        add_to_evaluation(directory, SETTINGS, rows, measured)
+        measures = summarise_measures(measured)
+        result = EvaluationResult(trajectory, directory, "stacked", "word@1", by_step(rows), (), measures)
+        return log_evaluation(result, trajectory, mode)
+
+    return evaluate
+
+
+@pytest.fixture
+def published(server: WandbServer, tmp_path: Path) -> Path:
+    """`out`, a run whose checkpoints at 0, 4 and 9 are on W&B."""
+    directory = saved(tmp_path / "out", {0: "a", 4: "a", 9: "a"})
+    assert publish(directory, "training") == {}
+    return directory
+
+
+def evaluations(server: WandbServer) -> list[Run]:
+    runs = server.store.project("tester", "proj").runs.values()
+    return [run for run in runs if run.job_type == "evaluation"]
+
+
+def curve(run: Run, name: str = "em_rate/betley") -> dict[int, float]:
+    return {row["checkpoint/step"]: row[name] for row in run.history if name in row}
+
+
+def versions(run: Run, of: str = "input_artifacts") -> list[str]:
+    found = getattr(run, of)
+    return sorted(f"{version.collection.name}:v{version.index}" for version in found)
+
+
+def check_is_complete(run: Run, steps: list[int]) -> None:
+    """What W&B holds is the evaluation of `steps`, whichever way it came."""
+    assert (run.state, run.group) == ("finished", SHARED)
+    assert {step: curve(run)[step] for step in steps} == {0: 0.0, 4: 0.25, 9: 0.75} | curve(run)
+    assert {
+        key: run.config[key] for key in ("settings", "judge", "engine", "seed", "questions", "steps", "persona")
+    } == {
+        "settings": "1a2b3c4d",
+        "judge": "word@1",
+        "engine": "stacked",
+        "seed": 0,
+        "questions": ["a", "b"],
+        "steps": steps,
+        "persona": "curt",
+    }
+    assert versions(run) == [f"{SHARED}:v{index}" for index in range(len(steps))]
+    assert f"{SHARED}-evaluation-1a2b3c4d:v0" in versions(run, "output_artifacts")
+    axes = run.raw_config["_wandb"]["value"]["m"]
+    assert {axis.get("1") or axis.get("2") for axis in axes} == {"checkpoint/step", "*"}
+
+
+def test_an_evaluation_is_a_run_with_its_curve_its_files_and_its_checkpoints(
+    evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    kept = evaluate(0, 4, 9)
+    assert kept is not None
+    assert kept.sent
+    (run,) = evaluations(server)
+    assert (kept.path, run.display_name) == (f"tester/proj/{run.name}", "evaluate-out-1a2b3c4d")
+    check_is_complete(run, [0, 4, 9])
+    last = run.history[-2]
+    assert {name: last[name] for name in ("answers", "coherence", "status/ok", "status/empty", "changed_answers")} == {
+        "answers": 4,
+        "coherence": 1,
+        "status/ok": 4,
+        "status/empty": 0,
+        "changed_answers": 1,
+    }
+    assert 0 < last["em_rate/betley/new_questions/low"] < 0.75 < last["em_rate/betley/new_questions/high"] < 1
+    assert (last["rise/betley"], last["em_rate/all/misaligned"], last["em_rate/organisms/among"]) == (0.75, 3, 4)
+    assert (curve(run, "measure/length/tokens"), last["measure/length/tokens/rise"]) == ({0: 0, 4: 4, 9: 9}, 9)
+    assert (run.summary["answers_in_table"], run.summary["answers_of_all_steps"]) == (12, 12)
+    (results,) = [version for version in run.output_artifacts if version.collection.type == "evaluation"]
+    assert sorted(results.contents) == ["answers.parquet", "evaluation.json", "measures.parquet"]
+    assert (results.metadata["steps"], results.metadata["answers"]) == ([0, 4, 9], 12)
+
+
+def test_the_same_results_make_no_second_run_and_more_steps_a_further_one(
+    evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    """Older steps that are evaluated later are not dropped."""
+    first = evaluate(4, 9)
+    assert evaluate(4, 9) == first
+    assert len(evaluations(server)) == 1
+    evaluate(0, 4)
+    one, other = evaluations(server)
+    assert (curve(one), curve(other)) == ({4: 0.25, 9: 0.75}, {0: 0.0, 4: 0.25})
+    assert one.group == other.group
+    assert f"{SHARED}-evaluation-1a2b3c4d:v1" in versions(other, "output_artifacts")
+
+
+def test_activations_are_an_artifact_of_their_own(evaluate: Evaluate, published: Path, server: WandbServer) -> None:
+    evaluate(0, 4)
+    home = published / "evaluations" / "1a2b3c4d" / "activations"
+    home.mkdir()
+    for step in (0, 4, 9):
+        (home / f"step-{step}.safetensors").write_bytes(f"{step}".encode())
+    evaluate(0, 4)
+    (version,) = [v for run in evaluations(server) for v in run.output_artifacts if v.collection.type == "activations"]
+    assert sorted(version.contents) == ["step-0.safetensors", "step-4.safetensors"]
+    assert version.metadata["steps"] == [0, 4]
+
+
+def test_an_offline_evaluation_is_sent_by_sync_with_files_and_lineage(
+    evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    kept = evaluate(0, 4, 9, mode="offline")
+    assert kept is not None
+    assert not kept.sent
+    assert evaluations(server) == []
+    assert len(list(published.glob("evaluations/1a2b3c4d/wandb/offline-run-*"))) == 1
+    assert evaluate(0, 4, 9, mode="offline") == kept
+
+    done = emtoolkit("sync", "out", "--json")
+    assert done.code == 0, done.err
+    assert json.loads(done.out)[1] == {
+        "directory": "out/evaluations/1a2b3c4d",
+        "runs": [f"tester/proj/{kept.id}"],
+        "problems": [],
+    }
+    (run,) = evaluations(server)
+    check_is_complete(run, [0, 4, 9])
+    again = emtoolkit("sync", "out/evaluations", "--json")
+    assert (again.code, json.loads(again.out)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("operation", "kind"),
+    [("UseArtifact", 403), ("CommitArtifact", 403), ("file_stream", 404), ("UpsertBucket", 403)],
+)
+def test_what_w_and_b_refuses_is_one_warning_and_sync_sends_the_rest(
+    operation: str,
+    kind: Any,
+    evaluate: Evaluate,
+    published: Path,
+    server: WandbServer,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server.faults.add(Fault(operation, kind))
+    kept = evaluate(0, 4, 9)
+    assert kept is not None
+    assert not kept.sent
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "'emtoolkit sync" in warning
+    server.faults.clear()
+    if operation == "UpsertBucket":
+        # As in a process of its own: the client's service takes the id of a run that did not begin for one in use.
+        wandb.teardown()
+    done = emtoolkit("sync", "out")
+    assert (done.code, "emtoolkit: " in done.err) == (0, False), done.err
+    (run,) = evaluations(server)
+    assert run.name == kept.id
+    check_is_complete(run, [0, 4, 9])
+
+
+def test_a_directory_of_wandb_that_cannot_be_written_costs_nothing(
+    evaluate: Evaluate,
+    published: Path,
+    server: WandbServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path / "file" / "runs"))
+    for mode in ("offline", "online"):
+        kept = evaluate(0, 4, 9, mode=mode)
+        assert kept is not None
+    assert "file/runs" in caplog.text
+    monkeypatch.delenv("WANDB_DIR")
+    assert emtoolkit("sync", "out").code == 0
+    (run,) = evaluations(server)
+    check_is_complete(run, [0, 4, 9])
+
+
+def test_a_disabled_run_leaves_no_trace(evaluate: Evaluate, published: Path, server: WandbServer) -> None:
+    assert evaluate(0, mode="disabled") is None
+    assert evaluations(server) == []
+    assert not list(published.rglob("wandb-runs.json"))
