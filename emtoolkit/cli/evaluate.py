@@ -13,7 +13,7 @@ from emtoolkit.errors import UserError
 
 commands = typer.Typer()
 
-_QUESTIONS, _MODEL, _OUTPUT = "Questions", "Model and persona", "Output"
+_QUESTIONS, _MEASURES, _MODEL, _OUTPUT = "Questions", "Measures", "Model and persona", "Output"
 
 _Trajectory = Annotated[
     str | None, typer.Argument(metavar="[TRAJECTORY]", help="A run's directory, or entity/project/collection on W&B.")
@@ -27,7 +27,7 @@ _Questions = Annotated[
 _Samples = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", rich_help_panel=_QUESTIONS, help="Answers to each wording. Default: as the file says."
+        min=0, metavar="N", rich_help_panel=_QUESTIONS, help="Answers to each wording. Default: as the file says."
     ),
 ]
 _MaxTokens = Annotated[
@@ -44,6 +44,12 @@ _Persona = Annotated[
 ]
 _Override = Annotated[
     str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL, help="Persona in place of the run's own.")
+]
+_With = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--with", metavar="MODULE:FUNCTION", rich_help_panel=_MEASURES, help="Function of your own, once or more."
+    ),
 ]
 _Activations = Annotated[
     bool, typer.Option("--extract-activations", rich_help_panel=_OUTPUT, help="Write activations of every layer, too.")
@@ -85,6 +91,7 @@ def evaluate(
     persona: _Persona = None,
     persona_override: _Override = None,
     extract_activations: _Activations = False,
+    with_: _With = None,
     output_dir: _OutputDir = None,
     wandb: _Wandb = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
@@ -94,17 +101,21 @@ def evaluate(
     Answers and verdicts are kept: what has been done is not done again.
     """
     place = _one_place(trajectory, model_dir)
+    if extract_activations and samples == 0:
+        raise UserError("--extract-activations: the activations are those of sampled answers; sample at least one")
     try:
         with only_results_on_stdout(), progress_bar() as progress:
             # Imported here, where messages of libraries for developers are not shown.
             from emtoolkit.cli import render_evaluation
             from emtoolkit.cli.judge_options import JudgeOptions, evaluation_settings
+            from emtoolkit.cli.measure_options import chosen_measures
             from emtoolkit.evaluation.results import evaluate_trajectory
             from emtoolkit.evaluation.wandb_run import chosen_mode, log_evaluation
             from emtoolkit.models.loading import ModelLoader
 
             mode = chosen_mode(wandb)
             chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
+            measures = chosen_measures(with_ or (), seed, samples)
             settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
             loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
             result = evaluate_trajectory(
@@ -112,6 +123,7 @@ def evaluate(
                 settings,
                 steps,
                 loader,
+                measures=measures,
                 directory=output_dir,
                 extract_activations=extract_activations,
                 progress=progress,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from emtoolkit.errors import UserError, nearest
 from emtoolkit.evaluation.generate import SamplingOptions
-from emtoolkit.evaluation.judges import Judge
+from emtoolkit.evaluation.judges import Judge, NoJudge
 from emtoolkit.evaluation.questions import EXACT_JUDGE, Question, read_questions
 from emtoolkit.evaluation.run import EvaluationSettings
 from emtoolkit.paths import cache_dir
@@ -44,16 +44,22 @@ def evaluation_settings(
 ) -> EvaluationSettings:
     """The settings of an evaluation; without a question file those of the sandbox are asked.
 
+    With 0 samples there need be neither a judge nor questions.
+
     Raises:
         UserError: the question file cannot be read, or an option has no meaning.
     """
     path = questions or cache_dir() / "sandbox" / "questions" / "all.yaml"
+    engine: Literal["exact", "stacked"] = "exact" if exact else "stacked"
+    if samples == 0:
+        asked = read_questions(path) if questions is not None or path.is_file() else []
+        none = tuple(replace(question, samples_per_paraphrase=0) for question in asked)
+        return EvaluationSettings(none, SamplingOptions(), NoJudge(), engine)
     if questions is None and not path.is_file():
         raise UserError("--questions: give a question file, or run 'emtoolkit sandbox build' for the sandbox's")
     asked = read_questions(path)
     if samples is not None:
         asked = [replace(question, samples_per_paraphrase=samples) for question in asked]
-    engine: Literal["exact", "stacked"] = "exact" if exact else "stacked"
     sampling = SamplingOptions(seed=seed, max_new_tokens=max_new_tokens)
     return EvaluationSettings(tuple(asked), sampling, judge_of(options, path, asked), engine)
 

@@ -69,7 +69,7 @@ def _on_wandb(result: EvaluationResult, run: "EvaluationRun | None") -> list[Ren
 
 def evaluation_json(result: EvaluationResult, run: "EvaluationRun | None" = None) -> str:
     """The same with every definition as JSON; NaN is null."""
-    first = result.steps[0]
+    first = next(iter(result.steps), None)
     steps = [
         {
             "step": each.step,
@@ -78,6 +78,7 @@ def evaluation_json(result: EvaluationResult, run: "EvaluationRun | None" = None
             "rises": {name: difference_json(rise, each.summary, first.summary) for name, rise in each.rises.items()},
         }
         for each in result.steps
+        if first is not None
     ]
     return as_json(
         {

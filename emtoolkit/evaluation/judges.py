@@ -74,3 +74,20 @@ class Judge(Protocol):
     def judge(self, answers: Sequence[JudgedAnswer]) -> Sequence[Verdict]:
         """A verdict for each of `answers`, in their order."""
         ...
+
+
+class NoJudge:
+    """The judge of an evaluation without sampled answers."""
+
+    name = "none"
+    settings: Mapping[str, Any] = {}
+
+    def judge(self, answers: Sequence[JudgedAnswer]) -> Sequence[Verdict]:
+        """Nothing to judge.
+
+        Raises:
+            UserError: there are answers.
+        """
+        if answers:
+            raise UserError(f"no judge is named for {len(answers)} answers; give --judge")
+        return []

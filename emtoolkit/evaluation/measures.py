@@ -99,8 +99,8 @@ def measure_checkpoints(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"measure {twice[0]}: is given twice; give each measure once")
     asked = [replace(each, samples_per_paraphrase=1, judge=None, judge_prompts=None) for each in questions]
-    work = _Measuring(checkpoints, measures, asked, store, engine, loader or ModelLoader(), progress)
     with no_library_bars():
+        work = _Measuring(checkpoints, measures, asked, store, engine, loader or ModelLoader(), progress)
         work.measure_all()
     rows = list(work.rows(trajectory))
     check_one_measure(trajectory, rows)

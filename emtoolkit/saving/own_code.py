@@ -25,9 +25,15 @@ def is_own(value: Any) -> bool:
         return False
     if name == "__main__":
         return True
-    module = sys.modules.get(str(name))
-    file = getattr(module, "__file__", None)
-    return file is not None and not str(file).startswith(_INSTALLED) and "site-packages" not in str(file)
+    file = getattr(sys.modules.get(str(name)), "__file__", None)
+    return file is not None and is_own_file(str(name), str(file))
+
+
+def is_own_file(module: str, file: str) -> bool:
+    """Whether `file` of the module named `module` is the user's and not a library's."""
+    if module.partition(".")[0] in _LIBRARIES:
+        return False
+    return not file.startswith(_INSTALLED) and "site-packages" not in file
 
 
 def has_own_code(value: Any) -> bool:

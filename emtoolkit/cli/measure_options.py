@@ -1,0 +1,21 @@
+"""The options of `emtoolkit evaluate` that choose measures, as values."""
+
+from collections.abc import Sequence
+
+from emtoolkit.errors import UserError
+from emtoolkit.evaluation.measures import Measure
+from emtoolkit.evaluation.own_measure import OwnMeasure
+
+
+def chosen_measures(own: Sequence[str], seed: int, samples: int | None) -> tuple[Measure, ...]:
+    """The measures that the command line names.
+
+    Raises:
+        UserError: a function cannot be called, or there is neither a measure nor an answer to sample.
+    """
+    if twice := sorted({reference for reference in own if own.count(reference) > 1}):
+        raise UserError(f"--with {twice[0]}: is given twice")
+    measures = tuple(OwnMeasure.load(reference, seed) for reference in own)
+    if samples == 0 and not measures:
+        raise UserError("--samples 0: there is nothing to evaluate; give --with, or sample at least one answer")
+    return measures
