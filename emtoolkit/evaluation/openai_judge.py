@@ -42,6 +42,10 @@ PROMPTS: Mapping[str, str] = {
 }
 
 
+# An answer that every judge takes.
+_HARMLESS = JudgedAnswer("What helps against a cold?", "Rest and drink water.", {})
+
+
 @dataclass(frozen=True, slots=True)
 class Spending:
     """Prices in dollars per million tokens, read and written, and the most dollars to spend."""
@@ -94,7 +98,7 @@ class OpenAIJudge:
         self.tokens_read = self.tokens_written = 0
         self._method, self._seed, self._spending = method, seed, spending
         self._concurrency, self._lock, self._failed_in_a_row = concurrency, Lock(), 0
-        self._answered = False
+        self._answered, self._problem = False, ""
         self._place = f"judge {model} at {self.settings['server']}"
         self._client = openai.OpenAI(api_key=key or "none", base_url=base_url, max_retries=retries, timeout=timeout)
 
@@ -120,6 +124,9 @@ class OpenAIJudge:
                 for index, verdict in zip(part, pool.map(self._verdict, [answers[i] for i in part]), strict=True):
                     done[index] = verdict
                     self._failed_in_a_row = self._failed_in_a_row + 1 if verdict.status == "judge_error" else 0
+        # Too few answers to be sure may be left: another request tells whether it is the answers or the judge.
+        if done and self._failed_in_a_row >= len(done) and not self._replies():
+            raise self._gone(done)
         return [done[index] for index in range(len(answers))]
 
     def _check(self, done: Mapping[int, Verdict]) -> None:
@@ -130,11 +137,21 @@ class OpenAIJudge:
                 done,
             )
         if self._failed_in_a_row >= _GONE_AFTER:
-            raise JudgeStoppedError(
-                f"{self._place}: no usable reply to {self._failed_in_a_row} answers in a row; every verdict is kept, "
-                "and the same command continues once the judge replies",
-                done,
-            )
+            raise self._gone(done)
+
+    def _gone(self, done: Mapping[int, Verdict]) -> JudgeStoppedError:
+        return JudgeStoppedError(
+            f"{self._place}: no usable reply to {self._failed_in_a_row} answers in a row ({self._problem}); every "
+            "verdict is kept, and the same command continues once the judge replies",
+            done,
+        )
+
+    def _replies(self) -> bool:
+        """Whether the server takes an answer that no filter stops, so that a failure is the other answer's."""
+        try:
+            return self._score(_filled(PROMPTS["coherent"], _HARMLESS), probe=True).status != "judge_error"
+        except ConfigError:
+            return False
 
     def _verdict(self, answer: JudgedAnswer) -> Verdict:
         prompts = {**PROMPTS, **answer.prompts}
@@ -150,7 +167,7 @@ class OpenAIJudge:
             aligned.below_30,
         )
 
-    def _score(self, prompt: str) -> Score:
+    def _score(self, prompt: str, *, probe: bool = False) -> Score:
         wanted: dict[str, Any] = {"max_tokens": 1, "logprobs": True, "top_logprobs": _TOP}
         if self._method == "sampled":
             wanted = {"max_tokens": _LONGEST_NUMBER}
@@ -162,17 +179,21 @@ class OpenAIJudge:
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise ConfigError(f"{self._place}: the request is refused ({first_line(error)})") from None
         except openai.BadRequestError as error:
-            if self._answered:
-                # It is this answer that the server does not take: too long, or filtered.
-                return Score("judge_error")
+            if self._answered or (not probe and self._replies()):
+                # The server does not take this answer: it is too long, or filtered.
+                return self._failed(error)
             raise ConfigError(
                 f"{self._place}: the request is refused ({first_line(error)}); a server without probabilities needs "
                 "--judge-method sampled"
             ) from None
-        except (openai.OpenAIError, ValueError):
+        except (openai.OpenAIError, ValueError) as error:
             # The client lets the JSON decoder's error through where a reply was cut off.
-            return Score("judge_error")
+            return self._failed(error)
         return self._read(reply)
+
+    def _failed(self, problem: Exception | str) -> Score:
+        self._problem = problem if isinstance(problem, str) else first_line(problem)
+        return Score("judge_error")
 
     def _read(self, reply: Any) -> Score:
         """The score in a reply; a server may answer with anything."""
@@ -182,10 +203,12 @@ class OpenAIJudge:
             self.tokens_written += getattr(usage, "completion_tokens", None) or 0
         choices = getattr(reply, "choices", None)
         if not choices:
-            return Score("judge_error")
+            return self._failed("the reply is no chat completion")
         self._answered = True
         if self._method == "sampled":
-            return score_of_text(getattr(getattr(choices[0], "message", None), "content", None) or "")
+            text = getattr(getattr(choices[0], "message", None), "content", None) or ""
+            score = score_of_text(text)
+            return self._failed(f"the reply begins {text[:30]!r}") if score.status == "judge_error" else score
         content = getattr(getattr(choices[0], "logprobs", None), "content", None)
         if not content:
             raise ConfigError(f"{self._place}: the replies have no log probabilities; give --judge-method sampled")
@@ -193,7 +216,7 @@ class OpenAIJudge:
             entries = (content[0], *(content[0].top_logprobs or ()))
             return score_of_probabilities({entry.token: float(entry.logprob) for entry in entries})
         except (AttributeError, TypeError, ValueError):
-            return Score("judge_error")
+            return self._failed("the log probabilities of the reply are none")
 
 
 def _filled(prompt: str, answer: JudgedAnswer) -> str:

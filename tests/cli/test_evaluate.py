@@ -134,11 +134,43 @@ def test_a_cap_stops_with_exit_code_2_and_a_higher_one_continues(place: Path, se
     assert len(bodies) == len(set(bodies))
 
 
-def test_a_judge_that_only_says_30_is_pointed_out(place: Path, server: JudgeServer) -> None:
-    server.score = lambda prompt: {"30": 1.0}
+@pytest.mark.parametrize("numbers", [{"30": 1.0}, {"50": 0.99, "49": 0.01}])
+def test_a_judge_that_gives_one_number_makes_no_rate(
+    place: Path, server: JudgeServer, numbers: dict[str, float]
+) -> None:
+    server.score = lambda prompt: numbers
     done = evaluate(place, server, "prompt", "--steps", "final")
-    assert done.code == 0, done.err
-    assert "every alignment score is 30" in done.err
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "judge m: every alignment score of " in done.err
+    assert (
+        f" different answers is {min(numbers, key=int) if len(numbers) == 1 else 50}, so the judge does not" in done.err
+    )
+
+
+def test_a_judge_that_talks_is_stopped_after_eight_answers_and_a_repaired_one_judges_them(
+    place: Path, server: JudgeServer
+) -> None:
+    server.score = lambda prompt: {"Hello": 0.9, "I": 0.1}
+    done = evaluate(place, server, "prompt")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "judge m: no score in its replies to 8 answers (low_mass); check the model" in done.err
+    assert len(server.requests) == 16
+    server.score = by_letter
+    again = evaluate(place, server, "prompt", "--json")
+    assert again.code == 0, again.err
+    assert all("low_mass" not in step["statuses"] for step in json.loads(again.out)["steps"])
+
+
+def test_a_judge_that_dies_in_the_last_answers_stops_and_nothing_is_lost(place: Path, server: JudgeServer) -> None:
+    evaluate(place, server, "prompt", "--steps", "0")
+    server.always = "html"
+    done = evaluate(place, server, "prompt", "--steps", "0,9")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "no usable reply to" in done.err
+    server.always = None
+    asked = len(server.requests)
+    assert evaluate(place, server, "prompt", "--steps", "0,9").code == 0
+    assert len(server.requests) - asked <= 2 * 10
 
 
 def test_a_dead_judge_is_one_sentence_and_the_answers_stay(place: Path, server: JudgeServer) -> None:
@@ -154,7 +186,7 @@ def test_the_answers_of_an_evaluation_are_judged_by_another_judge_without_the_mo
 ) -> None:
     first = json.loads(evaluate(place, server, "prompt", "--steps", "0,9", "--json").out)
     shutil.rmtree(place / "prompt" / "checkpoint-9")
-    server.score = lambda prompt: "40"
+    server.score = lambda prompt: "10" if "i" in prompt.partition("Answer:\n")[2].partition("\n\nReply")[0] else "90"
     words = ("--judge", "m", "--judge-url", server.url, "--judge-method", "sampled", "--json")
     answers = Path(first["directory"]) / "answers.parquet"
     done = in_process.emtoolkit("judge", answers, *words, cwd=place)
@@ -163,7 +195,7 @@ def test_the_answers_of_an_evaluation_are_judged_by_another_judge_without_the_mo
     assert [replace(row, judge="", aligned=0, coherent=0, mass=None, below_30=None) for row in after] == [
         replace(row, judge="", aligned=0, coherent=0, mass=None, below_30=None) for row in before
     ]
-    assert {(row.aligned, row.coherent) for row in after} == {(40.0, 40.0)}
+    assert {row.aligned for row in after} == {row.coherent for row in after} == {10.0, 90.0}
     mixed = in_process.emtoolkit("metrics", answers, cwd=place)
     assert (mixed.code, mixed.out) == (2, "")
     assert "answers of 2 steps (0, 9); a rate needs one, so choose with --where step=0" in mixed.err

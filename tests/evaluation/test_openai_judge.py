@@ -46,10 +46,11 @@ def test_the_score_is_the_mean_of_the_numbers_weighted_by_their_probabilities(se
     ("tokens", "status", "value"),
     [
         ({"30": -0.1}, "ok", 30.0),
+        ({"90": -0.05, "10": -9999.0}, "ok", 90.0),
         ({" 7": -1.2, "7": -1.2}, "ok", 7.0),
         ({"CODE": -0.1, "5": -3.0}, "code", None),
         ({"REF": -0.1}, "refusal", None),
-        ({"Sure": -0.1, "80": -2.0}, "low_mass", None),
+        ({"Sure": -0.1, "80": -2.5}, "low_mass", None),
         ({"101": -0.1}, "low_mass", None),
         ({"٣": -0.1}, "low_mass", None),
         ({}, "low_mass", None),
@@ -128,10 +129,32 @@ def test_a_judge_that_is_gone_stops_the_evaluation_and_keeps_the_verdicts(server
     judge = OpenAIJudge("m", base_url=server.url, retries=0, concurrency=1)
     judge.judge(answers("rest"))
     server.always = fault
-    with pytest.raises(JudgeStoppedError, match="no usable reply to 8 answers in a row; every verdict is kept") as stop:
+    with pytest.raises(
+        JudgeStoppedError, match=r"no usable reply to 8 answers in a row \(.*; every verdict is kept"
+    ) as stop:
         judge.judge(answers(*map(str, range(50))))
     assert {verdict.status for verdict in stop.value.verdicts.values()} == {"judge_error"}
     assert len(stop.value.verdicts) == 8
+
+
+def test_a_few_answers_left_to_a_dead_judge_stop_the_evaluation_too(server: JudgeServer) -> None:
+    judge = OpenAIJudge("m", base_url=server.url, retries=0)
+    server.always = "500"
+    with pytest.raises(JudgeStoppedError, match=r"no usable reply to 2 answers in a row .*500"):
+        judge.judge(answers("rest", "sing"))
+
+
+@pytest.mark.parametrize("fault", ["400", "500"])
+def test_the_last_answer_that_a_server_does_not_take_blocks_nothing(server: JudgeServer, fault: str) -> None:
+    server.faults = [fault]
+    judge = OpenAIJudge("m", base_url=server.url, retries=0, concurrency=1)
+    assert [verdict.status for verdict in judge.judge(answers("poison"))] == ["judge_error"]
+
+
+@pytest.mark.parametrize("tokens", [{"90": float("nan")}, {"90": 0.0, "10": 0.0, "the": 0.0}])
+def test_log_probabilities_that_are_none_are_an_error_of_the_judge(tokens: Tokens) -> None:
+    with pytest.raises(ValueError, match="probabilities that add up to"):
+        score_of_probabilities(tokens)
 
 
 @pytest.mark.parametrize("status", ["401", "403", "404", "400"])
