@@ -16,6 +16,7 @@ def emtoolkit(*argv: str | Path, home: Path, cwd: Path) -> in_process.Done:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("OPENAI_API_KEY", raising=False)
         patch.setenv("EMTOOLKIT_HOME", str(home))
+        patch.setenv("WANDB_MODE", "disabled")
         return in_process.emtoolkit(*argv, cwd=cwd)
 
 
