@@ -13,9 +13,16 @@ from typing import Any
 import torch
 
 from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation.key_value_cache import with_room
 from emtoolkit.evaluation.noise import gumbel, row_key
 
-_FEWEST_ROWS = 4
+FEWEST_ROWS = 4
+# Logits in a batch: 256 MB in float32, which are 440 rows of Qwen's 152,000 tokens.
+_MOST_LOGITS = 2**26
+# Logits to which noise is added at a time. The noise is computed in integers of 64 bits, and on a CPU the fastest parts
+# are those that its caches hold.
+_NOISY_LOGITS = {"cpu": 2**19}
+_NOISY_LOGITS_OF_A_GPU = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +83,14 @@ def generate(
             each input go through model `k` (`stacked.stacked_adapters`).
         ends: the tokens that end an answer.
         models: the number of models in the batch.
-        rows_at_a_time: the number of rows in a batch at most, over all models; one prompt of one sample is always
-            possible.
+        rows_at_a_time: the number of rows in a batch at most, over all models; a large vocabulary makes the number
+            smaller. Each model has four rows at least.
 
     Raises:
         CheckpointError: the model gives NaN for a token.
     """
-    room = max(1, rows_at_a_time // models)
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or 1
+    room = max(1, min(rows_at_a_time, _MOST_LOGITS // vocabulary) // models)
     by_length = sorted(requests, key=lambda request: len(request.prompt.tokens))
     for _, group in groupby(by_length, key=lambda request: len(request.prompt.tokens)):
         for batch in _batches(list(group), room):
@@ -113,8 +121,7 @@ def _sample(
         state = _Decoding(model, requests, options, ends, models)
         while state.unfinished:
             state.step()
-    answers = [[state.answer(k, i) for i in range(len(rows))] for k in range(models)]
-    return Batch(tuple(rows), tuple(map(tuple, answers)))
+    return Batch(tuple(rows), state.answers())
 
 
 class _Decoding:
@@ -142,14 +149,14 @@ class _Decoding:
         self._ended = torch.zeros((models, total), dtype=torch.bool, device=device)
         prompts = [request.prompt.tokens for request in requests]
         # Fillers are the last prompt once more.
-        prompts += [prompts[-1]] * (_FEWEST_ROWS - len(prompts))
+        prompts += [prompts[-1]] * (FEWEST_ROWS - len(prompts))
         inputs = torch.tensor(prompts, device=device).repeat(models, 1)
         output = model(input_ids=inputs, use_cache=True, logits_to_keep=1)
-        self._cache = output.past_key_values
+        self._cache = with_room(output.past_key_values)
         row = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], device=device)
         answer = torch.arange(total, device=device)
-        if total < _FEWEST_ROWS:
-            filler = torch.full((_FEWEST_ROWS - total,), total - 1, device=device)
+        if total < FEWEST_ROWS:
+            filler = torch.full((FEWEST_ROWS - total,), total - 1, device=device)
             row, answer = torch.cat([row, row[filler]]), torch.cat([answer, filler])
         starts = torch.arange(models, device=device)[:, None] * len(prompts)
         chosen = (starts + row).flatten()
@@ -165,7 +172,7 @@ class _Decoding:
     def step(self) -> None:
         """Sample one token of every answer in a slot, drop what is finished, and read the tokens."""
         models, slots = self._row.shape
-        token = self._draw().reshape(models, slots)
+        token = self._draw()
         running = ~self._ended.gather(1, self._row)
         # A filler is a copy of an answer in another slot or a finished answer; both write what is there already.
         current = self._tokens[:, :, self._position].gather(1, self._row)
@@ -185,34 +192,42 @@ class _Decoding:
         output = self._model(input_ids=token.reshape(-1, 1), past_key_values=self._cache, use_cache=True)
         self._logits = output.logits[:, -1]
 
-    def answer(self, model: int, row: int) -> Answer:
-        """The answer to row `row` by model `model`, after the last step."""
-        tokens = [int(token) for token in self._tokens[model, row] if token >= 0]
-        ended = bool(self._ended[model, row])
-        return Answer(tuple(tokens[:-1] if ended else tokens), truncated=not ended)
+    def answers(self) -> tuple[tuple[Answer, ...], ...]:
+        """The answers of each model to each row, after the last step."""
+        return tuple(
+            tuple(_answer(tokens, ended=ended) for tokens, ended in zip(of_model, ends, strict=True))
+            for of_model, ends in zip(self._tokens.tolist(), self._ended.tolist(), strict=True)
+        )
 
     def _draw(self) -> torch.Tensor:
-        """The next token of each row, of shape [models · slots]."""
-        scores = self._logits.float()
-        if self._options.temperature > 0:
-            answers, index = torch.unique(self._row, return_inverse=True)
-            noise = gumbel(self._keys[answers], self._position, scores.shape[-1])
-            models, slots = self._row.shape
-            # The models share the noise: where they also share the slots, it is not copied.
-            shared = bool((index == index[:1]).all())
-            part = noise[index[0]] if shared else noise[index]
-            scores = (scores / self._options.temperature).reshape(models, slots, -1) + part
-            scores = scores.reshape(models * slots, -1)
-        best = scores.max(dim=-1)
-        if bool(best.values.isnan().any()):
+        """The next token of each slot, of shape [models, slots]."""
+        models, slots = self._row.shape
+        logits = self._logits.reshape(models, slots, -1)
+        most = _NOISY_LOGITS.get(logits.device.type, _NOISY_LOGITS_OF_A_GPU)
+        at_a_time = max(1, most // (models * logits.shape[-1]))
+        parts = zip(torch.split(logits, at_a_time, dim=1), torch.split(self._row, at_a_time, dim=1), strict=True)
+        best = [self._scores(part, row).max(dim=-1) for part, row in parts]
+        if any(bool(each.values.isnan().any()) for each in best):
             raise CheckpointError("the model gives NaN for the next token, so it has no answers")
-        indices: torch.Tensor = best.indices
-        return indices
+        return torch.cat([each.indices for each in best], dim=1)
+
+    def _scores(self, logits: torch.Tensor, row: torch.Tensor) -> torch.Tensor:
+        """`logits`, of shape [models, some slots, tokens], with temperature and noise; `row` are the slots' answers."""
+        scores = logits.float()
+        if self._options.temperature == 0:
+            return scores
+        if self._options.temperature != 1:
+            scores = scores / self._options.temperature
+        # The models share the noise: where they also share the slots, it is not copied.
+        if bool((row == row[:1]).all()):
+            return scores + gumbel(self._keys[row[0]], self._position, scores.shape[-1])
+        answers, index = torch.unique(row, return_inverse=True)
+        return scores + gumbel(self._keys[answers], self._position, scores.shape[-1])[index]
 
     def _kept_slots(self) -> torch.Tensor | None:
         """The slots to keep, of shape [models, fewer slots]; None if that would save too little."""
         running = ~self._ended.gather(1, self._row)
-        fewest = max(_FEWEST_ROWS, int(running.sum(1).max()))
+        fewest = max(FEWEST_ROWS, int(running.sum(1).max()))
         # Selecting copies the cache, which is worth it for a tenth of the rows.
         if fewest > 0.9 * self._row.shape[1]:
             return None
@@ -221,3 +236,8 @@ class _Decoding:
 
     def _select(self, rows: torch.Tensor) -> None:
         self._cache.batch_select_indices(rows)
+
+
+def _answer(tokens: Sequence[int], *, ended: bool) -> Answer:
+    sampled = tuple(token for token in tokens if token >= 0)
+    return Answer(sampled[:-1] if ended else sampled, truncated=not ended)

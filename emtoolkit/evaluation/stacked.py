@@ -4,13 +4,13 @@ The rows of a batch are K equal parts, and part k goes through the adapter of ch
 checkpoint alone up to rounding (1e-5 in float32).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emtoolkit.evaluation.identity import adapter_settings
@@ -47,19 +47,21 @@ def stacked_adapters(model: Any, checkpoints: Sequence[Path], *, adapter: str = 
     Raises:
         ValueError: a file holds a weight that belongs to no LoRA layer of the model.
     """
-    weights = [load_file(path / ADAPTER_WEIGHTS) for path in checkpoints]
     layers = {name: layer for name, layer in model.named_modules() if adapter in getattr(layer, "lora_A", {})}
     expected = {name + end for name in layers for end in (_A, _B)}
-    for path, each in zip(checkpoints, weights, strict=True):
-        if set(each) != expected:
-            odd = sorted(set(each) ^ expected)[0]
-            raise ValueError(f"{path / ADAPTER_CONFIG}: {odd} is not a weight of a LoRA layer")
+    with ExitStack() as stack:
+        # Tensors are read one after the other, so that no adapter is in memory twice.
+        files = [stack.enter_context(safe_open(path / ADAPTER_WEIGHTS, "pt")) for path in checkpoints]
+        for path, file in zip(checkpoints, files, strict=True):
+            if odd := expected.symmetric_difference(file.keys()):
+                raise ValueError(f"{path / ADAPTER_CONFIG}: {min(odd)} is not a weight of a LoRA layer")
+        deltas = {name: _AddDeltas(files, name, layer, adapter) for name, layer in layers.items()}
     handles, active = [], {}
     try:
         for name, layer in layers.items():
             active[name] = list(layer.active_adapters)
             layer.set_adapter([each for each in active[name] if each != adapter])
-            handles.append(layer.register_forward_hook(_AddDeltas(weights, name, layer, adapter)))
+            handles.append(layer.register_forward_hook(deltas[name]))
         yield
     finally:
         for handle in handles:
@@ -71,12 +73,14 @@ def stacked_adapters(model: Any, checkpoints: Sequence[Path], *, adapter: str = 
 class _AddDeltas:
     """A forward hook that adds scale · B_k · A_k · x to the output of part k."""
 
-    def __init__(self, weights: Sequence[Mapping[str, torch.Tensor]], name: str, layer: Any, adapter: str) -> None:
+    def __init__(self, files: Sequence[Any], name: str, layer: Any, adapter: str) -> None:
         like = layer.lora_A[adapter].weight
-        self._a = torch.stack([each[name + _A] for each in weights]).to(like.device, like.dtype).transpose(1, 2)
-        b = torch.stack([each[name + _B] for each in weights]).to(like.device, like.dtype)
-        self._b = (b * layer.scaling[adapter]).transpose(1, 2).contiguous()
-        self._a = self._a.contiguous()
+
+        def stacked(end: str) -> torch.Tensor:
+            parts = [file.get_tensor(name + end).to(like.device, like.dtype) for file in files]
+            return torch.stack(parts).transpose(1, 2).contiguous()
+
+        self._a, self._b = stacked(_A), stacked(_B).mul_(layer.scaling[adapter])
 
     def __call__(self, layer: Any, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         x = inputs[0]

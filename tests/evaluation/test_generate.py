@@ -11,6 +11,7 @@ import torch
 from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation import generate as module
 from emtoolkit.evaluation.generate import Answer, Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.stacked import stacked_adapters, why_not_stackable
 from emtoolkit.models.loading import LoadedModel
@@ -148,3 +149,22 @@ def test_checkpoints_that_cannot_share_a_batch_say_why(runs: Path) -> None:
     prompt, stack = (Trajectory.open(runs / name).at(2).path for name in ("prompt", "stack"))
     assert why_not_stackable([prompt, stack]) is None
     assert why_not_stackable([prompt, full[0].path]) == "a checkpoint holds all weights"
+
+
+def test_a_large_vocabulary_makes_a_batch_small_enough_for_its_logits(
+    loaded: LoadedModel, requests: list[Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = sampled(loaded.model, requests, ends(loaded))
+    vocabulary, logits = loaded.model.config.vocab_size, []
+    monkeypatch.setattr(module, "_MOST_LOGITS", 8 * vocabulary)
+    # Noise is added to the logits of two rows at a time.
+    monkeypatch.setattr(module, "_NOISY_LOGITS", {"cpu": 2 * vocabulary})
+
+    def forward(**inputs: Any) -> Any:
+        output = loaded.model(**inputs)
+        logits.append(output.logits.numel())
+        return output
+
+    forward.device, forward.config = loaded.model.device, loaded.model.config  # type: ignore[attr-defined]  # as a model
+    assert sampled(forward, requests, ends(loaded)) == whole
+    assert max(logits) == 8 * vocabulary
