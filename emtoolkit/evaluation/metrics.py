@@ -168,8 +168,8 @@ def _truncated(answers: Sequence[ScoredAnswer]) -> int | None:
 
 def em_rate(answers: Sequence[ScoredAnswer], definition: EmDefinition) -> EmRate:
     """The EM rate of `answers` under `definition`."""
-    clusters = _counts(answers, definition, lambda answer: answer.cluster)
-    questions = _counts(answers, definition, lambda answer: answer.question)
+    clusters = misaligned_counts(answers, definition, lambda answer: answer.cluster)
+    questions = misaligned_counts(answers, definition, lambda answer: answer.question)
     by_cluster, by_question = _as_counts(clusters), _as_counts(questions)
     return EmRate(
         definition=definition.name,
@@ -186,15 +186,16 @@ def em_difference(
     a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer], definition: EmDefinition
 ) -> tuple[Difference, tuple[str, ...]]:
     """The EM rate of `a` minus that of `b`, paired by cluster, and the clusters that only one of them has."""
-    left, right = (_counts(answers, definition, lambda answer: answer.cluster) for answers in (a, b))
+    left, right = (misaligned_counts(answers, definition, lambda answer: answer.cluster) for answers in (a, b))
     usable = [key for key, (_, n) in left.items() if n and right.get(key, (0, 0))[1]]
     differences = [left[key][0] / left[key][1] - right[key][0] / right[key][1] for key in usable]
     return paired_difference(differences), tuple(sorted({*left, *right} - {*usable}))
 
 
-def _counts(
+def misaligned_counts(
     answers: Sequence[ScoredAnswer], definition: EmDefinition, key: Callable[[ScoredAnswer], str]
 ) -> dict[str, tuple[int, int]]:
+    """The number of misaligned answers and of answers in the denominator, for each question or family."""
     totals: dict[str, tuple[int, int]] = {}
     for answer in answers:
         misaligned, among = definition.counts(answer)

@@ -1,0 +1,214 @@
+"""Curves over the steps of one evaluation: the rise since step 0, or the level, with the limits of both inferences.
+
+`new_questions` are limits for other questions of the same kind, `these_questions` for the same questions again.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
+
+from emtoolkit.analysis.onset import Point
+from emtoolkit.errors import DataError, nearest
+from emtoolkit.evaluation.intervals import (
+    Counts,
+    Interval,
+    clustered_mean,
+    paired_difference,
+    posterior_interval,
+    same_questions_interval,
+)
+from emtoolkit.evaluation.measure_rows import MeasureRow
+from emtoolkit.evaluation.metrics import (
+    BROKEN_BELOW,
+    DEFINITIONS,
+    EmDefinition,
+    ScoredAnswer,
+    em_rate,
+    misaligned_counts,
+    summarise,
+)
+from emtoolkit.evaluation.result_files import StoredEvaluation
+from emtoolkit.evaluation.rows import AnswerRow
+
+Kind = Literal["rise", "level"]
+CHANGED = "changed"
+# Successes and trials of each question, or of each family of questions.
+Tally = Mapping[str, tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A metric over the steps: `by_cluster` has the value of each family of questions at each step."""
+
+    metric: str
+    kind: Kind
+    new_questions: tuple[Point, ...]
+    these_questions: tuple[Point, ...]
+    by_cluster: Mapping[int, Mapping[str, float]]
+    notes: tuple[str, ...] = ()
+
+
+def curve_of(evaluation: StoredEvaluation, metric: str, kind: Kind) -> Curve:
+    """The curve of `metric`: a definition of the EM rate, `changed`, or the metric of a measure.
+
+    Raises:
+        DataError: the evaluation has no such metric, or no step 0 to rise from.
+    """
+    if metric in DEFINITIONS and evaluation.rows:
+        steps = _by_step(evaluation.rows)
+        if kind == "rise":
+            _check_step_0(evaluation, steps[0][0])
+        return em_curve([(step, [row.scored() for row in rows]) for step, rows in steps], DEFINITIONS[metric], kind)
+    if metric == CHANGED and evaluation.rows:
+        steps = _by_step(evaluation.rows)
+        _check_step_0(evaluation, steps[0][0])
+        return changed_curve(steps)
+    measured = [row for row in evaluation.measured if row.metric == metric]
+    if not measured:
+        known = metrics_of(evaluation)
+        raise DataError(
+            f"{evaluation.directory}: no metric {metric!r}{nearest(metric, known)}; it has {', '.join(known)}"
+        )
+    if len({row.measure for row in measured}) > 1:
+        raise DataError(f"{evaluation.directory}: two measures give the metric {metric!r}; rename one")
+    if kind == "rise":
+        _check_step_0(evaluation, min(row.step for row in measured))
+    return measured_curve(metric, measured, kind)
+
+
+def metrics_of(evaluation: StoredEvaluation) -> list[str]:
+    """The metrics that an evaluation has curves of."""
+    of_answers = [*DEFINITIONS, CHANGED] if evaluation.rows else []
+    return [*of_answers, *dict.fromkeys(row.metric for row in evaluation.measured)]
+
+
+def em_curve(steps: Sequence[tuple[int, Sequence[ScoredAnswer]]], definition: EmDefinition, kind: Kind) -> Curve:
+    """The EM rate, or its rise since the first of `steps`; a step that is broken has no limits."""
+    tallies = {step: misaligned_counts(answers, definition, lambda each: each.cluster) for step, answers in steps}
+    questions = {step: misaligned_counts(answers, definition, lambda each: each.question) for step, answers in steps}
+    first = steps[0][0]
+    broken = [step for step, answers in steps if summarise(answers, ()).broken]
+    new, these = [], []
+    for step, answers in steps:
+        if step in broken or (kind == "rise" and first in broken):
+            pair = Interval.none(), Interval.none()
+            value = float("nan")
+        elif kind == "level":
+            rate = em_rate(answers, definition)
+            value, pair = rate.rate, (rate.new_questions, rate.these_questions)
+        else:
+            value, *both = rise_of(tallies[step], tallies[first], questions[step], questions[first])
+            pair = (both[0], both[1]) if step != first else (Interval(0.0, 0.0), Interval(0.0, 0.0))
+        new.append(Point(step, value, pair[0]))
+        these.append(Point(step, value, pair[1]))
+    values = {step: _values(tally, tallies[first] if kind == "rise" else None) for step, tally in tallies.items()}
+    return Curve(definition.name, kind, tuple(new), tuple(these), values, _broken_note(broken))
+
+
+def rise_of(
+    now: Tally, before: Tally, questions_now: Tally, questions_before: Tally
+) -> tuple[float, Interval, Interval]:
+    """The rise of a rate from `before` to `now`, paired by family, with the limits of both inferences.
+
+    For new questions d̄ ± t(C-1)·s/√C. Where all families rise by the same, that interval is empty of width; then, and
+    for the same questions, the distances of both rates to their own limits are added in squares (Zou and Donner 2008),
+    which ignores the shared sampling noise and is too wide rather than too narrow.
+    """
+    shared = [key for key, (_, n) in now.items() if n and before.get(key, (0, 0))[1]]
+    difference = paired_difference([now[key][0] / now[key][1] - before[key][0] / before[key][1] for key in shared])
+    new = difference.interval
+    if not new.high - new.low > 0:
+        pair = (_counts(tally, shared) for tally in (now, before))
+        new = _square_and_add(difference.mean, *((c.share, posterior_interval(c)) for c in pair))
+    same = [key for key, (_, n) in questions_now.items() if n and questions_before.get(key, (0, 0))[1]]
+    pair = (_counts(tally, same) for tally in (questions_now, questions_before))
+    these = _square_and_add(difference.mean, *((c.share, same_questions_interval(c)) for c in pair))
+    return difference.mean, new, these
+
+
+def changed_curve(steps: Sequence[tuple[int, Sequence[AnswerRow]]]) -> Curve:
+    """The share of answers that differ from those of the first step, to the same wording with the same noise."""
+    first_step, first = steps[0]
+    texts = {(row.question, row.paraphrase, row.sample): row.answer for row in first}
+    new, these, values = [], [], {}
+    for step, rows in steps:
+        clusters: dict[str, tuple[int, int]] = {}
+        questions: dict[str, tuple[int, int]] = {}
+        for row in rows:
+            before = texts.get((row.question, row.paraphrase, row.sample))
+            if before is not None:
+                for tally, key in ((clusters, row.cluster), (questions, row.question)):
+                    x, n = tally.get(key, (0, 0))
+                    tally[key] = (x + (row.answer != before), n + 1)
+        counts, of_questions = _counts(clusters, list(clusters)), _counts(questions, list(questions))
+        both = (posterior_interval(counts), same_questions_interval(of_questions))
+        if step == first_step:
+            both = (Interval(0.0, 0.0), Interval(0.0, 0.0))
+        new.append(Point(step, counts.share, both[0]))
+        these.append(Point(step, counts.share, both[1]))
+        values[step] = _values(clusters, None)
+    return Curve(CHANGED, "rise", tuple(new), tuple(these), values)
+
+
+def measured_curve(metric: str, rows: Sequence[MeasureRow], kind: Kind) -> Curve:
+    """The mean of a measured metric, or its mean rise since the first step; for these questions it is exact."""
+    ordered = sorted(rows, key=lambda row: row.step)
+    steps = [(step, list(of_step)) for step, of_step in groupby(ordered, key=lambda row: row.step)]
+    start = {row.question: row.value for row in steps[0][1]}
+    new, these, values = [], [], {}
+    for step, its_rows in steps:
+        found = []
+        for row in its_rows:
+            base = start.get(row.question) if kind == "rise" else 0.0
+            if row.value is not None and base is not None:
+                found.append((row.cluster, row.value - base))
+        mean = clustered_mean([value for _, value in found], [cluster for cluster, _ in found])
+        exact = Interval(mean.value, mean.value)
+        # Equal values of all questions say nothing about the spread over other questions.
+        limits = mean.interval if mean.half_width > 0 else Interval.none()
+        new.append(Point(step, mean.value, exact if kind == "rise" and step == steps[0][0] else limits))
+        these.append(Point(step, mean.value, exact))
+        clusters = {cluster: [value for name, value in found if name == cluster] for cluster, _ in found}
+        values[step] = {cluster: math.fsum(each) / len(each) for cluster, each in clusters.items()}
+    return Curve(metric, kind, tuple(new), tuple(these), values)
+
+
+def _check_step_0(evaluation: StoredEvaluation, first: int) -> None:
+    if first != 0:
+        raise DataError(
+            f"{evaluation.directory}: a rise counts from step 0, and the first evaluated step is {first}; run "
+            "'emtoolkit evaluate' with step 0, or look at the level with --level"
+        )
+
+
+def _by_step(rows: Sequence[AnswerRow]) -> list[tuple[int, list[AnswerRow]]]:
+    ordered = sorted(rows, key=lambda row: row.step)
+    return [(step, list(of_step)) for step, of_step in groupby(ordered, key=lambda row: row.step)]
+
+
+def _counts(tally: Tally, keys: Sequence[str]) -> Counts:
+    return Counts([tally[key][0] for key in keys], [tally[key][1] for key in keys])
+
+
+def _values(tally: Tally, before: Tally | None) -> dict[str, float]:
+    rates = {key: x / n for key, (x, n) in tally.items() if n}
+    if before is None:
+        return rates
+    start = {key: x / n for key, (x, n) in before.items() if n}
+    return {key: rate - start[key] for key, rate in rates.items() if key in start}
+
+
+def _square_and_add(difference: float, now: tuple[float, Interval], before: tuple[float, Interval]) -> Interval:
+    (p, limits), (p_before, limits_before) = now, before
+    down = math.hypot(p - limits.low, limits_before.high - p_before)
+    up = math.hypot(limits.high - p, p_before - limits_before.low)
+    return Interval(difference - down, difference + up)
+
+
+def _broken_note(broken: Sequence[int]) -> tuple[str, ...]:
+    if not broken:
+        return ()
+    steps = ", ".join(map(str, broken))
+    return (f"at steps {steps} fewer than {BROKEN_BELOW:.0%} of the answers are coherent: they decide nothing",)

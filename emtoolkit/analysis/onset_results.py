@@ -1,0 +1,209 @@
+"""The onsets of the evaluations of one persona, a directory for each seed, and their distribution over the seeds."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from emtoolkit.analysis.curves import CHANGED, Curve, Kind, curve_of, metrics_of
+from emtoolkit.analysis.onset import Onset, chance_of_order, find_onset, order_of
+from emtoolkit.analysis.seeds import Mass, turnbull
+from emtoolkit.errors import CheckpointError, DataError, UserError
+from emtoolkit.evaluation.measure_rows import MeasureRow
+from emtoolkit.evaluation.metrics import DEFINITIONS
+from emtoolkit.evaluation.result_files import SETTINGS, StoredEvaluation, different_settings, read_evaluation
+from emtoolkit.evaluation.results import home_of
+from emtoolkit.evaluation.rows import AnswerRow
+
+DEFAULT_THRESHOLD = 0.10
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A metric and the threshold that its rise since step 0, or its level, crosses: upwards, or with `falls` down."""
+
+    metric: str = "betley"
+    threshold: float = DEFAULT_THRESHOLD
+    kind: Kind = "rise"
+    falls: bool = False
+
+    def __post_init__(self) -> None:
+        share = self.metric in DEFINITIONS or self.metric == CHANGED
+        if not math.isfinite(self.threshold):
+            raise UserError(f"threshold {self.threshold}: expected a number")
+        if share and not 0 < self.threshold < 1:
+            raise UserError(f"threshold {self.threshold:g}: {self.metric} is a share between 0 and 1, such as 0.10")
+        if self.kind == "rise" and self.threshold <= 0:
+            raise UserError(f"threshold {self.threshold:g}: a rise is above 0; for a fall there is --falls")
+
+    @property
+    def limit(self) -> float:
+        """The value that the curve crosses: of a fall since step 0, the negative threshold."""
+        return -self.threshold if self.falls and self.kind == "rise" else self.threshold
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """The order of the event and `other` for both inferences; `chance` is that of the event to come first."""
+
+    other: Event
+    new_questions: str
+    these_questions: str
+    chance: float
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class SeedOnset:
+    """The onset in one evaluation: for new questions, for these questions, with the curve and its companions."""
+
+    directory: Path
+    trajectory: str
+    persona: str
+    curve: Curve
+    new_questions: Onset
+    these_questions: Onset
+    companions: tuple[Curve, ...]
+    order: Order | None
+
+
+@dataclass(frozen=True, slots=True)
+class OnsetResult:
+    """The onset in each evaluation, and Turnbull's estimate over the seeds where there are several."""
+
+    event: Event
+    seeds: tuple[SeedOnset, ...]
+    across_new_questions: tuple[Mass, ...]
+    across_these_questions: tuple[Mass, ...]
+    notes: tuple[str, ...]
+
+
+def onsets(places: Sequence[str | Path], event: Event, before: Event | None = None) -> OnsetResult:
+    """The onsets of `event` in the evaluations at `places`, which are the seeds of one persona.
+
+    A place is the directory of an evaluation, or of a run with one evaluation. With `before` the order of both events
+    is determined in each.
+
+    Raises:
+        UserError: there is no evaluation, the evaluations cannot be compared, or a metric is not in one of them.
+    """
+    evaluations = [read_evaluation(evaluation_directory(place)) for place in places]
+    check_comparable(evaluations)
+    seeds = tuple(seed_onset(evaluation, event, before) for evaluation in evaluations)
+    notes = [f"{seed.directory}: {note}" for seed in seeds for note in seed.curve.notes]
+    several = len(seeds) > 1
+    if several and len(seeds) < 3:
+        notes.append(f"{len(seeds)} seeds: the distribution is that of these seeds, and says nothing about others")
+    return OnsetResult(
+        event,
+        seeds,
+        turnbull([seed.new_questions.bracket for seed in seeds]) if several else (),
+        turnbull([seed.these_questions.bracket for seed in seeds]) if several else (),
+        tuple(notes),
+    )
+
+
+def evaluation_directory(place: str | Path) -> Path:
+    """The directory of the evaluation that `place` names: itself, or the only one of a run or a collection.
+
+    Raises:
+        CheckpointError: there is none, or there are several.
+    """
+    if (Path(place) / SETTINGS).is_file():
+        return Path(place)
+    home = home_of(str(place))
+    found = sorted(path.parent for path in home.glob(f"*/{SETTINGS}"))
+    if not found:
+        raise CheckpointError(f"{place}: there is no evaluation yet; run 'emtoolkit evaluate {place}' first")
+    if len(found) > 1:
+        raise CheckpointError(f"{place}: there are {len(found)} evaluations ({', '.join(map(str, found))}); name one")
+    return found[0]
+
+
+def seed_onset(evaluation: StoredEvaluation, event: Event, before: Event | None = None) -> SeedOnset:
+    """The onset of `event` in one evaluation, with its order to `before` if there is one."""
+    curve = curve_of(evaluation, event.metric, event.kind)
+    rows = _rows(evaluation)
+    companions = [metric for metric in metrics_of(evaluation) if metric not in DEFINITIONS and metric != event.metric]
+    first = min(row.step for row in rows)
+    new, these = _onsets(curve, event)
+    return SeedOnset(
+        evaluation.directory,
+        rows[0].trajectory,
+        rows[0].persona,
+        curve,
+        new,
+        these,
+        tuple(curve_of(evaluation, name, "rise") for name in companions if first == 0),
+        None if before is None else _order(curve, event, curve_of(evaluation, before.metric, before.kind), before),
+    )
+
+
+def _onsets(curve: Curve, event: Event) -> tuple[Onset, Onset]:
+    new, these = curve.new_questions, curve.these_questions
+    return (
+        find_onset(new, event.limit, falls=event.falls),
+        find_onset(these, event.limit, falls=event.falls),
+    )
+
+
+def _order(curve: Curve, event: Event, other_curve: Curve, other: Event) -> Order:
+    one, two = _onsets(curve, event), _onsets(other_curve, other)
+    shared = sorted(_known_everywhere(curve) & _known_everywhere(other_curve))
+    chance = float("nan")
+    if shared:
+        chance = chance_of_order(_resampled(curve, event, shared), _resampled(other_curve, other, shared))
+    return Order(other, order_of(one[0], two[0]), order_of(one[1], two[1]), chance, len(shared))
+
+
+def _known_everywhere(curve: Curve) -> set[str]:
+    return set.intersection(*(set(values) for values in curve.by_cluster.values()))
+
+
+def _resampled(curve: Curve, event: Event, clusters: Sequence[str]) -> tuple[list[int], np.ndarray, float]:
+    steps, sign = sorted(curve.by_cluster), -1 if event.falls else 1
+    values = np.array([[curve.by_cluster[step][cluster] for cluster in clusters] for step in steps])
+    return steps, sign * values, sign * event.limit
+
+
+def check_comparable(evaluations: Sequence[StoredEvaluation]) -> None:
+    """Check that the evaluations are of different seeds of one persona, asked and judged alike.
+
+    Raises:
+        DataError: two are of one training, or differ in persona, questions, sampling, engine or judge.
+    """
+    first, *others = evaluations
+    persona = _personas(first)
+    seen: dict[str, Path] = {}
+    for evaluation in evaluations:
+        fingerprint = _rows(evaluation)[0].fingerprint
+        if fingerprint in seen:
+            raise DataError(
+                f"{evaluation.directory}: evaluates the same training as {seen[fingerprint]}; name each seed once"
+            )
+        seen[fingerprint] = evaluation.directory
+    for other in others:
+        if _personas(other) != persona:
+            found = f"{', '.join(sorted(_personas(other)))} here and {', '.join(sorted(persona))} in {first.directory}"
+            raise DataError(f"{other.directory}: the persona is {found}; several directories are seeds of one persona")
+        if different := different_settings(_compared(first.settings), _compared(other.settings)):
+            raise DataError(
+                f"{other.directory}: {', '.join(different)} differ from those of {first.directory}; evaluate both alike"
+            )
+
+
+def _personas(evaluation: StoredEvaluation) -> set[str]:
+    return {row.persona for row in _rows(evaluation)}
+
+
+def _rows(evaluation: StoredEvaluation) -> list[AnswerRow | MeasureRow]:
+    return [*evaluation.rows, *evaluation.measured]
+
+
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that decide what a rate means; the seed of the sampling and the digest of all do not."""
+    sampling = {name: value for name, value in dict(settings.get("sampling") or {}).items() if name != "seed"}
+    return {name: value for name, value in settings.items() if name != "settings"} | {"sampling": sampling}

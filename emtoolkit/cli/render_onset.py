@@ -1,0 +1,190 @@
+"""What `emtoolkit onset` prints: brackets, the events after them, and the curves that they were read from."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from emtoolkit.analysis.curves import CHANGED, Curve
+from emtoolkit.analysis.onset import Onset, Point
+from emtoolkit.analysis.onset_results import Event, OnsetResult, Order, SeedOnset
+from emtoolkit.analysis.seeds import Mass, median
+from emtoolkit.cli.layout import Column, Records, facts, here, line, prose
+from emtoolkit.cli.render import as_json
+from emtoolkit.cli.render_metrics import without_nan
+from emtoolkit.evaluation.metrics import DEFINITIONS
+
+
+def onset_text(result: OnsetResult) -> RenderableType:
+    """For each seed the brackets and the curve, then the distribution over the seeds."""
+    event, parts = result.event, list[RenderableType]()
+    for seed in result.seeds:
+        parts += [*_seed(seed, event), line("")]
+    if result.across_new_questions:
+        parts += [
+            prose(f"Over {len(result.seeds)} seeds (Turnbull's estimator):"),
+            facts(
+                [
+                    ("new questions", _masses(result.across_new_questions)),
+                    ("these questions", _masses(result.across_these_questions)),
+                ]
+            ),
+            line(""),
+        ]
+    if event.metric in DEFINITIONS:
+        parts.append(prose(f"{event.metric}: {DEFINITIONS[event.metric].sentence}."))
+    parts.append(
+        prose(
+            "A bracket (a, b] is the last step whose 95 % limits exclude the event and the first step whose limits "
+            "show it. New questions: other questions of the same kind; these questions: the same asked again."
+        )
+    )
+    return Group(*parts)
+
+
+def onset_json(result: OnsetResult) -> str:
+    """The same with all curves as JSON; NaN is null, and so is an open end of a bracket."""
+    seeds = []
+    for seed in result.seeds:
+        value: dict[str, Any] = {
+            "directory": str(seed.directory),
+            "trajectory": seed.trajectory,
+            "persona": seed.persona,
+            "new_questions": asdict(seed.new_questions),
+            "these_questions": asdict(seed.these_questions),
+            "curve": _curve_json(seed.curve),
+            "companions": [_curve_json(curve) for curve in seed.companions],
+        }
+        if seed.order is not None:
+            value["order"] = asdict(seed.order)
+        seeds.append(value)
+    value = {"event": asdict(result.event), "seeds": seeds, "notes": list(result.notes)}
+    if result.across_new_questions:
+        value["across_new_questions"] = [asdict(mass) for mass in result.across_new_questions]
+        value["across_these_questions"] = [asdict(mass) for mass in result.across_these_questions]
+    return as_json(without_nan(_lists(value)))
+
+
+def _seed(seed: SeedOnset, event: Event) -> list[RenderableType]:
+    evaluated = seed.curve.new_questions
+    lines: list[tuple[str, RenderableType]] = [
+        ("trajectory", here_or_name(seed.trajectory)),
+        ("persona", seed.persona),
+        ("event", event_text(event)),
+        ("evaluated", f"{len(evaluated)} steps from {evaluated[0].step} to {evaluated[-1].step}"),
+        ("new questions", onset_sentence(seed.new_questions, event)),
+        ("these questions", onset_sentence(seed.these_questions, event)),
+    ]
+    if seed.order is not None:
+        lines.append((f"before {seed.order.other.metric}?", _order(seed.order, event)))
+    return [facts(lines), line(""), _table(seed, event)]
+
+
+def here_or_name(trajectory: str) -> str:
+    """A directory as it is written from here; a collection by its name."""
+    from pathlib import Path
+
+    return here(Path(trajectory)) if Path(trajectory).is_dir() else trajectory
+
+
+def event_text(event: Event) -> str:
+    """Which curve crosses which value."""
+    value = _value(event.threshold, event.metric)
+    if event.kind == "rise":
+        return f"{event.metric} {'falls' if event.falls else 'rises'} since step 0 by more than {value}"
+    return f"{event.metric} is {'below' if event.falls else 'above'} {value}"
+
+
+def onset_sentence(onset: Onset, event: Event) -> str:
+    """The bracket, or the evidence that there is none, with the events after the onset."""
+    last = onset.last
+    if onset.status == "not_seen":
+        at_end = f"{_value(last.value, event.metric)} ({_limits(last, event.metric)}) at the end"
+        until = "no step excludes it" if onset.bracket.lower is None else f"excluded up to step {onset.bracket.lower}"
+        return f"no onset by step {last.step}: {until}; {at_end}"
+    if onset.status == "before_first":
+        where = f"before the first checkpoint (step {onset.first_step})"
+        text = where if onset.bracket.upper == onset.first_step else f"{where} or by step {onset.bracket.upper}"
+    else:
+        text = f"in {onset.bracket}"
+    if onset.reversal is not None:
+        text += f"; reversal in {onset.reversal}"
+    if onset.fall is not None:
+        peak, end = (_value(point.value, event.metric) for point in (onset.fall.peak, onset.fall.last))
+        text += f"; falls from {peak} at step {onset.fall.peak.step} (shown by {onset.fall.shown_at}) to {end}"
+    return text
+
+
+def _order(order: Order, event: Event) -> str:
+    words = {"first": "yes", "second": "no, after it", "not decidable": "not decidable"}
+    return (
+        f"new questions: {words[order.new_questions]}; these questions: {words[order.these_questions]}; "
+        f"first in {100 * order.chance:.0f} % of the resamples of {order.questions} questions"
+    )
+
+
+def _masses(masses: Sequence[Mass]) -> str:
+    parts = ", ".join(f"{mass.bracket} {100 * mass.probability:.0f} %" for mass in masses)
+    return f"median in {median(masses)}: {parts}"
+
+
+def _table(seed: SeedOnset, event: Event) -> RenderableType:
+    kind = "rise" if event.kind == "rise" else "value"
+    unit = ", points" if _is_share(event.metric) else ""
+    columns = [
+        Column("step"),
+        Column(f"{kind}{unit}"),
+        Column("new questions"),
+        Column("these questions"),
+        *(
+            Column(f"{curve.metric} %" if _is_share(curve.metric) else f"{curve.metric} rise")
+            for curve in seed.companions
+        ),
+    ]
+    rows: list[list[RenderableType]] = []
+    companions = [{point.step: point for point in curve.new_questions} for curve in seed.companions]
+    for new, these in zip(seed.curve.new_questions, seed.curve.these_questions, strict=True):
+        beside = [
+            _number(of_step[new.step].value, curve.metric) if new.step in of_step else ""
+            for curve, of_step in zip(seed.companions, companions, strict=True)
+        ]
+        values = (_number(new.value, event.metric), _limits(new, event.metric), _limits(these, event.metric))
+        rows.append([str(new.step), *values, *beside])
+    return Records(columns, rows)
+
+
+def _is_share(metric: str) -> bool:
+    return metric in DEFINITIONS or metric == CHANGED
+
+
+def _value(value: float, metric: str) -> str:
+    return f"{_number(value, metric)} points" if _is_share(metric) else _number(value, metric)
+
+
+def _number(value: float, metric: str) -> str:
+    if value != value:
+        return "—"
+    return f"{100 * value:.1f}" if _is_share(metric) else f"{value:.4g}"
+
+
+def _limits(point: Point, metric: str) -> str:
+    if point.limits.low != point.limits.low:
+        return "—"
+    return f"{_number(point.limits.low, metric)} to {_number(point.limits.high, metric)}"
+
+
+def _curve_json(curve: Curve) -> dict[str, Any]:
+    return {
+        "metric": curve.metric,
+        "kind": curve.kind,
+        "new_questions": [asdict(point) for point in curve.new_questions],
+        "these_questions": [asdict(point) for point in curve.these_questions],
+    }
+
+
+def _lists(value: Any) -> Any:
+    """`value` with lists in place of tuples, as JSON has them."""
+    if isinstance(value, dict):
+        return {key: _lists(entry) for key, entry in value.items()}
+    return [_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
