@@ -1,5 +1,6 @@
 """What `emtoolkit evaluate` prints: the EM rate of each checkpoint, with both intervals."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,8 @@ from emtoolkit.cli.layout import Column, Records, here, line, prose
 from emtoolkit.cli.render import as_json
 from emtoolkit.cli.render_measures import measures_text
 from emtoolkit.cli.render_metrics import (
+    difference_cells,
     difference_json,
-    difference_text,
     interval_text,
     percent,
     rate_text,
@@ -41,20 +42,19 @@ def _answers(result: EvaluationResult) -> list[RenderableType]:
         Column("EM rate %"),
         Column("new questions %"),
         Column("these questions %"),
-        Column("rise, points"),
-        Column("changed %"),
     ]
     first = result.steps[0]
-    rows: list[list[RenderableType]] = [_row(each, first) for each in result.steps]
+    rows: list[list[RenderableType]] = [_row(each) for each in result.steps]
     many = f"{first.summary.questions} questions, {first.summary.answers} answers each"
     return [
         Records(columns, rows),
         line(""),
         _guard(result),
         line(""),
+        *_rises(result),
         prose(f"EM rate: {_SHOWN}, {DEFINITIONS[_SHOWN].sentence}."),
-        prose("Changed: the share of the answers that differ from the step before, with the same noise."),
-        prose(f"The rise since step {first.step} is paired by question; intervals are 95 %. Each step: {many}."),
+        prose(f"Answers: {_statuses(result.steps)}."),
+        prose(f"Intervals are 95 %. Each step: {many}."),
         prose(f"Judge {result.judge}, engine {result.engine}."),
     ]
 
@@ -109,18 +109,48 @@ def _guard(result: EvaluationResult) -> Records:
     return Records(columns, rows)
 
 
-def _row(result: StepResult, first: StepResult) -> list[RenderableType]:
+def _row(result: StepResult) -> list[RenderableType]:
     rate, summary = _shown(result), result.summary
-    rise = result.rises[_SHOWN]
     return [
         str(result.step),
         f"{rate.misaligned} of {rate.among}",
         rate_text(summary, rate),
         interval_text(rate.new_questions) if summary.informative else "—",
         interval_text(rate.these_questions) if summary.informative else "—",
-        difference_text(rise, summary, first.summary, digits=1),
-        "" if result.changed is None else percent(result.changed),
     ]
+
+
+def _rises(result: EvaluationResult) -> list[RenderableType]:
+    """The rise of each step since the first, if there are several."""
+    first, *later = result.steps
+    if not later:
+        return []
+    names = ("step", "rise, points", "new questions", "(t)", "these questions", "changed %")
+    rows: list[list[RenderableType]] = [
+        [
+            str(each.step),
+            *difference_cells(each.rises[_SHOWN], each.summary, first.summary),
+            "" if each.changed is None else percent(each.changed),
+        ]
+        for each in later
+    ]
+    return [
+        Records([Column(name) for name in names], rows),
+        line(""),
+        prose(f"Rise: since step {first.step}, paired by question."),
+        prose("Changed: the share of the answers that differ from the step before, with the same noise."),
+    ]
+
+
+def _statuses(steps: Sequence[StepResult]) -> str:
+    """The counts of each status, with the steps that have them where the steps differ."""
+    of_counts: dict[str, list[int]] = {}
+    for each in steps:
+        counts = sorted(each.summary.statuses.items(), key=lambda item: (item[0] != "ok", item[0]))
+        of_counts.setdefault(", ".join(f"{count} {status}" for status, count in counts), []).append(each.step)
+    if len(of_counts) == 1:
+        return next(iter(of_counts))
+    return "; ".join(f"{text} (step {', '.join(map(str, their))})" for text, their in of_counts.items())
 
 
 def _shown(result: StepResult) -> EmRate:

@@ -9,7 +9,8 @@ from rich.console import Group, RenderableType
 
 from emtoolkit.cli.layout import Column, Records, facts, line, prose
 from emtoolkit.cli.render import as_json
-from emtoolkit.evaluation.intervals import Difference, Interval
+from emtoolkit.evaluation.differences import FEWEST_SEEDS, RateDifference
+from emtoolkit.evaluation.intervals import Interval
 from emtoolkit.evaluation.metrics import BROKEN_BELOW, DEFINITIONS, EmRate, ScoredAnswer, Summary
 from emtoolkit.evaluation.scored_files import question_families
 
@@ -19,7 +20,7 @@ class Baseline:
     """The rates of another model, and the differences to them by definition, with the clusters left out."""
 
     summary: Summary
-    differences: Mapping[str, tuple[Difference, tuple[str, ...]]]
+    differences: Mapping[str, tuple[RateDifference, tuple[str, ...]]]
 
 
 # Below this number the interval for new questions is wide however many answers there are.
@@ -66,6 +67,7 @@ def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], baseline: Ba
         unpaired = next(iter(baseline.differences.values()))[1]
         if unpaired:
             parts.append(prose(f"Only in one of the files, or without a score, and left out: {', '.join(unpaired)}."))
+        parts.append(prose(seeds_sentence(next(iter(baseline.differences.values()))[0])))
     parts += [line(""), *(prose(f"{name}: {definition.sentence}.") for name, definition in DEFINITIONS.items())]
     parts += [prose(note) for note in _notes(summary, answers)]
     return Group(*parts)
@@ -83,19 +85,50 @@ def metrics_json(summary: Summary, baseline: Baseline | None) -> str:
 
 
 def _difference_table(summary: Summary, baseline: Baseline) -> RenderableType:
-    columns = [Column("definition", "left"), Column("difference, points"), Column("95 % interval"), Column("questions")]
+    columns = [
+        Column("definition", "left"),
+        Column("difference, points"),
+        Column("new questions"),
+        Column("(t)"),
+        Column("these questions"),
+        Column("clusters"),
+    ]
     rows: list[list[RenderableType]] = [
-        [
-            name,
-            difference_text(difference, summary, baseline.summary, digits=2),
-            f"{100 * difference.interval.low:+.2f} to {100 * difference.interval.high:+.2f}"
-            if summary.informative and baseline.summary.informative and not math.isnan(difference.interval.low)
-            else "—",
-            str(difference.questions),
-        ]
+        [name, *difference_cells(difference, summary, baseline.summary), str(difference.clusters)]
         for name, (difference, _) in baseline.differences.items()
     ]
     return Records(columns, rows)
+
+
+def difference_cells(difference: RateDifference, a: Summary, b: Summary) -> list[RenderableType]:
+    """The difference in points and its intervals: for new questions, its t check, and for these questions.
+
+    `broken` where one of the models is, dashes where one was not judged.
+    """
+    if not (a.informative and b.informative):
+        return [_no_number(a, b) or "—", "—", "—", "—"]
+    t = difference.new_questions_t
+    return [
+        "—" if math.isnan(difference.mean) else f"{100 * difference.mean:+.2f}",
+        _points(difference.new_questions),
+        "—" if math.isnan(t.low) else f"±{50 * (t.high - t.low):.2f}",
+        _points(difference.these_questions),
+    ]
+
+
+def seeds_sentence(difference: RateDifference) -> str:
+    """Whether the intervals of a difference hold for new seeds."""
+    a, b = difference.models
+    if difference.seeds == "new":
+        return f"The intervals hold for new seeds too: {a} seeds against {b}, crossed with the questions."
+    return (
+        f"The intervals hold for these seeds only, {a} against {b}; {FEWEST_SEEDS} seeds on each side give intervals "
+        "for new seeds."
+    )
+
+
+def _points(interval: Interval) -> str:
+    return "—" if math.isnan(interval.low) else f"{100 * interval.low:+.1f} to {100 * interval.high:+.1f}"
 
 
 def _notes(summary: Summary, answers: Sequence[ScoredAnswer]) -> list[str]:
@@ -136,22 +169,13 @@ def summary_json(summary: Summary) -> dict[str, Any]:
     }
 
 
-def difference_json(difference: Difference, a: Summary, b: Summary) -> dict[str, Any]:
+def difference_json(difference: RateDifference, a: Summary, b: Summary) -> dict[str, Any]:
     """A difference of rates as JSON; `broken` in place of the mean where one of the models is."""
+    value = dict(without_nan(asdict(difference))) | {"seeds": difference.seeds}
     if a.informative and b.informative:
-        return dict(without_nan(asdict(difference)))
-    return {"mean": _no_number(a, b), "interval": None, "questions": difference.questions}
-
-
-def difference_text(difference: Difference, a: Summary, b: Summary, *, digits: int) -> str:
-    """A difference of rates in points; `broken` where one of the models is, a dash where one was not judged."""
-    if not (a.informative and b.informative):
-        return _no_number(a, b) or "—"
-    if math.isnan(difference.mean):
-        return "—"
-    mean, half = f"{100 * difference.mean:+.{digits}f}", difference.half_width
-    # One question gives no interval.
-    return mean if math.isnan(half) else f"{mean} ± {100 * half:.{digits}f}"
+        return value
+    none = dict.fromkeys(("new_questions", "new_questions_t", "these_questions", "degrees"))
+    return value | none | {"mean": _no_number(a, b)}
 
 
 def _no_number(*summaries: Summary) -> str | None:

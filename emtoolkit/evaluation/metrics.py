@@ -9,12 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from emtoolkit.evaluation.differences import RateDifference, rate_difference
 from emtoolkit.evaluation.intervals import (
     Counts,
-    Difference,
     Interval,
     logit_t_interval,
-    paired_difference,
     posterior_interval,
     same_questions_interval,
 )
@@ -184,12 +183,34 @@ def em_rate(answers: Sequence[ScoredAnswer], definition: EmDefinition) -> EmRate
 
 def em_difference(
     a: Sequence[ScoredAnswer], b: Sequence[ScoredAnswer], definition: EmDefinition
-) -> tuple[Difference, tuple[str, ...]]:
+) -> tuple[RateDifference, tuple[str, ...]]:
     """The EM rate of `a` minus that of `b`, paired by cluster, and the clusters that only one of them has."""
-    left, right = (misaligned_counts(answers, definition, lambda answer: answer.cluster) for answers in (a, b))
-    usable = [key for key, (_, n) in left.items() if n and right.get(key, (0, 0))[1]]
-    differences = [left[key][0] / left[key][1] - right[key][0] / right[key][1] for key in usable]
-    return paired_difference(differences), tuple(sorted({*left, *right} - {*usable}))
+    return em_difference_of_seeds([a], [b], definition)
+
+
+def em_difference_of_seeds(
+    a: Sequence[Sequence[ScoredAnswer]], b: Sequence[Sequence[ScoredAnswer]], definition: EmDefinition
+) -> tuple[RateDifference, tuple[str, ...]]:
+    """The mean EM rate of the models `a` minus that of the models `b`, and the clusters that some model lacks.
+
+    Each element of `a` and of `b` holds the answers of one model: of one seed.
+    """
+
+    def counts(key: Callable[[ScoredAnswer], str]) -> tuple[list[dict[str, tuple[int, int]]], list[str], set[str]]:
+        models = [misaligned_counts(answers, definition, key) for answers in (*a, *b)]
+        everything = {name for model in models for name in model}
+        usable = sorted(name for name in everything if all(model.get(name, (0, 0))[1] for model in models))
+        return models, usable, everything - {*usable}
+
+    def of_sides(models: Sequence[Mapping[str, tuple[int, int]]], usable: Sequence[str]) -> tuple[list[Counts], ...]:
+        kept = [_as_counts({name: model[name] for name in usable}) for model in models]
+        return kept[: len(a)], kept[len(a) :]
+
+    clusters, usable, left_out = counts(lambda answer: answer.cluster)
+    questions, asked, _ = counts(lambda answer: answer.question)
+    left, right = of_sides(clusters, usable)
+    within = of_sides(questions, asked)
+    return rate_difference(left, right, questions=(within[0], within[1])), tuple(sorted(left_out))
 
 
 def misaligned_counts(

@@ -7,9 +7,9 @@ from typing import Any
 
 from emtoolkit.checkpoints.listing import damaged_checkpoints
 from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation.differences import RateDifference
 from emtoolkit.evaluation.extract import write_all_activations
 from emtoolkit.evaluation.identity import digest_of
-from emtoolkit.evaluation.intervals import Difference
 from emtoolkit.evaluation.judging import warnings_on
 from emtoolkit.evaluation.measure_rows import MetricSummary, summarise_measures
 from emtoolkit.evaluation.measures import Measure, measure_checkpoints, measure_id
@@ -35,7 +35,7 @@ class StepResult:
 
     step: int
     summary: Summary
-    rises: dict[str, Difference]
+    rises: dict[str, RateDifference]
     changed: float | None
 
 

@@ -54,7 +54,14 @@ def test_a_difference_to_a_baseline_is_paired(tmp_path: Path) -> None:
     value = json.loads(done.out)
     (organisms,) = (each for each in value["differences"] if each["definition"] == "organisms")
     assert round(100 * organisms["mean"], 2) == 9.00
-    assert round(50 * (organisms["interval"]["high"] - organisms["interval"]["low"]), 2) == 7.84
+    t = organisms["new_questions_t"]
+    assert round(50 * (t["high"] - t["low"]), 2) == 7.84
+    ends = [organisms[name][end] for name in ("new_questions", "these_questions") for end in ("low", "high")]
+    assert [round(100 * end, 1) for end in ends] == [3.3, 20.0, 3.8, 14.0]
+    assert (organisms["seeds"], organisms["models"]) == ("these", [1, 1])
+    text = emtoolkit("metrics", str(a), "--baseline", str(b), "--exclude", "*_*").out
+    assert "organisms                +9.00  +3.3 to +20.0  ±7.84    +3.8 to +14.0         8\n" in text
+    assert "The intervals hold for these seeds only, 1 against 1; 3 seeds on each side" in text
 
 
 def test_variants_of_one_question_are_pointed_out_until_they_are_one_cluster(tmp_path: Path) -> None:

@@ -82,6 +82,6 @@ def test_a_difference_is_paired_by_question_and_names_what_is_left_out() -> None
     a = [answer(10, 90, "x"), answer(90, 90, "x"), answer(10, 90, "y"), answer(10, 90, "only a")]
     b = [answer(90, 90, "x"), answer(90, 90, "y"), answer(10, 90, "y"), answer(10, 90, "only b")]
     difference, left_out = em_difference(a, b, DEFINITIONS["organisms"])
-    assert difference.questions == 2
+    assert difference.clusters == 2
     assert difference.mean == pytest.approx((0.5 + 0.5) / 2)
     assert left_out == ("only a", "only b")
