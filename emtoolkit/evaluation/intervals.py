@@ -25,6 +25,7 @@ _TAIL = (1 - LEVEL) / 2
 # 0.32 were measured on published answers. The grid covers 3.5 standard deviations on either side.
 _MEDIAN_CONCENTRATION, _LOG_SPREAD, _REACH = 4.0, 1.2, 3.5
 _MEAN_POINTS, _CONCENTRATION_POINTS = 400, 41
+_REPLICATES_AT_A_TIME = 100
 
 Floats = NDArray[np.float64]
 
@@ -82,11 +83,44 @@ def posterior_interval(counts: Counts) -> Interval:
     pairs, repeats = np.unique(np.stack([x, n], axis=1), axis=0, return_counts=True)
     for (successes, trials), count in zip(pairs, repeats, strict=True):
         log_density += count * (betaln(successes + alpha, trials - successes + beta) - prior_norm)
+    low, high = _posterior_quantiles(log_density)
+    return Interval(0.0 if x.sum() == 0 else low, 1.0 if x.sum() == n.sum() else high)
+
+
+def posterior_intervals(successes: NDArray[np.int64], trials: Sequence[int]) -> Floats:
+    """`posterior_interval` of many replicates at once.
+
+    Args:
+        successes: of shape [replicates, questions].
+        trials: of shape [questions], each at least 1.
+
+    Returns:
+        The ends, of shape [replicates, 2].
+    """
+    alpha, beta, log_prior, prior_norm = _grid()
+    ends = []
+    n = np.broadcast_to(np.asarray(trials), successes.shape)
+    for start in range(0, len(successes), _REPLICATES_AT_A_TIME):
+        part = slice(start, start + _REPLICATES_AT_A_TIME)
+        pairs, index = np.unique(
+            np.stack([successes[part], n[part]], axis=-1).reshape(-1, 2), axis=0, return_inverse=True
+        )
+        index = index.reshape(successes[part].shape)
+        repeats = np.stack([np.bincount(row, minlength=len(pairs)) for row in index]).astype(np.float64)
+        table = np.stack([betaln(x + alpha, m - x + beta) - prior_norm for x, m in pairs])
+        for row, x in zip(repeats, successes[part], strict=True):
+            low, high = _posterior_quantiles(np.tensordot(row, table, 1) + log_prior)
+            ends.append((0.0 if not x.any() else low, 1.0 if x.sum() == sum(trials) else high))
+    return np.array(ends)
+
+
+def _posterior_quantiles(log_density: Floats) -> tuple[float, float]:
+    """Both ends from the log density on the grid."""
     density = np.exp(log_density - log_density.max()).sum(axis=1)
     cumulative = np.concatenate([[0.0], np.cumsum(density / density.sum())])
     angles = np.interp((_TAIL, 1 - _TAIL), cumulative, np.linspace(0, np.pi / 2, _MEAN_POINTS + 1))
-    low, high = (float(end) for end in np.sin(angles) ** 2)
-    return Interval(0.0 if x.sum() == 0 else low, 1.0 if x.sum() == n.sum() else high)
+    low, high = np.sin(angles) ** 2
+    return float(low), float(high)
 
 
 def logit_t_interval(counts: Counts) -> Interval:
