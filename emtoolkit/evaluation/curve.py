@@ -50,7 +50,8 @@ def _of_answers(result: StepResult, first: StepResult) -> dict[str, float]:
     if summary.informative and first.summary.informative:
         for definition, rise in result.rises.items():
             values[f"rise/{definition}"] = rise.mean
-            values |= _ends(f"rise/{definition}", rise.interval)
+            for inference in ("new_questions", "new_questions_t", "these_questions"):
+                values |= _ends(f"rise/{definition}/{inference}", getattr(rise, inference))
     return values
 
 

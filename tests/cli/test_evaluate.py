@@ -213,7 +213,7 @@ def test_a_step_whose_answers_are_incoherent_is_broken_and_not_aligned(place: Pa
     done = evaluate(place, server, "prompt", "--steps", "9")
     assert done.code == 0, done.err
     row = next(line.split() for line in done.out.splitlines() if line.lstrip().startswith("9 "))
-    assert row == ["9", "0", "of", "0", "broken", "—", "—", "broken"]
+    assert row == ["9", "0", "of", "0", "broken", "—", "—"]
     (step,) = json.loads(evaluate(place, server, "prompt", "--steps", "9", "--json").out)["steps"]
     assert (step["broken"], step["coherent"], step["rated"]) == (True, 0, 10)
     assert {rate["rate"] for rate in step["rates"]} == {"broken"}

@@ -88,7 +88,10 @@ def test_a_rate_of_a_broken_model_is_a_word_in_json_and_so_is_a_difference_to_it
     done = emtoolkit("metrics", tmp_path / "good.csv", "--baseline", tmp_path / "broken.csv", "--json")
     value = json.loads(done.out)
     assert [each["rate"] for each in value["rates"]] == [0.5, 0.5, 0.5]
-    assert {(each["mean"], each["interval"]) for each in value["differences"]} == {("broken", None)}
+    intervals = ("new_questions", "new_questions_t", "these_questions")
+    assert {(each["mean"], *(each[name] for name in intervals)) for each in value["differences"]} == {
+        ("broken", None, None, None)
+    }
     broken = json.loads(emtoolkit("metrics", tmp_path / "broken.csv", "--json").out)
     assert broken["broken"] is True
     assert {(each["rate"], each["new_questions"], each["these_questions"]) for each in broken["rates"]} == {
