@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from emtoolkit.config.load import load_config
     from emtoolkit.errors import UserError
+    from emtoolkit.evaluation.callback import GenerationEvalCallback
     from emtoolkit.models.loading import ModelLoader
     from emtoolkit.saving.callback import ScheduledCheckpointCallback
     from emtoolkit.schedules.schedule import Schedule
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Checkpoint",
+    "GenerationEvalCallback",
     "ModelLoader",
     "Schedule",
     "ScheduledCheckpointCallback",
@@ -29,6 +31,7 @@ __version__ = "0.1.0"
 
 _MODULE_OF = {
     "Checkpoint": "emtoolkit.trajectory",
+    "GenerationEvalCallback": "emtoolkit.evaluation.callback",
     "ModelLoader": "emtoolkit.models.loading",
     "Schedule": "emtoolkit.schedules.schedule",
     "ScheduledCheckpointCallback": "emtoolkit.saving.callback",

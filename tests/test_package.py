@@ -23,6 +23,7 @@ def test_the_public_names_are_these() -> None:
 
     names = [
         "Checkpoint",
+        "GenerationEvalCallback",
         "ModelLoader",
         "Schedule",
         "ScheduledCheckpointCallback",
