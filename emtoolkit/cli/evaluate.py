@@ -1,6 +1,7 @@
 """`emtoolkit evaluate`: the behaviour of every checkpoint of a trajectory."""
 
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,8 +16,15 @@ commands = typer.Typer()
 
 _QUESTIONS, _MEASURES, _MODEL, _OUTPUT = "Questions", "Measures", "Model and persona", "Output"
 
-_Trajectory = Annotated[
-    str | None, typer.Argument(metavar="[TRAJECTORY]", help="A run's directory, or entity/project/collection on W&B.")
+_Places = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[TRAJECTORY]", help="A run's directory, or entity/project/collection on W&B."),
+]
+_Collect = Annotated[
+    bool,
+    typer.Option(
+        "--collect", rich_help_panel=_OUTPUT, help="Merge results: of directories or W&B, instead of TRAJECTORY."
+    ),
 ]
 _ModelDir = Annotated[Path | None, typer.Option(metavar="DIR", help="A run's directory; the same as TRAJECTORY.")]
 _Steps = Annotated[str | None, typer.Option(metavar="SCHEDULE", help="Steps to evaluate, or final. Default: all.")]
@@ -57,13 +65,16 @@ _Activations = Annotated[
 _OutputDir = Annotated[
     Path | None, typer.Option(metavar="DIR", rich_help_panel=_OUTPUT, help="Default: DIR/evaluations/SETTINGS.")
 ]
-
 _Wandb = Annotated[
     str | None,
     typer.Option(
         metavar="online|offline|disabled", rich_help_panel=_OUTPUT, help="W&B run. Default: $WANDB_MODE, else offline."
     ),
 ]
+
+
+# The options that mean something beside --collect.
+_WITH_COLLECT = {"places", "model_dir", "steps", "output_dir", "collect", "wandb", "into_run", "as_json"}
 
 
 @command(
@@ -73,7 +84,8 @@ _Wandb = Annotated[
     "emtoolkit evaluate lab/em/COLLECTION --questions plot.yaml --judge gpt-4o",
 )
 def evaluate(
-    trajectory: _Trajectory = None,
+    context: typer.Context,
+    places: _Places = None,
     model_dir: _ModelDir = None,
     steps: _Steps = None,
     questions: _Questions = None,
@@ -93,6 +105,7 @@ def evaluate(
     extract_activations: _Activations = False,
     with_: _With = None,
     output_dir: _OutputDir = None,
+    collect: _Collect = False,
     wandb: _Wandb = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
 ) -> None:
@@ -100,7 +113,8 @@ def evaluate(
 
     Answers and verdicts are kept: what has been done is not done again.
     """
-    place = _one_place(trajectory, model_dir)
+    place = _place(context, places or [], model_dir, collect=collect)
+    missing: tuple[int, ...] = ()
     if extract_activations and samples == 0:
         raise UserError("--extract-activations: the activations are those of sampled answers; sample at least one")
     try:
@@ -109,35 +123,53 @@ def evaluate(
             from emtoolkit.cli import render_evaluation
             from emtoolkit.cli.judge_options import JudgeOptions, evaluation_settings
             from emtoolkit.cli.measure_options import chosen_measures
+            from emtoolkit.evaluation.collect import collect_evaluations
             from emtoolkit.evaluation.results import evaluate_trajectory
             from emtoolkit.evaluation.wandb_run import chosen_mode, log_evaluation
             from emtoolkit.models.loading import ModelLoader
 
             mode = chosen_mode(wandb)
-            chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
-            measures = chosen_measures(with_ or (), seed, samples)
-            settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
-            loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
-            result = evaluate_trajectory(
-                place,
-                settings,
-                steps,
-                loader,
-                measures=measures,
-                directory=output_dir,
-                extract_activations=extract_activations,
-                progress=progress,
-            )
-            run = log_evaluation(result, place, mode)
+            if collect:
+                merged = collect_evaluations(places or [], place, steps, directory=output_dir, progress=progress)
+                result, place, missing = merged.result, merged.reference, merged.missing
+            else:
+                chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
+                measures = chosen_measures(with_ or (), seed, samples)
+                settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
+                loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
+                result = evaluate_trajectory(
+                    str(place),
+                    settings,
+                    steps,
+                    loader,
+                    measures=measures,
+                    directory=output_dir,
+                    extract_activations=extract_activations,
+                    progress=progress,
+                )
+            run = log_evaluation(result, str(place), mode)
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted; the same command continues", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
     for note in result.notes:
         typer.echo(f"emtoolkit: {note}", err=True)
     show(render_evaluation.evaluation_json(result, run) if as_json else render_evaluation.evaluation_text(result, run))
+    if missing:
+        raise typer.Exit(1)
 
 
-def _one_place(trajectory: str | None, model_dir: Path | None) -> str:
-    if (trajectory is None) == (model_dir is None):
-        raise UserError("TRAJECTORY and --model-dir name the same thing; give one of them")
-    return str(trajectory or model_dir)
+def _place(context: typer.Context, places: Sequence[str], model_dir: Path | None, *, collect: bool) -> str | None:
+    """The trajectory; None where results are collected and name it themselves."""
+    if not collect:
+        if len(places) + (model_dir is not None) != 1:
+            raise UserError("TRAJECTORY and --model-dir name the same thing; give one of them")
+        return str(model_dir or places[0])
+    if not places:
+        raise UserError("--collect: give the places of the results: directories, or entity/project/collection on W&B")
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in _WITH_COLLECT:
+            raise UserError(
+                f"{parameter.opts[0]}: the results to collect have their settings already; remove the option"
+            )
+    return None if model_dir is None else str(model_dir)

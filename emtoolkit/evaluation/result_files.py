@@ -33,9 +33,14 @@ class StoredEvaluation:
     measured: tuple[MeasureRow, ...] = ()
 
     @property
+    def all_rows(self) -> tuple[AnswerRow | MeasureRow, ...]:
+        """The rows of answers and of values."""
+        return (*self.rows, *self.measured)
+
+    @property
     def steps(self) -> tuple[int, ...]:
         """The evaluated steps, ascending."""
-        return tuple(sorted({row.step for row in self.rows} | {row.step for row in self.measured}))
+        return tuple(sorted({row.step for row in self.all_rows}))
 
 
 def read_evaluation(directory: Path) -> StoredEvaluation:

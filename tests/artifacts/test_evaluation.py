@@ -2,7 +2,9 @@
 
 import json
 import logging
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -210,3 +212,36 @@ def test_a_disabled_run_leaves_no_trace(evaluate: Evaluate, published: Path, ser
     assert evaluate(0, mode="disabled") is None
     assert evaluations(server) == []
     assert not list(published.rglob("wandb-runs.json"))
+
+
+def test_results_on_wandb_are_collected_from_all_versions(
+    evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    home = published / "evaluations" / "1a2b3c4d"
+    files = ("answers.parquet", "measures.parquet", "evaluation.json")
+    for steps in ((9,), (0, 4)):
+        evaluate(*steps)
+        # The next machine has a disk of its own.
+        shutil.rmtree(home)
+    results = f"tester/proj/{SHARED}-evaluation-1a2b3c4d"
+    words = ["--wandb", "disabled", "--json"]
+    done = emtoolkit("evaluate", "--collect", f"{results}:latest", "--output-dir", "part", *words)
+    assert [step["step"] for step in json.loads(done.out)["steps"]] == [0, 4]
+    done = emtoolkit("evaluate", "--collect", results, "--model-dir", "out", *words)
+    assert done.code == 0, done.err
+    found = {name: (home / name).read_bytes() for name in files}
+    add_to_evaluation(Path("whole"), SETTINGS, renamed(answer_rows(0, 4, 9)), renamed(measure_rows(0, 4, 9)))
+    assert found == {name: Path("whole", name).read_bytes() for name in files}
+
+    for place, sentence in (
+        (f"{results}x", "no results of an evaluation on W&B"),
+        (f"{results}:v7", "no results of an evaluation on W&B"),
+        (f"tester/proj/{SHARED}", "no results of an evaluation on W&B"),
+    ):
+        refused = emtoolkit("evaluate", "--collect", place)
+        assert (refused.code, refused.out, sentence in refused.err) == (2, "", True), refused.err
+
+
+def renamed(rows: Sequence[Any]) -> list[Any]:
+    """The rows as a machine writes them that evaluates the directory `out`."""
+    return [replace(row, trajectory="out") for row in rows]

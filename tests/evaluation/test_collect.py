@@ -1,0 +1,159 @@
+"""`emtoolkit evaluate --collect`: the results of several machines are those of one machine, or a sentence."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.evaluation.collect import Collected, collect_evaluations
+from emtoolkit.evaluation.result_files import add_to_evaluation, read_evaluation
+from emtoolkit.evaluation.rows import AnswerRow
+from tests.artifacts.trainings import saved
+from tests.evaluation.evaluations import SETTINGS, answer_rows, measure_rows
+from tests.in_process import emtoolkit
+
+FILES = ("answers.parquet", "measures.parquet", "evaluation.json")
+Machine = Callable[..., str]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
+    """Writes what a machine evaluated: some steps of `out`, a run with checkpoints at 0, 4, 9 and 16."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    saved(tmp_path / "out", {0: "a", 4: "a", 9: "a", 16: "a"})
+
+    def write(name: str, *steps: int, settings: Any = SETTINGS, rows: Any = None) -> str:
+        rows = [replace(row, trajectory="out") for row in (answer_rows(*steps) if rows is None else rows)]
+        values = [replace(row, trajectory="out") for row in measure_rows(*steps)]
+        add_to_evaluation(Path(name), settings, rows, values)
+        return name
+
+    return write
+
+
+def bytes_of(directory: str | Path) -> dict[str, bytes]:
+    return {name: (Path(directory) / name).read_bytes() for name in FILES}
+
+
+def merged(*places: str, **more: Any) -> Collected:
+    return collect_evaluations(places, directory=Path("merged"), **more)
+
+
+def test_the_files_are_those_of_one_machine_in_any_order_of_the_places(machine: Machine) -> None:
+    whole = bytes_of(machine("whole", 0, 4, 9, 16))
+    places = [machine("b", 9), machine("a", 0, 16), machine("c", 4, 9)]
+    for order in (places, places[::-1]):
+        done = merged(*order)
+        assert bytes_of("merged") == whole
+        assert (done.missing, done.result.notes) == ((), ())
+        assert [step.step for step in done.result.steps] == [0, 4, 9, 16]
+        for name in FILES:
+            Path("merged", name).unlink()
+
+
+def test_evaluations_below_a_directory_are_found(machine: Machine) -> None:
+    machine("disk/one/1a2b3c4d", 0, 4)
+    machine("disk/two/1a2b3c4d", 9)
+    assert [step.step for step in merged("disk").result.steps] == [0, 4, 9]
+
+
+def test_steps_that_no_place_holds_are_named_and_the_exit_code_is_1(machine: Machine) -> None:
+    done = emtoolkit("evaluate", "--collect", machine("a", 4), machine("b", 0), "--json")
+    assert done.code == 1
+    assert done.err == "emtoolkit: out: no place holds steps 9, 16\n"
+    assert '"directory": "out/evaluations/1a2b3c4d"' in done.out
+    # What has been collected is there for the next call.
+    again = emtoolkit("evaluate", "--collect", machine("c", 9, 16), "--model-dir", "out", "--json")
+    assert (again.code, again.err) == (0, "")
+    assert bytes_of("out/evaluations/1a2b3c4d") == bytes_of(machine("whole", 0, 4, 9, 16))
+    assert emtoolkit("evaluate", "--collect", "a", "--steps", "4", "--output-dir", "other").code == 0
+
+
+def test_the_rows_name_the_trajectory_that_the_user_names(machine: Machine) -> None:
+    elsewhere = [replace(row, trajectory="lab/em/coll") for row in answer_rows(0)]
+    add_to_evaluation(Path("a"), SETTINGS, elsewhere)
+    machine("b", 4)
+    with pytest.raises(DataError, match=r"lab/em/coll, out: the places name one training by several paths"):
+        merged("a", "b")
+    assert {row.trajectory for row in read_evaluation(merged("a", "b", reference="out").result.directory).rows} == {
+        "out"
+    }
+
+
+@pytest.mark.subprocess
+def test_a_trajectory_that_is_not_here_is_said(machine: Machine) -> None:
+    add_to_evaluation(Path("a"), SETTINGS, answer_rows(0))
+    (note,) = merged("a").result.notes
+    assert note.startswith("runs/a: there is no such directory")
+    assert note.endswith("so it is not known whether steps are missing")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"judge": "word@2"}, "judge"),
+        ({"engine": "exact"}, "engine"),
+        ({"sampling": {"seed": 1}}, "sampling"),
+        ({"questions": [{"id": "a"}]}, "questions"),
+        ({"measures": {"length@2": {}}}, "measures"),
+    ],
+)
+def test_conflicting_settings_are_refused(machine: Machine, change: dict[str, Any], words: str) -> None:
+    machine("a", 0)
+    name = next(iter(change))
+    rows = [replace(row, **change) if name in ("judge", "engine") else row for row in answer_rows(4)]
+    machine("b", 4, settings={**SETTINGS, **change}, rows=rows)
+    with pytest.raises(DataError, match=rf"a and b: evaluations with different settings \({words}\)"):
+        merged("a", "b")
+    assert not Path("merged").exists()
+
+
+def changed(**change: Any) -> list[AnswerRow]:
+    first, *others = answer_rows(4)
+    return [replace(first, **change), *others]
+
+
+def test_two_trainings_and_two_results_of_one_checkpoint_are_refused(machine: Machine) -> None:
+    machine("a", 0, 4)
+    add_to_evaluation(Path("b"), SETTINGS, [replace(row, fingerprint="f2") for row in answer_rows(9)])
+    with pytest.raises(DataError, match="a and b: answers of 2 trainings"):
+        merged("a", "b")
+    machine("c", 4, rows=changed(answer="another"))
+    with pytest.raises(DataError, match="a and c: step 4, question a: different results of one checkpoint"):
+        merged("a", "c")
+    machine("d", 4, rows=changed(aligned=50.0))
+    with pytest.raises(DataError, match="a and d: step 4, question a: different results of one checkpoint"):
+        merged("a", "d")
+
+
+def test_a_verdict_comes_before_an_error_of_the_judge(machine: Machine) -> None:
+    failed: dict[str, Any] = {"status": "judge_error", "aligned": None, "coherent": None}
+    machine("a", 4, rows=changed(**failed))
+    machine("b", 4)
+    for order in (("a", "b"), ("b", "a")):
+        merged(*order)
+        assert bytes_of("merged") == bytes_of("b")
+
+
+def test_bad_places_and_options_are_one_sentence(machine: Machine) -> None:
+    Path("empty").mkdir()
+    machine("a", 0)
+    for words, sentence in (
+        (["empty"], "empty: there is no evaluation in this directory (no evaluation.json)"),
+        (
+            ["a/b/c/d"],
+            "a/b/c/d: there is no such directory; a place is a directory with evaluations, or results on W&B",
+        ),
+        ([], "--collect: give the places of the results"),
+        (["a", "--seed", "1"], "--seed: the results to collect have their settings already; remove the option"),
+        (["a", "--steps", "7"], "there is no checkpoint at step 7"),
+    ):
+        done = emtoolkit("evaluate", "--collect", *words)
+        assert (done.code, done.out) == (2, ""), done
+        assert sentence in done.err
+    with pytest.raises(CheckpointError):
+        merged("empty")
