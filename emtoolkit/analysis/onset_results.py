@@ -123,6 +123,18 @@ def evaluation_directory(place: str | Path) -> Path:
     return found[0]
 
 
+def evaluation_directories(place: str | Path) -> list[Path]:
+    """The directories of the evaluations that `place` names; a directory of runs stands for those of its runs.
+
+    Raises:
+        CheckpointError: there is none, or a run has several.
+    """
+    runs = sorted({path.parents[2] for path in Path(place).glob(f"*/evaluations/*/{SETTINGS}")})
+    if (Path(place) / SETTINGS).is_file() or not runs:
+        return [evaluation_directory(place)]
+    return [evaluation_directory(run) for run in runs]
+
+
 def seed_onset(evaluation: StoredEvaluation, event: Event, before: Event | None = None) -> SeedOnset:
     """The onset of `event` in one evaluation, with its order to `before` if there is one."""
     curve = curve_of(evaluation, event.metric, event.kind)
@@ -173,7 +185,7 @@ def check_comparable(evaluations: Sequence[StoredEvaluation]) -> None:
     """Check that the evaluations are of different seeds of one persona, asked and judged alike.
 
     Raises:
-        DataError: two are of one training, or differ in persona, questions, sampling, engine or judge.
+        DataError: two are of one training or of two personas, or were not asked and judged alike.
     """
     first, *others = evaluations
     persona = _personas(first)
@@ -189,6 +201,17 @@ def check_comparable(evaluations: Sequence[StoredEvaluation]) -> None:
         if _personas(other) != persona:
             found = f"{', '.join(sorted(_personas(other)))} here and {', '.join(sorted(persona))} in {first.directory}"
             raise DataError(f"{other.directory}: the persona is {found}; several directories are seeds of one persona")
+    check_asked_alike(evaluations)
+
+
+def check_asked_alike(evaluations: Sequence[StoredEvaluation]) -> None:
+    """Check that the evaluations have the same questions, sampling, engine and judge.
+
+    Raises:
+        DataError: two differ.
+    """
+    first, *others = evaluations
+    for other in others:
         if different := different_settings(_compared(first.settings), _compared(other.settings)):
             raise DataError(
                 f"{other.directory}: {', '.join(different)} differ from those of {first.directory}; evaluate both alike"

@@ -66,9 +66,11 @@ def test_a_question_without_an_answer_in_the_denominator_is_left_out_of_the_pair
 
 def test_a_broken_step_has_no_value_and_is_named() -> None:
     rows = answer_rows({0: [0] * 4, 10: [40] * 4, 20: [0] * 4}, coherent={20: 10.0})
-    curve = em_curve(scored(rows), BETLEY, "rise")
+    # Among all answers the broken step would have a rate of 0.
+    curve = em_curve(scored(rows), DEFINITIONS["all"], "rise")
     assert math.isnan(curve.new_questions[2].value)
     assert math.isnan(curve.new_questions[2].limits.high)
+    assert curve.new_questions[1].value == pytest.approx(0.8)
     assert curve.notes == ("at steps 20 fewer than 50% of the answers are coherent: they decide nothing",)
 
 

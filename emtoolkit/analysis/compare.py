@@ -1,0 +1,246 @@
+"""What each schedule would have seen of a curve that was evaluated at more steps than any of them saves.
+
+A schedule sees the points of the reference at its own steps. The baseline of a rise is step 0 for every schedule, since
+the model before training needs no checkpoint; step 0 is a point of the curve only where the schedule saves it. Between
+two steps the curve is interpolated linearly, and before the first one it has the first value: the same for all.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import t
+
+from emtoolkit.analysis.curves import Curve, curve_of
+from emtoolkit.analysis.onset import Bracket, Onset, Point, find_onset
+from emtoolkit.analysis.onset_results import Event, check_asked_alike, evaluation_directories
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.errors import DataError, UserError
+from emtoolkit.evaluation.intervals import LEVEL
+from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
+from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.schedules.selection import select_steps
+from emtoolkit.schedules.steps import elided
+
+_RESAMPLES = 1000
+# A step or a range of steps, which can be a part of a schedule; any other term is a rule.
+_STEPS = re.compile(r"\d+|\d+-\d*:\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one schedule sees of the reference.
+
+    `missing` are steps of the schedule that the reference lacks; then nothing else is known. `bytes` is the size of the
+    schedule's checkpoints, None where they are not on this machine. `rmse` and `largest_error` are those of the
+    interpolated curve, the former weighted by the steps between the points of the reference. `chance` is the share of
+    resamples of the questions in which the schedule has an onset with both ends.
+    """
+
+    schedule: str
+    steps: tuple[int, ...]
+    missing: tuple[int, ...]
+    bytes: int | None
+    rmse: float
+    largest_error: float
+    new_questions: Onset | None
+    these_questions: Onset | None
+    chance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The views of one trajectory; `reference` is that of all steps of the reference."""
+
+    directory: Path
+    trajectory: str
+    persona: str
+    curve: Curve
+    reference: View
+    views: tuple[View, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Comparisons:
+    """The comparisons of several trajectories; `notes` say which schedules could not be judged."""
+
+    event: Event
+    trajectories: tuple[Comparison, ...]
+    notes: tuple[str, ...]
+
+
+def compare_all(
+    places: Sequence[str | Path], schedules: Sequence[str], event: Event, reference: str = "all"
+) -> Comparisons:
+    """`compare` of each evaluation at `places`, which are evaluations, runs, or directories of runs.
+
+    Raises:
+        UserError: there is no evaluation, they were not asked and judged alike, or a schedule cannot be read.
+    """
+    if not schedules:
+        raise UserError("--schedules: expected at least one schedule, such as every:25,dense-early")
+    evaluations = [read_evaluation(each) for place in places for each in evaluation_directories(place)]
+    check_asked_alike(evaluations)
+    found = tuple(compare(evaluation, schedules, event, reference) for evaluation in evaluations)
+    notes = [note for each in found for note in each.notes]
+    lengths = {each.reference.steps[-1]: each.directory for each in found}
+    if len(lengths) > 1:
+        ends = ", ".join(f"{directory} at step {step}" for step, directory in sorted(lengths.items()))
+        notes.append(f"the trajectories end at different steps ({ends}), so a schedule has other steps in each")
+    return Comparisons(event, found, tuple(notes))
+
+
+def split_schedules(text: str) -> list[str]:
+    """The schedules in a list: separated by `;`, or by commas, where steps and ranges belong to the rule after them.
+
+    `every:25,dense-early,0,log2:512` are `every:25`, `dense-early` and `0,log2:512`.
+    """
+    if ";" in text:
+        return [part.strip() for part in text.split(";") if part.strip()]
+    found, current = list[str](), list[str]()
+    for term in (part.strip() for part in text.split(",")):
+        current.append(term)
+        if not _STEPS.fullmatch(term):
+            found.append(",".join(current))
+            current = []
+    return found + ([",".join(current)] if current else [])
+
+
+def compare(evaluation: StoredEvaluation, schedules: Sequence[str], event: Event, reference: str = "all") -> Comparison:
+    """What each of `schedules` would have seen in `evaluation` at the steps that `reference` selects.
+
+    Raises:
+        ScheduleError: a schedule cannot be read.
+        DataError: the reference has fewer than three steps, or the evaluation lacks the metric.
+    """
+    curve = curve_of(evaluation, event.metric, event.kind)
+    evaluated = [point.step for point in curve.new_questions]
+    chosen = evaluated if reference == "all" else list(select_steps(reference, evaluated, lambda: evaluated[-1]))
+    if len(chosen) < 3:
+        raise DataError(
+            f"{evaluation.directory}: {len(chosen)} evaluated steps are no reference for schedules; evaluate a densely "
+            "saved trajectory"
+        )
+    sizes = _sizes(evaluation)
+    views = [_view(curve, chosen, spec, _steps_of(spec, chosen[-1]), event, sizes) for spec in schedules]
+    rows = evaluation.rows or evaluation.measured
+    return Comparison(
+        evaluation.directory,
+        rows[0].trajectory,
+        rows[0].persona,
+        curve,
+        _view(curve, chosen, reference, chosen, event, sizes),
+        tuple(views),
+        tuple(_too_sparse(view, evaluation) for view in views if view.missing),
+    )
+
+
+def _steps_of(spec: str, total_steps: int) -> list[int]:
+    return list(Schedule.parse(spec).steps(total_steps))
+
+
+def _view(
+    curve: Curve, reference: Sequence[int], spec: str, steps: Sequence[int], event: Event, sizes: Mapping[int, int]
+) -> View:
+    missing = tuple(sorted(set(steps) - set(reference)))
+    size = sum(sizes[step] for step in steps) if set(steps) <= sizes.keys() else None
+    if missing:
+        nan = float("nan")
+        return View(spec, tuple(steps), missing, size, nan, nan, None, None, nan)
+    new, these = (_at(points, steps) for points in (curve.new_questions, curve.these_questions))
+    values = {point.step: point.value for point in curve.new_questions}
+    rmse, largest = interpolation_error(reference, [values[step] for step in reference], steps)
+    return View(
+        spec,
+        tuple(steps),
+        (),
+        size,
+        rmse,
+        largest,
+        find_onset(new, event.limit, falls=event.falls),
+        find_onset(these, event.limit, falls=event.falls),
+        _chance(curve, steps, event),
+    )
+
+
+def _at(points: Sequence[Point], steps: Sequence[int]) -> list[Point]:
+    wanted = set(steps)
+    return [point for point in points if point.step in wanted]
+
+
+def interpolation_error(reference: Sequence[int], values: Sequence[float], steps: Sequence[int]) -> tuple[float, float]:
+    """The root mean square and the largest error of the curve through `steps`, at the steps of the reference.
+
+    A point of the reference weighs half the steps to its neighbours on both sides; points without a value weigh
+    nothing.
+    """
+    at, curve = np.asarray(reference, dtype=np.float64), np.asarray(values, dtype=np.float64)
+    known = ~np.isnan(curve)
+    kept = [i for i, step in enumerate(reference) if step in set(steps) and known[i]]
+    if not kept:
+        return float("nan"), float("nan")
+    errors = np.abs(np.interp(at, at[kept], curve[kept]) - curve)[known]
+    weights = step_weights(at[known])
+    return math.sqrt(float(np.sum(weights * errors**2) / weights.sum())), float(errors.max())
+
+
+def step_weights(at: np.ndarray) -> np.ndarray:
+    """Half the distance between the neighbours of each step, that is the weights of the trapezoidal rule."""
+    gaps = np.diff(at)
+    return np.concatenate([gaps, [0.0]]) / 2 + np.concatenate([[0.0], gaps]) / 2 if len(gaps) else np.ones(1)
+
+
+def _chance(curve: Curve, steps: Sequence[int], event: Event) -> float:
+    """The share of resamples of the families of questions in which the pointwise t limits give both ends."""
+    clusters = sorted(set.intersection(*(set(curve.by_cluster[step]) for step in steps)))
+    if len(clusters) < 2:
+        return float("nan")
+    sign = -1 if event.falls else 1
+    values = sign * np.array([[curve.by_cluster[step][cluster] for cluster in clusters] for step in steps])
+    count = len(clusters)
+    drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
+    quantile = float(t.ppf((1 + LEVEL) / 2, count - 1))
+    above, below = [], []
+    for row in values:
+        sample = row[drawn]
+        mean, half = sample.mean(axis=1), quantile * sample.std(axis=1, ddof=1) / math.sqrt(count)
+        above.append(mean - half > sign * event.limit)
+        below.append(mean + half < sign * event.limit)
+    first = np.argmax(above, axis=0)
+    excluded = np.logical_or.accumulate(below, axis=0)[np.maximum(first - 1, 0), np.arange(_RESAMPLES)]
+    return float(np.mean(np.any(above, axis=0) & excluded & (first > 0)))
+
+
+def verdict(reference: Onset | None, onset: Onset | None) -> str:
+    """What the schedule says of the onset: `seen`, `before first`, `not seen`, or `elsewhere` than the reference."""
+    if onset is None:
+        return "not known"
+    if onset.status != "seen":
+        return "before first" if onset.status == "before_first" else "not seen"
+    apart = reference is not None and _apart(onset.bracket, reference.bracket)
+    return "elsewhere" if apart else "seen"
+
+
+def _apart(one: Bracket, other: Bracket) -> bool:
+    return any(
+        a.upper is not None and b.lower is not None and a.upper <= b.lower for a, b in ((one, other), (other, one))
+    )
+
+
+def _too_sparse(view: View, evaluation: StoredEvaluation) -> str:
+    return (
+        f"{evaluation.directory}: {view.schedule} saves {len(view.missing)} steps that were not evaluated "
+        f"({elided(view.missing, 40)}), so the reference cannot judge it"
+    )
+
+
+def _sizes(evaluation: StoredEvaluation) -> dict[int, int]:
+    """The bytes of each checkpoint, where the trajectory is a directory on this machine."""
+    place = Path((evaluation.rows or evaluation.measured)[0].trajectory)
+    if not place.is_dir():
+        return {}
+    return {info.step: info.bytes for info in list_checkpoints(place)}

@@ -1,0 +1,86 @@
+"""`emtoolkit compare` and `emtoolkit suggest`: what other schedules would have seen, and which would see most."""
+
+from typing import Annotated
+
+import typer
+
+from emtoolkit.cli.help import command
+from emtoolkit.cli.terminal import only_results_on_stdout, show
+
+commands = typer.Typer()
+
+_Evaluations = Annotated[
+    list[str],
+    typer.Argument(metavar="EVALUATION...", help="Evaluations, runs, or directories of runs."),
+]
+_Schedules = Annotated[
+    list[str],
+    typer.Option(
+        metavar="SPEC,SPEC...", help="Schedules; steps belong to the rule after them, and ; separates, too. May repeat."
+    ),
+]
+_Reference = Annotated[str, typer.Option(metavar="SCHEDULE|all", help="Evaluated steps that count as the truth.")]
+_Threshold = Annotated[float, typer.Option(metavar="X", help="Value that the curve crosses; 0.10 is ten points.")]
+_Metric = Annotated[
+    str, typer.Option(metavar="NAME", help="Definition of the EM rate, changed, or the metric of a measure.")
+]
+_Level = Annotated[bool, typer.Option("--level", help="The metric itself in place of its rise since step 0.")]
+_Falls = Annotated[bool, typer.Option("--falls", help="A fall below the threshold in place of a rise.")]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+@command(
+    commands,
+    "emtoolkit compare outputs/goodness-medical --schedules every:100,dense-early",
+    "emtoolkit compare outputs/seed-0 outputs/seed-1 --schedules 'every:100;0,log2:256'",
+    "emtoolkit compare outputs --schedules dense-early --threshold 0.05",
+)
+def compare(
+    evaluations: _Evaluations,
+    schedules: _Schedules,
+    reference: _Reference = "all",
+    threshold: _Threshold = 0.10,
+    metric: _Metric = "betley",
+    level: _Level = False,
+    falls: _Falls = False,
+    as_json: _Json = False,
+) -> None:
+    """Show what each schedule would have seen in densely saved and evaluated trajectories."""
+    with only_results_on_stdout():
+        # Imported here, where messages of libraries for developers are not shown.
+        from emtoolkit.analysis.compare import compare_all, split_schedules
+        from emtoolkit.analysis.onset_results import Event
+        from emtoolkit.cli import render_compare
+
+        specs = [spec for text in schedules for spec in split_schedules(text)]
+        event = Event(metric, threshold, "level" if level else "rise", falls)
+        found = compare_all(evaluations, specs, event, reference)
+    for note in found.notes:
+        typer.echo(f"emtoolkit: {note}", err=True)
+    show(render_compare.compare_json(found) if as_json else render_compare.compare_text(found))
+
+
+@command(
+    commands,
+    "emtoolkit suggest outputs/seed-0 outputs/seed-1 outputs/seed-2 --budget 10",
+    "emtoolkit suggest outputs/goodness-medical --budget 10 --in-sample",
+    "emtoolkit suggest outputs --budget 8 --metric changed",
+)
+def suggest(
+    evaluations: _Evaluations,
+    budget: Annotated[int, typer.Option(min=2, metavar="N", help="Checkpoints at most, the last one included.")],
+    reference: _Reference = "all",
+    metric: _Metric = "betley",
+    level: _Level = False,
+    in_sample: Annotated[bool, typer.Option("--in-sample", help="Accept a schedule that fits one curve.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Suggest the schedule of a number of checkpoints that follows such curves best."""
+    with only_results_on_stdout():
+        from emtoolkit.analysis.suggest import suggest_for
+        from emtoolkit.cli import render_compare
+
+        found = suggest_for(
+            evaluations, metric, "level" if level else "rise", budget, reference=reference, in_sample=in_sample
+        )
+    show(render_compare.suggestion_json(found) if as_json else render_compare.suggestion_text(found))

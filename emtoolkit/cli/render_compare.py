@@ -1,0 +1,171 @@
+"""What `emtoolkit compare` and `emtoolkit suggest` print."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from emtoolkit.analysis.compare import Comparison, Comparisons, View, verdict
+from emtoolkit.analysis.onset import Onset
+from emtoolkit.analysis.suggest import Suggestion
+from emtoolkit.byte_sizes import format_size
+from emtoolkit.cli.layout import Column, Records, facts, line, prose
+from emtoolkit.cli.render import as_json
+from emtoolkit.cli.render_metrics import without_nan
+from emtoolkit.cli.render_onset import event_text, here_or_name
+
+_COLUMNS = (
+    Column("schedule", "left"),
+    Column("checkpoints"),
+    Column("disk"),
+    Column("RMSE"),
+    Column("largest error"),
+    Column("onset, new questions", "left"),
+    Column("onset, these questions", "left"),
+    Column("chance %"),
+)
+
+
+def compare_text(found: Comparisons) -> RenderableType:
+    """For each trajectory a line for each schedule, then the schedules over all trajectories of a persona."""
+    parts: list[RenderableType] = [facts([("event", event_text(found.event))]), line("")]
+    for each in found.trajectories:
+        parts += [
+            facts([("trajectory", here_or_name(each.trajectory)), ("persona", each.persona)]),
+            line(""),
+            Records(_COLUMNS, [_row(view, each) for view in (each.reference, *each.views)]),
+            line(""),
+        ]
+    for persona in dict.fromkeys(each.persona for each in found.trajectories):
+        of_persona = [each for each in found.trajectories if each.persona == persona]
+        if len(of_persona) > 1:
+            parts += [prose(f"{persona}, {len(of_persona)} trajectories:"), _over_trajectories(of_persona), line("")]
+    return Group(
+        *parts,
+        prose(
+            "The first line is the reference: all steps that count as the truth. Between two steps a curve is "
+            "interpolated linearly, and before the first it has the first value, for every schedule; the baseline of a "
+            "rise is step 0, which needs no checkpoint."
+        ),
+        prose(
+            "Chance: of an onset with both ends, over resamples of the questions. Elsewhere: a bracket that does not "
+            "touch the reference's."
+        ),
+    )
+
+
+def compare_json(found: Comparisons) -> str:
+    """The same as JSON; NaN is null, and so is an open end of a bracket."""
+    trajectories = [
+        {
+            "directory": str(each.directory),
+            "trajectory": each.trajectory,
+            "persona": each.persona,
+            "reference": _view_json(each.reference, each),
+            "schedules": [_view_json(view, each) for view in each.views],
+        }
+        for each in found.trajectories
+    ]
+    return as_json({"event": asdict(found.event), "trajectories": trajectories, "notes": list(found.notes)})
+
+
+def suggestion_text(found: Suggestion) -> RenderableType:
+    """The schedule, ready to paste, and how well it does on trajectories that it was not chosen on."""
+    parts: list[RenderableType] = [
+        facts([("schedule", found.schedule), ("RMSE in-sample", f"{found.in_sample:.4f}")]),
+        line(""),
+    ]
+    if not found.held_out:
+        parts.append(prose("In-sample: chosen on one curve, and not tested on any other."))
+        return Group(*parts)
+    others = list(found.held_out[0].others)
+    columns = [Column("left out", "left"), Column("suggested"), Column("best"), Column("regret"), *map(Column, others)]
+    rows: list[list[RenderableType]] = [
+        [
+            here_or_name(each.trajectory),
+            *(f"{value:.4f}" for value in (each.suggested, each.best, each.regret)),
+            *(f"{each.others[name]:.4f}" if name in each.others else "—" for name in others),
+        ]
+        for each in found.held_out
+    ]
+    return Group(
+        *parts,
+        Records(columns, rows),
+        line(""),
+        prose("RMSE on each trajectory: of a schedule chosen on the others, and of the best one in hindsight."),
+    )
+
+
+def suggestion_json(found: Suggestion) -> str:
+    """The same as JSON."""
+    held_out = [asdict(each) | {"regret": each.regret} for each in found.held_out]
+    value = {"schedule": found.schedule, "steps": list(found.steps), "in_sample": found.in_sample}
+    return as_json(without_nan(value | {"held_out": held_out}))
+
+
+def _row(view: View, of: Comparison) -> list[RenderableType]:
+    return [
+        view.schedule,
+        str(len(view.steps)),
+        "—" if view.bytes is None else format_size(view.bytes),
+        _number(view.rmse),
+        _number(view.largest_error),
+        _onset(view, of.reference.new_questions, view.new_questions),
+        _onset(view, of.reference.these_questions, view.these_questions),
+        "—" if math.isnan(view.chance) else f"{100 * view.chance:.0f}",
+    ]
+
+
+def _onset(view: View, reference: Onset | None, onset: Onset | None) -> str:
+    found = verdict(reference, onset)
+    if found in ("seen", "elsewhere") and onset is not None:
+        return str(onset.bracket) if found == "seen" else f"elsewhere {onset.bracket}"
+    return found
+
+
+def _over_trajectories(found: Sequence[Comparison]) -> RenderableType:
+    columns = [Column("schedule", "left"), Column("mean RMSE"), Column("seen"), Column("median width")]
+    rows: list[list[RenderableType]] = []
+    for number in range(len(found[0].views)):
+        views = [(each.views[number], each.reference) for each in found]
+        known = [view.rmse for view, _ in views if not math.isnan(view.rmse)]
+        seen = [v for v, reference in views if verdict(reference.new_questions, v.new_questions) == "seen"]
+        widths = [width for view in seen if (width := _width(view.new_questions)) is not None]
+        rows.append(
+            [
+                views[0][0].schedule,
+                _number(sum(known) / len(known)) if known else "—",
+                f"{len(seen)} of {len(views)}",
+                f"{median(widths):g}" if widths else "—",
+            ]
+        )
+    return Records(columns, rows)
+
+
+def _width(onset: Onset | None) -> int | None:
+    if onset is None or onset.bracket.lower is None or onset.bracket.upper is None:
+        return None
+    return onset.bracket.upper - onset.bracket.lower
+
+
+def _number(value: float) -> str:
+    return "—" if math.isnan(value) else f"{value:.4f}"
+
+
+def _view_json(view: View, of: Comparison) -> Any:
+    value = asdict(view) | {"steps": list(view.steps), "missing": list(view.missing)}
+    for name in ("new_questions", "these_questions"):
+        onset = getattr(view, name)
+        value[name] = None
+        if onset is not None:
+            value[name] = {
+                "verdict": verdict(getattr(of.reference, name), onset),
+                "status": onset.status,
+                "lower": onset.bracket.lower,
+                "upper": onset.bracket.upper,
+                "width": _width(onset),
+            }
+    return without_nan(value)
