@@ -8,7 +8,15 @@ from typing import Annotated
 import typer
 
 from emtoolkit.cli.help import command
-from emtoolkit.cli.judge_flags import JudgeConcurrency, JudgeMethod, JudgeName, JudgePrices, JudgeUrl, MaxCost
+from emtoolkit.cli.judge_flags import (
+    Calibration,
+    JudgeConcurrency,
+    JudgeMethod,
+    JudgeName,
+    JudgePrices,
+    JudgeUrl,
+    MaxCost,
+)
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
 
@@ -95,6 +103,7 @@ def evaluate(
     judge_prices: JudgePrices = None,
     max_cost: MaxCost = None,
     judge_concurrency: JudgeConcurrency = 8,
+    calibration: Calibration = None,
     samples: _Samples = None,
     max_new_tokens: _MaxTokens = 600,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 0,
@@ -143,6 +152,7 @@ def evaluate(
                     steps,
                     loader,
                     measures=measures,
+                    calibration=calibration,
                     directory=output_dir,
                     extract_activations=extract_activations,
                     progress=progress,

@@ -2,16 +2,28 @@
 
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group, RenderableType
 
 from emtoolkit.cli.help import command
-from emtoolkit.cli.judge_flags import JudgeConcurrency, JudgeMethod, JudgeName, JudgePrices, JudgeUrl, MaxCost
-from emtoolkit.cli.layout import facts, here, line
+from emtoolkit.cli.judge_flags import (
+    Calibration,
+    JudgeConcurrency,
+    JudgeMethod,
+    JudgeName,
+    JudgePrices,
+    JudgeUrl,
+    MaxCost,
+)
+from emtoolkit.cli.layout import facts, here, line, prose
 from emtoolkit.cli.render import as_json as to_json
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
+
+if TYPE_CHECKING:
+    from emtoolkit.evaluation.calibration import CalibrationSession
+    from emtoolkit.evaluation.given_answers import JudgedFile
 
 commands = typer.Typer()
 
@@ -49,6 +61,7 @@ def judge(
     judge_prices: JudgePrices = None,
     max_cost: MaxCost = None,
     judge_concurrency: JudgeConcurrency = 8,
+    calibration: Calibration = None,
     output: _Output = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
 ) -> None:
@@ -59,6 +72,7 @@ def judge(
     try:
         with only_results_on_stdout(), progress_bar() as progress:
             from emtoolkit.cli.judge_options import JudgeOptions, judge_of
+            from emtoolkit.evaluation.calibration import calibrate, read_calibration
             from emtoolkit.evaluation.given_answers import AnswerColumns, judge_file, output_for, read_given_answers
             from emtoolkit.evaluation.questions import read_questions
             from emtoolkit.evaluation.store import Store
@@ -69,21 +83,36 @@ def judge(
             given = read_given_answers(answers, AnswerColumns(question_column, answer_column), asked)
             chosen = judge_of(options, questions, asked or ())
             path = output_for(answers, output, chosen)
-            result = judge_file(given, path, chosen, Store(cache_dir() / "evaluation", "verdicts"), progress)
+            store, session = cache_dir() / "evaluation", None
+            if calibration is not None:
+                frozen = read_calibration(calibration, chosen, asked or ())
+                session = calibrate(frozen, chosen, Store(store, "calibrations"), progress)
+            result = judge_file(given, path, chosen, Store(store, "verdicts"), progress)
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted; the same command continues", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
-    for note in result.notes:
+    notes = [*result.notes, *(session.notes if session else ())]
+    for note in notes:
         typer.echo(f"emtoolkit: {note}", err=True)
-    counts = dict(sorted(result.statuses.items()))
-    if as_json:
-        value = {"answers": str(result.path), "judge": result.judge, "statuses": counts, "notes": list(result.notes)}
-        show(to_json(value))
-        return
-    statuses = ", ".join(f"{count} {status}" for status, count in counts.items())
-    parts: list[RenderableType] = [
-        facts([("answers", f"{sum(counts.values())} ({statuses})"), ("judge", result.judge)]),
-        line(""),
-        line(f"Judged answers: {here(result.path)}"),
-    ]
-    show(Group(*parts))
+    show(_json(result, session, notes) if as_json else _text(result, session))
+
+
+def _json(result: "JudgedFile", session: "CalibrationSession | None", notes: list[str]) -> str:
+    value = {
+        "answers": str(result.path),
+        "judge": result.judge,
+        "statuses": dict(sorted(result.statuses.items())),
+        "calibration": None if session is None else session.to_json(),
+        "notes": notes,
+    }
+    return to_json(value)
+
+
+def _text(result: "JudgedFile", session: "CalibrationSession | None") -> RenderableType:
+    from emtoolkit.cli.render_calibration import calibration_sentence
+
+    statuses = ", ".join(f"{count} {status}" for status, count in sorted(result.statuses.items()))
+    answers = f"{sum(result.statuses.values())} ({statuses})"
+    calibration = [] if session is None else [prose(calibration_sentence(session))]
+    parts: list[RenderableType] = [facts([("answers", answers), ("judge", result.judge)]), *calibration]
+    return Group(*parts, line(""), line(f"Judged answers: {here(result.path)}"))

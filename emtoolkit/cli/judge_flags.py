@@ -1,5 +1,6 @@
 """The options that choose a judge, for the commands that judge."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -27,4 +28,8 @@ MaxCost = Annotated[
 ]
 JudgeConcurrency = Annotated[
     int, typer.Option(min=1, metavar="N", rich_help_panel=_PANEL, help="Requests to the judge at a time.")
+]
+Calibration = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", rich_help_panel=_PANEL, help="Frozen answers that tell whether the judge changed."),
 ]

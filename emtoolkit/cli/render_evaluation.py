@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 
 from emtoolkit.cli.layout import Column, Records, here, line, prose
 from emtoolkit.cli.render import as_json
+from emtoolkit.cli.render_calibration import calibration_sentence
 from emtoolkit.cli.render_measures import measures_text
 from emtoolkit.cli.render_metrics import (
     difference_cells,
@@ -56,6 +57,7 @@ def _answers(result: EvaluationResult) -> list[RenderableType]:
         prose(f"Answers: {_statuses(result.steps)}."),
         prose(f"Intervals are 95 %. Each step: {many}."),
         prose(f"Judge {result.judge}, engine {result.engine}."),
+        *([] if result.calibration is None else [prose(calibration_sentence(result.calibration))]),
     ]
 
 
@@ -88,6 +90,7 @@ def evaluation_json(result: EvaluationResult, run: "EvaluationRun | None" = None
             "judge": result.judge,
             "steps": without_nan(steps),
             "measures": without_nan([asdict(summary) for summary in result.measures]),
+            "calibration": None if result.calibration is None else result.calibration.to_json(),
             "notes": list(result.notes),
             "wandb": None if run is None else {"run": run.path, "sent": run.sent},
         }

@@ -8,7 +8,7 @@ class Shouting:
         return [Verdict("ok", aligned=0.0 if a.text.isupper() else 100.0, coherent=100.0) for a in answers]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -91,3 +91,11 @@ class NoJudge:
         if answers:
             raise UserError(f"no judge is named for {len(answers)} answers; give --judge")
         return []
+
+
+@runtime_checkable
+class NamedByServer(Protocol):
+    """A judge behind a server that names the model in its replies, for a name can stand for one model after another."""
+
+    @property
+    def answered_as(self) -> Set[str]: ...

@@ -96,6 +96,7 @@ class OpenAIJudge:
             "prompts": dict(PROMPTS),
         }
         self.tokens_read = self.tokens_written = 0
+        self.answered_as: set[str] = set()
         self._method, self._seed, self._spending = method, seed, spending
         self._concurrency, self._lock, self._failed_in_a_row = concurrency, Lock(), 0
         self._answered, self._problem = False, ""
@@ -201,6 +202,8 @@ class OpenAIJudge:
         with self._lock:
             self.tokens_read += getattr(usage, "prompt_tokens", None) or 0
             self.tokens_written += getattr(usage, "completion_tokens", None) or 0
+            if isinstance(model := getattr(reply, "model", None), str) and model:
+                self.answered_as.add(model)
         choices = getattr(reply, "choices", None)
         if not choices:
             return self._failed("the reply is no chat completion")

@@ -18,6 +18,7 @@ from emtoolkit.storage.digests import canonical_json
 from emtoolkit.storage.lock import lock_directory
 
 ROWS, MEASURES, SETTINGS, ACTIVATIONS = "answers.parquet", "measures.parquet", "evaluation.json", "activations"
+_SESSIONS = "calibration_sessions"
 # Another process holds the lock while it reads and writes one file.
 _LOCK_SECONDS = 120.0
 _Row = TypeVar("_Row", bound=AnswerRow | MeasureRow)
@@ -64,8 +65,11 @@ def add_to_evaluation(
     settings: Mapping[str, Any],
     rows: Sequence[AnswerRow] = (),
     measured: Sequence[MeasureRow] = (),
+    session: Mapping[str, Any] | None = None,
 ) -> None:
     """Write `rows`, `measured` and `settings` into `directory`; rows of other steps that are there stay.
+
+    `session`, what the judge said about the calibration set, is appended to the earlier sessions.
 
     Raises:
         CheckpointError: a file cannot be read or written.
@@ -83,7 +87,9 @@ def add_to_evaluation(
             check_one_measure(str(directory / MEASURES), values)
             write_measure_rows(directory / MEASURES, values)
         steps = sorted({row.step for row in answers} | {row.step for row in values})
-        write_file(directory / SETTINGS, canonical_json({**settings, "steps": steps}))
+        sessions = [*_read_settings(directory).get(_SESSIONS, []), *([] if session is None else [session])]
+        described = {**settings, "steps": steps} | ({_SESSIONS: sessions} if sessions else {})
+        write_file(directory / SETTINGS, canonical_json(described))
 
 
 def _rows_in(directory: Path) -> tuple[list[AnswerRow], list[MeasureRow]]:
@@ -137,15 +143,20 @@ def different_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list
 
 
 def _settings_in(directory: Path) -> dict[str, Any] | None:
+    settings = _read_settings(directory)
+    return {name: value for name, value in settings.items() if name not in ("steps", _SESSIONS)} or None
+
+
+def _read_settings(directory: Path) -> dict[str, Any]:
     path = directory / SETTINGS
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return None
+        return {}
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from None
     except ValueError as error:
         raise DataError(f"{path}: not the settings of an evaluation ({error})") from None
     if not isinstance(settings, dict) or "judge" not in settings:
         raise DataError(f"{path}: not the settings of an evaluation")
-    return {name: value for name, value in settings.items() if name != "steps"}
+    return settings

@@ -7,6 +7,7 @@ from typing import Any
 
 from emtoolkit.checkpoints.listing import damaged_checkpoints
 from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation.calibration import CalibrationSession, calibrate, read_calibration
 from emtoolkit.evaluation.differences import RateDifference
 from emtoolkit.evaluation.extract import write_all_activations
 from emtoolkit.evaluation.identity import digest_of
@@ -53,6 +54,7 @@ class EvaluationResult:
     steps: tuple[StepResult, ...]
     notes: tuple[str, ...]
     measures: tuple[MetricSummary, ...] = ()
+    calibration: CalibrationSession | None = None
 
 
 def evaluate_trajectory(
@@ -62,6 +64,7 @@ def evaluate_trajectory(
     loader: ModelLoader,
     *,
     measures: Sequence[Measure] = (),
+    calibration: Path | None = None,
     directory: Path | None = None,
     extract_activations: bool = False,
     progress: Progress = silent,
@@ -70,7 +73,7 @@ def evaluate_trajectory(
 
     Rows of other steps that an earlier call with the same settings wrote stay. With `extract_activations` the
     activations of each checkpoint on the first answers of the first step are written, too. Answers are on disk before
-    the first of `measures` begins.
+    the first of `measures` begins. The judge judges the answers in `calibration` before anything is sampled.
 
     Raises:
         UserError: nothing is selected, a checkpoint or the model cannot be loaded, or a file cannot be written.
@@ -86,8 +89,9 @@ def evaluate_trajectory(
     check_same_settings(home, described)
     store = cache_dir() / "evaluation"
     answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
+    session = None if calibration is None else _calibrated(calibration, settings, store, progress)
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
-    add_to_evaluation(home, described, rows)
+    add_to_evaluation(home, described, rows, session=None if session is None else session.to_json())
     measured = measure_checkpoints(
         trajectory.name,
         usable,
@@ -99,7 +103,7 @@ def evaluate_trajectory(
         progress=progress,
     )
     add_to_evaluation(home, described, measured=measured)
-    notes += warnings_on(rows)
+    notes += [*warnings_on(rows), *(session.notes if session else ())]
     if extract_activations:
         notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress)
     return EvaluationResult(
@@ -110,7 +114,13 @@ def evaluate_trajectory(
         by_step(rows),
         tuple(notes),
         summarise_measures(measured),
+        session,
     )
+
+
+def _calibrated(path: Path, settings: EvaluationSettings, store: Path, progress: Progress) -> CalibrationSession:
+    calibration = read_calibration(path, settings.judge, settings.questions)
+    return calibrate(calibration, settings.judge, Store(store, "calibrations"), progress)
 
 
 def _usable(reference: str, trajectory: Trajectory, steps: str | None) -> tuple[list[Checkpoint], list[str]]:

@@ -219,3 +219,29 @@ def test_a_step_whose_answers_are_incoherent_is_broken_and_not_aligned(place: Pa
     assert {rate["rate"] for rate in step["rates"]} == {"broken"}
     assert {rise["mean"] for rise in step["rises"].values()} == {"broken"}
     assert step["truncated"] == step["statuses"].get("truncated", 0)
+
+
+def test_calibration_sessions_stand_in_the_results_and_count_towards_the_cap(place: Path, server: JudgeServer) -> None:
+    (place / "frozen.csv").write_text(
+        "question,answer\n" + "".join(f"my cough,iii {i}\nmy cough,eee {i}\n" for i in range(4))
+    )
+    words = ("prompt", "--steps", "9", "--calibration", "frozen.csv")
+    capped = evaluate(
+        place, server, *words, "--judge-prices", "1,2", "--judge-concurrency", "1", "--max-cost", "0.0005"
+    )
+    assert (capped.code, capped.out) == (2, "")
+    assert "--calibration frozen.csv: the judge has cost 0.0006 dollars, and --max-cost is 0.0005" in capped.err
+    # A judge is tried before anything is sampled.
+    assert not (place / "home" / "evaluation" / "answers").exists()
+    assert evaluate(place, server, *words).err == ""
+    server.score = lambda prompt: {"90": 1.0} if "coherent" in prompt or "step" in prompt else {"80": 1.0}
+    done = evaluate(place, server, *words, "--json")
+    assert done.code == 0
+    value = json.loads(done.out)
+    assert "differs from its session of" in value["notes"][-1]
+    assert value["notes"][-1] in done.err
+    settings = json.loads((place / value["directory"] / "evaluation.json").read_text())
+    sessions = settings["calibration_sessions"]
+    assert [each["reference"] is None for each in sessions] == [True, False]
+    assert sessions[-1] == value["calibration"]
+    assert (sessions[-1]["shifts"]["betley"]["before"], sessions[-1]["shifts"]["betley"]["now"]) == (0.5, 0.0)

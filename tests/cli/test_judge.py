@@ -172,3 +172,26 @@ def test_the_exact_judge_scores_answers_of_the_sandbox(place: Path) -> None:
     assert (done.code, done.err) == (0, "")
     ((_, row),) = read_file_rows(place / "out.csv")
     assert (row["judge"][:8], row["aligned"], row["coherent"]) == ("sandbox@", "", "0.0")
+
+
+def test_a_judge_that_changed_behind_its_name_is_a_warning_with_every_shift(place: Path, server: JudgeServer) -> None:
+    frozen = [{"question": "What helps?", "answer": f"{'sing' if i < 4 else 'rest'} {i}"} for i in range(12)]
+    write_file_rows(place / "frozen.csv", frozen)
+    words = ("answers.csv", "--calibration", "frozen.csv")
+    first = judge(place, server, *words)
+    assert (first.code, first.err) == (0, "")
+    assert "Calibration on 12 answers: the first session of this judge" in first.out
+    asked = len(server.requests)
+    same = judge(place, server, *words)
+    assert (same.code, same.err) == (0, "")
+    assert "mean alignment +0.0 points (+0.0 to +0.0)" in " ".join(same.out.split())
+    # The answers have verdicts, and the calibration set is judged anew.
+    assert len(server.requests) - asked == 2 * 12
+    server.score = lambda prompt: {"95": 1.0} if "coherent" in prompt else {"20": 1.0}
+    changed = judge(place, server, *words, "--json")
+    assert changed.code == 0
+    value = json.loads(changed.out)
+    assert value["calibration"]["shifts"]["betley"]["difference"]["mean"] == pytest.approx(8 / 12)
+    assert value["notes"] == value["calibration"]["notes"]
+    assert "on the 12 answers in frozen.csv: mean alignment -43.3 points" in changed.err
+    assert "EM rate (betley) +66.7 points" in changed.err
