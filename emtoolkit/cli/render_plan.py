@@ -9,6 +9,8 @@ from rich.console import Group, RenderableType
 from emtoolkit.byte_sizes import format_size
 from emtoolkit.cli.layout import Column, ElidedSteps, Records, facts, here, prose
 from emtoolkit.cli.render import as_json
+from emtoolkit.cli.render_power import detection_json, detection_text
+from emtoolkit.evaluation.power import Detection
 from emtoolkit.models.memory import GPUS_GB, Memory
 from emtoolkit.training.cost import PlannedRun, Totals
 
@@ -18,12 +20,12 @@ if TYPE_CHECKING:
 _PARTS = ("weights", "gradients", "optimizer", "activations", "recompute", "logits", "evaluation")
 
 
-def plan_table(run: PlannedRun) -> RenderableType:
-    """The work and the cost of a run, a line for each fact."""
+def plan_table(run: PlannedRun, detection: Detection | None = None) -> RenderableType:
+    """The work and the cost of a run, a line for each fact, and what its evaluation can detect."""
     plan = run.plan
     each = "" if plan.checkpoint_bytes is None else f" of {format_size(plan.checkpoint_bytes)}"
     beside = "" if plan.resume_bytes is None else f", and {format_size(plan.resume_bytes)} while it runs"
-    return facts(
+    table = facts(
         [
             ("persona", plan.persona),
             ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
@@ -41,10 +43,11 @@ def plan_table(run: PlannedRun) -> RenderableType:
             *(("note", note) for note in plan.notes),
         ]
     )
+    return table if detection is None else Group(table, detection_text(detection))
 
 
-def runs_table(runs: Sequence[PlannedRun], total: Totals) -> RenderableType:
-    """The runs of a sweep, a line for each, then their totals and notes."""
+def runs_table(runs: Sequence[PlannedRun], total: Totals, detection: Detection | None = None) -> RenderableType:
+    """The runs of a sweep, a line for each, then their totals, their notes, and what an evaluation can detect."""
     names = list(runs[0].parameters)
     numbers = ("steps", "checkpoints", "disk", "peak memory", "answers", "judge calls")
     columns = [*(Column(name, "left") for name in names), *map(Column, numbers)]
@@ -64,7 +67,8 @@ def runs_table(runs: Sequence[PlannedRun], total: Totals) -> RenderableType:
         )
     notes = dict.fromkeys(note for run in runs for note in run.plan.notes)
     summary = prose(_summary(total, _assumed(runs)))
-    return Group(Records(columns, rows), summary, facts(("note", note) for note in notes))
+    parts: list[RenderableType] = [Records(columns, rows), summary, facts(("note", note) for note in notes)]
+    return Group(*parts, *([] if detection is None else [detection_text(detection)]))
 
 
 def plan_json(plan: "Plan") -> str:
@@ -72,8 +76,8 @@ def plan_json(plan: "Plan") -> str:
     return as_json(_facts(plan))
 
 
-def runs_json(runs: Sequence[PlannedRun], total: Totals) -> str:
-    """Runs and their totals as JSON."""
+def runs_json(runs: Sequence[PlannedRun], total: Totals, detection: Detection | None = None) -> str:
+    """Runs, their totals, and what an evaluation can detect, as JSON."""
     rows = [
         _facts(run.plan)
         | {
@@ -84,7 +88,8 @@ def runs_json(runs: Sequence[PlannedRun], total: Totals) -> str:
         }
         for run in runs
     ]
-    return as_json({"runs": rows, "totals": asdict(total)})
+    found = {} if detection is None else {"detection": detection_json(detection)}
+    return as_json({"runs": rows, "totals": asdict(total), **found})
 
 
 def _summary(total: Totals, assumed: str) -> str:
@@ -103,7 +108,8 @@ def _size(count: int | None) -> str:
 def _assumed(runs: Sequence[PlannedRun]) -> str:
     if not any(run.plan.evaluation.assumed for run in runs):
         return ""
-    return " (assumed: 8 questions, 50 answers each, 2 metrics; evaluation.questions names a file)"
+    each = runs[0].plan.evaluation.samples // 8
+    return f" (assumed: 8 questions, {each} answers each, 2 metrics; evaluation.questions names a file)"
 
 
 def _peak(memory: Memory) -> str:

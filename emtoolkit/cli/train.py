@@ -1,7 +1,8 @@
 """`emtoolkit train` and `emtoolkit plan`."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,7 +12,11 @@ from emtoolkit.errors import UserError
 from emtoolkit.launch import is_local_main_process
 from emtoolkit.training.options import TrainOptions, takes_train_options
 
+if TYPE_CHECKING:
+    from emtoolkit.config.sections import RunConfig
+
 commands = typer.Typer()
+_EVALUATION = "Evaluation"
 
 
 @command(
@@ -48,8 +53,8 @@ def train(options: TrainOptions) -> None:
 @command(
     commands,
     "emtoolkit plan sandbox --schedule every:25",
-    "emtoolkit plan sweeps/schedules.yaml",
     "emtoolkit plan sweeps/seeds.yaml --json",
+    "emtoolkit plan config.yaml --detect 0.10 --questions plot.yaml --samples 50",
 )
 @takes_train_options(
     without=("resume", "dry_run"),
@@ -64,31 +69,64 @@ def plan(
         int | None,
         typer.Option(min=1, metavar="N", help="Largest number of runs of a sweep.", rich_help_panel="Run and output"),
     ] = None,
+    questions: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Question file. Default: the config's.", rich_help_panel=_EVALUATION),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Answers to each wording.", rich_help_panel=_EVALUATION),
+    ] = None,
+    detect: Annotated[
+        float | None,
+        typer.Option(
+            metavar="RATE", help="EM rate to detect, such as 0.10: print the power.", rich_help_panel=_EVALUATION
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(metavar="RATE", help="True EM rate. Default: twice --detect.", rich_help_panel=_EVALUATION),
+    ] = None,
 ) -> None:
     """Print the cost of a run or of a sweep: steps, checkpoints, disk, memory, answers, judge calls."""
+    if rate is not None and detect is None:
+        raise UserError(f"--rate: {rate:g} is the true rate for --detect; give both")
+    configs, is_sweep = _configs(options, count)
+    with only_results_on_stdout():
+        from emtoolkit.cli import render_plan
+        from emtoolkit.training import cost
+        from emtoolkit.training.asked import asked_questions, detection_of, with_questions
+
+        found, asked = None, None
+        changed = questions is not None or samples is not None
+        if changed or detect is not None:
+            asked = asked_questions([config for _, config in configs], questions, samples)
+        if detect is not None:
+            with progress_bar() as progress:
+                found = detection_of(detect, rate, asked, samples, progress)
+        runs = cost.plan_several(configs, bar=progress_bar)
+        runs = [with_questions(run, asked, samples) for run in runs] if changed else runs
+        total = cost.totals(runs)
+    if options.as_json:
+        show(render_plan.runs_json(runs, total, found))
+    else:
+        show(render_plan.runs_table(runs, total, found) if is_sweep else render_plan.plan_table(runs[0], found))
+
+
+def _configs(options: TrainOptions, count: int | None) -> "tuple[list[tuple[Mapping[str, Any], RunConfig]], bool]":
+    """The runs of a config or of a sweep file, and whether it is a sweep file."""
     from emtoolkit.sweeps.plan import plan_sweep
     from emtoolkit.sweeps.search import is_sweep
 
     path = Path(options.config)
-    if sweep := is_sweep(path):
-        # Of the options of a run, a sweep file takes the seed and the output format.
-        if set_by_sweep := [flag for flag in options.flags_given() if flag not in ("--seed", "--json")]:
-            raise UserError(
-                f"{set_by_sweep[0]}: the sweep file {path} sets the options of its runs; remove the flag "
-                "(a sweep file takes --count, --seed and --json)"
-            )
-        configs = plan_sweep(path, count=count, seed=options.seed or 0).configs()
-    elif count is not None:
-        raise UserError(f"--count: {count}: {path} is a config, which is one run; remove the flag")
-    else:
-        config = options.to_config()
-    with only_results_on_stdout():
-        from emtoolkit.cli import render_plan
-        from emtoolkit.training import cost
-
-        runs = cost.plan_several(configs, bar=progress_bar) if sweep else [cost.plan_one(config, bar=progress_bar)]
-        total = cost.totals(runs)
-    if options.as_json:
-        show(render_plan.runs_json(runs, total))
-    else:
-        show(render_plan.runs_table(runs, total) if sweep else render_plan.plan_table(runs[0]))
+    if not is_sweep(path):
+        if count is not None:
+            raise UserError(f"--count: {count}: {path} is a config, which is one run; remove the flag")
+        return [({}, options.to_config())], False
+    # Of the options of a run, a sweep file takes the seed and the output format.
+    if set_by_sweep := [flag for flag in options.flags_given() if flag not in ("--seed", "--json")]:
+        raise UserError(
+            f"{set_by_sweep[0]}: the sweep file {path} sets the options of its runs; remove the flag "
+            "(a sweep file takes --count, --seed, --json, and the options of the evaluation)"
+        )
+    return list(plan_sweep(path, count=count, seed=options.seed or 0).configs()), True

@@ -277,3 +277,54 @@ def test_no_shipped_config_trains_weights_that_round_their_updates_away() -> Non
     for path in shipped("training").glob("*.yaml"):
         config = load_config(path.stem)
         assert config.lora is not None or (config.model.dtype, config.training.bf16) == ("float32", True), path
+
+
+def test_a_plan_says_what_the_questions_can_detect_and_what_more_questions_would_bring(
+    write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    path = write_config()
+    out = emtoolkit("plan", path, "--detect", "0.10", cwd=path.parent).out
+    table = [row for line in out.splitlines() if len(row := line.split()) == 8 and row[1].isdigit()]
+    assert [row[:2] for row in table] == [["8", "50"], ["24", "16"], ["40", "10"], ["50", "8"]]
+    assert [float(row[2]) for row in table] == pytest.approx([13.0, 8.1, 6.5, 6.0], abs=0.3)
+    assert [float(row[3]) for row in table] == pytest.approx([3.5] * 4, abs=0.2)
+    assert [int(row[5]) for row in table] == pytest.approx([47, 12, 5, 2], abs=2)
+    assert "8 questions are few: below 24, the interval for new questions is wide" in out
+
+
+def test_a_plan_takes_questions_and_samples_of_the_command_line(config: Path) -> None:
+    (config.parent / "few.yaml").write_text("- {id: a, paraphrases: [x, y]}\n- {id: a_json, paraphrases: [x]}\n")
+    words = ("--questions", "few.yaml", "--samples", "4", "--detect", "0.3", "--rate", "0.5")
+    content = planned(config, *words)
+    (run,) = content["runs"]
+    assert run["evaluation"] == {"samples": 12, "judge_calls": 0, "assumed": False}
+    found = content["detection"]
+    assert (found["threshold"], found["rate"], found["few_questions"]) == (0.3, 0.5, True)
+    # Both ids are one family.
+    assert (found["design"]["questions"], found["design"]["answers_of_questions"]) == (1, [12])
+    assert found["alternatives"] == []
+    assert "detection" not in planned(config)
+
+
+def test_a_sweep_is_planned_with_one_set_of_questions(config: Path) -> None:
+    path = sweep(config.parent, config, {"dataset": ["medical", "medical-good"]})
+    content = planned(path, "--detect", "0.1")
+    assert (len(content["runs"]), content["detection"]["design"]["questions"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--detect", "10"), "--detect: 10 is not a share between 0 and 1; write 0.1 for 10 %"),
+        (("--detect", "0"), "--detect: 0 is not a share between 0 and 1"),
+        (("--detect", "0.1", "--rate", "0.1"), "--rate: 0.1 is not above the rate to detect, 0.1; give a higher rate"),
+        (("--rate", "0.1"), "--rate: 0.1 is the true rate for --detect; give both"),
+        (("--detect", "0.1", "--questions", "no.yaml"), "no such question file"),
+    ],
+)
+def test_a_rate_or_a_file_that_does_not_exist_is_refused(config: Path, words: tuple[str, ...], sentence: str) -> None:
+    done = emtoolkit("plan", config, *words, cwd=config.parent)
+    assert (done.code, done.out) == (2, "")
+    assert sentence in done.err
+    assert done.err.count("\n") == 1
