@@ -81,6 +81,10 @@ _Wandb = Annotated[
 ]
 
 
+_IntoRun = Annotated[
+    bool,
+    typer.Option("--into-run", rich_help_panel=_OUTPUT, help="Write the curve into the training's W&B run, too."),
+]
 # The options that mean something beside --collect.
 _WITH_COLLECT = {"places", "model_dir", "steps", "output_dir", "collect", "wandb", "into_run", "as_json"}
 
@@ -116,6 +120,7 @@ def evaluate(
     output_dir: _OutputDir = None,
     collect: _Collect = False,
     wandb: _Wandb = None,
+    into_run: _IntoRun = False,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
 ) -> None:
     """Ask every checkpoint of a trajectory questions, judge the answers, and compute the EM rates.
@@ -133,11 +138,13 @@ def evaluate(
             from emtoolkit.cli.judge_options import JudgeOptions, evaluation_settings
             from emtoolkit.cli.measure_options import chosen_measures
             from emtoolkit.evaluation.collect import collect_evaluations
+            from emtoolkit.evaluation.into_run import log_into, training_run
             from emtoolkit.evaluation.results import evaluate_trajectory
             from emtoolkit.evaluation.wandb_run import chosen_mode, log_evaluation
             from emtoolkit.models.loading import ModelLoader
 
             mode = chosen_mode(wandb)
+            training = training_run(place, mode) if into_run and place else None
             if collect:
                 merged = collect_evaluations(places or [], place, steps, directory=output_dir, progress=progress)
                 result, place, missing = merged.result, merged.reference, merged.missing
@@ -158,6 +165,8 @@ def evaluate(
                     progress=progress,
                 )
             run = log_evaluation(result, str(place), mode)
+            if into_run:
+                log_into(result, str(place), training or training_run(str(place), mode))
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted; the same command continues", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None

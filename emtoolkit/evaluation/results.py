@@ -56,6 +56,12 @@ class EvaluationResult:
     measures: tuple[MetricSummary, ...] = ()
     calibration: CalibrationSession | None = None
 
+    @property
+    def all_steps(self) -> tuple[int, ...]:
+        """The steps with an answer or a value, ascending."""
+        measured = {step.step for summary in self.measures for step in summary.steps}
+        return tuple(sorted({step.step for step in self.steps} | measured))
+
 
 def evaluate_trajectory(
     reference: str,

@@ -80,21 +80,6 @@ class Content:
         name = f"evaluate-{Path(self.reference).name}-{self.settings_name}"
         return {"name": name, "group": self._subject(), "job_type": "evaluation", "config": config}
 
-    def place(self) -> tuple[str, str]:
-        """Entity and project of the trajectory, both empty where it is on no W&B."""
-        if Path(self.reference).is_dir():
-            publications = Publications.read(Path(self.reference))
-            if publications.published:
-                artifact = next(iter(publications.published.values())).artifact
-                entity, project, _ = artifact.split("/")
-                return entity, project
-            if publications.runs:
-                newest = [*publications.runs.values()][-1][-1]
-                return newest.entity, newest.project
-            return "", ""
-        reference = Reference.parse(self.reference)
-        return reference.entity or "", reference.project
-
     def log_curve(self, run: Any) -> None:
         """Log the values of each step in their order, and the table of answers."""
         import wandb
@@ -172,3 +157,19 @@ def define_axis(run: Any) -> None:
     """Make the step of the checkpoint the axis of every value."""
     run.define_metric(AXIS)
     run.define_metric("*", step_metric=AXIS)
+
+
+def place_of(reference: str) -> tuple[str, str]:
+    """Entity and project of a trajectory on W&B, both empty where it is not known to be there."""
+    if Path(reference).is_dir():
+        publications = Publications.read(Path(reference))
+        if publications.published:
+            artifact = next(iter(publications.published.values())).artifact
+            entity, project, _ = artifact.split("/")
+            return entity, project
+        if publications.runs:
+            newest = [*publications.runs.values()][-1][-1]
+            return newest.entity, newest.project
+        return "", ""
+    parsed = Reference.parse(reference)
+    return parsed.entity or "", parsed.project

@@ -18,7 +18,7 @@ from emtoolkit.checkpoints.publications import WandbRun
 from emtoolkit.config.sections import WandbConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
 from emtoolkit.evaluation.results import EvaluationResult
-from emtoolkit.evaluation.wandb_content import Content
+from emtoolkit.evaluation.wandb_content import Content, place_of
 from emtoolkit.evaluation.wandb_record import EvaluationRun, keep_run, read_runs, relative_log
 from emtoolkit.evaluation.wandb_sync import IncompleteError, send
 
@@ -53,15 +53,14 @@ def log_evaluation(result: EvaluationResult, reference: str, mode: Mode) -> Eval
     """
     if mode == "disabled":
         return None
-    measured = [step.step for summary in result.measures for step in summary.steps]
-    content = Content.read(result.directory, reference, [*(step.step for step in result.steps), *measured])
+    content = Content.read(result.directory, reference, result.all_steps)
     digest = content.digest
     in_sweep = bool(os.environ.get("WANDB_SWEEP_ID"))
     known = [run for run in read_runs(result.directory) if run.digest == digest and not in_sweep]
     if known and (known[-1].sent or mode == "offline"):
         return known[-1]
     run_id = (os.environ.get("WANDB_RUN_ID") if in_sweep else None) or secrets.token_hex(4)
-    entity, project = content.place()
+    entity, project = place_of(content.reference)
     project = project or os.environ.get("WANDB_PROJECT") or _PROJECT
     kept = known[-1] if known else EvaluationRun(run_id, digest, reference, content.steps, entity, project)
     keep_run(result.directory, kept)

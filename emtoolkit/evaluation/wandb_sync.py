@@ -12,7 +12,7 @@ from emtoolkit.artifacts.attached_run import attached_run
 from emtoolkit.artifacts.run_log import replay
 from emtoolkit.checkpoints.publications import WandbRun
 from emtoolkit.errors import first_line
-from emtoolkit.evaluation.wandb_content import Content, define_axis
+from emtoolkit.evaluation.wandb_content import Content, define_axis, place_of
 from emtoolkit.evaluation.wandb_record import EvaluationRun, keep_run, read_runs
 from emtoolkit.progress import Progress, silent
 
@@ -71,7 +71,7 @@ def send(
         IncompleteError: W&B did not take the run's log.
         Exception: whatever W&B's client raises.
     """
-    known_entity, known_project = content.place()
+    known_entity, known_project = place_of(content.reference)
     entity, project = entity or kept.entity or known_entity, project or kept.project or known_project
     kept = replace(kept, entity=entity, project=project)
     if log := kept.log_in(content.directory):

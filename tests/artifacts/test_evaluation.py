@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import wandb
 
+from emtoolkit.artifacts.attached_run import define_training_axis
 from emtoolkit.evaluation.measure_rows import summarise_measures
 from emtoolkit.evaluation.result_files import add_to_evaluation
 from emtoolkit.evaluation.results import EvaluationResult, by_step
@@ -240,6 +241,66 @@ def test_results_on_wandb_are_collected_from_all_versions(
     ):
         refused = emtoolkit("evaluate", "--collect", place)
         assert (refused.code, refused.out, sentence in refused.err) == (2, "", True), refused.err
+
+
+def test_the_curve_in_the_run_of_the_training_leaves_its_history_as_it_is(
+    evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    training = server.store.project("tester", "proj").runs["training"]
+    with wandb.init(project="proj", id="training", resume="must", config={"lr": 1}) as run:
+        define_training_axis(run)
+        for step in range(1, 4):
+            run.log({"train/loss": 1 / step, "train/global_step": step})
+    before, config, summary = list(training.history), dict(training.config), dict(training.summary)
+    axes = axes_of(training)
+    for steps, new in (((4, 9), [4, 9]), ((0, 4, 9), [0, 4, 9]), ((0, 4, 9), [])):
+        # The rises of later steps are other ones where an earlier first step was evaluated.
+        rows = len(training.history)
+        evaluate(*steps, mode="disabled")
+        done = emtoolkit(*COLLECT, "--into-run", "--steps", ",".join(map(str, steps)))
+        assert done.code == 0, done.err
+        assert [row["checkpoint/step"] for row in training.history[rows:]] == new
+    assert training.history[: len(before)] == before
+    later = training.history[len(before) :]
+    assert [row["_step"] for row in later] == [3, 4, 5, 6, 7]
+    assert not any("train/global_step" in row for row in later)
+    assert later[-1]["evaluation-1a2b3c4d/em_rate/betley"] == 0.75
+    assert (training.state, training.config, training.job_type) == ("finished", config, None)
+    assert axes_of(training).items() >= axes.items()
+    assert axes_of(training)["evaluation-1a2b3c4d/em_rate/betley"] == "checkpoint/step"
+    own = {name: value for name, value in training.summary.items() if name.startswith("train/")}
+    assert own == {name: value for name, value in summary.items() if name.startswith("train/")}
+
+
+COLLECT = ("evaluate", "--collect", "out/evaluations/1a2b3c4d", "--model-dir", "out", "--wandb", "online")
+
+
+def axes_of(run: Run) -> dict[str, Any]:
+    """By metric, the name of its axis."""
+    found = run.raw_config["_wandb"]["value"]["m"]
+    names = [axis.get("1") or axis.get("2") for axis in found]
+    return {name: names[axis["5"] - 1] if "5" in axis else None for name, axis in zip(names, found, strict=True)}
+
+
+def test_a_training_whose_run_cannot_take_the_curve_is_a_sentence(
+    evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    evaluate(0, mode="disabled")
+    runs = server.store.project("tester", "proj").runs
+    rows = list(runs["training"].history)
+    runs["training"].state = "running"
+    done = emtoolkit(*COLLECT, "--into-run")
+    assert (done.code, done.out) == (2, "")
+    assert "--into-run: the run tester/proj/training is running, and another writer would disturb it" in done.err
+    del runs["training"]
+    done = emtoolkit(*COLLECT, "--into-run")
+    assert (done.code, done.out) == (2, "")
+    assert "--into-run: W&B has no run tester/proj/training" in done.err
+    assert "'emtoolkit sync out' sends the run of an offline training" in done.err
+    done = emtoolkit(*COLLECT[:-1], "offline", "--into-run")
+    assert (done.code, done.out) == (2, "")
+    assert "--into-run: W&B is offline; log in with 'wandb login', and add --wandb online" in done.err
+    assert rows == []
 
 
 def renamed(rows: Sequence[Any]) -> list[Any]:
