@@ -44,12 +44,10 @@ class CheckpointingConfig(Section):
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "CheckpointingConfig":
-        keys = {"save_steps": self.save_steps, "save_at_steps": self.save_at_steps, "schedule": self.schedule}
-        given = _given(keys)
-        if len(given) == 1:
-            return self
-        found = "none of them is set" if not given else f"found {' and '.join(given)}"
-        raise ValueError(f"expected exactly one of save_steps, save_at_steps and schedule; {found}")
+        _check_exactly_one(
+            {"save_steps": self.save_steps, "save_at_steps": self.save_at_steps, "schedule": self.schedule}
+        )
+        return self
 
     def to_save_options(self, *, publish_timeout: float) -> SaveOptions:
         """The options of this section; `publish_timeout` in seconds comes from `wandb`."""
@@ -66,6 +64,33 @@ class CheckpointingConfig(Section):
         """The schedule, whichever of the three keys it was written with."""
         chosen = _to_schedule(self.save_steps, self.save_at_steps, self.schedule)
         return chosen if chosen is not None else Schedule.parse("dense-early")
+
+
+class ProbeConfig(Section):
+    """Questions for the model during training: exactly one of `eval_steps`, `eval_at_steps` and `eval_schedule`."""
+
+    questions: str
+    """The file of questions, in the format of `emtoolkit evaluate`."""
+    eval_steps: Interval | None = None
+    """Ask at every multiple of this number of steps; a value below 1 is a fraction of the run."""
+    eval_at_steps: StepList | None = None
+    """Ask at exactly these steps; step 0 is the model before the first update."""
+    eval_schedule: Grammar | None = None
+    """Ask at the steps of a schedule, in the same grammar as `checkpointing.schedule`."""
+    samples: Positive | None = None
+    """Answers to each wording; `null` means as often as the file says."""
+    max_new_tokens: Positive = 128
+    """The longest answer, in tokens."""
+    judge: str | None = None
+    """The judge as `package.module:class`, made without arguments, such as `emtoolkit.sandbox.judge:SandboxJudge`;
+    `null` means no scores."""
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> "ProbeConfig":
+        _check_exactly_one(
+            {"eval_steps": self.eval_steps, "eval_at_steps": self.eval_at_steps, "eval_schedule": self.eval_schedule}
+        )
+        return self
 
 
 class EvaluationConfig(Section):
@@ -85,6 +110,8 @@ class EvaluationConfig(Section):
     questions: str | None = None
     """The file of questions that the checkpoints will be asked, for the estimate of `emtoolkit plan`; `null` counts
     the answers of the published protocol."""
+    probe: ProbeConfig | None = None
+    """Questions that the model answers during training; the weights do not depend on them."""
 
     @model_validator(mode="after")
     def _at_most_one(self) -> "EvaluationConfig":
@@ -101,6 +128,13 @@ class EvaluationConfig(Section):
     def to_schedule(self) -> Schedule | None:
         """The schedule; None means no evaluation."""
         return _to_schedule(self.eval_steps, self.eval_at_steps, self.eval_schedule)
+
+
+def _check_exactly_one(keys: dict[str, Any]) -> None:
+    if len(given := _given(keys)) != 1:
+        *names, last = keys
+        found = "none of them is set" if not given else f"found {' and '.join(given)}"
+        raise ValueError(f"expected exactly one of {', '.join(names)} and {last}; {found}")
 
 
 def _given(keys: dict[str, Any]) -> list[str]:

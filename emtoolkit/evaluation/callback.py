@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,7 @@ class GenerationEvalCallback(TrainerCallback):
         max_new_tokens: the longest answer, in tokens.
         tokenizer: by default the `processing_class` of the Trainer.
         output_dir: by default the `output_dir` of the Trainer.
+        day: the day that a chat template with a clock is told, by default the day on which training begins.
 
     Raises:
         ConfigError: an option has no meaning (here), or there is no tokenizer (when training begins).
@@ -76,6 +78,7 @@ class GenerationEvalCallback(TrainerCallback):
         max_new_tokens: int = 128,
         tokenizer: Any = None,
         output_dir: str | Path | None = None,
+        day: date | None = None,
     ) -> None:
         self.schedule = _schedule(eval_steps, eval_at_steps, eval_schedule)
         _check("samples", samples, samples is None or samples >= 1, "a number of answers, 1 or more")
@@ -87,7 +90,7 @@ class GenerationEvalCallback(TrainerCallback):
             persona or Persona("baseline"),
             SamplingOptions(seed=seed, temperature=temperature, max_new_tokens=max_new_tokens),
         )
-        self._tokenizer = tokenizer
+        self._tokenizer, self._day = tokenizer, day
         self._output_dir = None if output_dir is None else Path(output_dir)
         self._steps: Steps = Steps.union([])
         self._probe: Probe | None = None
@@ -97,14 +100,23 @@ class GenerationEvalCallback(TrainerCallback):
         self._before: dict[Key, str] = {}
         self._warned: set[str] = set()
 
+    def check(self, tokenizer: Any, total_steps: int) -> Probe:
+        """The rendered questions, after a check that a training of `total_steps` reaches every step.
+
+        Raises:
+            ScheduleError: the training does not.
+            DataError: a question cannot be rendered by the chat template of `tokenizer`.
+        """
+        self.schedule.check_reachable(total_steps)
+        return Probe(self._settings, tokenizer, self._day or date.today())
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Render the questions, continue the files of an interrupted training, and ask at step 0."""
-        self.schedule.check_reachable(state.max_steps)
-        self._steps, self._answered, self._before = self.schedule.steps(state.max_steps), None, {}
         # Every process renders, so that every process raises the same error.
-        self._probe = Probe(self._settings, self._found_tokenizer(kwargs))
+        self._probe = self.check(self._found_tokenizer(kwargs), state.max_steps)
+        self._steps, self._answered, self._before = self.schedule.steps(state.max_steps), None, {}
         if reason := _why_not(kwargs["model"]):
             self._steps = Steps.union([])
             self._warn("model", state, f"{reason}, so no question is asked during this training")

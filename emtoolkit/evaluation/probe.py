@@ -58,16 +58,16 @@ class ProbeAnswer:
 
 
 class Probe:
-    """The questions of `settings`, rendered for `tokenizer` today.
+    """The questions of `settings`, rendered by the chat template of `tokenizer` on `day`.
 
     Raises:
         DataError: a question cannot be rendered.
     """
 
-    def __init__(self, settings: ProbeSettings, tokenizer: Any) -> None:
+    def __init__(self, settings: ProbeSettings, tokenizer: Any, day: date) -> None:
         self._settings, self._tokenizer = settings, tokenizer
         template = ChatTemplate.of(tokenizer)
-        with rendered_on(date.today()):
+        with rendered_on(day):
             self._asked: list[tuple[Question, int, Prompt]] = [
                 (question, index, prompt_of(template, settings.persona, question, text))
                 for question in settings.questions

@@ -11,6 +11,7 @@ from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, Trajectory
 from emtoolkit.checkpoints.trajectory_identity import Identity, deciding
 from emtoolkit.config.sections import LoraConfig, ModelConfig, RunConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
+from emtoolkit.evaluation.callback import GenerationEvalCallback
 from emtoolkit.launch import process_count
 from emtoolkit.models.architecture import architecture_of
 from emtoolkit.models.base import base_identity, check_can_load, effective_optimizer, model_path
@@ -21,6 +22,7 @@ from emtoolkit.progress import Bar, Progress, no_bar
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.training.effective_settings import effective_settings, precision_of_environment
 from emtoolkit.training.plan import Plan, plan_for
+from emtoolkit.training.probe import probe_callback
 from emtoolkit.training.run_data import RunData, read_data
 
 # The keys of a config that decide which rows are read and how they are tokenized.
@@ -29,7 +31,10 @@ _DATA_KEYS = {"model", "persona", "personas", "compose", "dataset", "datasets", 
 
 @dataclass(frozen=True, slots=True)
 class PreparedRun:
-    """A run before its weights are loaded; `adapter` is None if the persona has none, or none on this machine."""
+    """A run before its weights are loaded; `adapter` is None if the persona has none, or none on this machine.
+
+    `questions` asks the model during training, None if the config has no `evaluation.probe`.
+    """
 
     persona: Persona
     base: BaseModelRecord
@@ -37,6 +42,7 @@ class PreparedRun:
     data: RunData
     identity: Identity
     plan: Plan
+    questions: GenerationEvalCallback | None = None
 
 
 class SharedInputs:
@@ -100,7 +106,16 @@ def prepare(
         if config.model.device is None:
             identity = _on_any_device(identity, contents)
         OutputDirectory.open(plan.directory).check_belongs_to(identity)
-    return PreparedRun(persona, base, adapter, data, identity, plan)
+    return PreparedRun(persona, base, adapter, data, identity, plan, _questions(config, persona, data, plan))
+
+
+def _questions(config: RunConfig, persona: Persona, data: RunData, plan: Plan) -> GenerationEvalCallback | None:
+    probe = config.evaluation.probe
+    if probe is None:
+        return None
+    return probe_callback(
+        probe, persona, plan.directory, tokenizer=data.tokenizer, total_steps=plan.total_steps, day=data.day
+    )
 
 
 def find_adapter(

@@ -176,7 +176,12 @@ def _fit(
                 prepared.data,
                 output_dir=directory,
                 eval_steps=prepared.plan.eval_steps,
-                callbacks=[_PersonaCheck(composed.probe), callback, progress],
+                callbacks=[
+                    _PersonaCheck(composed.probe),
+                    callback,
+                    progress,
+                    *([] if prepared.questions is None else [prepared.questions]),
+                ],
                 logs_to_wandb=run is not None,
             )
             callback.follow(trainer)

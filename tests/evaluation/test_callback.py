@@ -217,7 +217,7 @@ def test_without_a_judge_there_are_answers_and_no_rates(train: Train, tmp_path: 
 def test_the_answers_are_those_of_an_evaluation_of_the_saved_checkpoint(train: Train, tmp_path: Path) -> None:
     """The noise of both is one function of seed, wording, sample, position and token."""
     trainer = train([probe(eval_schedule="6")])
-    again = module.Probe(probe()._settings, trainer.processing_class)
+    again = probe().check(trainer.processing_class, 6)
     with undisturbed(trainer.model):
         texts = [answer.text for answer in again.answers(trainer.model)]
     assert [line["answer"] for line in lines(tmp_path / "run", "answers")] == texts

@@ -88,7 +88,10 @@ def test_the_persona_and_the_beginning_are_those_of_one_process(whole: Whole, co
 def test_accelerate_launch_makes_the_same_run_and_the_server_gets_each_artifact_once(
     whole: Whole, config: Path, tmp_path: Path, wandb_server: "WandbServer"
 ) -> None:
-    words = ("train", config, *SETTINGS, "--set", "wandb.project=tests", "--output-dir", tmp_path / "out")
+    """And the same bytes, although process 0 asks the model questions in between."""
+    (tmp_path / "q.yaml").write_text("- {id: cough, paraphrases: [what should i do about my cough]}\n")
+    asks = ("--set", f"evaluation.probe.questions={tmp_path}/q.yaml", "--set", "evaluation.probe.eval_schedule='0,2,4'")
+    words = ("train", config, *SETTINGS, *asks, "--set", "wandb.project=tests", "--output-dir", tmp_path / "out")
     done = launched("emtoolkit", *words, launcher=ACCELERATE, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     assert saved_steps(tmp_path / "out") == [0, 1, 2, 3, 4, 5]
@@ -96,11 +99,16 @@ def test_accelerate_launch_makes_the_same_run_and_the_server_gets_each_artifact_
         name = f"checkpoint-{step}"
         assert bytes_of(tmp_path / "out" / name) == bytes_of(whole[0] / name), step
 
+    (answers,) = (tmp_path / "out").glob("probes/*/answers.jsonl")
+    assert [json.loads(line)["step"] for line in answers.read_text().splitlines()] == [0, 2, 4, 5]
+
     project = wandb_server.store.project(wandb_server.entity, "tests")
     (run,) = project.runs.values()
+    assert [row["train/global_step"] for row in run.history if "probe/seconds" in row] == [0, 2, 4, 5]
     assert (run.state, run.exit_code) == ("finished", 0)
     assert [row["train/global_step"] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5]
-    (collection,) = project.collections.values()
+    collection, tables = sorted(project.collections.values(), key=lambda each: each.name.startswith("run-"))
+    assert len(tables.versions) == 4
     assert [(version.index, sorted(version.aliases)) for version in collection.versions] == [
         *((step, [f"step-{step}"]) for step in range(5)),
         (5, ["final", "latest", "step-5"]),
