@@ -1,8 +1,10 @@
 """SIGINT and SIGTERM are deferred until the current training step has ended; a second signal acts at once."""
 
+import os
 import signal
 import sys
 import threading
+from contextlib import suppress
 from types import FrameType
 from typing import Any
 
@@ -43,4 +45,14 @@ class DeferredSignals:
         self.received = number
         self.restore()
         if is_local_main_process():
-            sys.stderr.write("\nSaving the state after this training step; a second signal stops at once.\n")
+            _tell("\nSaving the state after this training step; a second signal stops at once.\n")
+
+
+def _tell(sentence: str) -> None:
+    """Write to standard error from a handler of a signal, which may have come while the program was writing there."""
+    with suppress(OSError, ValueError, AttributeError, RuntimeError):  # then nobody can be told
+        if sys.stderr is sys.__stderr__:
+            # Past the buffer of Python, whose writes refuse to be interrupted by another write.
+            os.write(sys.stderr.fileno(), sentence.encode())
+        else:
+            sys.stderr.write(sentence)

@@ -1,0 +1,28 @@
+"""The process that stands for a program of `tests.preloaded`: `preloaded_run.py SOCKET MODULE WORDS…`.
+
+It imports little, so that it starts in 20 ms. Signals are passed on; the exit status is that of the program.
+"""
+
+import json
+import os
+import signal
+import socket
+import sys
+
+
+def main() -> None:
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(sys.argv[1])
+    request = json.dumps({"argv": sys.argv[2:], "environment": dict(os.environ), "directory": os.getcwd()}).encode()
+    socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
+    connection.sendall(request)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, lambda received, frame: connection.sendall(bytes([received])))
+    status = int.from_bytes(connection.recv(4), "big")
+    if os.WIFSIGNALED(status):
+        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        os.kill(os.getpid(), os.WTERMSIG(status))
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+main()
