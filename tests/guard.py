@@ -1,5 +1,6 @@
 """Keeps the marks true: a test that starts a process or opens a port fails unless it has the mark for that."""
 
+import socket
 import sys
 from collections.abc import Iterator
 from types import FrameType
@@ -20,6 +21,8 @@ _events: list[tuple[str, str]] = []
 
 
 def _note(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "socket.bind" and arguments[0].family == socket.AF_UNIX:
+        return  # not a port
     if event in _MARK_OF_EVENT and not _is_importing(sys._getframe(1)):
         _events.append((_MARK_OF_EVENT[event], f"{event} {arguments!r:.300}"))
 

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests import preloaded
+
 # A limit for what hangs, never for what is slow: a busy machine takes ten times as long as an idle one.
 HANG_SECONDS = 300
 
@@ -30,8 +32,5 @@ def python(code: str, *argv: str | Path, cwd: Path | None = None) -> str:
 
 
 def emtoolkit(*argv: str | Path, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the `emtoolkit` command; `tests.in_process` has the same without the cost of another Python."""
-    return run(*EMTOOLKIT, *argv, cwd=cwd, **environment)
-
-
-EMTOOLKIT = (sys.executable, "-m", "emtoolkit")
+    """Run the `emtoolkit` command; `tests.in_process` has the same without a process."""
+    return run(*preloaded.command("emtoolkit", *argv), cwd=cwd, **environment)

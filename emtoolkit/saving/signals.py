@@ -50,9 +50,12 @@ class DeferredSignals:
 
 def _tell(sentence: str) -> None:
     """Write to standard error from a handler of a signal, which may have come while the program was writing there."""
-    with suppress(OSError, ValueError, AttributeError, RuntimeError):  # then nobody can be told
-        if sys.stderr is sys.__stderr__:
+    stream = sys.stderr
+    if stream is None:  # as for programs without a console
+        return
+    with suppress(OSError, ValueError, RuntimeError):  # then nobody can be told
+        if stream is sys.__stderr__ and stream is not None:
             # Past the buffer of Python, whose writes refuse to be interrupted by another write.
-            os.write(sys.stderr.fileno(), sentence.encode())
+            os.write(stream.fileno(), sentence.encode())
         else:
-            sys.stderr.write(sentence)
+            stream.write(sentence)

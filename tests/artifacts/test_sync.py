@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -303,7 +304,8 @@ def test_a_server_that_is_away_is_a_sentence(directory: Path, wandb_server: Wand
 def test_ctrl_c_says_how_to_go_on(directory: Path, wandb_server: WandbServer, tmp_path: Path) -> None:
     wandb_server.faults.add(Fault("CreateArtifact", "hang"))
     process = subprocess.Popen(
-        [*processes.EMTOOLKIT, "sync", "out"],
+        # Not a preloaded program, whose own processes are in another group.
+        [sys.executable, "-m", "emtoolkit", "sync", "out"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

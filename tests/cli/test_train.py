@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import processes
+from tests import preloaded, processes
 from tests.in_process import emtoolkit
 from tests.saving.trainings import bytes_of, saved_steps
 
@@ -126,7 +126,7 @@ def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
     path = write_config("schedule: 0,every:50", rest="wandb: {mode: disabled}")
     words = ["train", path, "--set", "training.max_steps=200", "--set", "lora.dropout=0.1"]
     process = subprocess.Popen(
-        [*processes.EMTOOLKIT, *map(str, words), "--output-dir", str(tmp_path / "stopped")],
+        preloaded.command("emtoolkit", *words, "--output-dir", tmp_path / "stopped"),
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         text=True,
