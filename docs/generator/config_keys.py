@@ -29,14 +29,20 @@ def config_page() -> str:
     return "\n".join([_BEGINNING, *(_section(path, model, schema["$defs"]) for path, model in sections)])
 
 
-def _sections(model: Mapping[str, Any], definitions: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The sections in `model` by their dotted keys; `datasets.NAME` stands for each of a mapping's."""
+def _sections(
+    model: Mapping[str, Any], definitions: Mapping[str, Any], above: str = ""
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The sections in `model` by their dotted keys, each before those in it; `datasets.NAME` stands for each of a
+    mapping's.
+    """
     for key, field in model["properties"].items():
         for name in _references(field):
             mapping = field.get("type") == "object" or any(
                 one.get("type") == "object" for one in field.get("anyOf", ())
             )
-            yield f"{key}.NAME" if mapping else key, definitions[name]
+            path = f"{above}{key}.NAME" if mapping else f"{above}{key}"
+            yield path, definitions[name]
+            yield from _sections(definitions[name], definitions, f"{path}.")
 
 
 def _references(field: Mapping[str, Any]) -> Iterator[str]:
@@ -51,17 +57,18 @@ def _section(path: str, model: Mapping[str, Any], definitions: Mapping[str, Any]
     required = model.get("required", ())
     heading = f"## {path}" if path == _AT_THE_TOP else f"## `{path}`"
     rows = ["| key | values | meaning |", "|---|---|---|"]
-    rows += [_row(key, field, key in required) for key, field in model["properties"].items()]
+    above = "" if path == _AT_THE_TOP else path.replace(".", "").lower()
+    rows += [_row(key, field, key in required, above) for key, field in model["properties"].items()]
     return "\n".join([f"{heading}\n", f"{model.get('description', '').strip()}\n", *rows, ""])
 
 
-def _row(key: str, field: Mapping[str, Any], required: bool) -> str:
+def _row(key: str, field: Mapping[str, Any], required: bool, above: str) -> str:
     if next(_references(field), None) is None:
         values, default = _values(field), f"default {_value(field.get('default'))}"
     else:
         mapping = "additionalProperties" in field
         none = " or `null`" if any(one.get("type") == "null" for one in field.get("anyOf", ())) else ""
-        values = f"[sections by name](#{key}name)" if mapping else f"[section](#{key}){none}"
+        values = f"[sections by name](#{above}{key}name)" if mapping else f"[section](#{above}{key}){none}"
         default = ""
     below = "required" if required else default
     return f"| `{key}` | {'<br>'.join(filter(None, (values, below)))} | {cell(field.get('description', ''))} |"

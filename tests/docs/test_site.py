@@ -70,6 +70,8 @@ def test_the_config_page_has_every_section_with_types_and_defaults() -> None:
     assert "\n| `batch_size` | whole number ≥ 1<br>default `2` | " in page
     assert "\n| `base` | text<br>required | " in page
     assert "\n| `lora` | [section](#lora) or `null` | " in page
+    assert "\n## `evaluation.probe`\n" in page
+    assert "\n| `probe` | [section](#evaluationprobe) or `null` | " in page
 
 
 def test_a_placeholder_in_a_help_text_is_no_html() -> None:
