@@ -21,6 +21,7 @@ from emtoolkit.errors import CheckpointError, ConfigError, first_line
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.base import base_identity, load_base, load_tokenizer
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
+from emtoolkit.models.weight_swap import SwappableWeights
 from emtoolkit.personas import AdapterMode, AdapterSource, Persona, load_persona
 from emtoolkit.trajectory import Checkpoint
 
@@ -89,6 +90,9 @@ class ModelLoader:
         self._loaded: LoadedModel | None = None
         self._base_with_persona: Any = None
         self._base_key: Any = None
+        # The weights of the last loaded checkpoint in the model, where the next one's can take their place.
+        self._weights: SwappableWeights | None = None
+        self._weights_key: Any = None
         # All checkpoints of a trajectory share one base model, and hashing a large one takes a minute.
         self._base_records: dict[tuple[str, str | None, bool, bool], BaseModelRecord] = {}
         self._adapters: dict[AdapterSource, PersonaAdapter | None] = {}
@@ -200,6 +204,10 @@ class ModelLoader:
     def _with_adapter(self, checkpoint: Checkpoint, config: ModelConfig, adapter: PersonaAdapter | None) -> Any:
         merged = adapter if adapter is not None and adapter.source.composition == "merge" else None
         key = (config, None if merged is None else merged.content)
+        stacked = adapter if adapter is not None and adapter.source.composition == "stack" else None
+        kind = (key, None if stacked is None else stacked.content)
+        if self._swapped(kind, checkpoint):
+            return self._base_with_persona.eval()
         if self._base_key != key:
             self._load_base(key, config, merged)
         try:
@@ -208,10 +216,19 @@ class ModelLoader:
             self._load_base(key, config, merged)
             model = checkpoint.load_adapter(self._base_with_persona, persona_is_in=True)
         self._base_with_persona = model
-        if adapter is not None and adapter.source.composition == "stack":
-            persona_adapters.stack(model, adapter)
+        if stacked is not None:
+            persona_adapters.stack(model, stacked)
         model.eval()
+        self._weights = SwappableWeights.of_adapter(model, checkpoint.path, persona_adapters.TRAINED)
+        self._weights_key = kind
         return model
+
+    def _swapped(self, kind: Any, checkpoint: Checkpoint) -> bool:
+        """Whether the weights of `checkpoint` are now in the model of an earlier call, which was of the same kind."""
+        swapped = self._weights is not None and self._weights_key == kind and self._weights.replace(checkpoint.path)
+        if not swapped:
+            self._weights = self._weights_key = None
+        return swapped
 
     def _load_base(self, key: Any, config: ModelConfig, merged: PersonaAdapter | None) -> None:
         # Freed before the next one is loaded: two may not fit into memory.
@@ -228,9 +245,13 @@ class ModelLoader:
             )
 
     def _full(self, checkpoint: Checkpoint) -> Any:
+        if self._swapped("full", checkpoint):
+            return self._base_with_persona.eval()
         self._base_with_persona = self._base_key = None
         try:
             model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path, trust_remote_code=False)
+            self._weights, self._weights_key = SwappableWeights.of_model(model, checkpoint.path), "full"
+            self._base_with_persona = model if self._weights is not None else None
             return model.eval()
         except (OSError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"{checkpoint.path}: cannot be loaded ({first_line(error)})") from error
