@@ -67,6 +67,10 @@ _With = Annotated[
         "--with", metavar="MODULE:FUNCTION", rich_help_panel=_MEASURES, help="Function of your own, once or more."
     ),
 ]
+_HeldOut = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", rich_help_panel=_MEASURES, help="Held-out rows of the training's domain: their loss."),
+]
 _Activations = Annotated[
     bool, typer.Option("--extract-activations", rich_help_panel=_OUTPUT, help="Write activations of every layer, too.")
 ]
@@ -117,6 +121,7 @@ def evaluate(
     persona_override: _Override = None,
     extract_activations: _Activations = False,
     with_: _With = None,
+    held_out: _HeldOut = None,
     output_dir: _OutputDir = None,
     collect: _Collect = False,
     wandb: _Wandb = None,
@@ -150,7 +155,7 @@ def evaluate(
                 result, place, missing = merged.result, merged.reference, merged.missing
             else:
                 chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
-                measures = chosen_measures(with_ or (), seed, samples)
+                measures = chosen_measures(with_ or (), seed, samples, held_out)
                 settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
                 loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
                 result = evaluate_trajectory(

@@ -17,9 +17,9 @@ from emtoolkit.progress import Bar, Progress, silent
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# Shorter work shows no bar.
+# Shorter work shows neither a bar nor a line.
 _SECONDS_BEFORE_BAR = 2.0
-# Where standard error is no terminal, long work writes a line this often.
+# Where standard error is no terminal, long work writes a line this often after the first.
 _SECONDS_BETWEEN_LINES = 30.0
 
 # The bars of transformers, datasets and huggingface_hub, which read these variables when they are first imported.
@@ -94,12 +94,12 @@ def _lines() -> Iterator[Progress]:
     if not is_local_main_process():
         yield silent
         return
-    last_line = time.monotonic()
+    next_line = time.monotonic() + _SECONDS_BEFORE_BAR
 
     def show(what: str, done: int, total: int) -> None:
-        nonlocal last_line
-        if total and time.monotonic() - last_line >= _SECONDS_BETWEEN_LINES:
-            last_line = time.monotonic()
+        nonlocal next_line
+        if total and time.monotonic() >= next_line:
+            next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
             print(f"emtoolkit: {what}: {100 * done // total} %", file=sys.stderr)  # noqa: T201 - a line of progress
 
     yield show
