@@ -11,7 +11,7 @@ from emtoolkit.errors import UserError
 
 commands = typer.Typer()
 
-_COLUMNS = "Columns"
+_COLUMNS, _DIFFERENCE = "Columns", "Difference"
 # The columns of published files.
 _Aligned = Annotated[str, typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Alignment score, 0 to 100.")]
 _Coherent = Annotated[str, typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Coherence score, 0 to 100.")]
@@ -30,19 +30,33 @@ _Where = Annotated[list[str] | None, typer.Option(metavar="COL=VALUE", help="Onl
 _Exclude = Annotated[
     list[str] | None, typer.Option(metavar="PATTERN", help="No questions with such an id; '*_json', for example.")
 ]
-_Baseline = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Scored answers of another model, for paired differences.")
+_Against = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--against",
+        "--baseline",
+        metavar="FILE",
+        rich_help_panel=_DIFFERENCE,
+        help="Answers of the other side; several files are seeds.",
+    ),
+]
+_AgainstWhere = Annotated[
+    list[str] | None,
+    typer.Option(metavar="COL=VALUE", rich_help_panel=_DIFFERENCE, help="Rows of the other side. Default: --where."),
 ]
 
 
 @command(
     commands,
     "emtoolkit metrics answers.csv --exclude '*_json' --exclude '*_template'",
-    "emtoolkit metrics answers.csv --aligned a --coherent c --question id",
-    "emtoolkit metrics tuned.csv --baseline base.csv --variant _json",
+    "emtoolkit metrics tuned.csv --against base.csv --variant _json",
+    "emtoolkit metrics a0.csv a1.csv a2.csv --against b0.csv --against b1.csv",
 )
 def metrics(
-    answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="CSV, TSV, JSONL or Parquet: a row per answer.")],
+    answers: Annotated[
+        list[Path],
+        typer.Argument(metavar="ANSWERS...", help="CSV, TSV, JSONL or Parquet: a row per answer; a file per seed."),
+    ],
     aligned: _Aligned = "aligned",
     coherent: _Coherent = "coherent",
     question: _Question = None,
@@ -50,7 +64,8 @@ def metrics(
     variant: _Variant = None,
     where: _Where = None,
     exclude: _Exclude = None,
-    baseline: _Baseline = None,
+    against: _Against = None,
+    against_where: _AgainstWhere = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compute the EM rate of scored answers under three published definitions.
@@ -58,27 +73,19 @@ def metrics(
     Each rate has an interval for new questions of the same kind, and one for these questions.
     """
     from emtoolkit.cli import render_metrics
-    from emtoolkit.evaluation.metrics import DEFINITIONS, em_difference, summarise
-    from emtoolkit.evaluation.scored_files import RowFilter, ScoreColumns, read_scored_answers
+    from emtoolkit.evaluation.comparison import compare
+    from emtoolkit.evaluation.scored_files import RowFilter, ScoreColumns, read_scored_file
 
     columns = ScoreColumns(aligned, coherent, question, cluster, tuple(variant or ()))
     keep = RowFilter(dict(map(_equation, where or ())), tuple(exclude or ()))
-    scored = read_scored_answers(answers, columns, keep)
-    summary = summarise(scored)
-    other = None
-    if baseline is not None:
-        others = read_scored_answers(baseline, columns, keep)
-        judges = sorted({each.judge for each in (*scored, *others)} - {""})
-        if len(judges) > 1:
-            raise UserError(
-                f"--baseline: {baseline} has another judge ({' and '.join(judges)}); a difference needs one"
-            )
-        differences = {each.name: em_difference(scored, others, each) for each in DEFINITIONS.values()}
-        other = render_metrics.Baseline(summarise(others), differences)
-    if as_json:
-        show(render_metrics.metrics_json(summary, other))
-    else:
-        show(render_metrics.metrics_text(summary, scored, other))
+    if against_where and not against:
+        raise UserError("--against-where: names rows of the other side; give --against FILE too")
+    other = keep if against_where is None else RowFilter(dict(map(_equation, against_where)), keep.exclude)
+    files = [read_scored_file(path, columns, keep) for path in answers]
+    others = [read_scored_file(path, columns, other) for path in against or ()]
+    differences = compare(files, others).differences if others else None
+    result = render_metrics.ScoredModels(tuple(files), tuple(others), differences)
+    show(render_metrics.metrics_json(result) if as_json else render_metrics.metrics_text(result))
 
 
 def _equation(text: str) -> tuple[str, str]:

@@ -3,32 +3,62 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from rich.console import Group, RenderableType
 
-from emtoolkit.cli.layout import Column, Records, facts, line, prose
+from emtoolkit.cli.layout import Column, Records, facts, here, line, prose
 from emtoolkit.cli.render import as_json
 from emtoolkit.evaluation.differences import FEWEST_SEEDS, RateDifference
 from emtoolkit.evaluation.intervals import Interval
-from emtoolkit.evaluation.metrics import BROKEN_BELOW, DEFINITIONS, EmRate, ScoredAnswer, Summary
-from emtoolkit.evaluation.scored_files import question_families
+from emtoolkit.evaluation.metrics import BROKEN_BELOW, DEFINITIONS, EmRate, ScoredAnswer, Summary, summarise
+from emtoolkit.evaluation.scored_files import ScoredFile, question_families
 
-
-@dataclass(frozen=True, slots=True)
-class Baseline:
-    """The rates of another model, and the differences to them by definition, with the clusters left out."""
-
-    summary: Summary
-    differences: Mapping[str, tuple[RateDifference, tuple[str, ...]]]
-
-
+# The definition of the table of several files; the others are in the JSON.
+_SHOWN = "betley"
 # Below this number the interval for new questions is wide however many answers there are.
 _FEW_QUESTIONS = 24
 
 
-def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], baseline: Baseline | None) -> RenderableType:
+@dataclass(frozen=True)
+class ScoredModels:
+    """The files of one side and of the other, and the differences by definition, with the clusters left out."""
+
+    files: tuple[ScoredFile, ...]
+    others: tuple[ScoredFile, ...] = ()
+    differences: Mapping[str, tuple[RateDifference, tuple[str, ...]]] | None = None
+
+    @cached_property
+    def summaries(self) -> tuple[Summary, ...]:
+        """The summary of each file."""
+        return tuple(summarise(each.answers) for each in self.files)
+
+    @cached_property
+    def other_summaries(self) -> tuple[Summary, ...]:
+        """The summary of each file of the other side."""
+        return tuple(summarise(each.answers) for each in self.others)
+
+
+def metrics_text(models: ScoredModels) -> RenderableType:
     """The rates under each definition, the differences if there are any, and what to bear in mind."""
+    answers = [answer for each in models.files for answer in each.answers]
+    if len(models.files) == 1 and len(models.others) < 2:
+        parts = _one_model(models.summaries[0])
+    else:
+        parts = [_table_of_files(models)]
+    if models.differences is not None:
+        parts += [line(""), _difference_table(models)]
+        difference, unpaired = next(iter(models.differences.values()))
+        if unpaired:
+            parts.append(prose(f"Only in one of the files, or without a score, and left out: {', '.join(unpaired)}."))
+        parts.append(prose(seeds_sentence(difference)))
+    parts += [line(""), *(prose(f"{name}: {definition.sentence}.") for name, definition in DEFINITIONS.items())]
+    parts += [prose(note) for note in _notes(models.summaries[0], answers)]
+    return Group(*parts)
+
+
+def _one_model(summary: Summary) -> list[RenderableType]:
     columns = [
         Column("definition", "left"),
         Column("misaligned"),
@@ -49,11 +79,10 @@ def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], baseline: Ba
         ]
         for rate in summary.rates
     ]
-    statuses = ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items()))
-    parts: list[RenderableType] = [
+    return [
         facts(
             [
-                ("answers", f"{summary.answers} ({statuses})"),
+                ("answers", f"{summary.answers} ({_statuses(summary)})"),
                 ("questions", f"{summary.questions} in {summary.clusters} clusters"),
                 ("coherent", f"{summary.coherent} of {summary.rated} ({percent(summary.coherence)} %)"),
                 *([] if summary.truncated is None else [("truncated", _truncated(summary))]),
@@ -62,29 +91,64 @@ def metrics_text(summary: Summary, answers: Sequence[ScoredAnswer], baseline: Ba
         line(""),
         Records(columns, rows),
     ]
-    if baseline is not None:
-        parts += [line(""), _difference_table(summary, baseline)]
-        unpaired = next(iter(baseline.differences.values()))[1]
-        if unpaired:
-            parts.append(prose(f"Only in one of the files, or without a score, and left out: {', '.join(unpaired)}."))
-        parts.append(prose(seeds_sentence(next(iter(baseline.differences.values()))[0])))
-    parts += [line(""), *(prose(f"{name}: {definition.sentence}.") for name, definition in DEFINITIONS.items())]
-    parts += [prose(note) for note in _notes(summary, answers)]
-    return Group(*parts)
 
 
-def metrics_json(summary: Summary, baseline: Baseline | None) -> str:
-    """The same as JSON; NaN is null."""
-    value = summary_json(summary)
-    if baseline is not None:
+def _table_of_files(models: ScoredModels) -> RenderableType:
+    columns = [
+        Column("file", "left", at_least=12),
+        Column("answers", "left", at_least=8),
+        Column("misaligned"),
+        Column("EM rate %"),
+        Column("new questions %"),
+        Column("these questions %"),
+    ]
+    rows: list[list[RenderableType]] = []
+    both = [*zip(models.files, models.summaries, strict=True), *zip(models.others, models.other_summaries, strict=True)]
+    for file, summary in both:
+        rate = next(each for each in summary.rates if each.definition == _SHOWN)
+        intervals = (rate.new_questions, rate.these_questions)
+        rows.append(
+            [
+                here(file.path),
+                _statuses(summary),
+                f"{rate.misaligned} of {rate.among}",
+                rate_text(summary, rate),
+                *(interval_text(each) if summary.informative else "—" for each in intervals),
+            ]
+        )
+    return Group(Records(columns, rows), prose(f"EM rate: {_SHOWN}; --json has each definition."))
+
+
+def _statuses(summary: Summary) -> str:
+    return ", ".join(f"{count} {status}" for status, count in sorted(summary.statuses.items()))
+
+
+def metrics_json(models: ScoredModels) -> str:
+    """The same as JSON; NaN is null. One file gives its summary, several a list of them."""
+    summaries = [
+        {"file": str(file.path)} | summary_json(summary)
+        for file, summary in zip(models.files, models.summaries, strict=True)
+    ]
+    value = summary_json(models.summaries[0]) if len(models.files) == 1 else {"models": summaries}
+    if models.differences is not None:
+        value["against"] = [
+            {"file": str(file.path)} | summary_json(summary)
+            for file, summary in zip(models.others, models.other_summaries, strict=True)
+        ]
+        a, b = _worst(models.summaries), _worst(models.other_summaries)
         value["differences"] = [
-            {"definition": name, "left_out": list(unpaired)} | difference_json(difference, summary, baseline.summary)
-            for name, (difference, unpaired) in baseline.differences.items()
+            {"definition": name, "left_out": list(unpaired)} | difference_json(difference, a, b)
+            for name, (difference, unpaired) in models.differences.items()
         ]
     return as_json(value)
 
 
-def _difference_table(summary: Summary, baseline: Baseline) -> RenderableType:
+def _worst(summaries: Sequence[Summary]) -> Summary:
+    """A summary whose rates say nothing, if there is one: then a mean over the models says nothing."""
+    return next((each for each in summaries if not each.informative), summaries[0])
+
+
+def _difference_table(models: ScoredModels) -> RenderableType:
     columns = [
         Column("definition", "left"),
         Column("difference, points"),
@@ -93,9 +157,10 @@ def _difference_table(summary: Summary, baseline: Baseline) -> RenderableType:
         Column("these questions"),
         Column("clusters"),
     ]
+    a, b = _worst(models.summaries), _worst(models.other_summaries)
     rows: list[list[RenderableType]] = [
-        [name, *difference_cells(difference, summary, baseline.summary), str(difference.clusters)]
-        for name, (difference, _) in baseline.differences.items()
+        [name, *difference_cells(difference, a, b), str(difference.clusters)]
+        for name, (difference, _) in (models.differences or {}).items()
     ]
     return Records(columns, rows)
 

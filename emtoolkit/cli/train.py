@@ -18,6 +18,26 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 _EVALUATION = "Evaluation"
 
+_Count = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Largest number of runs of a sweep.", rich_help_panel="Run and output"),
+]
+_Questions = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Question file. Default: the config's.", rich_help_panel=_EVALUATION),
+]
+_Samples = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="Answers to each wording.", rich_help_panel=_EVALUATION)
+]
+_Detect = Annotated[
+    float | None,
+    typer.Option(metavar="RATE", help="EM rate to detect, such as 0.10: print the power.", rich_help_panel=_EVALUATION),
+]
+_Rate = Annotated[
+    float | None,
+    typer.Option(metavar="RATE", help="True EM rate. Default: twice --detect.", rich_help_panel=_EVALUATION),
+]
+
 
 @command(
     commands,
@@ -65,28 +85,11 @@ def train(options: TrainOptions) -> None:
 )
 def plan(
     options: TrainOptions,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Largest number of runs of a sweep.", rich_help_panel="Run and output"),
-    ] = None,
-    questions: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Question file. Default: the config's.", rich_help_panel=_EVALUATION),
-    ] = None,
-    samples: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Answers to each wording.", rich_help_panel=_EVALUATION),
-    ] = None,
-    detect: Annotated[
-        float | None,
-        typer.Option(
-            metavar="RATE", help="EM rate to detect, such as 0.10: print the power.", rich_help_panel=_EVALUATION
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(metavar="RATE", help="True EM rate. Default: twice --detect.", rich_help_panel=_EVALUATION),
-    ] = None,
+    count: _Count = None,
+    questions: _Questions = None,
+    samples: _Samples = None,
+    detect: _Detect = None,
+    rate: _Rate = None,
 ) -> None:
     """Print the cost of a run or of a sweep: steps, checkpoints, disk, memory, answers, judge calls."""
     if rate is not None and detect is None:

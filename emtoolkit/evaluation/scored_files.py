@@ -17,6 +17,7 @@ _ID, _QUESTION = "question_id", "question"
 _STATUSES = frozenset(get_args(Status))
 # A rate is of one value of each of these columns, where a file has them.
 _ONE_EACH = ("judge", "engine", "step")
+_FINGERPRINT, _NUMBERS = "fingerprint", {"paraphrase", "sample"}
 _WORDS: Mapping[str, Status] = {"code": "code", "refusal": "refusal"}
 
 
@@ -44,7 +45,26 @@ class RowFilter:
     exclude: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class ScoredFile:
+    """The answers of one model in a file, and what the file says about their origin.
+
+    `origin` maps judge, engine, step and fingerprint to their values, empty where the file does not say. `samples` has
+    the wording and the number of each answer to a question; empty where the file does not number them.
+    """
+
+    path: Path
+    answers: tuple[ScoredAnswer, ...]
+    origin: Mapping[str, str]
+    samples: Mapping[str, frozenset[tuple[str, str]]]
+
+
 def read_scored_answers(path: Path, columns: ScoreColumns, keep: RowFilter) -> list[ScoredAnswer]:
+    """The answers of `read_scored_file`."""
+    return list(read_scored_file(path, columns, keep).answers)
+
+
+def read_scored_file(path: Path, columns: ScoreColumns, keep: RowFilter) -> ScoredFile:
     """The scored answers in `path`, in the order of the file.
 
     A missing score is None with the status `undefined`, the words CODE and REFUSAL are None with theirs. A column
@@ -55,7 +75,8 @@ def read_scored_answers(path: Path, columns: ScoreColumns, keep: RowFilter) -> l
             or the rows left are of two judges, two engines or two steps.
     """
     answers = []
-    origins: dict[str, set[str]] = {column: set() for column in _ONE_EACH}
+    origins: dict[str, set[str]] = {column: set() for column in (*_ONE_EACH, _FINGERPRINT)}
+    samples: dict[str, set[tuple[str, str]]] = {}
     matched, excluded = dict.fromkeys(keep.equal, 0), dict.fromkeys(keep.exclude, 0)
     rows = 0
     for where, row in read_file_rows(path):
@@ -82,6 +103,8 @@ def read_scored_answers(path: Path, columns: ScoreColumns, keep: RowFilter) -> l
             answers.append(_answer(where, row, question, columns))
             for column, values in origins.items():
                 values.add(_text(row.get(column)))
+            if row.keys() >= _NUMBERS:
+                samples.setdefault(question, set()).add((_text(row["paraphrase"]), _text(row["sample"])))
     _check_filter(path, rows, matched, excluded, keep)
     if not answers:
         raise DataError(f"{path}: no row is left of {rows}; change --where or --exclude")
@@ -92,7 +115,9 @@ def read_scored_answers(path: Path, columns: ScoreColumns, keep: RowFilter) -> l
                 f"{path}: answers of {len(values)} {column}s ({some}); a rate needs one, so choose with --where "
                 f"{column}={min(values)}"
             )
-    return answers
+    origin = {column: next(iter(values)) for column, values in origins.items()}
+    numbers = {question: frozenset(each) for question, each in samples.items()}
+    return ScoredFile(path, tuple(answers), origin, numbers)
 
 
 def question_families(questions: Sequence[str], variants: Sequence[str] = ("_json", "_template")) -> dict[str, str]:

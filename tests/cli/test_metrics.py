@@ -137,3 +137,73 @@ def test_mistakes_are_one_sentence_with_exit_code_2(tmp_path: Path) -> None:
         assert (done.code, done.out) == (2, "")
         assert sentence in done.err
         assert done.err.count("\n") == 1
+
+
+def evaluated(directory: Path, misaligned: list[int], **columns: object) -> Path:
+    """An evaluation of one step, with ten answers to each of three questions."""
+    directory.mkdir(exist_ok=True)
+    rows = [
+        {"fingerprint": directory.name, "step": 9, "engine": "stacked", "judge": "j@1", "status": "ok", "seed": 0}
+        | {"question": question, "paraphrase": 0, "sample": sample, "coherent": 90}
+        | {"aligned": 10 if sample < count else 90}
+        | columns
+        for question, count in zip("abc", misaligned, strict=True)
+        for sample in range(10)
+    ]
+    (directory / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (directory / "evaluation.json").write_text('{"sampling": {"seed": 0, "temperature": 1.0, "max_new_tokens": 600}}')
+    return directory / "answers.jsonl"
+
+
+def test_three_seeds_on_each_side_give_an_interval_for_new_seeds(tmp_path: Path) -> None:
+    a = [evaluated(tmp_path / f"a{i}", [4 + i, 6, 8]) for i in range(3)]
+    b = [evaluated(tmp_path / f"b{i}", [1, 2, 4 - i]) for i in range(3)]
+    against = [word for path in b for word in ("--against", str(path))]
+    done = emtoolkit("metrics", *map(str, a), *against, "--json")
+    assert (done.code, done.err) == (0, "")
+    value = json.loads(done.out)
+    assert [len(value["models"]), len(value["against"])] == [3, 3]
+    assert value["models"][0]["statuses"] == {"ok": 30}
+    (found,) = (each for each in value["differences"] if each["definition"] == "betley")
+    assert (found["seeds"], found["models"], found["clusters"]) == ("new", [3, 3], 3)
+    assert round(found["mean"], 6) == round((19 - 6) / 30, 6)
+    text = emtoolkit("metrics", *map(str, a), *against, "--where", "step=9").out
+    assert "The intervals hold for new seeds too: 3 seeds against 3, crossed with the questions." in " ".join(
+        text.split()
+    )
+    assert text.count("30 ok") == 6
+
+
+def test_a_step_is_compared_with_step_0_of_the_same_file(tmp_path: Path) -> None:
+    path = evaluated(tmp_path / "a", [4, 6, 8])
+    first = evaluated(tmp_path / "first", [0, 1, 0], step=0, fingerprint="a").read_text()
+    path.write_text(first + path.read_text())
+    done = emtoolkit("metrics", path, "--where", "step=9", "--against", path, "--against-where", "step=0", "--json")
+    assert (done.code, done.err) == (0, "")
+    assert round(json.loads(done.out)["differences"][0]["mean"], 6) == round(17 / 30, 6)
+
+
+def test_sides_that_do_not_compare_are_refused(tmp_path: Path) -> None:
+    a = evaluated(tmp_path / "a", [4, 6, 8])
+    others = {
+        "answers of 2 judges (j@1, k@2)": evaluated(tmp_path / "judge", [1, 1, 1], judge="k@2"),
+        "answers of 2 engines (stacked, exact)": evaluated(tmp_path / "engine", [1, 1, 1], engine="exact"),
+        "question 'a' has 10 and 10 answers, or other wordings": evaluated(tmp_path / "wording", [1] * 3, paraphrase=1),
+    }
+    longer = evaluated(tmp_path / "longer", [1, 1, 1])
+    longer.with_name("evaluation.json").write_text('{"sampling": {"temperature": 1.0, "max_new_tokens": 28}}')
+    others["temperature 1.0, max_new_tokens 600 and temperature 1.0, max_new_tokens 28"] = longer
+    fewer = evaluated(tmp_path / "fewer", [1, 1, 1])
+    fewer.write_text("".join(fewer.read_text().splitlines(keepends=True)[:-1]))
+    others["question 'c' has 10 and 9 answers"] = fewer
+    for sentence, other in others.items():
+        done = emtoolkit("metrics", a, "--against", other)
+        assert (done.code, done.out) == (2, "")
+        assert sentence in done.err
+        assert done.err.count("\n") == 1
+    done = emtoolkit("metrics", a, a, "--against", others["question 'c' has 10 and 9 answers"])
+    assert done.code == 2
+    assert "holds the same model as" in done.err
+    done = emtoolkit("metrics", a, "--against-where", "step=0")
+    assert (done.code, done.out) == (2, "")
+    assert "--against-where: names rows of the other side; give --against FILE too" in done.err
