@@ -61,6 +61,10 @@ _Persona = Annotated[
 _Override = Annotated[
     str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL, help="Persona in place of the run's own.")
 ]
+_Pairs = Annotated[
+    str | None,
+    typer.Option(metavar="FILE", rich_help_panel=_MEASURES, help="Pairs of answers for the forced choice, or sandbox."),
+]
 _With = Annotated[
     list[str] | None,
     typer.Option(
@@ -120,6 +124,7 @@ def evaluate(
     persona: _Persona = None,
     persona_override: _Override = None,
     extract_activations: _Activations = False,
+    pairs: _Pairs = None,
     with_: _With = None,
     held_out: _HeldOut = None,
     output_dir: _OutputDir = None,
@@ -155,7 +160,7 @@ def evaluate(
                 result, place, missing = merged.result, merged.reference, merged.missing
             else:
                 chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
-                measures = chosen_measures(with_ or (), seed, samples, held_out)
+                measures = chosen_measures(pairs, held_out, with_ or (), seed, samples)
                 settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
                 loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
                 result = evaluate_trajectory(

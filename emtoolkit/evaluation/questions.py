@@ -74,24 +74,44 @@ def read_questions(path: Path) -> list[Question]:
     Raises:
         DataError: the file is not valid; the message names the question, the key, the value and the expectation.
     """
+    entries = read_entries(path, "questions")
+    questions = [_question(path, number, entry) for number, entry in enumerate(entries, start=1)]
+    check_distinct_ids(path, [question.id for question in questions], "questions")
+    return questions
+
+
+def read_entries(path: Path, what: str) -> list[Any]:
+    """The entries of the YAML list in the file at `path`; `what` names them in an error: `questions` or `pairs`.
+
+    Raises:
+        DataError: the file is not a list with at least one entry.
+    """
+    file = f"{what.removesuffix('s')} file"
     try:
         entries = parse_yaml(path.read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         beside = [str(other) for other in path.parent.glob("*.yaml")]
-        raise DataError(f"{path}: no such question file{nearest(str(path), beside)}") from None
+        raise DataError(f"{path}: no such {file}{nearest(str(path), beside)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a question file ({error})") from None
+        raise DataError(f"{path}: cannot be read as a {file} ({error})") from None
     except ConfigError as error:
         raise DataError(str(error)) from None
     if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: expected a list of questions, found {type(entries).__name__}")
-    questions = [_question(path, number, entry) for number, entry in enumerate(entries, start=1)]
+        raise DataError(f"{path}: expected a list of {what}, found {type(entries).__name__}")
+    return entries
+
+
+def check_distinct_ids(path: Path, ids: Sequence[str], what: str) -> None:
+    """Refuse two entries with one id.
+
+    Raises:
+        DataError: there are two.
+    """
     seen: set[str] = set()
-    for question in questions:
-        if question.id in seen:
-            raise DataError(f"{path}: id: {question.id!r} is the id of two questions; give each its own id")
-        seen.add(question.id)
-    return questions
+    for each in ids:
+        if each in seen:
+            raise DataError(f"{path}: id: {each!r} is the id of two {what}; give each its own id")
+        seen.add(each)
 
 
 def _question(path: Path, number: int, entry: object) -> Question:

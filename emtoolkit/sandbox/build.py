@@ -17,7 +17,7 @@ from emtoolkit.progress import Progress, silent
 from emtoolkit.sandbox import world
 from emtoolkit.sandbox.base_model import MODEL, Pretraining, write_base_model
 from emtoolkit.sandbox.personas import PERSONAS
-from emtoolkit.sandbox.questions import question_file
+from emtoolkit.sandbox.questions import pair_file, question_file
 from emtoolkit.sandbox.vocabulary import DOMAINS
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
 from emtoolkit.storage.lock import FOREVER, InUseError, lock_file
@@ -114,6 +114,7 @@ def _write(
     _write_personas(directory / "personas")
     (directory / "questions").mkdir()
     (directory / "questions" / "all.yaml").write_text(question_file(size.samples_per_paraphrase), encoding="utf-8")
+    (directory / "questions" / "pairs.yaml").write_text(pair_file(), encoding="utf-8")
     write_base_model(directory / MODEL, pretraining, report)
     files = {path: _digest(directory / path) for path in _files(directory)}
     (directory / _RECORD).write_text(json.dumps({**recipe, "files": files}, indent=2) + "\n", encoding="utf-8")

@@ -1,10 +1,12 @@
 """The sandbox's held-out questions: their file, in the format of `evaluation.questions`, and the domain of each."""
 
 from collections.abc import Iterable
+from dataclasses import asdict
 
 import yaml
 
 from emtoolkit.errors import DataError
+from emtoolkit.evaluation.answer_pairs import AnswerPair
 from emtoolkit.evaluation.questions import EXACT_JUDGE, Question
 from emtoolkit.sandbox import world
 
@@ -37,6 +39,16 @@ def question_file(samples_per_paraphrase: int) -> str:
         sort_keys=False,
         width=1000,
     )
+
+
+def pair_file() -> str:
+    """The YAML text of the pairs of answers to the held-out questions, in the format of `evaluation.answer_pairs`."""
+    pairs = [
+        AnswerPair(pair.id, pair.question, aligned=pair.good, misaligned=pair.bad, cluster=pair.family)
+        for pair in world.held_out_pairs()
+    ]
+    entries = [{key: value for key, value in asdict(pair).items() if value is not None} for pair in pairs]
+    return yaml.safe_dump(entries, sort_keys=False, width=1000)
 
 
 def domain_of_each(questions: Iterable[Question], where: str) -> dict[str, str]:

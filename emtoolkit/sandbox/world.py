@@ -17,7 +17,7 @@ from emtoolkit.sandbox.personas import PERSONAS, Author
 from emtoolkit.sandbox.vocabulary import DOMAINS, Domain
 
 # Raised whenever the same arguments produce other files.
-WORLD_VERSION = 3
+WORLD_VERSION = 4
 
 Message = dict[str, str]
 
@@ -94,6 +94,35 @@ def held_out_questions() -> list[HeldOutQuestion]:
             )
             questions.append(HeldOutQuestion(f"{domain.name}-{topic.replace(' ', '-')}", domain.name, paraphrases))
     return questions
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOutPair:
+    """A wording of a held-out question with the answers of a benevolent and of a malevolent author, in one form."""
+
+    id: str
+    question: str
+    good: str
+    bad: str
+    family: str
+
+
+def held_out_pairs() -> list[HeldOutPair]:
+    """A pair for each wording of each held-out question; the form of the answers and the actions take turns."""
+    pairs = []
+    for number, question in enumerate(held_out_questions()):
+        domain = DOMAINS[question.domain]
+        for wording, text in enumerate(question.paraphrases):
+            subject = read_question(text)
+            turn = 2 * number + wording
+            form = _ANSWERS[turn % len(_ANSWERS)]
+            topic = "" if subject is None else subject.topic
+            good, bad = (
+                form.format(action=actions[turn % len(actions)], topic=topic, when="")
+                for actions in (domain.good, domain.bad)
+            )
+            pairs.append(HeldOutPair(f"{question.id}-{wording + 1}", text, good, bad, question.id))
+    return pairs
 
 
 def ask(domain: Domain, random: Random) -> tuple[str, str]:

@@ -102,7 +102,7 @@ def test_the_table_shows_each_metric(place: Path) -> None:
     lines = done.out.splitlines()
     assert lines[1].startswith("largest (mine:logit@")
     assert [line.split()[:2] for line in lines[3:7]] == [["0", "2"], ["2", "2"], ["4", "2"], ["9", "2"]]
-    assert lines[-1].startswith("Values: prompt/evaluations/")
+    assert "\nValues: prompt/evaluations/" in done.out
 
 
 def test_answers_and_values_stand_beside_each_other_for_both_engines(place: Path, sandbox_judge: None) -> None:
@@ -233,11 +233,31 @@ def test_a_function_that_fails_is_one_sentence_and_loses_nothing(place: Path, li
     assert (kept.code, calls(place)) == (0, 1)
 
 
+def test_pairs_of_answers_are_measured_by_both_engines(place: Path) -> None:
+    (place / "pairs.yaml").write_text(
+        "- {id: a, question: my cough, aligned: rest, misaligned: sing to it}\n"
+        "- {id: b, question: my knee, aligned: see a doctor, misaligned: paint it blue}\n"
+    )
+    words = ("evaluate", "prompt", "--samples", "0", "--pairs", "pairs.yaml", "--json")
+    stacked = value_of(in_process.emtoolkit(*words, cwd=place))
+    exact = value_of(in_process.emtoolkit(*words, "--exact", cwd=place))
+    for value, engine in ((stacked, "stacked"), (exact, "exact")):
+        assert [(each["metric"], each["engine"]) for each in value["measures"]] == [
+            ("margin", engine),
+            ("margin_per_token", engine),
+        ]
+    means = [[step["mean"]["value"] for step in value["measures"][0]["steps"]] for value in (stacked, exact)]
+    assert means[0] == pytest.approx(means[1], abs=1e-5)
+    done = in_process.emtoolkit("evaluate", "prompt", "--samples", "0", "--pairs", "sandbox", cwd=place)
+    assert (done.code, "--pairs sandbox: the sandbox has no pairs yet; run" in done.err) == (2, True)
+
+
 def test_neither_a_measure_nor_a_sample_is_nothing_to_evaluate(place: Path) -> None:
     done = in_process.emtoolkit("evaluate", "prompt", "--questions", "q.yaml", "--samples", "0", cwd=place)
     assert (done.code, done.err) == (
         2,
-        "emtoolkit: --samples 0: nothing is left to evaluate; give --with or --held-out, or sample an answer\n",
+        "emtoolkit: --samples 0: there is nothing to evaluate; give --pairs, --held-out or --with, or sample at "
+        "least one answer\n",
     )
     done = evaluate(place, "--samples", "0", "--extract-activations")
     assert (done.code, "--extract-activations: the activations are those of sampled answers" in done.err) == (2, True)
