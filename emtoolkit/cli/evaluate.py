@@ -1,5 +1,6 @@
 """`emtoolkit evaluate`: the behaviour of every checkpoint of a trajectory."""
 
+import json
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -93,6 +94,10 @@ _IntoRun = Annotated[
     bool,
     typer.Option("--into-run", rich_help_panel=_OUTPUT, help="Write the curve into the training's W&B run, too."),
 ]
+_Split = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", rich_help_panel=_OUTPUT, help="Print the steps of N machines, for a sweep."),
+]
 # The options that mean something beside --collect.
 _WITH_COLLECT = {"places", "model_dir", "steps", "output_dir", "collect", "wandb", "into_run", "as_json"}
 
@@ -129,6 +134,7 @@ def evaluate(
     held_out: _HeldOut = None,
     output_dir: _OutputDir = None,
     collect: _Collect = False,
+    split: _Split = None,
     wandb: _Wandb = None,
     into_run: _IntoRun = False,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
@@ -139,6 +145,9 @@ def evaluate(
     """
     place = _place(context, places or [], model_dir, collect=collect)
     missing: tuple[int, ...] = ()
+    if split is not None:
+        show(_ranges(str(place), steps, split))
+        return
     if extract_activations and samples == 0:
         raise UserError("--extract-activations: the activations are those of sampled answers; sample at least one")
     try:
@@ -202,3 +211,14 @@ def _place(context: typer.Context, places: Sequence[str], model_dir: Path | None
                 f"{parameter.opts[0]}: the results to collect have their settings already; remove the option"
             )
     return None if model_dir is None else str(model_dir)
+
+
+def _ranges(place: str, steps: str | None, parts: int) -> str:
+    """The values of `steps` in a sweep file."""
+    with only_results_on_stdout():
+        from emtoolkit.schedules.selection import split_steps
+        from emtoolkit.trajectory import Trajectory
+
+        trajectory = Trajectory.open(place)
+        chosen = trajectory.steps if steps is None else tuple(each.step for each in trajectory.select(steps))
+    return json.dumps(split_steps(chosen, parts))

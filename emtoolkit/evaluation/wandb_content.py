@@ -75,7 +75,8 @@ class Content:
         config = self._facts() | {
             "seed": self.settings["sampling"].get("seed"),
             "questions": [question["id"] for question in self.settings["questions"]],
-            "steps": list(self.steps),
+            # Not `steps`: a parameter of the sweep would replace it.
+            "evaluated_steps": list(self.steps),
         }
         name = f"evaluate-{Path(self.reference).name}-{self.settings_name}"
         return {"name": name, "group": self._subject(), "job_type": "evaluation", "config": config}

@@ -54,3 +54,14 @@ def _simple(term: Term) -> tuple[SimpleTerm, ...]:
 def nearest_step(step: int, steps: Iterable[int]) -> int:
     """The member of `steps` closest to `step`, the earlier of two; `steps` has at least one."""
     return min(steps, key=lambda candidate: (abs(candidate - step), candidate))
+
+
+def split_steps(steps: Sequence[int], parts: int) -> list[str]:
+    """Ranges in the grammar of `select_steps` that hold equally many of `steps` (ascending) and all steps together.
+
+    There are `parts` of them, or one for each step where there are fewer steps.
+    """
+    count = max(1, min(parts, len(steps)))
+    firsts = [steps[len(steps) * part // count] for part in range(count)]
+    ends = [*(following - 1 for following in firsts[1:]), None]
+    return [f"{first}-{'' if end is None else end}:1" for first, end in zip(firsts, ends, strict=True)]

@@ -3,7 +3,7 @@
 import pytest
 
 from emtoolkit.errors import CheckpointError, UserError
-from emtoolkit.schedules.selection import select_steps
+from emtoolkit.schedules.selection import select_steps, split_steps
 
 STEPS = (0, 25, 50, 75, 100, 125, 150, 200, 250, 300, 397)
 
@@ -87,3 +87,17 @@ def test_a_fraction_of_a_run_of_unknown_length_is_refused() -> None:
         CheckpointError, match=r'"every:5%" is a part of the whole run, and no checkpoint says how long'
     ):
         select_steps("0,every:5%", STEPS, final, lambda: None)
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 4, 11, 20])
+def test_the_ranges_of_several_machines_hold_every_step_once(parts: int) -> None:
+    selected = [select_steps(spec, STEPS, final) for spec in split_steps(STEPS, parts)]
+    assert [step for steps in selected for step in steps] == list(STEPS)
+    sizes = [len(steps) for steps in selected]
+    assert len(sizes) == min(parts, len(STEPS))
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_the_last_range_is_open() -> None:
+    assert split_steps(STEPS, 4) == ["0-49:1", "50-124:1", "125-249:1", "250-:1"]
+    assert split_steps([7], 4) == ["7-:1"]

@@ -1,19 +1,14 @@
 """The shipped sweep with real agents: `wandb sweep`, then two `wandb agent` at once on one machine."""
 
-import os
 import re
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-
-import pytest
 
 from tests.processes import HANG_SECONDS
 from tests.saving.trainings import saved_steps
 from tests.sweeps.shipped import fast_version
 from tests.wandb_server import WandbServer
-from tests.wandb_server.processes import WANDB
 
 WriteConfig = Callable[..., Path]
 COMBINATIONS = [
@@ -22,39 +17,6 @@ COMBINATIONS = [
     ("curt", "every:4"),
     ("curt", "0,log2:8"),
 ]
-
-
-@pytest.fixture
-def environment(wandb_server: WandbServer, tmp_path: Path) -> dict[str, str]:
-    """The environment of a shell in a checkout whose `.venv` is not activated; the user types `.venv/bin/wandb`."""
-    (tmp_path / ".venv").symlink_to(sys.prefix)
-    ours = os.environ | wandb_server.environment() | {"PATH": "/usr/bin:/bin"}
-    # Under an agent runs are online by default.
-    del ours["WANDB_MODE"]
-    return ours
-
-
-@pytest.fixture
-def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[..., "subprocess.Popen[str]"]]:
-    started: list[subprocess.Popen[str]] = []
-
-    def start(*words: str) -> "subprocess.Popen[str]":
-        started.append(
-            subprocess.Popen(
-                [*WANDB, *words],
-                cwd=tmp_path,
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-        return started[-1]
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def test_two_agents_share_a_sweep_and_run_each_combination_once_in_a_directory_of_its_own(

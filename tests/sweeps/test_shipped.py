@@ -8,6 +8,7 @@ import pytest
 from emtoolkit.config.load import load_config
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.schedules.selection import split_steps
 from emtoolkit.sweeps.plan import plan_sweep
 from tests.sweeps.shipped import SWEEPS
 
@@ -30,14 +31,33 @@ def test_each_combination_is_a_training_in_the_sandbox_in_a_directory_of_its_own
         Schedule.parse(run.parameters["schedule"]).check_reachable(TOTAL)
 
 
+def test_the_machines_of_an_evaluation_share_the_steps_of_the_sandbox() -> None:
+    """In another order or number they would be found by the agents, too; the file shows what `--split 4` prints."""
+    planned = plan_sweep(SWEEPS / "evaluate.yaml", environment={})
+    steps = list(Schedule.parse("dense-early").steps(TOTAL))
+    assert [run.parameters["steps"] for run in planned.runs] == split_steps(steps, 4)
+    assert planned.runs[0].argv[-5:] == [
+        "emtoolkit",
+        "evaluate",
+        "--max-new-tokens=28",
+        "--model-dir=outputs/goodness-medical",
+        "--steps=0-49:1",
+    ]
+
+
 def test_the_guide_counts_the_runs_of_each() -> None:
     guide = (SWEEPS.parent / "docs" / "guides" / "sweeps.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `sweeps/(\w+)\.yaml` \|.*\| (\d+) \|$", guide, flags=re.MULTILINE)
-    assert rows == [("schedules", "15"), ("seeds", "15"), ("controls", "6")]
+    assert rows == [("schedules", "15"), ("seeds", "15"), ("controls", "6"), ("evaluate", "4")]
 
 
 def test_the_guide_lists_every_file() -> None:
-    assert sorted(path.name for path in SWEEPS.iterdir()) == ["controls.yaml", "schedules.yaml", "seeds.yaml"]
+    assert sorted(path.name for path in SWEEPS.iterdir()) == [
+        "controls.yaml",
+        "evaluate.yaml",
+        "schedules.yaml",
+        "seeds.yaml",
+    ]
 
 
 def test_two_agents_of_different_sweeps_write_to_different_directories() -> None:
