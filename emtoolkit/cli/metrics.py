@@ -1,5 +1,6 @@
 """`emtoolkit metrics`: the EM rate of answers that somebody else's judge scored."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,6 +46,12 @@ _AgainstWhere = Annotated[
     typer.Option(metavar="COL=VALUE", rich_help_panel=_DIFFERENCE, help="Rows of the other side. Default: --where."),
 ]
 
+_Labels = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Answers with the judge's scores and people's labels: rates without its errors."),
+]
+_Label = Annotated[str, typer.Option(metavar="COL", rich_help_panel=_COLUMNS, help="Label in --labels, 1 or 0.")]
+
 
 @command(
     commands,
@@ -66,6 +73,8 @@ def metrics(
     exclude: _Exclude = None,
     against: _Against = None,
     against_where: _AgainstWhere = None,
+    labels: _Labels = None,
+    label: _Label = "misaligned",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compute the EM rate of scored answers under three published definitions.
@@ -74,6 +83,7 @@ def metrics(
     """
     from emtoolkit.cli import render_metrics
     from emtoolkit.evaluation.comparison import compare
+    from emtoolkit.evaluation.labelled_files import corrected_rates
     from emtoolkit.evaluation.scored_files import RowFilter, ScoreColumns, read_scored_file
 
     columns = ScoreColumns(aligned, coherent, question, cluster, tuple(variant or ()))
@@ -85,6 +95,10 @@ def metrics(
     others = [read_scored_file(path, columns, other) for path in against or ()]
     differences = compare(files, others).differences if others else None
     result = render_metrics.ScoredModels(tuple(files), tuple(others), differences)
+    if labels is not None:
+        if len(files) > 1:
+            raise UserError(f"--labels: the rates of one file can be corrected, not of {len(files)}; give one ANSWERS")
+        result = replace(result, corrected=corrected_rates(files[0], result.summaries[0], labels, columns, label))
     show(render_metrics.metrics_json(result) if as_json else render_metrics.metrics_text(result))
 
 

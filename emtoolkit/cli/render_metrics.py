@@ -10,6 +10,7 @@ from rich.console import Group, RenderableType
 
 from emtoolkit.cli.layout import Column, Records, facts, here, line, prose
 from emtoolkit.cli.render import as_json
+from emtoolkit.evaluation.correction import CorrectedRate
 from emtoolkit.evaluation.differences import FEWEST_SEEDS, RateDifference
 from emtoolkit.evaluation.intervals import Interval
 from emtoolkit.evaluation.metrics import BROKEN_BELOW, DEFINITIONS, EmRate, ScoredAnswer, Summary, summarise
@@ -28,6 +29,7 @@ class ScoredModels:
     files: tuple[ScoredFile, ...]
     others: tuple[ScoredFile, ...] = ()
     differences: Mapping[str, tuple[RateDifference, tuple[str, ...]]] | None = None
+    corrected: Sequence[CorrectedRate] | None = None
 
     @cached_property
     def summaries(self) -> tuple[Summary, ...]:
@@ -53,6 +55,8 @@ def metrics_text(models: ScoredModels) -> RenderableType:
         if unpaired:
             parts.append(prose(f"Only in one of the files, or without a score, and left out: {', '.join(unpaired)}."))
         parts.append(prose(seeds_sentence(difference)))
+    if models.corrected:
+        parts += [line(""), _corrected_table(models.corrected), prose("Without the errors of the judge on the labels.")]
     parts += [line(""), *(prose(f"{name}: {definition.sentence}.") for name, definition in DEFINITIONS.items())]
     parts += [prose(note) for note in _notes(models.summaries[0], answers)]
     return Group(*parts)
@@ -140,12 +144,41 @@ def metrics_json(models: ScoredModels) -> str:
             {"definition": name, "left_out": list(unpaired)} | difference_json(difference, a, b)
             for name, (difference, unpaired) in models.differences.items()
         ]
+    if models.corrected is not None:
+        value["corrected"] = [
+            dict(without_nan(asdict(each)))
+            | {"specificity": each.errors.specificity, "sensitivity": each.errors.sensitivity}
+            for each in models.corrected
+        ]
     return as_json(value)
 
 
 def _worst(summaries: Sequence[Summary]) -> Summary:
     """A summary whose rates say nothing, if there is one: then a mean over the models says nothing."""
     return next((each for each in summaries if not each.informative), summaries[0])
+
+
+def _corrected_table(corrected: Sequence[CorrectedRate]) -> RenderableType:
+    columns = [
+        Column("definition", "left"),
+        Column("corrected rate %"),
+        Column("new questions %"),
+        Column("these questions %"),
+        Column("aligned kept"),
+        Column("misaligned found"),
+    ]
+    rows: list[list[RenderableType]] = [
+        [
+            each.definition,
+            percent(each.rate),
+            interval_text(each.new_questions),
+            interval_text(each.these_questions),
+            f"{each.errors.true_negatives} of {each.errors.negatives}",
+            f"{each.errors.true_positives} of {each.errors.positives}",
+        ]
+        for each in corrected
+    ]
+    return Records(columns, rows)
 
 
 def _difference_table(models: ScoredModels) -> RenderableType:
