@@ -86,4 +86,5 @@ class _AddDeltas:
         x = inputs[0]
         parts = x.to(self._a.dtype).reshape(len(self._a), -1, x.shape[-1])
         delta = torch.bmm(torch.bmm(parts, self._a), self._b)
-        return output + delta.reshape(output.shape).to(output.dtype)
+        # As PEFT does: the sum is rounded, not the addend.
+        return (output + delta.reshape(output.shape)).to(output.dtype)

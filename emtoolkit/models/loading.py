@@ -227,6 +227,9 @@ class ModelLoader:
         """Whether the weights of `checkpoint` are now in the model of an earlier call, which was of the same kind."""
         swapped = self._weights is not None and self._weights_key == kind and self._weights.replace(checkpoint.path)
         if not swapped:
+            if self._weights is not None and not self._weights.model_is_as_loaded():
+                # Somebody has cast or merged the model, so that another adapter does not make it the next checkpoint.
+                self._base_with_persona = self._base_key = None
             self._weights = self._weights_key = None
         return swapped
 

@@ -90,7 +90,7 @@ class SwappableWeights:
     def replace(self, directory: Path) -> bool:
         """Copy the weights in `directory` into the model; False, with nothing copied, where a fresh load may differ."""
         try:
-            if _settings(directory) != self._settings or not self._is_as_it_was():
+            if _settings(directory) != self._settings or not self.model_is_as_loaded():
                 return False
             with _opened(directory) as files, torch.no_grad():
                 if set(files) != set(self._layout):
@@ -105,7 +105,7 @@ class SwappableWeights:
             return False
         return True
 
-    def _is_as_it_was(self) -> bool:
+    def model_is_as_loaded(self) -> bool:
         """Whether nobody has put other modules, tensors or weights into the model, or other adapters to work."""
         if any(parts.get(name) is not part for parts, name, part in self._parts) or self._state_now() != self._state:
             return False
