@@ -7,7 +7,20 @@ import typer
 from typer.main import get_command
 
 import emtoolkit
-from emtoolkit.cli import checkpoints, compare, dynamics, evaluate, judge, metrics, onset, sandbox, schema, sweep, train
+from emtoolkit.cli import (
+    checkpoints,
+    compare,
+    direction,
+    dynamics,
+    evaluate,
+    judge,
+    metrics,
+    onset,
+    sandbox,
+    schema,
+    sweep,
+    train,
+)
 from emtoolkit.cli.help import Group, examples
 from emtoolkit.cpu_threads import let_waiting_threads_sleep
 from emtoolkit.errors import UserError
@@ -29,7 +42,7 @@ app = typer.Typer(
         "emtoolkit checkpoints outputs/baseline-medical",
     ),
 )
-for group in (train, checkpoints, sweep, evaluate, judge, onset, compare, dynamics, metrics, schema):
+for group in (train, checkpoints, sweep, evaluate, judge, onset, compare, dynamics, direction, metrics, schema):
     app.add_typer(group.commands)
 app.add_typer(sandbox.commands, name="sandbox")
 

@@ -8,6 +8,15 @@ from typing import Annotated
 
 import typer
 
+from emtoolkit.cli.activation_flags import (
+    ActivationQuestions,
+    Answers,
+    DirectionFile,
+    Extract,
+    Layer,
+    projections,
+    text_options,
+)
 from emtoolkit.cli.help import command
 from emtoolkit.cli.judge_flags import (
     Calibration,
@@ -76,9 +85,6 @@ _HeldOut = Annotated[
     Path | None,
     typer.Option(metavar="FILE", rich_help_panel=_MEASURES, help="Held-out rows of the training's domain: their loss."),
 ]
-_Activations = Annotated[
-    bool, typer.Option("--extract-activations", rich_help_panel=_OUTPUT, help="Write activations of every layer, too.")
-]
 _OutputDir = Annotated[
     Path | None, typer.Option(metavar="DIR", rich_help_panel=_OUTPUT, help="Default: DIR/evaluations/SETTINGS.")
 ]
@@ -128,7 +134,11 @@ def evaluate(
     base: _Base = None,
     persona: _Persona = None,
     persona_override: _Override = None,
-    extract_activations: _Activations = False,
+    extract_activations: Extract = False,
+    answers: Answers = None,
+    activation_questions: ActivationQuestions = None,
+    direction: DirectionFile = None,
+    layer: Layer = None,
     pairs: _Pairs = None,
     with_: _With = None,
     held_out: _HeldOut = None,
@@ -148,8 +158,6 @@ def evaluate(
     if split is not None:
         show(_ranges(str(place), steps, split))
         return
-    if extract_activations and samples == 0:
-        raise UserError("--extract-activations: the activations are those of sampled answers; sample at least one")
     try:
         with only_results_on_stdout(), progress_bar() as progress:
             # Imported here, where messages of libraries for developers are not shown.
@@ -169,7 +177,15 @@ def evaluate(
                 result, place, missing = merged.result, merged.reference, merged.missing
             else:
                 chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
-                measures = chosen_measures(pairs, held_out, with_ or (), seed, samples)
+                texts = text_options(
+                    answers,
+                    activation_questions,
+                    extract=extract_activations,
+                    projects=direction is not None,
+                    samples=samples,
+                )
+                projected = projections(direction, layer, texts)
+                measures = chosen_measures(pairs, held_out, with_ or (), seed, samples, projected)
                 settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
                 loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
                 result = evaluate_trajectory(
@@ -180,7 +196,7 @@ def evaluate(
                     measures=measures,
                     calibration=calibration,
                     directory=output_dir,
-                    extract_activations=extract_activations,
+                    extract_activations=texts if extract_activations else None,
                     progress=progress,
                 )
             run = log_evaluation(result, str(place), mode)

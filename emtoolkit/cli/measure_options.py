@@ -14,9 +14,14 @@ from emtoolkit.paths import cache_dir
 
 
 def chosen_measures(
-    pairs: str | None, held_out: Path | None, own: Sequence[str], seed: int, samples: int | None
+    pairs: str | None,
+    held_out: Path | None,
+    own: Sequence[str],
+    seed: int,
+    samples: int | None,
+    others: Sequence[Measure] = (),
 ) -> tuple[Measure, ...]:
-    """The measures that the command line names; `pairs` is a file, or `sandbox` for the sandbox's.
+    """The measures that the command line names, with `others`; `pairs` is a file, or `sandbox` for the sandbox's.
 
     Raises:
         UserError: a file cannot be read, a function cannot be called, or there is neither a measure nor an answer to
@@ -24,7 +29,7 @@ def chosen_measures(
     """
     if twice := sorted({reference for reference in own if own.count(reference) > 1}):
         raise UserError(f"--with {twice[0]}: is given twice")
-    measures: list[Measure] = []
+    measures: list[Measure] = [*others]
     if pairs is not None:
         measures.append(ForcedChoice(read_pairs(_pairs_file(pairs))))
     if held_out is not None:
@@ -32,8 +37,8 @@ def chosen_measures(
     measures += [OwnMeasure.load(reference, seed) for reference in own]
     if samples == 0 and not measures:
         raise UserError(
-            "--samples 0: there is nothing to evaluate; give --pairs, --held-out or --with, or sample at least one "
-            "answer"
+            "--samples 0: there is nothing to evaluate; give --pairs, --held-out, --direction or --with, or sample at "
+            "least one answer"
         )
     return tuple(measures)
 

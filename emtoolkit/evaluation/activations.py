@@ -54,20 +54,25 @@ def activations(model: Any, texts: Sequence[Text]) -> Activations:
     """The activations of `model`, in evaluation mode, on `texts`; no text is padded, and sums are in float32.
 
     Raises:
-        CheckpointError: an activation is NaN.
+        CheckpointError: an activation is NaN or infinite.
+        ValueError: a text has no prompt.
     """
+    if empty := [text.name for text in texts if not text.prompt]:
+        raise ValueError(f"{empty[0]}: the prompt has no tokens")
     found: dict[int, dict[str, torch.Tensor]] = {}
     with torch.inference_mode():
         for indices in _equally_long(texts):
             ids = torch.tensor([[*texts[i].prompt, *texts[i].answer] for i in indices], device=model.device)
-            output = model(input_ids=ids, output_hidden_states=True, use_cache=False)
+            output = model(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1)
             # [layers + 1, rows, tokens, hidden]
             states = torch.stack(output.hidden_states).float()
             for row, index in enumerate(indices):
                 found[index] = _spans(states[:, row], len(texts[index].prompt))
     tensors = {span: torch.stack([found[i][span] for i in range(len(texts))]).cpu() for span in SPANS}
-    if bool(tensors["prompt_mean"].isnan().any()):
-        raise CheckpointError("the model gives NaN for an activation")
+    answered = torch.tensor([bool(text.answer) for text in texts], dtype=torch.bool)
+    spans = (tensors["answer_mean"][answered], tensors["prompt_mean"], tensors["prompt_last"])
+    if not all(bool(each.isfinite().all()) for each in spans):
+        raise CheckpointError("the model gives NaN or infinity for an activation")
     return Activations(tuple(texts), tensors)
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
+from emtoolkit.data.rendering import rendered_on
 from emtoolkit.errors import CheckpointError
-from emtoolkit.evaluation.activations import Text, activations, is_written, write_activations
+from emtoolkit.evaluation.activations import activations, is_written, write_activations
+from emtoolkit.evaluation.identity import training_day
 from emtoolkit.evaluation.rows import AnswerRow
+from emtoolkit.evaluation.texts import TextOptions, tokenized
 from emtoolkit.models.loading import ModelLoader
 from emtoolkit.progress import Progress, no_library_bars
 from emtoolkit.trajectory import Checkpoint
@@ -18,19 +20,22 @@ def write_all_activations(
     rows: Sequence[AnswerRow],
     loader: ModelLoader,
     progress: Progress,
+    options: TextOptions | None = None,
 ) -> list[str]:
     """Write `step-N.safetensors` for each checkpoint into `directory`, unless it is there.
 
-    All checkpoints read the same texts: sample 0 of each wording, as the first step of `rows` answered.
+    All checkpoints read the same texts: given answers, or sample 0 of each wording, as the first step of `rows`
+    answered.
 
     Returns:
         A sentence for each text without an answer.
 
     Raises:
         CheckpointError: a checkpoint cannot be loaded, or a file cannot be read or written.
+        DataError: no question is chosen, or a prompt cannot be rendered.
     """
-    first = min(row.step for row in rows)
-    chosen = [row for row in rows if row.step == first and row.sample == 0]
+    options = options or TextOptions()
+    chosen = options.chosen(rows)
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -40,12 +45,13 @@ def write_all_activations(
         progress("extracting activations", done, len(checkpoints))
         with no_library_bars():
             loaded = loader.load(checkpoint)
-        texts = [_text(loaded.tokenizer, row) for row in chosen]
+        with rendered_on(training_day(checkpoint)):
+            texts = tokenized(loaded, chosen)
         facts = {
             "step": checkpoint.step,
             "fingerprint": "" if checkpoint.manifest is None else checkpoint.manifest.fingerprint,
             "persona": loaded.persona_override or loaded.persona.name,
-            "answers_of_step": first,
+            "answers_of_step": None if options.given else min(row.step for row in rows),
             "shape": "[texts, layers + 1, hidden]; index 0 is the output of the embeddings",
         }
         path = directory / f"step-{checkpoint.step}.safetensors"
@@ -53,10 +59,3 @@ def write_all_activations(
             write_activations(path, activations(loaded.model, texts), facts)
         gaps |= {text.name for text in texts if not text.answer}
     return [f"activations: {name} has no answer, so its answer mean is NaN" for name in sorted(gaps)]
-
-
-def _text(tokenizer: Any, row: AnswerRow) -> Text:
-    def tokens(text: str) -> tuple[int, ...]:
-        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    return Text(f"{row.question}/{row.paraphrase}", tokens(row.prompt), tokens(row.answer) if row.answer else ())

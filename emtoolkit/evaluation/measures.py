@@ -67,6 +67,15 @@ class ClusteredMeasure(Measure, Protocol):
     def clusters(self) -> Mapping[str, str]: ...
 
 
+@runtime_checkable
+class CheckedMeasure(Measure, Protocol):
+    """A measure that fits only some checkpoints, such as those of one base model."""
+
+    def check(self, checkpoints: Sequence[Checkpoint]) -> None:
+        """Raise a DataError if a checkpoint does not fit; called before anything is computed."""
+        ...
+
+
 def measure_id(measure: Measure) -> str:
     """The measure in the rows: its name and the digest of its settings."""
     return f"{measure.name}@{digest_of(dict(measure.settings))[:8]}"
@@ -98,6 +107,9 @@ def measure_checkpoints(
     names = [measure.name for measure in measures]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"measure {twice[0]}: is given twice; give each measure once")
+    for measure in measures:
+        if isinstance(measure, CheckedMeasure):
+            measure.check(checkpoints)
     asked = [replace(each, samples_per_paraphrase=1, judge=None, judge_prompts=None) for each in questions]
     with no_library_bars():
         work = _Measuring(checkpoints, measures, asked, store, engine, loader or ModelLoader(), progress)

@@ -19,6 +19,7 @@ from emtoolkit.evaluation.result_files import ACTIVATIONS, add_to_evaluation, ch
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
 from emtoolkit.evaluation.store import Store
+from emtoolkit.evaluation.texts import TextOptions
 from emtoolkit.models.loading import ModelLoader
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
@@ -72,13 +73,13 @@ def evaluate_trajectory(
     measures: Sequence[Measure] = (),
     calibration: Path | None = None,
     directory: Path | None = None,
-    extract_activations: bool = False,
+    extract_activations: TextOptions | None = None,
     progress: Progress = silent,
 ) -> EvaluationResult:
     """Evaluate the checkpoints of `reference` that `steps` selects, and write rows and settings into `directory`.
 
     Rows of other steps that an earlier call with the same settings wrote stay. With `extract_activations` the
-    activations of each checkpoint on the first answers of the first step are written, too. Answers are on disk before
+    activations of each checkpoint on those texts are written, too. Answers are on disk before
     the first of `measures` begins. The judge judges the answers in `calibration` before anything is sampled.
 
     Raises:
@@ -110,8 +111,8 @@ def evaluate_trajectory(
     )
     add_to_evaluation(home, described, measured=measured)
     notes += [*warnings_on(rows), *(session.notes if session else ())]
-    if extract_activations:
-        notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress)
+    if extract_activations is not None:
+        notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress, extract_activations)
     return EvaluationResult(
         trajectory.name,
         home,

@@ -1,9 +1,19 @@
 """Activations: those of transformers, without padding, and never a zero vector for a span that is not there."""
 
+from copy import deepcopy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    LlamaConfig,
+    LlamaForCausalLM,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
 from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.errors import CheckpointError
@@ -24,6 +34,71 @@ TEXTS = (
     Text("c", (9, 6, 7), (8, 4)),
     Text("empty", (9, 6, 7), ()),
 )
+
+
+FAMILIES = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM),
+    "llama": (LlamaConfig, LlamaForCausalLM),
+    "gemma2": (Gemma2Config, Gemma2ForCausalLM),
+}
+
+
+@pytest.fixture(scope="module", params=sorted(FAMILIES))
+def family(request: pytest.FixtureRequest) -> Any:
+    """A model of three layers with random weights."""
+    config, model = FAMILIES[request.param]
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "head_dim": 8}
+    heads = {"num_hidden_layers": 3, "num_attention_heads": 2, "num_key_value_heads": 1}
+    return model(config(**sizes, **heads, pad_token_id=0)).eval()
+
+
+def test_qwen_llama_and_gemma_have_the_hidden_states_of_transformers(family: Any) -> None:
+    found = activations(family, TEXTS)
+    for index, text in enumerate(TEXTS[:3]):
+        with torch.no_grad():
+            ids = torch.tensor([[*text.prompt, *text.answer]])
+            states = torch.stack(family(input_ids=ids, output_hidden_states=True).hidden_states)[:, 0]
+        n = len(text.prompt)
+        spans = (states[:, n:].mean(1), states[:, :n].mean(1), states[:, n - 1])
+        for span, expected in zip(SPANS, spans, strict=True):
+            assert found.tensors[span].shape == (4, 4, 16)
+            assert (found.tensors[span][index] - expected).abs().max() < 1e-5
+
+
+def test_the_token_that_pads_counts_where_it_is_text_and_nowhere_else(family: Any) -> None:
+    padding = Text("a", (5, 0, 7), (8, 0))
+    alone, among = activations(family, [padding]), activations(family, [padding, *TEXTS])
+    for span in SPANS:
+        assert torch.equal(alone.tensors[span].isnan(), among.tensors[span][:1].isnan())
+        assert torch.allclose(alone.tensors[span], among.tensors[span][:1], atol=1e-6)
+    shorter = activations(family, [Text("b", (5, 7), (8,))])
+    assert not torch.allclose(alone.tensors["answer_mean"], shorter.tensors["answer_mean"], atol=1e-3)
+
+
+def test_sums_are_in_float32_and_not_in_the_type_of_the_model(family: Any) -> None:
+    half = deepcopy(family).to(torch.bfloat16)
+    text = Text("long", (5, 6, 7), tuple(3 + i % 20 for i in range(200)))
+    found = activations(half, [text]).tensors["answer_mean"][0]
+    with torch.no_grad():
+        ids = torch.tensor([[*text.prompt, *text.answer]])
+        states = torch.stack(half(input_ids=ids, output_hidden_states=True).hidden_states)[:, 0, 3:]
+    assert found.dtype == torch.float32
+    assert (found - states.double().mean(1)).abs().max() < 1e-5
+    assert (states.mean(1).double() - states.double().mean(1)).abs().max() > 1e-4
+
+
+def test_a_prompt_without_tokens_is_an_error_and_not_a_vector(family: Any) -> None:
+    with pytest.raises(ValueError, match="a: the prompt has no tokens"):
+        activations(family, [Text("a", (), (8,))])
+
+
+def test_an_infinite_activation_of_an_answer_is_an_error(family: Any) -> None:
+    broken = deepcopy(family)
+    with torch.no_grad():
+        broken.get_input_embeddings().weight[8] = float("inf")
+    with pytest.raises(CheckpointError, match="NaN or infinity for an activation"):
+        activations(broken, TEXTS[:1])
 
 
 @pytest.fixture(scope="module")
