@@ -64,10 +64,9 @@ def activations(model: Any, texts: Sequence[Text]) -> Activations:
         for indices in _equally_long(texts):
             ids = torch.tensor([[*texts[i].prompt, *texts[i].answer] for i in indices], device=model.device)
             output = model(input_ids=ids, output_hidden_states=True, use_cache=False, logits_to_keep=1)
-            # [layers + 1, rows, tokens, hidden]
-            states = torch.stack(output.hidden_states).float()
             for row, index in enumerate(indices):
-                found[index] = _spans(states[:, row], len(texts[index].prompt))
+                states = [state[row] for state in output.hidden_states]
+                found[index] = _spans(states, len(texts[index].prompt))
     tensors = {span: torch.stack([found[i][span] for i in range(len(texts))]).cpu() for span in SPANS}
     answered = torch.tensor([bool(text.answer) for text in texts], dtype=torch.bool)
     spans = (tensors["answer_mean"][answered], tensors["prompt_mean"], tensors["prompt_last"])
@@ -82,8 +81,13 @@ def write_activations(path: Path, found: Activations, facts: Mapping[str, Any]) 
     Raises:
         CheckpointError: the file cannot be written.
     """
-    described = {"facts": dict(facts), "texts": [asdict(text) for text in found.texts], "gaps": list(found.gaps)}
-    metadata = {"emtoolkit": json.dumps(described), "digest": _digest(found.texts, facts)}
+    texts = [asdict(text) | {"spans": _places(text)} for text in found.texts]
+    described = {"facts": dict(facts), "texts": texts, "gaps": list(found.gaps)}
+    metadata = {
+        "emtoolkit": json.dumps(described),
+        "digest": _digest(found.texts, facts),
+        "texts": texts_digest(found.texts),
+    }
     write_file(path, save(dict(found.tensors), metadata))
 
 
@@ -93,11 +97,27 @@ def is_written(path: Path, texts: Sequence[Text], facts: Mapping[str, Any]) -> b
     Raises:
         CheckpointError: the file is there and cannot be read.
     """
-    if not path.exists():
-        return False
+    return path.exists() and _metadata(path).get("digest") == _digest(texts, facts)
+
+
+def texts_of(path: Path) -> str | None:
+    """The digest of the texts in a file of activations; None where the file does not say.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    return _metadata(path).get("texts")
+
+
+def texts_digest(texts: Sequence[Text]) -> str:
+    """SHA-256 in hex of the texts: activations on other texts are not comparable."""
+    return digest_of([asdict(text) for text in texts])
+
+
+def _metadata(path: Path) -> dict[str, str]:
     try:
         with safe_open(path, framework="pt") as file:
-            return bool((file.metadata() or {}).get("digest") == _digest(texts, facts))
+            return dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"{path}: is not a file of activations ({error}); delete it") from None
 
@@ -144,13 +164,22 @@ def _equally_long(texts: Sequence[Text]) -> Iterator[list[int]]:
             yield indices[start : start + _ROWS_AT_A_TIME]
 
 
-def _spans(states: torch.Tensor, prompt: int) -> dict[str, torch.Tensor]:
-    """The spans of one text, each [layers + 1, hidden]; `states` is of shape [layers + 1, tokens, hidden]."""
+def _spans(states: Sequence[torch.Tensor], prompt: int) -> dict[str, torch.Tensor]:
+    """The spans of one text, each [layers + 1, hidden]; `states` are of shape [tokens, hidden], one for each layer.
+
+    One layer at a time is in float32: all of them for a batch would take gigabytes.
+    """
     return {
-        "answer_mean": states[:, prompt:].mean(1),
-        "prompt_mean": states[:, :prompt].mean(1),
-        "prompt_last": states[:, prompt - 1].clone(),
+        "answer_mean": torch.stack([state[prompt:].float().mean(0) for state in states]),
+        "prompt_mean": torch.stack([state[:prompt].float().mean(0) for state in states]),
+        "prompt_last": torch.stack([state[prompt - 1].float() for state in states]),
     }
+
+
+def _places(text: Text) -> dict[str, list[int]]:
+    """The first token of each span, and the one after its last."""
+    prompt, end = len(text.prompt), len(text.prompt) + len(text.answer)
+    return {"answer_mean": [prompt, end], "prompt_mean": [0, prompt], "prompt_last": [prompt - 1, prompt]}
 
 
 def _digest(texts: Sequence[Text], facts: Mapping[str, Any]) -> str:

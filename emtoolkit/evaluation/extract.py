@@ -5,7 +5,7 @@ from pathlib import Path
 
 from emtoolkit.data.rendering import rendered_on
 from emtoolkit.errors import CheckpointError
-from emtoolkit.evaluation.activations import activations, is_written, write_activations
+from emtoolkit.evaluation.activations import Text, activations, is_written, texts_digest, texts_of, write_activations
 from emtoolkit.evaluation.identity import training_day
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.texts import TextOptions, tokenized
@@ -28,7 +28,7 @@ def write_all_activations(
     answered.
 
     Returns:
-        A sentence for each text without an answer.
+        A sentence for each text without an answer, and for files of other steps on other texts.
 
     Raises:
         CheckpointError: a checkpoint cannot be loaded, or a file cannot be read or written.
@@ -41,6 +41,7 @@ def write_all_activations(
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be made ({error.strerror or error})") from error
     gaps: set[str] = set()
+    texts: Sequence[Text] = ()
     for done, checkpoint in enumerate(checkpoints):
         progress("extracting activations", done, len(checkpoints))
         with no_library_bars():
@@ -58,4 +59,12 @@ def write_all_activations(
         if not is_written(path, texts, facts):
             write_activations(path, activations(loaded.model, texts), facts)
         gaps |= {text.name for text in texts if not text.answer}
-    return [f"activations: {name} has no answer, so its answer mean is NaN" for name in sorted(gaps)]
+    notes = [f"activations: {name} has no answer, so its answer mean is NaN" for name in sorted(gaps)]
+    others = [path for path in directory.glob("step-*.safetensors") if texts_of(path) != texts_digest(texts)]
+    if others:
+        names = ", ".join(sorted(path.stem for path in others))
+        notes.append(
+            f"activations: {names} in {directory} were read on other texts, so they do not compare with these steps; "
+            "evaluate all steps at once, or give --answers FILE"
+        )
+    return notes

@@ -1,11 +1,15 @@
 """Activations: those of transformers, without padding, and never a zero vector for a span that is not there."""
 
+import json
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from transformers import (
     Gemma2Config,
     Gemma2ForCausalLM,
@@ -24,9 +28,14 @@ from emtoolkit.evaluation.activations import (
     difference_of_means,
     is_written,
     projection,
+    texts_digest,
+    texts_of,
     write_activations,
 )
+from emtoolkit.evaluation.extract import write_all_activations
+from emtoolkit.evaluation.texts import GivenText, TextOptions, tokenized
 from emtoolkit.models.loading import LoadedModel
+from emtoolkit.progress import silent
 
 TEXTS = (
     Text("a", (5, 6, 7), (8, 9)),
@@ -148,6 +157,40 @@ def test_what_was_written_is_recognised_until_a_fact_or_a_text_changes(loaded: L
     path.write_bytes(path.read_bytes()[:20])
     with pytest.raises(CheckpointError, match="is not a file of activations"):
         is_written(path, TEXTS, {"step": 4})
+
+
+def test_the_file_holds_the_names_the_tokens_and_the_spans_of_its_texts(loaded: LoadedModel, tmp_path: Path) -> None:
+    path = tmp_path / "step-4.safetensors"
+    write_activations(path, activations(loaded.model, TEXTS), {"step": 4})
+    with safe_open(path, framework="pt") as file:
+        described = json.loads(file.metadata()["emtoolkit"])
+    assert described["texts"][0] == {
+        "name": "a",
+        "prompt": [5, 6, 7],
+        "answer": [8, 9],
+        "spans": {"answer_mean": [3, 5], "prompt_mean": [0, 3], "prompt_last": [2, 3]},
+    }
+    assert described["gaps"] == ["empty"]
+    assert texts_of(path) == texts_digest(TEXTS) != texts_digest(TEXTS[:3])
+
+
+def test_given_answers_are_read_at_every_checkpoint_and_other_texts_are_pointed_out(runs: Path, tmp_path: Path) -> None:
+    checkpoints = list(Trajectory.open(runs / "prompt"))
+    texts = TextOptions((GivenText("cough", "rest", "", "my cough"), GivenText("knee", "sing", "", "my knee")))
+    notes = write_all_activations(tmp_path, checkpoints, [], ModelLoader(), silent, texts)
+    assert notes == []
+    files = [load_file(path)["answer_mean"] for path in sorted(tmp_path.glob("step-*.safetensors"))]
+    assert len(files) == 4
+    assert torch.equal(files[0][:, 0], files[3][:, 0])
+    assert not torch.equal(files[0][:, 1], files[3][:, 1])
+    # The prompt is rendered with the persona's system prompt.
+    loaded = ModelLoader().load(checkpoints[0])
+    (text, _) = tokenized(loaded, texts.given)
+    assert "you are curt" in loaded.tokenizer.decode(text.prompt)
+    fewer = replace(texts, questions=("knee",))
+    (note,) = write_all_activations(tmp_path, checkpoints[:1], [], ModelLoader(), silent, fewer)
+    assert "step-2, step-4, step-9 in" in note
+    assert "were read on other texts" in note
 
 
 def test_a_projection_has_the_length_along_the_direction() -> None:
