@@ -1,6 +1,6 @@
 """How often each 95 % interval holds the true rate, in simulation.
 
-    python -m benchmarks.coverage [--replicates 1000] [--json FILE]
+    python -m benchmarks.coverage [--replicates 1000] [--part rates|differences] [--json FILE]
 
 A population is a distribution of rates over questions: a Beta distribution with a mean and a correlation between two
 answers to one question, the published rates of eight questions, or many cold questions with one hot one in eight. Each
@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from benchmarks.difference_coverage import difference_tables
 from benchmarks.subject import report
 from emtoolkit.evaluation.intervals import (
     Counts,
@@ -91,8 +92,23 @@ def coverage(population: Population, questions: int, replicates: int, seed: int)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--replicates", type=int, default=1000)
+    parser.add_argument("--part", choices=("rates", "differences"))
     parser.add_argument("--json")
     options = parser.parse_args()
+    outside = [] if options.part == "differences" else rates(options)
+    if options.part != "rates":
+        differences(options)
+    sys.exit(bool(outside))
+
+
+def differences(options: argparse.Namespace) -> None:
+    replicates = max(1, options.replicates // 2)
+    paired, crossed = difference_tables(_PUBLISHED, replicates)
+    report(f"Coverage of 95 % intervals of differences, {replicates} replicates", paired, None)
+    report(f"The same, crossed with seeds, {replicates} replicates", crossed, None)
+
+
+def rates(options: argparse.Namespace) -> list[str]:
     rows, outside = [], []
     for name, population in POPULATIONS.items():
         for questions in QUESTIONS:
@@ -103,7 +119,7 @@ def main() -> None:
     report(f"Coverage of 95 % intervals, {options.replicates} replicates", rows, options.json)
     for sentence in outside:
         print(f"outside {_BAR[0]:.2f} to {_BAR[1]:.2f}: {sentence}")
-    sys.exit(bool(outside))
+    return outside
 
 
 if __name__ == "__main__":
