@@ -135,11 +135,11 @@ def sync(
     """Publish the run logs, checkpoints and evaluations that W&B lacks, in step order."""
     from emtoolkit.artifacts.sync import run_directories, sync_all
     from emtoolkit.cli import render
-    from emtoolkit.evaluation.wandb_record import evaluation_directories
+    from emtoolkit.evaluation.wandb_record import directories_with_runs
 
     roots = directories or [Path("outputs")]
-    found = run_directories(roots, [root for root in roots if evaluation_directories([root])])
-    evaluated = evaluation_directories(roots)
+    found = run_directories(roots, [root for root in roots if directories_with_runs([root])])
+    evaluated = directories_with_runs(roots)
     evaluations = []
     try:
         with only_results_on_stdout(), progress_bar() as progress:

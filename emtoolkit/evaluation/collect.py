@@ -4,7 +4,7 @@ The files are those that one machine would have written: the same rows in the sa
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,6 +24,7 @@ from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.wandb_results import download_results
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.steps import elided
+from emtoolkit.storage.digests import canonical_json
 from emtoolkit.trajectory import Trajectory
 
 _Row = TypeVar("_Row", AnswerRow, MeasureRow)
@@ -70,12 +71,16 @@ def collect_evaluations(
     name, expected, notes = _expected(reference, steps)
     settings = max((part.stored.settings for part in parts), key=len)
     home = directory or home_of(reference) / str(settings.get("settings", parts[0].stored.directory.name))
+    sessions: Sequence[Mapping[str, Any]] = ()
     if (home / SETTINGS).is_file():
-        parts.append(_Part(str(home), read_evaluation(home)))
+        here = read_evaluation(home)
+        parts.append(_Part(str(home), here))
         _check_alike(parts)
+        sessions = here.sessions
     answers = [replace(row, trajectory=name) for row in _merged(parts, lambda each: each.rows, _answer_key)]
     measured = [replace(row, trajectory=name) for row in _merged(parts, lambda each: each.measured, _value_key)]
-    add_to_evaluation(home, settings, answers, measured)
+    new = {canonical_json(each): each for part in parts for each in part.stored.sessions if each not in sessions}
+    add_to_evaluation(home, settings, answers, measured, list(new.values()))
     found = {row.step for row in answers} | {row.step for row in measured}
     if missing := tuple(step for step in expected if step not in found):
         notes.append(f"{name}: no place holds step{'s' * (len(missing) > 1)} {elided(missing)}")

@@ -26,12 +26,16 @@ _Row = TypeVar("_Row", bound=AnswerRow | MeasureRow)
 
 @dataclass(frozen=True, slots=True)
 class StoredEvaluation:
-    """An evaluation on disk; `settings` is the content of `evaluation.json` without the steps."""
+    """An evaluation on disk.
+
+    `settings` is the content of `evaluation.json` without the steps and the calibration `sessions`.
+    """
 
     directory: Path
     settings: Mapping[str, Any]
     rows: tuple[AnswerRow, ...]
     measured: tuple[MeasureRow, ...] = ()
+    sessions: tuple[Mapping[str, Any], ...] = ()
 
     @property
     def all_rows(self) -> tuple[AnswerRow | MeasureRow, ...]:
@@ -57,7 +61,8 @@ def read_evaluation(directory: Path) -> StoredEvaluation:
     answers, measured = _rows_in(directory)
     if not answers and not measured:
         raise CheckpointError(f"{directory}: neither {ROWS} nor {MEASURES} is there; run 'emtoolkit evaluate' again")
-    return StoredEvaluation(directory, settings, tuple(answers), tuple(measured))
+    sessions = tuple(_read_settings(directory).get(_SESSIONS, ()))
+    return StoredEvaluation(directory, settings, tuple(answers), tuple(measured), sessions)
 
 
 def add_to_evaluation(
@@ -65,11 +70,11 @@ def add_to_evaluation(
     settings: Mapping[str, Any],
     rows: Sequence[AnswerRow] = (),
     measured: Sequence[MeasureRow] = (),
-    session: Mapping[str, Any] | None = None,
+    sessions: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write `rows`, `measured` and `settings` into `directory`; rows of other steps that are there stay.
 
-    `session`, what the judge said about the calibration set, is appended to the earlier sessions.
+    `sessions`, what the judge said about the calibration set, are appended to the earlier sessions.
 
     Raises:
         CheckpointError: a file cannot be read or written.
@@ -87,8 +92,8 @@ def add_to_evaluation(
             check_one_measure(str(directory / MEASURES), values)
             write_measure_rows(directory / MEASURES, values)
         steps = sorted({row.step for row in answers} | {row.step for row in values})
-        sessions = [*_read_settings(directory).get(_SESSIONS, []), *([] if session is None else [session])]
-        described = {**settings, "steps": steps} | ({_SESSIONS: sessions} if sessions else {})
+        together = [*_read_settings(directory).get(_SESSIONS, []), *sessions]
+        described = {**settings, "steps": steps} | ({_SESSIONS: together} if together else {})
         write_file(directory / SETTINGS, canonical_json(described))
 
 

@@ -98,7 +98,7 @@ def evaluate_trajectory(
     answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
     session = None if calibration is None else _calibrated(calibration, settings, store, progress)
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
-    add_to_evaluation(home, described, rows, session=None if session is None else session.to_json())
+    add_to_evaluation(home, described, rows, sessions=[] if session is None else [session.to_json()])
     measured = measure_checkpoints(
         trajectory.name,
         usable,

@@ -48,7 +48,7 @@ class EvaluationRun:
         return path if self.log and path.is_file() else None
 
 
-def evaluation_directories(roots: Sequence[Path]) -> list[Path]:
+def directories_with_runs(roots: Sequence[Path]) -> list[Path]:
     """The directories of evaluations with W&B runs among and below `roots`."""
     return list(dict.fromkeys(path.parent for root in roots for path in sorted(root.rglob(RUNS))))
 

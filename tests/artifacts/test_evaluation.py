@@ -12,9 +12,10 @@ import pytest
 import wandb
 
 from emtoolkit.artifacts.attached_run import define_training_axis
+from emtoolkit.evaluation.into_run import training_run
 from emtoolkit.evaluation.measure_rows import summarise_measures
 from emtoolkit.evaluation.result_files import add_to_evaluation
-from emtoolkit.evaluation.results import EvaluationResult, by_step
+from emtoolkit.evaluation.results import EvaluationResult, by_step, home_of
 from emtoolkit.evaluation.wandb_record import EvaluationRun
 from emtoolkit.evaluation.wandb_run import log_evaluation
 from tests.artifacts.trainings import SHARED, publish, saved
@@ -33,7 +34,7 @@ def evaluate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Evaluate:
 
     def evaluate(*steps: int, mode: Any = "online", trajectory: str = "out") -> EvaluationRun | None:
         rows, measured = answer_rows(*steps), measure_rows(*steps)
-        directory = Path("out/evaluations/1a2b3c4d")
+        directory = home_of(trajectory) / "1a2b3c4d"
         add_to_evaluation(directory, SETTINGS, rows, measured)
         measures = summarise_measures(measured)
         result = EvaluationResult(trajectory, directory, "stacked", "word@1", by_step(rows), (), measures)
@@ -71,7 +72,8 @@ def check_is_complete(run: Run, steps: list[int]) -> None:
     config = {"settings": "1a2b3c4d", "judge": "word@1", "engine": "stacked", "seed": 0, "questions": ["a", "b"]}
     assert run.config.items() >= (config | {"evaluated_steps": steps, "persona": "curt", "fingerprint": "f1"}).items()
     assert versions(run) == [f"{SHARED}:v{index}" for index in range(len(steps))]
-    assert f"{SHARED}-evaluation-1a2b3c4d:v0" in versions(run, "output_artifacts")
+    results = [name for name in versions(run, "output_artifacts") if "-evaluation-" in name]
+    assert [name.partition(":")[0] for name in results] == [f"{SHARED}-evaluation-1a2b3c4d"]
     axes = run.raw_config["_wandb"]["value"]["m"]
     assert {axis.get("1") or axis.get("2") for axis in axes} == {"checkpoint/step", "*"}
 
@@ -100,6 +102,18 @@ def test_an_evaluation_is_a_run_with_its_curve_its_files_and_its_checkpoints(
     (results,) = [version for version in run.output_artifacts if version.collection.type == "evaluation"]
     assert sorted(results.contents) == ["answers.parquet", "evaluation.json", "measures.parquet"]
     assert (results.metadata["steps"], results.metadata["answers"]) == ([0, 4, 9], 12)
+
+
+def test_a_collection_on_wandb_is_evaluated_into_its_own_project(
+    evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    evaluate(0, 4, 9, trajectory=f"tester/proj/{SHARED}")
+    (run,) = evaluations(server)
+    check_is_complete(run, [0, 4, 9])
+    assert training_run(f"tester/proj/{SHARED}", "online").path == "tester/proj/training"
+    evaluate(0, mode="offline", trajectory=f"proj/{SHARED}")
+    assert emtoolkit("sync", "outputs").code == 0
+    check_is_complete(evaluations(server)[1], [0])
 
 
 def test_the_same_results_make_no_second_run_and_more_steps_a_further_one(

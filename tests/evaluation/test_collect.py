@@ -139,6 +139,14 @@ def test_a_verdict_comes_before_an_error_of_the_judge(machine: Machine) -> None:
         assert bytes_of("merged") == bytes_of("b")
 
 
+def test_the_calibration_sessions_of_all_machines_are_kept_once(machine: Machine) -> None:
+    for name, step, session in (("a", 0, {"day": "1"}), ("b", 4, {"day": "2"}), ("c", 9, {"day": "1"})):
+        add_to_evaluation(Path(machine(name, step)), SETTINGS, sessions=[session])
+    for _ in range(2):
+        assert merged("a", "b", "c").missing == (16,)
+        assert read_evaluation(Path("merged")).sessions == ({"day": "1"}, {"day": "2"})
+
+
 def test_bad_places_and_options_are_one_sentence(machine: Machine) -> None:
     Path("empty").mkdir()
     machine("a", 0)
