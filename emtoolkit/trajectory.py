@@ -9,8 +9,9 @@ for checkpoint in trajectory.between(0, 150):
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE
@@ -51,6 +52,8 @@ class Checkpoint:
     _published: str | None = field(default=None, kw_only=True)
     # Downloads the checkpoint into `_directory` unless it is present; returns whether every file has just been hashed.
     _fetch: Callable[[], bool] = field(default=lambda: False, kw_only=True, compare=False)
+    # Begins the download in the background; None for a local directory.
+    _start: Callable[[Event], Thread] | None = field(default=None, kw_only=True, compare=False)
 
     def __repr__(self) -> str:
         place = f"reference={self._reference!r}" if self._reference else f"path={str(self._directory)!r}"
@@ -104,6 +107,15 @@ class Checkpoint:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
+    @property
+    def is_remote(self) -> bool:
+        """Whether the checkpoint is read from W&B, where every checkpoint has a manifest."""
+        return self._reference is not None
+
+    def start_download(self, stop: Event) -> Thread | None:
+        """Begin the download in the background, until `stop` is set; None if the checkpoint is here already."""
+        return None if self._start is None or "_fetched" in self.__dict__ else self._start(stop)
+
     @cached_property
     def _fetched(self) -> bool:
         return self._fetch()
@@ -151,12 +163,13 @@ class Trajectory(Sequence[Checkpoint]):
         checkpoints: Sequence[Checkpoint],
         collection: "Collection | None" = None,
         largest_difference: float | None = None,
+        cache: Path | None = None,
     ) -> None:
         if not checkpoints:
             raise CheckpointError(f"{name}: no complete checkpoint was found")
         self.name = name
         self._checkpoints = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step))
-        self._collection = collection
+        self._collection, self._cache = collection, cache
         marks = [float(mark) for c in checkpoints if (mark := c.metadata.get("resumed_with_differences")) is not None]
         self.largest_difference = max(marks, default=None) if largest_difference is None else largest_difference
 
@@ -205,11 +218,12 @@ class Trajectory(Sequence[Checkpoint]):
 
     @classmethod
     def _of(cls, collection: "Collection", cache: Path) -> "Trajectory":
+        from emtoolkit.artifacts.background_download import CheckpointDownload
         from emtoolkit.artifacts.checkpoint_download import checkpoint_path
-        from emtoolkit.artifacts.download import download_one
         from emtoolkit.artifacts.mixture import check_is_one_training
 
         check_is_one_training(collection)
+        downloads = [CheckpointDownload(collection, remote, cache) for remote in collection.checkpoints]
         checkpoints = [
             Checkpoint(
                 remote.step,
@@ -217,11 +231,12 @@ class Trajectory(Sequence[Checkpoint]):
                 remote.metadata,
                 _directory=checkpoint_path(cache, remote),
                 _reference=remote.artifact,
-                _fetch=partial(download_one, collection, remote, cache),
+                _fetch=download,
+                _start=download.start,
             )
-            for remote in collection.checkpoints
+            for remote, download in zip(collection.checkpoints, downloads, strict=True)
         ]
-        return cls(collection.name, checkpoints, collection)
+        return cls(collection.name, checkpoints, collection, cache=cache)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -291,6 +306,23 @@ class Trajectory(Sequence[Checkpoint]):
         wanted = set(self.steps if steps is None else (checkpoint.step for checkpoint in self.select(steps)))
         selected = [remote for remote in self._collection.checkpoints if remote.step in wanted]
         return download(self._collection, selected, Path(directory), rehash=rehash, progress=progress)
+
+    def fetch(self, checkpoints: Sequence[Checkpoint], progress: Progress = silent) -> None:
+        """Download those of `checkpoints` that are not here into the cache, several at a time; local ones are here.
+
+        Raises:
+            CheckpointError: see `emtoolkit.artifacts.download.download`.
+        """
+        from emtoolkit.artifacts.download import download
+
+        wanted = {checkpoint.step: checkpoint for checkpoint in checkpoints if "_fetched" not in checkpoint.__dict__}
+        if self._collection is None or self._cache is None or not wanted:
+            return
+        remote = [each for each in self._collection.checkpoints if each.step in wanted]
+        done = download(self._collection, remote, self._cache, wait=True, progress=progress)
+        for step in done.fetched:
+            # What was just hashed is not hashed again.
+            wanted[step].__dict__["_fetched"] = True
 
     def __repr__(self) -> str:
         parts = [repr(self.name), f"checkpoints={len(self)}", f"steps={self.steps[0]}..{self.steps[-1]}"]

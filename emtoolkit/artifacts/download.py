@@ -41,20 +41,21 @@ def download(
     directory: Path,
     *,
     rehash: bool = False,
+    wait: bool = False,
     retry: RetryPolicy | None = None,
     progress: Progress = silent,
 ) -> Downloaded:
     """Download `checkpoints` into `directory`, continuing an interrupted download.
 
     Checkpoints that are present are not downloaded again; with `rehash` they are hashed first, and damaged files are
-    replaced.
+    replaced. With `wait` another process that writes to the directory is waited for.
 
     Raises:
         RefusedError: a checkpoint is unsafe or cannot be loaded; raised after all others have been downloaded.
         TransferError: the network or the server failed; the same call continues the download.
         CheckpointError: the directory holds another trajectory, another process is writing to it, or the disk is full.
     """
-    lock = lock_directory(directory)
+    lock = lock_directory(directory, timeout=_LOCK_SECONDS if wait else 0.0)
     try:
         publications = Publications.read(directory)
         present = {c.step for c in checkpoints if is_present(directory, c, publications, rehash=rehash)}
@@ -77,11 +78,15 @@ def download(
 
 
 def download_one(
-    collection: Collection, checkpoint: RemoteCheckpoint, directory: Path, retry: RetryPolicy | None = None
+    collection: Collection,
+    checkpoint: RemoteCheckpoint,
+    directory: Path,
+    retry: RetryPolicy | None = None,
+    stop: threading.Event | None = None,
 ) -> bool:
     """Download `checkpoint` into `directory` unless present; return whether it was downloaded, and so just hashed.
 
-    Raises: as `download`, but waits for another process that is writing to the directory.
+    Raises: as `download`, but waits for another process that is writing to the directory. `Cancelled` if `stop` is set.
     """
     if is_present(directory, checkpoint, Publications.read(directory)):
         return False
@@ -91,7 +96,7 @@ def download_one(
             return False
         check_room(directory, checkpoint.bytes, "the files of 1 checkpoint", _ADVICE)
         receiver = CheckpointReceiver(directory, collection)
-        receiver.receive(checkpoint, Transfer(collection.api_key, retry or RetryPolicy()))
+        receiver.receive(checkpoint, Transfer(collection.api_key, retry or RetryPolicy(), stop))
         receiver.close()
     finally:
         lock.release()

@@ -87,6 +87,7 @@ def evaluate_trajectory(
     """
     trajectory = Trajectory.open(reference)
     usable, notes = _usable(reference, trajectory, steps)
+    _download_together(trajectory, usable, settings, progress)
     engine, reason = engine_for(usable, settings.engine)
     if reason:
         notes.append(f"{reference}: one checkpoint is loaded at a time, because {reason}")
@@ -125,6 +126,14 @@ def evaluate_trajectory(
     )
 
 
+def _download_together(
+    trajectory: Trajectory, checkpoints: Sequence[Checkpoint], settings: EvaluationSettings, progress: Progress
+) -> None:
+    """Download checkpoints that are needed at once; others are downloaded one by one while answers are sampled."""
+    if settings.engine == "stacked" or not any(question.samples for question in settings.questions):
+        trajectory.fetch(checkpoints, progress)
+
+
 def _calibrated(path: Path, settings: EvaluationSettings, store: Path, progress: Progress) -> CalibrationSession:
     calibration = read_calibration(path, settings.judge, settings.questions)
     return calibrate(calibration, settings.judge, Store(store, "calibrations"), progress)
@@ -138,11 +147,12 @@ def _usable(reference: str, trajectory: Trajectory, steps: str | None) -> tuple[
     except CheckpointError as error:
         # A step that was asked for may be one that is damaged.
         raise CheckpointError("; ".join([str(error), *notes])) from None
-    usable = [checkpoint for checkpoint in chosen if checkpoint.manifest is not None]
+    # What a checkpoint on W&B has is only known after its download, and that demands a manifest.
+    usable = [checkpoint for checkpoint in chosen if checkpoint.is_remote or checkpoint.manifest is not None]
     notes += [
         f"step {checkpoint.step} is skipped: it has no manifest.json, so its persona is not known"
         for checkpoint in chosen
-        if checkpoint.manifest is None
+        if checkpoint not in usable
     ]
     if not usable:
         raise CheckpointError(f"{reference}: no checkpoint can be evaluated; {notes[0] if notes else 'none is there'}")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from emtoolkit.data.rendering import ChatTemplate, rendered_on
+from emtoolkit.evaluation.downloads import downloading_ahead
 from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.identity import checkpoint_digest, digest_of, training_day
 from emtoolkit.evaluation.judges import Judge, JudgedAnswer
@@ -117,15 +118,21 @@ class _Evaluation:
 
     def generate(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
         """Sample the missing answers, of all checkpoints together or of one after the other."""
-        groups = [list(checkpoints)] if self._settings.engine == "stacked" else [[each] for each in checkpoints]
         answers = sum(question.samples for question in self._settings.questions) * len(checkpoints)
         count = counting(progress, "sampling answers", answers)
-        for group in groups:
-            loaded = self._loader.load(group[0])
-            missing = self._missing(group, loaded)
-            count(sum(question.samples for question in self._settings.questions) * len(group) - len(missing))
-            if missing:
-                self._sample(group, loaded, missing, count)
+        if self._settings.engine == "stacked":
+            self._generate_group(checkpoints, count)
+            return
+        with downloading_ahead(checkpoints) as in_order:
+            for checkpoint in in_order:
+                self._generate_group([checkpoint], count)
+
+    def _generate_group(self, group: Sequence[Checkpoint], count: Any) -> None:
+        loaded = self._loader.load(group[0])
+        missing = self._missing(group, loaded)
+        count(sum(question.samples for question in self._settings.questions) * len(group) - len(missing))
+        if missing:
+            self._sample(group, loaded, missing, count)
 
     def _missing(self, group: Sequence[Checkpoint], loaded: LoadedModel) -> set[tuple[int, str]]:
         """The step and the name of each answer that the store lacks."""
