@@ -67,6 +67,17 @@ def test_each_checkpoint_is_judged_and_a_second_call_asks_nobody(place: Path, se
     assert len(server.requests) == asked
 
 
+def test_the_rise_of_a_step_is_the_difference_of_metrics_to_step_0(place: Path, server: JudgeServer) -> None:
+    value = json.loads(evaluate(place, server, "prompt", "--json").out)
+    answers = place / value["directory"] / "answers.parquet"
+    words = ("--where", "step=9", "--against", answers, "--against-where", "step=0", "--json")
+    done = in_process.emtoolkit("metrics", answers, *words)
+    assert done.code == 0, done.err
+    differences = {each.pop("definition"): each for each in json.loads(done.out)["differences"]}
+    assert {name: {**each, "left_out": []} for name, each in value["steps"][-1]["rises"].items()} == differences
+    assert differences["betley"]["mean"] is not None
+
+
 def test_activations_are_written_for_each_checkpoint_on_the_same_texts(place: Path, server: JudgeServer) -> None:
     done = evaluate(place, server, "prompt", "--extract-activations", "--json")
     assert done.code == 0, done.err
