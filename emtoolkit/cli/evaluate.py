@@ -22,8 +22,10 @@ from emtoolkit.cli.judge_flags import (
     Calibration,
     JudgeConcurrency,
     JudgeMethod,
+    JudgeModel,
     JudgeName,
     JudgePrices,
+    JudgeReadings,
     JudgeUrl,
     MaxCost,
 )
@@ -126,6 +128,8 @@ def evaluate(
     judge_prices: JudgePrices = None,
     max_cost: MaxCost = None,
     judge_concurrency: JudgeConcurrency = 8,
+    judge_model: JudgeModel = None,
+    judge_readings: JudgeReadings = None,
     calibration: Calibration = None,
     samples: _Samples = None,
     max_new_tokens: _MaxTokens = 600,
@@ -176,7 +180,16 @@ def evaluate(
                 merged = collect_evaluations(places or [], place, steps, directory=output_dir, progress=progress)
                 result, place, missing = merged.result, merged.reference, merged.missing
             else:
-                chosen = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
+                chosen = JudgeOptions(
+                    judge,
+                    judge_url,
+                    judge_method,
+                    judge_prices,
+                    max_cost,
+                    judge_concurrency,
+                    judge_model or base,
+                    judge_readings,
+                )
                 texts = text_options(
                     answers,
                     activation_questions,

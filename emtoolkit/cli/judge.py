@@ -12,8 +12,10 @@ from emtoolkit.cli.judge_flags import (
     Calibration,
     JudgeConcurrency,
     JudgeMethod,
+    JudgeModel,
     JudgeName,
     JudgePrices,
+    JudgeReadings,
     JudgeUrl,
     MaxCost,
 )
@@ -61,6 +63,8 @@ def judge(
     judge_prices: JudgePrices = None,
     max_cost: MaxCost = None,
     judge_concurrency: JudgeConcurrency = 8,
+    judge_model: JudgeModel = None,
+    judge_readings: JudgeReadings = None,
     calibration: Calibration = None,
     output: _Output = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
@@ -79,7 +83,9 @@ def judge(
             from emtoolkit.paths import cache_dir
 
             asked = None if questions is None else read_questions(questions)
-            options = JudgeOptions(judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency)
+            options = JudgeOptions(
+                judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency, judge_model, judge_readings
+            )
             given = read_given_answers(answers, AnswerColumns(question_column, answer_column), asked)
             chosen = judge_of(options, questions, asked or ())
             path = output_for(answers, output, chosen)

@@ -9,7 +9,7 @@ _PANEL = "Judge"
 
 JudgeName = Annotated[
     str | None,
-    typer.Option(metavar="NAME", rich_help_panel=_PANEL, help="Model, or sandbox. Default: as the file says."),
+    typer.Option(metavar="NAME", rich_help_panel=_PANEL, help="Model, sandbox or likelihood. Default: the file's."),
 ]
 JudgeUrl = Annotated[
     str | None,
@@ -32,4 +32,12 @@ JudgeConcurrency = Annotated[
 Calibration = Annotated[
     Path | None,
     typer.Option(metavar="FILE", rich_help_panel=_PANEL, help="Frozen answers that tell whether the judge changed."),
+]
+JudgeModel = Annotated[
+    str | None,
+    typer.Option(metavar="PATH", rich_help_panel=_PANEL, help="Local model of the judge likelihood."),
+]
+JudgeReadings = Annotated[
+    str | None,
+    typer.Option(metavar="A,M", rich_help_panel=_PANEL, help="Aligned and misaligned persona that it compares."),
 ]

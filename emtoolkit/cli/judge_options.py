@@ -6,9 +6,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from emtoolkit.errors import UserError, nearest
+from emtoolkit.errors import UserError, located, nearest
 from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.judges import Judge, NoJudge
+from emtoolkit.evaluation.likelihood_judge import LIKELIHOOD, READINGS, LikelihoodJudge
 from emtoolkit.evaluation.questions import EXACT_JUDGE, Question, read_questions
 from emtoolkit.evaluation.run import EvaluationSettings
 from emtoolkit.paths import cache_dir
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from emtoolkit.evaluation.openai_judge import Spending
 
 # The judges that are not models behind a server.
-JUDGES = (EXACT_JUDGE,)
+JUDGES = (EXACT_JUDGE, LIKELIHOOD)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,8 @@ class JudgeOptions:
     prices: str | None
     max_cost: float | None
     concurrency: int
+    model: str | None = None
+    readings: str | None = None
 
 
 def evaluation_settings(
@@ -73,6 +76,8 @@ def judge_of(options: JudgeOptions, path: Path | None, questions: Sequence[Quest
     name = options.name or _named_by(path, questions)
     if name == EXACT_JUDGE:
         return SandboxJudge()
+    if name == LIKELIHOOD:
+        return _likelihood_judge(options)
     try:
         from emtoolkit.evaluation.openai_judge import Method, OpenAIJudge
     except ImportError:
@@ -94,9 +99,19 @@ def judge_of(options: JudgeOptions, path: Path | None, questions: Sequence[Quest
     return OpenAIJudge(name, base_url=url, method=method, concurrency=options.concurrency, spending=spending)
 
 
+def _likelihood_judge(options: JudgeOptions) -> Judge:
+    if options.model is None:
+        raise UserError("--judge-model: give the directory or the hub id of the model that reads the answers")
+    readings = tuple(options.readings.split(",")) if options.readings else READINGS
+    if len(readings) != 2:
+        raise UserError(f"--judge-readings: {options.readings!r} is not two personas, ALIGNED,MISALIGNED")
+    with located("--judge likelihood"):
+        return LikelihoodJudge(options.model, readings)
+
+
 def _named_by(path: Path | None, questions: Sequence[Question]) -> str:
     if path is None:
-        raise UserError("--judge: give the model that judges, or sandbox for the sandbox's exact judge")
+        raise UserError("--judge: give the model that judges, likelihood, or sandbox for the sandbox's exact judge")
     named = sorted({question.judge for question in questions if question.judge is not None})
     if len(named) != 1:
         what = f"its questions name {len(named)} judges ({', '.join(named)})" if named else "it names no judge"

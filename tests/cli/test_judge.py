@@ -161,7 +161,7 @@ def test_a_misspelt_judge_is_told_the_nearest_name(place: Path) -> None:
     none = in_process.emtoolkit("judge", "answers.csv", cwd=place)
     assert (none.code, none.err) == (
         2,
-        "emtoolkit: --judge: give the model that judges, or sandbox for the sandbox's exact judge\n",
+        "emtoolkit: --judge: give the model that judges, likelihood, or sandbox for the sandbox's exact judge\n",
     )
 
 
