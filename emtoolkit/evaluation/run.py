@@ -15,7 +15,7 @@ from emtoolkit.evaluation.judging import judge_id, verdicts_on
 from emtoolkit.evaluation.prompts import end_tokens, prompt_of
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.rows import AnswerRow
-from emtoolkit.evaluation.stacked import stacked_adapters, why_not_stackable
+from emtoolkit.evaluation.stacked import most_adapters, stacked_adapters, why_not_stackable
 from emtoolkit.evaluation.store import Store
 from emtoolkit.models.loading import LoadedModel, ModelLoader
 from emtoolkit.progress import Progress, counting, no_library_bars, silent
@@ -180,6 +180,17 @@ class _Evaluation:
             for each in asked.values()
             if (samples := tuple(s for s in range(each.question.samples_per_paraphrase) if each.entry(s) in names))
         ]
+        at_once = most_adapters([each.path for each in group], self._rows_at_a_time)
+        for start in range(0, len(group), at_once):
+            for checkpoint, entries in self._sampled(group[start : start + at_once], loaded, requests):
+                self._store.add(self._keys[checkpoint.step], entries)
+                count(sum((checkpoint.step, name) in missing for name in entries))
+
+    def _sampled(
+        self, group: Sequence[Checkpoint], loaded: LoadedModel, requests: Sequence[Request]
+    ) -> Iterator[tuple[Checkpoint, dict[str, Any]]]:
+        """The answers of each checkpoint of `group` batch by batch, as the store keeps them."""
+        asked = {each.prompt.text: each for each in self._asked[group[0].step]}
         stacked = self._settings.engine == "stacked"
         paths = [checkpoint.path for checkpoint in group]
         with stacked_adapters(loaded.model, paths) if stacked else nullcontext():
@@ -193,7 +204,7 @@ class _Evaluation:
             )
             for batch in batches:
                 for checkpoint, answers in zip(group, batch.answers, strict=True):
-                    entries = {}
+                    entries: dict[str, Any] = {}
                     for (prompt, sample), answer in zip(batch.rows, answers, strict=True):
                         text = loaded.tokenizer.decode(answer.tokens, skip_special_tokens=True)
                         entries[asked[prompt.text].entry(sample)] = {
@@ -201,8 +212,7 @@ class _Evaluation:
                             "tokens": len(answer.tokens),
                             "truncated": answer.truncated,
                         }
-                    self._store.add(self._keys[checkpoint.step], entries)
-                    count(sum((checkpoint.step, name) in missing for name in entries))
+                    yield checkpoint, entries
 
     def rows(self, trajectory: str, checkpoints: Sequence[Checkpoint], progress: Progress) -> list[AnswerRow]:
         """Judge the answers that have no verdict, and give the rows of all."""

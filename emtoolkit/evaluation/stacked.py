@@ -13,8 +13,11 @@ import torch
 from safetensors import safe_open
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emtoolkit.evaluation.generate import FEWEST_ROWS
 from emtoolkit.evaluation.identity import adapter_settings
 
+# Adapters in one batch, in bytes of their files: those of further checkpoints are in a further batch.
+_MOST_BYTES = 4 * 2**30
 _A, _B = ".lora_A.weight", ".lora_B.weight"
 # Options of PEFT's LoRA with which an adapter is more than B·A·x times its scale.
 _NOT_PLAIN = ("use_dora", "modules_to_save", "trainable_token_indices", "layer_replication", "alora_invocation_tokens")
@@ -36,6 +39,13 @@ def why_not_stackable(checkpoints: Sequence[Path]) -> str | None:
     if first.get("bias", "none") != "none" or first.get("lora_bias"):
         return "the adapters have biases"
     return None
+
+
+def most_adapters(checkpoints: Sequence[Path], rows_at_a_time: int) -> int:
+    """How many of the adapters in these directories share a batch, so that rows and adapters keep within bounds."""
+    files = [path / ADAPTER_WEIGHTS for path in checkpoints]
+    largest = max((file.stat().st_size for file in files if file.is_file()), default=1)
+    return max(1, min(rows_at_a_time // FEWEST_ROWS, _MOST_BYTES // largest))
 
 
 @contextmanager

@@ -31,7 +31,7 @@ class LoadedModel:
     """The model of a checkpoint, for inference. It is valid until its loader loads the next checkpoint."""
 
     tokenizer: Any
-    """The tokenizer of the base model."""
+    """The tokenizer of the base model, the same object for all checkpoints that a loader loads."""
     persona: Persona
     """The persona; messages go through `persona.applied_to` before they are rendered."""
     persona_override: str | None
@@ -95,6 +95,7 @@ class ModelLoader:
         self._weights_key: Any = None
         # All checkpoints of a trajectory share one base model, and hashing a large one takes a minute.
         self._base_records: dict[tuple[str, str | None, bool, bool], BaseModelRecord] = {}
+        self._tokenizers: dict[tuple[str, str | None], Any] = {}
         self._adapters: dict[AdapterSource, PersonaAdapter | None] = {}
 
     @property
@@ -114,7 +115,7 @@ class ModelLoader:
         metadata, record = _metadata(checkpoint), checkpoint.manifest.persona
         config = self._checked_base(checkpoint, checkpoint.manifest.base_model, metadata.base_place)
         persona = self._override or self._checked_persona(checkpoint, record, metadata.persona_place)
-        tokenizer = load_tokenizer(config)
+        tokenizer = self._tokenizer(config)
         if (checkpoint.path / ADAPTER_CONFIG).is_file():
             adapter = self._checked_adapter(checkpoint, persona, config, None if self._override else record)
             self._invalidate()
@@ -194,6 +195,13 @@ class ModelLoader:
             )
         check_fits(adapter, self._base_record(config), None)
         return adapter
+
+    def _tokenizer(self, config: ModelConfig) -> Any:
+        # That of a large vocabulary takes longer to load than an adapter.
+        key = (config.base, config.revision)
+        if key not in self._tokenizers:
+            self._tokenizers[key] = load_tokenizer(config)
+        return self._tokenizers[key]
 
     def _base_record(self, config: ModelConfig) -> BaseModelRecord:
         key = (config.base, config.revision, config.load_in_4bit, config.trust_remote_code)

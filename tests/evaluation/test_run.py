@@ -13,13 +13,16 @@ import pytest
 from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation import run as module
+from emtoolkit.evaluation import stacked
 from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.judges import JudgedAnswer, JudgeStoppedError, Verdict
 from emtoolkit.evaluation.results import changed_answers
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
+from emtoolkit.evaluation.stacked import most_adapters
 from emtoolkit.evaluation.store import Store
 from emtoolkit.models.loading import LoadedModel
+from emtoolkit.storage.digests import FileDigest
 from emtoolkit.trajectory import Checkpoint
 from tests.evaluation.evaluations import QUESTIONS, WordJudge
 from tests.tiny import TEMPLATE
@@ -253,3 +256,49 @@ def test_one_curve_of_two_judges_or_two_engines_is_refused(runs: Path, evaluator
     for change, column in (({"judge": "gpt@1"}, "judge"), ({"engine": "exact"}, "engine")):
         with pytest.raises(DataError, match=f"answers of 2 {column}s"):
             check_one_origin("t", [*rows, replace(rows[0], **change)])
+
+
+@pytest.mark.parametrize("rows", [1, 4, 8, 12])
+def test_answers_do_not_depend_on_how_many_checkpoints_share_a_batch(
+    runs: Path, evaluator: Evaluator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: int
+) -> None:
+    together = evaluator.rows(runs / "prompt", settings())
+    models = []
+    generate = module.generate
+
+    def counted(*args: Any, **more: Any) -> Any:
+        models.append(more["models"])
+        return generate(*args, **more)
+
+    apart = Evaluator(tmp_path / "apart", monkeypatch)
+    monkeypatch.setattr(module, "generate", counted)
+    assert apart.rows(runs / "prompt", settings(), rows_at_a_time=rows) == together
+    # Four rows of each model at least.
+    assert models == {1: [1] * 4, 4: [1] * 4, 8: [2, 2], 12: [3, 1]}[rows]
+
+
+def test_adapters_of_many_bytes_do_not_share_a_batch(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [checkpoint.path for checkpoint in Trajectory.open(runs / "prompt")]
+    assert most_adapters(paths, 1024) == 256
+    size = (paths[0] / "adapter_model.safetensors").stat().st_size
+    monkeypatch.setattr(stacked, "_MOST_BYTES", 2 * size + 1)
+    assert most_adapters(paths, 1024) == 2
+    monkeypatch.setattr(stacked, "_MOST_BYTES", size - 1)
+    assert most_adapters(paths, 1024) == 1
+
+
+@pytest.mark.parametrize("engine", ["stacked", "exact"])
+@pytest.mark.parametrize("run", ["stack", "full"])
+def test_a_file_is_hashed_once_and_a_prompt_tokenised_once(
+    runs: Path, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch, run: str, engine: Any
+) -> None:
+    of, hashed = FileDigest.of, list[Path]()
+    monkeypatch.setattr(FileDigest, "of", lambda path, *more: hashed.append(path) or of(path, *more))
+    prompt_of, rendered = module.prompt_of, list[tuple[Any, ...]]()
+    monkeypatch.setattr(module, "prompt_of", lambda *args: rendered.append(args[2:]) or prompt_of(*args))
+    chosen = engine_for(tuple(Trajectory.open(runs / run)), engine)[0]
+    hashed.clear()
+    evaluator.rows(runs / run, settings(engine=chosen))
+    weights = [path for path in hashed if path.suffix == ".safetensors"]
+    assert len(weights) == len(set(weights)) > 0
+    assert len(rendered) == sum(len(question.paraphrases) for question in QUESTIONS)
