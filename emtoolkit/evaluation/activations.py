@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.identity import digest_of
+from emtoolkit.evaluation.virtual_tokens import refuse_virtual_tokens
 from emtoolkit.storage.atomic import write_file
 
 SPANS = ("answer_mean", "prompt_mean", "prompt_last")
@@ -54,9 +55,10 @@ def activations(model: Any, texts: Sequence[Text]) -> Activations:
     """The activations of `model`, in evaluation mode, on `texts`; no text is padded, and sums are in float32.
 
     Raises:
-        CheckpointError: an activation is NaN or infinite.
+        CheckpointError: an activation is NaN or infinite, or the model's adapter has virtual tokens.
         ValueError: a text has no prompt.
     """
+    refuse_virtual_tokens(model)
     if empty := [text.name for text in texts if not text.prompt]:
         raise ValueError(f"{empty[0]}: the prompt has no tokens")
     found: dict[int, dict[str, torch.Tensor]] = {}

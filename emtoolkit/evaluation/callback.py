@@ -20,6 +20,7 @@ from emtoolkit.evaluation.probe_log import ProbeFiles, WandbLog
 from emtoolkit.evaluation.questions import Question, read_questions
 from emtoolkit.evaluation.store import Store
 from emtoolkit.evaluation.undisturbed import undisturbed
+from emtoolkit.evaluation.virtual_tokens import virtual_tokens
 from emtoolkit.paths import cache_dir
 from emtoolkit.personas import Persona
 from emtoolkit.saving.random_states import random_state_kept
@@ -288,10 +289,8 @@ def _why_not(model: Any) -> str | None:
     """Why process 0 cannot ask the model."""
     if is_sharded(model):
         return "the model is spread over the processes"
-    adapter: Any = getattr(model, "active_peft_config", None)
-    if getattr(adapter, "is_prompt_learning", False):
-        return f"an adapter of type {getattr(adapter.peft_type, 'value', adapter.peft_type)} changes the prompt"
-    return None
+    kind = virtual_tokens(model)
+    return None if kind is None else f"an adapter of type {kind} has virtual tokens"
 
 
 def _for_wandb(metrics: Mapping[str, Any], seconds: float) -> dict[str, Any]:

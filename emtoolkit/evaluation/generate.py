@@ -15,6 +15,7 @@ import torch
 from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.key_value_cache import with_room
 from emtoolkit.evaluation.noise import gumbel, row_key
+from emtoolkit.evaluation.virtual_tokens import refuse_virtual_tokens
 
 FEWEST_ROWS = 4
 # Logits in a batch: 256 MB in float32, which are 440 rows of Qwen's 152,000 tokens.
@@ -87,8 +88,9 @@ def generate(
             smaller. Each model has four rows at least.
 
     Raises:
-        CheckpointError: the model gives NaN for a token.
+        CheckpointError: the model gives NaN for a token, or its adapter has virtual tokens.
     """
+    refuse_virtual_tokens(model)
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or 1
     room = max(1, min(rows_at_a_time, _MOST_LOGITS // vocabulary) // models)
     by_length = sorted(requests, key=lambda request: len(request.prompt.tokens))

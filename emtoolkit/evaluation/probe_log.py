@@ -56,8 +56,8 @@ class ProbeFiles:
 class WandbLog:
     """Logs steps to the W&B run that is active.
 
-    In the thread of the training: W&B's client drops rows that two threads log at a time. A table is an artifact, for
-    which the client asks the server, and may wait for long; so none is logged once the server did not answer.
+    In the thread of the training, so that rows stay in the order of the steps. A table is an artifact, for which the
+    client asks the server, and may wait for long; so none is logged once the server did not answer.
     """
 
     def __init__(self) -> None:

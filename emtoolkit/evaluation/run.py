@@ -170,7 +170,9 @@ class _Evaluation:
     def _sample(
         self, group: Sequence[Checkpoint], loaded: LoadedModel, missing: set[tuple[int, str]], count: Any
     ) -> None:
-        asked = {each.prompt.text: each for each in self._asked[group[0].step]}
+        # Questions may share a prompt: the one with the most samples stands for all.
+        by_samples = sorted(self._asked[group[0].step], key=lambda each: each.question.samples_per_paraphrase)
+        asked = {each.prompt.text: each for each in by_samples}
         # With equal missing answers, as after a kill, only those are sampled; otherwise each that any model lacks.
         names = {name for _, name in missing}
         steps = {step for step, _ in missing}

@@ -84,6 +84,22 @@ def test_a_second_evaluation_samples_and_judges_nothing(runs: Path, evaluator: E
     assert (evaluator.sampled, judge.seen) == (0, [])
 
 
+@pytest.mark.parametrize("samples", [(2, 4), (4, 2)])
+def test_two_questions_of_one_wording_share_their_answers(
+    runs: Path, evaluator: Evaluator, samples: tuple[int, int]
+) -> None:
+    asked = tuple(
+        replace(QUESTIONS[1], id=name, samples_per_paraphrase=count)
+        for name, count in zip(("a", "b"), samples, strict=True)
+    )
+    last = (Trajectory.open(runs / "prompt").at(9),)
+    rows = evaluator.rows(runs / "prompt", settings(questions=asked), checkpoints=last)
+    assert evaluator.sampled == 4
+    texts = {name: [row.answer for row in rows if row.question == name] for name in ("a", "b")}
+    assert texts["a"][:2] == texts["b"][:2]
+    assert (len(texts["a"]), len(texts["b"])) == samples
+
+
 def test_an_evaluation_that_was_killed_loses_at_most_one_batch(
     runs: Path, evaluator: Evaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,7 +104,9 @@ def test_every_checkpoint_is_evaluated_by_the_general_command(home: Path, tmp_pa
     run = "outputs/sarcasm-medical"
     words = ["--samples", "1", "--max-new-tokens", "28", "--json"]
     done = emtoolkit("evaluate", run, *words, home=home, cwd=tmp_path)
-    assert (done.code, done.err) == (0, "")
+    # On a busy machine a line of progress appears.
+    assert done.code == 0, done.err
+    assert all(line.endswith(" %") for line in done.err.splitlines()), done.err
     value = json.loads(done.out)
     assert [(step["step"], step["answers"]) for step in value["steps"]] == [(0, 144), (5, 144), (12, 144)]
     assert (value["engine"], value["judge"].partition("@")[0]) == ("stacked", "sandbox")
