@@ -67,10 +67,10 @@ def paired_populations(published: tuple[float, ...]) -> Mapping[str, PairedPopul
         ".02 and 0": beta_pair((0.02, 0.05), None),
         ".05 and 0": beta_pair((0.05, 0.25), None),
         ".20 and 0": beta_pair((0.2, 0.26), None),
-        ".05 and .01, rank 1": beta_pair((0.05, 0.25), (0.01, 0.05)),
-        ".05 and .01, rank .5": beta_pair((0.05, 0.25), (0.01, 0.05), 0.5),
-        ".20 and .10, rank .9": beta_pair((0.2, 0.26), (0.1, 0.2), 0.9),
-        ".20 and .20, rank 0": beta_pair((0.2, 0.26), (0.2, 0.26), 0.0),
+        ".05 and .01, r = 1": beta_pair((0.05, 0.25), (0.01, 0.05)),
+        ".05 and .01, r = .5": beta_pair((0.05, 0.25), (0.01, 0.05), 0.5),
+        ".20 and .10, r = .9": beta_pair((0.2, 0.26), (0.1, 0.2), 0.9),
+        ".20 and .20, r = 0": beta_pair((0.2, 0.26), (0.2, 0.26), 0.0),
     }
 
 
