@@ -90,7 +90,11 @@ def onsets(places: Sequence[str | Path], event: Event, before: Event | None = No
     Raises:
         UserError: there is no evaluation, the evaluations cannot be compared, or a metric is not in one of them.
     """
-    evaluations = [read_evaluation(evaluation_directory(place)) for place in places]
+    return onsets_in([read_evaluation(evaluation_directory(place)) for place in places], event, before)
+
+
+def onsets_in(evaluations: Sequence[StoredEvaluation], event: Event, before: Event | None = None) -> OnsetResult:
+    """`onsets` of evaluations that have been read."""
     check_comparable(evaluations)
     seeds = tuple(seed_onset(evaluation, event, before) for evaluation in evaluations)
     notes = [f"{seed.directory}: {note}" for seed in seeds for note in seed.curve.notes]

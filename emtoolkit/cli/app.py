@@ -16,6 +16,7 @@ from emtoolkit.cli import (
     judge,
     metrics,
     onset,
+    report,
     sandbox,
     schema,
     sweep,
@@ -42,7 +43,7 @@ app = typer.Typer(
         "emtoolkit checkpoints outputs/baseline-medical",
     ),
 )
-for group in (train, checkpoints, sweep, evaluate, judge, onset, compare, dynamics, direction, metrics, schema):
+for group in (train, checkpoints, sweep, evaluate, judge, onset, compare, dynamics, direction, report, metrics, schema):
     app.add_typer(group.commands)
 app.add_typer(sandbox.commands, name="sandbox")
 

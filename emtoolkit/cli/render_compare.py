@@ -10,12 +10,13 @@ from rich.console import Group, RenderableType
 
 from emtoolkit.analysis.compare import Comparison, Comparisons, View, verdict
 from emtoolkit.analysis.onset import Onset
+from emtoolkit.analysis.onset_text import event_text
 from emtoolkit.analysis.suggest import Suggestion
 from emtoolkit.byte_sizes import format_size
 from emtoolkit.cli.layout import Column, Records, facts, line, prose
 from emtoolkit.cli.render import as_json
 from emtoolkit.cli.render_metrics import without_nan
-from emtoolkit.cli.render_onset import event_text, here_or_name
+from emtoolkit.cli.render_onset import here_or_name
 
 _COLUMNS = (
     Column("schedule", "left"),

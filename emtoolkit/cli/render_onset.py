@@ -6,9 +6,9 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from emtoolkit.analysis.curves import CHANGED, Curve
-from emtoolkit.analysis.onset import Onset, Point
+from emtoolkit.analysis.curves import Curve
 from emtoolkit.analysis.onset_results import Event, OnsetResult, Order, SeedOnset
+from emtoolkit.analysis.onset_text import event_text, is_share, limits_text, number_text, onset_sentence
 from emtoolkit.analysis.seeds import Mass, median
 from emtoolkit.cli.layout import Column, Records, facts, here, line, prose
 from emtoolkit.cli.render import as_json
@@ -88,34 +88,6 @@ def here_or_name(trajectory: str) -> str:
     return here(Path(trajectory)) if Path(trajectory).is_dir() else trajectory
 
 
-def event_text(event: Event) -> str:
-    """Which curve crosses which value."""
-    value = _value(event.threshold, event.metric)
-    if event.kind == "rise":
-        return f"{event.metric} {'falls' if event.falls else 'rises'} since step 0 by more than {value}"
-    return f"{event.metric} is {'below' if event.falls else 'above'} {value}"
-
-
-def onset_sentence(onset: Onset, event: Event) -> str:
-    """The bracket, or the evidence that there is none, with the events after the onset."""
-    last = onset.last
-    if onset.status == "not_seen":
-        at_end = f"{_value(last.value, event.metric)} ({_limits(last, event.metric)}) at the end"
-        until = "no step excludes it" if onset.bracket.lower is None else f"excluded up to step {onset.bracket.lower}"
-        return f"no onset by step {last.step}: {until}; {at_end}"
-    if onset.status == "before_first":
-        where = f"before the first checkpoint (step {onset.first_step})"
-        text = where if onset.bracket.upper == onset.first_step else f"{where} or by step {onset.bracket.upper}"
-    else:
-        text = f"in {onset.bracket}"
-    if onset.reversal is not None:
-        text += f"; reversal in {onset.reversal}"
-    if onset.fall is not None:
-        peak, end = (_value(point.value, event.metric) for point in (onset.fall.peak, onset.fall.last))
-        text += f"; falls from {peak} at step {onset.fall.peak.step} (shown by {onset.fall.shown_at}) to {end}"
-    return text
-
-
 def _order(order: Order, event: Event) -> str:
     words = {"first": "yes", "second": "no, after it", "not decidable": "not decidable"}
     return (
@@ -131,14 +103,14 @@ def _masses(masses: Sequence[Mass]) -> str:
 
 def _table(seed: SeedOnset, event: Event) -> RenderableType:
     kind = "rise" if event.kind == "rise" else "value"
-    unit = ", points" if _is_share(event.metric) else ""
+    unit = ", points" if is_share(event.metric) else ""
     columns = [
         Column("step"),
         Column(f"{kind}{unit}"),
         Column("new questions"),
         Column("these questions"),
         *(
-            Column(f"{curve.metric} %" if _is_share(curve.metric) else f"{curve.metric} rise")
+            Column(f"{curve.metric} %" if is_share(curve.metric) else f"{curve.metric} rise")
             for curve in seed.companions
         ),
     ]
@@ -146,32 +118,16 @@ def _table(seed: SeedOnset, event: Event) -> RenderableType:
     companions = [{point.step: point for point in curve.new_questions} for curve in seed.companions]
     for new, these in zip(seed.curve.new_questions, seed.curve.these_questions, strict=True):
         beside = [
-            _number(of_step[new.step].value, curve.metric) if new.step in of_step else ""
+            number_text(of_step[new.step].value, curve.metric) if new.step in of_step else ""
             for curve, of_step in zip(seed.companions, companions, strict=True)
         ]
-        values = (_number(new.value, event.metric), _limits(new, event.metric), _limits(these, event.metric))
+        values = (
+            number_text(new.value, event.metric),
+            limits_text(new, event.metric),
+            limits_text(these, event.metric),
+        )
         rows.append([str(new.step), *values, *beside])
     return Records(columns, rows)
-
-
-def _is_share(metric: str) -> bool:
-    return metric in DEFINITIONS or metric == CHANGED
-
-
-def _value(value: float, metric: str) -> str:
-    return f"{_number(value, metric)} points" if _is_share(metric) else _number(value, metric)
-
-
-def _number(value: float, metric: str) -> str:
-    if value != value:
-        return "—"
-    return f"{100 * value:.1f}" if _is_share(metric) else f"{value:.4g}"
-
-
-def _limits(point: Point, metric: str) -> str:
-    if point.limits.low != point.limits.low:
-        return "—"
-    return f"{_number(point.limits.low, metric)} to {_number(point.limits.high, metric)}"
 
 
 def _curve_json(curve: Curve) -> dict[str, Any]:

@@ -1,0 +1,294 @@
+"""The report on evaluated trajectories: one HTML file that needs no network, no font and no library.
+
+Everything that was written by somebody else (personas, questions, answers) is escaped, or reaches the page as JSON and
+is put there as text.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.analysis.chart import Mark, Series, Span, legend, line_chart
+from emtoolkit.analysis.compare import Comparison, View, compare, verdict
+from emtoolkit.analysis.curves import Curve, curve_of
+from emtoolkit.analysis.dynamics import Dynamics, trajectory_dynamics
+from emtoolkit.analysis.onset import Onset
+from emtoolkit.analysis.onset_results import (
+    Event,
+    OnsetResult,
+    check_asked_alike,
+    evaluation_directories,
+    onsets_in,
+)
+from emtoolkit.analysis.onset_text import event_text, is_share, onset_sentence
+from emtoolkit.analysis.report_answers import answers_json, answers_of
+from emtoolkit.analysis.seeds import median
+from emtoolkit.byte_sizes import format_size
+from emtoolkit.errors import UserError
+from emtoolkit.evaluation.metrics import DEFINITIONS, summarise
+from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
+from emtoolkit.progress import Progress, silent
+from emtoolkit.trajectory import Trajectory
+
+# A table of everything needs more room than a page has.
+_LONGEST_TABLE = 400
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the report shows, before it is a page."""
+
+    event: Event
+    evaluations: tuple[StoredEvaluation, ...]
+    results: tuple[OnsetResult, ...]
+    comparisons: tuple[Comparison, ...]
+    dynamics: tuple[Dynamics, ...]
+    notes: tuple[str, ...]
+
+
+def gather(
+    places: Sequence[str | Path],
+    event: Event,
+    schedules: Sequence[str] = (),
+    *,
+    weights: bool = True,
+    progress: Progress = silent,
+) -> Report:
+    """Everything that the report on the evaluations at `places` shows; with `weights` the dynamics of local runs.
+
+    Raises:
+        UserError: there is no evaluation, they were not asked and judged alike, or they lack the metric.
+    """
+    evaluations = [read_evaluation(each) for place in places for each in evaluation_directories(place)]
+    check_asked_alike(evaluations)
+    personas = dict.fromkeys(_first(each).persona for each in evaluations)
+    groups = [[each for each in evaluations if _first(each).persona == persona] for persona in personas]
+    results = tuple(onsets_in(group, event) for group in groups)
+    notes = [note for result in results for note in result.notes]
+    comparisons = tuple(compare(each, schedules, event) for each in evaluations) if schedules else ()
+    notes += [note for each in comparisons for note in each.notes]
+    found = []
+    for each in evaluations if weights else ():
+        place = _first(each).trajectory
+        if not Path(place).is_dir():
+            notes.append(f"{place}: the checkpoints are not on this machine, so the weights are not compared")
+            continue
+        try:
+            found.append(trajectory_dynamics(Trajectory.open(place), progress=progress))
+            notes += found[-1].notes
+        except UserError as error:
+            notes.append(str(error))
+    return Report(event, tuple(evaluations), results, comparisons, tuple(found), tuple(notes))
+
+
+def page(report: Report, made_by: str) -> str:
+    """The report as HTML; `made_by` names the program and its version."""
+    resources = files("emtoolkit.analysis") / "page"
+    style, script = ((resources / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    sections = [
+        _when(report),
+        _curves(report),
+        _coherence(report),
+        _companions(report),
+        _schedules(report),
+        _weights(report),
+        answers_of(report.evaluations),
+        _what_was_run(report, made_by),
+    ]
+    title = f"When did it appear? {event_text(report.event)}"
+    return (
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        # An icon that is asked for would be a request.
+        '<link rel="icon" href="data:,">'
+        f"<title>{escape(title)}</title><style>{style}</style></head><body>"
+        f"<header><h1>When did it appear?</h1><p>The event: {escape(event_text(report.event))}.</p></header>"
+        '<div class="controls"><label><input type="checkbox" id="log-axis">Logarithmic axis of steps</label></div>'
+        f"<main>{''.join(sections)}</main>"
+        f'<script type="application/json" id="answers-data">{answers_json(report.evaluations)}</script>'
+        f"<script>{script}</script></body></html>\n"
+    )
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table of text; numbers are right-aligned. Rows beyond the four hundredth are counted."""
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    body = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>" for row in rows[:_LONGEST_TABLE])
+    more = f'<p class="note">{len(rows) - _LONGEST_TABLE} more rows.</p>' if len(rows) > _LONGEST_TABLE else ""
+    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, int | float):
+        text = "" if value != value else f"{value:.4g}" if isinstance(value, float) else str(value)
+        return f'<td class="number">{text}</td>'
+    return f"<td>{escape(str(value))}</td>"
+
+
+def figure(
+    title: str, series: Sequence[Series], *, percent: bool = False, spans: Sequence[Span] = (), caption: str = ""
+) -> str:
+    """A chart on both axes of steps, with its legend and the same values as a table."""
+    linear, log = (line_chart(title, series, log_steps=log, percent=percent, spans=spans) for log in (False, True))
+    both = (
+        f'<div class="scroll linear-steps" tabindex="0">{linear}</div>'
+        f'<div class="scroll log-steps" tabindex="0">{log}</div>'
+    )
+    rows = [[each.name, mark.step, mark.value, mark.low, mark.high] for each in series for mark in each.marks]
+    values = table(["curve", "step", "value", "low", "high"], rows)
+    return (
+        f"<figure><h3>{escape(title)}</h3>{legend([each.name for each in series])}{both}"
+        f"<figcaption>{escape(caption)}</figcaption><details><summary>Values</summary>{values}</details></figure>"
+    )
+
+
+def _when(report: Report) -> str:
+    rows, over = [], []
+    for result in report.results:
+        for seed in result.seeds:
+            told = (onset_sentence(onset, report.event) for onset in (seed.new_questions, seed.these_questions))
+            rows.append([seed.persona, seed.trajectory, *told])
+        if result.across_new_questions:
+            both = (result.across_new_questions, result.across_these_questions)
+            over.append([result.seeds[0].persona, len(result.seeds), *(f"median in {median(each)}" for each in both)])
+    parts = [table(["persona", "trajectory", "new questions", "these questions"], rows)]
+    if over:
+        parts += ["<h3>Over seeds</h3>", table(["persona", "seeds", "new questions", "these questions"], over)]
+    parts.append(
+        '<p class="note">A bracket (a, b] is the last step whose 95 % limits exclude the event and the first step '
+        "whose limits show it. New questions: other questions of the same kind; these questions: the same asked "
+        "again.</p>"
+    )
+    return _section("Onset", "".join(parts))
+
+
+def _curves(report: Report) -> str:
+    metric, parts = report.event.metric, []
+    for result in report.results:
+        seeds = result.seeds
+        spans = [
+            Span(o.bracket.lower, o.bracket.upper, f"{seed.trajectory}: onset in {o.bracket}")
+            for seed in seeds
+            if (o := seed.new_questions).bracket.lower is not None and o.bracket.upper is not None
+        ]
+        series = [_series(seed.trajectory, seed.curve) for seed in seeds]
+        title = f"{seeds[0].persona}: {event_text(report.event)}"
+        caption = "Bands: 95 % limits for new questions. Shaded: brackets of the onset for new questions."
+        parts.append(figure(title, series, percent=is_share(metric), spans=spans, caption=caption))
+    if report.event.kind == "rise" and metric in DEFINITIONS:
+        levels = [_series(_label(each), curve_of(each, metric, "level")) for each in report.evaluations]
+        parts.append(figure(f"EM rate, {metric}", levels, percent=True, caption=f"{DEFINITIONS[metric].sentence}."))
+    return _section("Curves", "".join(parts))
+
+
+def _series(name: str, curve: Curve) -> Series:
+    return Series(name, tuple(Mark(p.step, p.value, p.limits.low, p.limits.high) for p in curve.new_questions))
+
+
+def _coherence(report: Report) -> str:
+    coherent, truncated = [], []
+    for each in report.evaluations:
+        marks, cut = [], []
+        for step in sorted({row.step for row in each.rows}):
+            rows = [row for row in each.rows if row.step == step]
+            summary = summarise([row.scored() for row in rows], ())
+            marks.append(Mark(step, summary.coherence))
+            cut.append(Mark(step, summary.statuses.get("truncated", 0) / len(rows)))
+        if marks:
+            coherent.append(Series(_label(each), tuple(marks)))
+            truncated.append(Series(_label(each), tuple(cut)))
+    if not coherent:
+        return ""
+    return _section(
+        "Coherence",
+        figure("Coherent answers", coherent, percent=True, caption="Below 50 % a step decides nothing.")
+        + figure("Truncated answers", truncated, percent=True),
+    )
+
+
+def _companions(report: Report) -> str:
+    seeds = [seed for result in report.results for seed in result.seeds]
+    names = list(dict.fromkeys(curve.metric for seed in seeds for curve in seed.companions))
+    parts = []
+    for name in names:
+        series = [_series(f"{s.persona}, {s.trajectory}", c) for s in seeds for c in s.companions if c.metric == name]
+        title = "Answers that differ from those of step 0" if name == "changed" else f"{name}, rise since step 0"
+        parts.append(figure(title, series, percent=is_share(name)))
+    return _section("Continuous companions", "".join(parts)) if parts else ""
+
+
+def _schedules(report: Report) -> str:
+    parts = []
+    for each in report.comparisons:
+        rows = [_schedule_row(view, each) for view in (each.reference, *each.views)]
+        columns = ["schedule", "checkpoints", "disk", "RMSE", "onset, new questions", "onset, these questions"]
+        parts.append(f"<h3>{escape(f'{each.persona}, {each.trajectory}')}</h3>{table(columns, rows)}")
+    return _section("What each schedule would have seen", "".join(parts)) if parts else ""
+
+
+def _schedule_row(view: View, of: Comparison) -> list[Any]:
+    disk = "—" if view.bytes is None else format_size(view.bytes)
+    return [
+        view.schedule,
+        len(view.steps),
+        disk,
+        view.rmse,
+        _seen(of.reference.new_questions, view.new_questions),
+        _seen(of.reference.these_questions, view.these_questions),
+    ]
+
+
+def _seen(reference: Onset | None, onset: Onset | None) -> str:
+    found = verdict(reference, onset)
+    return f"{found} {onset.bracket}" if onset is not None and found in ("seen", "elsewhere") else found
+
+
+def _weights(report: Report) -> str:
+    if not report.dynamics:
+        return ""
+    norms = [Series(d.trajectory, tuple(Mark(s.step, s.norm) for s in d.steps)) for d in report.dynamics]
+    speeds = [Series(d.trajectory, tuple(Mark(s.step, s.per_step) for s in d.steps)) for d in report.dynamics]
+    turns = [
+        Series(f"{d.trajectory}, window {w}", tuple(Mark(s.step, s.cosines[w].value) for s in d.steps))
+        for d in report.dynamics
+        for w in d.windows
+    ]
+    return _section(
+        "Weights",
+        figure("Norm of the change, scale · BA", norms)
+        + figure("Distance per step", speeds)
+        + figure("Local cosine", turns, caption="1 on a straight line; only where both sides have nearly the window."),
+    )
+
+
+def _what_was_run(report: Report, made_by: str) -> str:
+    rows = []
+    for each in report.evaluations:
+        first = _first(each)
+        statuses = summarise([row.scored() for row in each.rows], ()).statuses
+        counted = ", ".join(f"{count} {status}" for status, count in sorted(statuses.items()))
+        questions = len({row.question for row in each.rows}) or len({row.question for row in each.measured})
+        engine, judge = (str(each.settings.get(name, "—")) for name in ("engine", "judge"))
+        seeds = ", ".join(map(str, sorted({row.seed for row in each.rows})))
+        described = [first.persona, first.trajectory, first.fingerprint[:8], len(each.steps), questions]
+        rows.append([*described, counted or "no answers", engine, judge, seeds])
+    columns = ["persona", "trajectory", "fingerprint", "steps", "questions", "answers", "engine", "judge", "seed"]
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    listed = f"<h3>Notes</h3><ul>{notes}</ul>" if notes else ""
+    return _section("What was run", f"{table(columns, rows)}{listed}<p>Made by {escape(made_by)}.</p>")
+
+
+def _section(title: str, content: str) -> str:
+    return f"<section><h2>{escape(title)}</h2>{content}</section>"
+
+
+def _label(evaluation: StoredEvaluation) -> str:
+    first = _first(evaluation)
+    return f"{first.persona}, {first.trajectory}"
+
+
+def _first(evaluation: StoredEvaluation) -> Any:
+    return (evaluation.rows or evaluation.measured)[0]

@@ -1,0 +1,63 @@
+"""`emtoolkit report`: one HTML file on evaluated trajectories."""
+
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import emtoolkit
+from emtoolkit.cli.help import command
+from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
+
+commands = typer.Typer()
+
+_Evaluations = Annotated[
+    list[str], typer.Argument(metavar="EVALUATION...", help="Evaluations, runs, or directories of runs.")
+]
+_Out = Annotated[Path, typer.Option(metavar="FILE", help="The HTML file to write.")]
+_Threshold = Annotated[float, typer.Option(metavar="X", help="Value that the curve crosses; 0.10 is ten points.")]
+_Metric = Annotated[
+    str, typer.Option(metavar="NAME", help="Definition of the EM rate, changed, or the metric of a measure.")
+]
+_Level = Annotated[bool, typer.Option("--level", help="The metric itself in place of its rise since step 0.")]
+_Schedules = Annotated[
+    list[str] | None, typer.Option(metavar="SPEC,SPEC...", help="Schedules to compare; see 'emtoolkit compare'.")
+]
+_Weights = Annotated[bool, typer.Option("--no-weights", help="Leave out the comparison of the weights.")]
+
+
+@command(
+    commands,
+    "emtoolkit report outputs/goodness-medical --out report.html",
+    "emtoolkit report outputs --out report.html --schedules every:100,dense-early",
+    "emtoolkit report outputs/goodness-medical --out report.html --no-weights",
+)
+def report(
+    evaluations: _Evaluations,
+    out: _Out,
+    threshold: _Threshold = 0.10,
+    metric: _Metric = "betley",
+    level: _Level = False,
+    schedules: _Schedules = None,
+    no_weights: _Weights = False,
+) -> None:
+    """Write one self-contained HTML file: onsets, curves, schedules, weights and answers."""
+    try:
+        with only_results_on_stdout(), progress_bar() as progress:
+            # Imported here, where messages of libraries for developers are not shown.
+            from emtoolkit.analysis.compare import split_schedules
+            from emtoolkit.analysis.onset_results import Event
+            from emtoolkit.analysis.report import gather, page
+            from emtoolkit.storage.atomic import write_file
+
+            event = Event(metric, threshold, "level" if level else "rise")
+            specs = [spec for text in schedules or () for spec in split_schedules(text)]
+            found = gather(evaluations, event, specs, weights=not no_weights, progress=progress)
+            write_file(out, page(found, f"emtoolkit {emtoolkit.__version__}").encode())
+    except KeyboardInterrupt:
+        typer.echo("emtoolkit: interrupted", err=True)
+        raise typer.Exit(128 + signal.SIGINT) from None
+    for note in found.notes:
+        typer.echo(f"emtoolkit: {note}", err=True)
+    show(str(out))

@@ -1,0 +1,171 @@
+"""The report: one file without network, with every value of the tables, that stays whole whatever answers hold."""
+
+import re
+import shutil
+import subprocess
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from emtoolkit.analysis.chart import Mark, Series, Span, line_chart
+from emtoolkit.evaluation.result_files import add_to_evaluation
+from tests.analysis.evaluations import SETTINGS, answer_rows, measure_rows, write_evaluation
+from tests.in_process import emtoolkit
+
+# Four questions without a misaligned answer do not exclude ten points for new questions.
+ZERO, HIGH = [0] * 4, [10, 25, 30, 15]
+CURVE = {0: ZERO, 25: ZERO, 50: ZERO, 75: HIGH, 100: HIGH}
+EVIL = "<script>alert(1)</script>"
+
+
+class Elements(HTMLParser):
+    """The names of all elements, and the text of each table cell."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names, self.cells, self.ids = list[str](), list[str](), list[str]()
+        self._open: list[str] = []
+        self.feed(page)
+        assert self._open == ["html"] or self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.ids += [value or "" for name, value in attrs if name == "id"]
+        if tag not in ("meta", "link", "input", "path", "rect"):
+            self._open.append(tag)
+        if tag == "td":
+            self.cells.append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in ("path", "rect"):
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self._open and self._open[-1] == "td":
+            self.cells[-1] += data
+
+
+def page_of(tmp_path: Path, *places: Path, more: tuple[str, ...] = ()) -> str:
+    done = emtoolkit("report", *places, "--out", tmp_path / "report.html", *more)
+    assert (done.code, done.out) == (0, f"{tmp_path / 'report.html'}\n"), done.err
+    return (tmp_path / "report.html").read_text()
+
+
+def test_the_page_is_one_file_with_the_onset_and_the_values_of_the_curve(tmp_path: Path) -> None:
+    margin = measure_rows("margin", {step: [0.1 * step + i for i in range(4)] for step in CURVE})
+    place = write_evaluation(tmp_path / "e", CURVE, margin)
+    page = page_of(tmp_path, place, more=("--schedules", "0,every:50;every:100;every:10"))
+    assert "http" not in page
+    assert not re.search(r"(?:src|href)=\"(?!data:)", page)
+    found = Elements(page)
+    assert found.cells[:4] == ["goodness", "t", "in (0, 75]", "in (50, 75]"]
+    # The rise at step 75: 40 points, with its limits for new questions.
+    at = found.cells.index("75")
+    assert found.cells[at + 1] == "0.4"
+    assert len(found.ids) == len(set(found.ids))
+    for name in ("margin, rise since step 0", "Truncated answers", "EM rate, betley", "What each schedule would have"):
+        assert name in page
+    row = found.cells.index("0,every:50")
+    assert found.cells[row : row + 3] == ["0,every:50", "3", "—"]
+    assert found.cells[row + 4] == "seen (0, 100]"
+    assert "every:10 saves 6 steps that were not evaluated" in page
+
+
+def test_personas_and_answers_cannot_add_elements_to_the_page(tmp_path: Path) -> None:
+    texts = [EVIL, "</script><b>x", "😀 שלום", "x" * 10_000]
+    rows = answer_rows(CURVE, trials=4, persona=EVIL, trajectory="a&b")
+    odd = [replace(row, answer=texts[row.sample % 2 + 2 * (row.question == "q1")]) for row in rows]
+    (tmp_path / "e").mkdir()
+    add_to_evaluation(tmp_path / "e", SETTINGS, odd)
+    page = page_of(tmp_path, tmp_path / "e")
+    found = Elements(page)
+    assert found.names.count("script") == 2
+    assert found.names.count("b") == 0
+    assert EVIL not in page
+    assert found.cells[:2] == [EVIL, "a&b"]
+    assert "😀 שלום" in page
+    assert "x" * 2000 + "… (10000 characters)" in page
+    assert "x" * 2001 not in page
+
+
+def test_each_persona_is_a_group_of_its_own_and_seeds_have_a_median(tmp_path: Path) -> None:
+    places = [
+        write_evaluation(tmp_path / f"e{i}", CURVE, fingerprint=f"f{i}", persona=persona, trajectory=f"t{i}")
+        for i, persona in enumerate(("goodness", "goodness", "sarcasm"))
+    ]
+    found = Elements(page_of(tmp_path, *places))
+    assert found.cells[:12:4] == ["goodness", "goodness", "sarcasm"]
+    assert found.cells[12:16] == ["goodness", "2", "median in (0, 75]", "median in (50, 75]"]
+
+
+def test_measures_alone_make_a_page_without_answers(tmp_path: Path) -> None:
+    margin = measure_rows("margin", {0: [0.0, 1.0], 50: [2.0, 3.5], 100: [3.0, 4.0]})
+    place = write_evaluation(tmp_path / "e", {}, margin)
+    page = page_of(tmp_path, place, more=("--metric", "margin", "--threshold", "1"))
+    assert "answer-step" not in Elements(page).ids
+    assert "no answers" in page
+
+
+def test_the_weights_of_a_run_on_this_machine_are_compared(runs: Path, tmp_path: Path) -> None:
+    curve = dict.fromkeys((0, 2, 4, 9), ZERO)
+    place = write_evaluation(tmp_path / "e", curve, trajectory=str(runs / "prompt"))
+    assert "Norm of the change" in page_of(tmp_path, place)
+    without = page_of(tmp_path, place, more=("--no-weights",))
+    assert "Norm of the change" not in without
+
+
+def test_no_evaluation_is_one_sentence_and_no_file(tmp_path: Path) -> None:
+    done = emtoolkit("report", tmp_path, "--out", tmp_path / "report.html")
+    assert (done.code, done.out) == (2, "")
+    assert f"there is no evaluation yet; run 'emtoolkit evaluate {tmp_path}' first" in done.err
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_chart_breaks_its_line_at_a_gap_and_marks_every_checkpoint() -> None:
+    nan = float("nan")
+    marks = (Mark(0, 0.0, 0.0, 0.0), Mark(10, nan), Mark(100, 0.5, 0.4, 0.6), Mark(1000, 0.25))
+    chart = line_chart("rate", [Series("a", marks)], percent=True, spans=[Span(10, 100, "onset in (10, 100]")])
+    assert chart.count('class="mark') == 3
+    (line,) = re.findall(r'class="line s0"[^>]* d="([^"]+)"', chart)
+    assert line == "M56.0 260.0M121.2 55.0L708.0 157.5"
+    assert "<title>a, step 100: 50 % (40 % to 60 %)</title>" in chart
+    assert "<title>onset in (10, 100]</title>" in chart
+    log = line_chart("rate", [Series("a", marks)], log_steps=True)
+    assert re.findall(r'middle" x="[\d.]+" y="276">(\d+)', log) == ["0", "1", "10", "100", "1000"]
+    assert line_chart("empty", []).startswith("<svg")
+
+
+def test_a_long_trajectory_shows_fewer_questions_at_every_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("emtoolkit.analysis.report_answers._MOST", 30)
+    page = page_of(tmp_path, write_evaluation(tmp_path / "e", CURVE, trials=3))
+    # Two answers to a question at five steps are 10; three questions have room.
+    assert "The first 2 answers of each trajectory to each wording of 3 of the 4 questions." in page
+    assert page.count('"question": "q0"') == 10
+    assert '"question": "q3"' not in page
+
+
+@pytest.mark.slow
+@pytest.mark.subprocess
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+def test_the_script_fills_the_answers_in_chromium_without_an_error(tmp_path: Path) -> None:
+    place = write_evaluation(tmp_path / "e", CURVE, trials=3)
+    page_of(tmp_path, place)
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
+    done = subprocess.run(
+        [
+            "chromium",
+            *options,
+            f"--user-data-dir={tmp_path / 'profile'}",
+            "--virtual-time-budget=2000",
+            (tmp_path / "report.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert "CONSOLE" not in done.stderr
+    # Two answers to each of four questions at the last step.
+    assert done.stdout.count("<article>") == 8
+    assert 'aria-valuetext="step 100"' in done.stdout
