@@ -32,7 +32,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 @command(
     commands,
     "emtoolkit compare outputs/goodness-medical --schedules every:100,dense-early",
-    "emtoolkit compare outputs/seed-0 outputs/seed-1 --schedules 'every:100;0,log2:256'",
+    "emtoolkit compare outputs/s0 outputs/s1 --schedules 'every:100;0,every:100'",
     "emtoolkit compare outputs --schedules dense-early --threshold 0.05",
 )
 def compare(

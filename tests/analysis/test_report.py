@@ -70,7 +70,7 @@ def test_the_page_is_one_file_with_the_onset_and_the_values_of_the_curve(tmp_pat
     row = found.cells.index("0,every:50")
     assert found.cells[row : row + 3] == ["0,every:50", "3", "—"]
     assert found.cells[row + 4] == "seen (0, 100]"
-    assert "every:10 saves 6 steps that were not evaluated" in page
+    assert "every:10 saves 8 steps that were not evaluated" in page
 
 
 def test_personas_and_answers_cannot_add_elements_to_the_page(tmp_path: Path) -> None:
