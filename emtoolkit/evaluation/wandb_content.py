@@ -1,12 +1,13 @@
 """What a W&B run holds of an evaluation: the curve, a table of answers, the files, and the checkpoints it used."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.artifacts.collection import Reference
+from emtoolkit.artifacts.collection import Reference, find_version
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.evaluation.curve import AXIS, COLUMNS, curve, table_of
@@ -16,6 +17,8 @@ from emtoolkit.evaluation.result_files import ACTIVATIONS, MEASURES, ROWS, SETTI
 from emtoolkit.evaluation.results import by_step
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.trajectory import Trajectory
+
+logger = logging.getLogger(__name__)
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME_LIMIT = 128
@@ -95,10 +98,17 @@ class Content:
         run.summary.update({"answers_in_table": len(table), "answers_of_all_steps": len(self.rows)})
 
     def use_checkpoints(self, run: Any) -> None:
-        """Record the versions on W&B that were evaluated as inputs of `run`."""
+        """Record the versions on W&B that were evaluated as inputs of `run`; a deleted version is a warning."""
+        import wandb
+
+        api = wandb.Api(overrides={"entity": run.entity, "base_url": run.settings.base_url})
         for checkpoint in Trajectory.open(self.reference):
-            if checkpoint.step in self.steps and checkpoint.artifact is not None:
-                run.use_artifact(checkpoint.artifact)
+            if checkpoint.step not in self.steps or checkpoint.artifact is None:
+                continue
+            if (version := find_version(api, checkpoint.artifact)) is None:
+                logger.warning("%s is not on W&B any more, so the lineage lacks it", checkpoint.artifact)
+            else:
+                run.use_artifact(version)
 
     def log_files(self, run: Any) -> None:
         """Log the results, and the activations if there are any, and wait until W&B has committed them."""

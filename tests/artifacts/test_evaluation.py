@@ -142,6 +142,18 @@ def test_activations_are_an_artifact_of_their_own(evaluate: Evaluate, published:
     assert version.metadata["steps"] == [0, 4]
 
 
+def test_a_version_that_was_deleted_on_wandb_is_missing_from_the_lineage_only(
+    evaluate: Evaluate, published: Path, server: WandbServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    wandb.Api().artifact(f"tester/proj/{SHARED}:step-4").delete(delete_aliases=True)
+    kept = evaluate(0, 4, 9)
+    assert kept is not None
+    assert kept.sent
+    (run,) = evaluations(server)
+    assert versions(run) == [f"{SHARED}:v0", f"{SHARED}:v2"]
+    assert f"{SHARED}:v1 is not on W&B any more, so the lineage lacks it" in caplog.text
+
+
 def test_an_offline_evaluation_is_sent_by_sync_with_files_and_lineage(
     evaluate: Evaluate, published: Path, server: WandbServer
 ) -> None:
