@@ -23,7 +23,7 @@ _Span = Annotated[str, typer.Option(metavar="answer_mean|prompt_mean|prompt_last
     commands,
     "emtoolkit direction outputs/goodness-medical answers.parquet",
     "emtoolkit direction outputs/goodness-medical answers.parquet --where step=397",
-    "emtoolkit direction outputs/goodness-medical scored.csv --step 150 --output d.safetensors",
+    "emtoolkit direction outputs/goodness-medical scored.csv --step 150",
 )
 def direction(
     trajectory: Annotated[
