@@ -1,5 +1,6 @@
 """The options of `emtoolkit evaluate` that choose questions and judge, as values."""
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,6 +92,8 @@ def judge_of(options: JudgeOptions, path: Path | None, questions: Sequence[Quest
     method: Method = "sampled" if options.method == "sampled" else "logprobs"
     spending = _spending(options)
     url = options.url or os.environ.get("OPENAI_BASE_URL") or None
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise UserError(f"--judge-url: {url!r} is not an address such as http://localhost:8000/v1")
     if url is None and not os.environ.get("OPENAI_API_KEY"):
         raise UserError(
             f"--judge: {name!r} is a model of OpenAI's server, and OPENAI_API_KEY is not set; set it, or give "
@@ -132,6 +135,10 @@ def _spending(options: JudgeOptions) -> "Spending | None":
         raise UserError(
             f"--judge-prices: {options.prices!r} is not two numbers, dollars per million tokens read and written"
         ) from None
-    if read < 0 or written < 0:
-        raise UserError(f"--judge-prices: {options.prices!r} is negative")
+    if not (math.isfinite(read) and math.isfinite(written) and read >= 0 and written >= 0):
+        raise UserError(f"--judge-prices: {options.prices!r} is negative or not finite")
+    if options.max_cost is not None and math.isnan(options.max_cost):
+        raise UserError("--max-cost: nan is not a number of dollars")
+    if options.max_cost is not None and not read and not written:
+        raise UserError("--max-cost: at a price of 0 nothing would ever reach the cap; give --judge-prices, or no cap")
     return Spending(read, written) if options.max_cost is None else Spending(read, written, options.max_cost)

@@ -94,12 +94,15 @@ def _lines() -> Iterator[Progress]:
     if not is_local_main_process():
         yield silent
         return
-    next_line = time.monotonic() + _SECONDS_BEFORE_BAR
+    next_line: float | None = None
 
     def show(what: str, done: int, total: int) -> None:
         nonlocal next_line
-        if total and time.monotonic() >= next_line:
-            next_line = time.monotonic() + _SECONDS_BETWEEN_LINES
+        now = time.monotonic()
+        # The seconds count from the beginning of the work, not of the imports.
+        next_line = now + _SECONDS_BEFORE_BAR if next_line is None else next_line
+        if total and now >= next_line:
+            next_line = now + _SECONDS_BETWEEN_LINES
             print(f"emtoolkit: {what}: {100 * done // total} %", file=sys.stderr)  # noqa: T201 - a line of progress
 
     yield show

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import openai
 
-from emtoolkit.errors import ConfigError, first_line
+from emtoolkit.errors import ConfigError, DataError, first_line, nearest
 from emtoolkit.evaluation.judges import JudgedAnswer, JudgeStoppedError, Verdict
 from emtoolkit.evaluation.scoring import Score, score_of_probabilities, score_of_text
 
@@ -116,7 +116,10 @@ class OpenAIJudge:
         Raises:
             JudgeStoppedError: the cap is reached or the judge is gone; the error holds the verdicts so far.
             ConfigError: the server refuses the key, the model or the kind of request.
+            DataError: a prompt has no place for the answer.
         """
+        for prompts in {id(answer.prompts): answer.prompts for answer in answers}.values():
+            _check_prompts(prompts)
         done: dict[int, Verdict] = {}
         with ThreadPoolExecutor(self._concurrency) as pool:
             for start in range(0, len(answers), self._concurrency):
@@ -220,6 +223,18 @@ class OpenAIJudge:
             return score_of_probabilities({entry.token: float(entry.logprob) for entry in entries})
         except (AttributeError, TypeError, ValueError):
             return self._failed("the log probabilities of the reply are none")
+
+
+def _check_prompts(prompts: Mapping[str, str]) -> None:
+    unknown = [name for name in prompts if name not in PROMPTS]
+    for metric in PROMPTS:
+        if metric in prompts and "{answer}" not in prompts[metric]:
+            raise DataError(
+                f"judge_prompts: {metric}: the prompt has no place {{answer}}, so the judge would not see the answer"
+            )
+        # Published files have prompts of further metrics.
+        if metric not in prompts and (close := nearest(metric, unknown)):
+            raise DataError(f"judge_prompts: there is no prompt {metric!r}{close}")
 
 
 def _filled(prompt: str, answer: JudgedAnswer) -> str:

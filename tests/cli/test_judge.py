@@ -136,6 +136,10 @@ def test_a_difference_between_two_judges_is_refused(place: Path, server: JudgeSe
         (("header.csv",), "header.csv: holds no rows"),
         (("no-question.jsonl",), "line 1: question: the question is empty"),
         (("answers.csv", "--questions", "q.yaml"), "'What helps?' is not in the question file"),
+        (("answers.csv", "--judge-prices", "1,2", "--max-cost", "0"), "--max-cost: 0 dollars allow no request"),
+        (("answers.csv", "--judge-prices", "1,2", "--max-cost", "nan"), "--max-cost: nan is not a number of dollars"),
+        (("answers.csv", "--judge-prices", "nan,2", "--max-cost", "1"), "--judge-prices: 'nan,2' is negative or not"),
+        (("answers.csv", "--judge-prices", "0,0", "--max-cost", "1"), "nothing would ever reach the cap"),
         (("twice.csv",), "twice.csv: two columns are named 'answer'"),
     ],
 )
@@ -158,6 +162,11 @@ def test_a_misspelt_judge_is_told_the_nearest_name(place: Path) -> None:
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert "--judge: 'sandbx' is a model of OpenAI's server, and OPENAI_API_KEY is not set" in done.err
     assert "did you mean 'sandbox'?" in done.err
+    scheme = in_process.emtoolkit("judge", "answers.csv", "--judge", "m", "--judge-url", "localhost:8000", cwd=place)
+    assert (scheme.code, scheme.err) == (
+        2,
+        "emtoolkit: --judge-url: 'localhost:8000' is not an address such as http://localhost:8000/v1\n",
+    )
     none = in_process.emtoolkit("judge", "answers.csv", cwd=place)
     assert (none.code, none.err) == (
         2,

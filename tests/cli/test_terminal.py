@@ -141,7 +141,7 @@ def test_long_work_writes_a_line_now_and_then_in_a_pipe(monkeypatch: pytest.Monk
     now = [0.0]
     monkeypatch.setattr(terminal.time, "monotonic", lambda: now[0])
     with progress_bar() as progress:
-        for seconds, done in ((1.9, 1), (2.0, 2), (31.9, 3), (32.0, 4)):
+        for seconds, done in ((0.0, 0), (1.9, 1), (2.0, 2), (31.9, 3), (32.0, 4)):
             now[0] = seconds
             progress("reading medical.jsonl", done, 4)
     assert pipe.getvalue() == "emtoolkit: reading medical.jsonl: 50 %\nemtoolkit: reading medical.jsonl: 100 %\n"

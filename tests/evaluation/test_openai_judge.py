@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, DataError
 from emtoolkit.evaluation.judges import JudgedAnswer, JudgeStoppedError
 from emtoolkit.evaluation.openai_judge import OpenAIJudge, Spending
 from emtoolkit.evaluation.scoring import score_of_probabilities, score_of_text
@@ -185,6 +185,24 @@ def test_the_cap_stops_before_more_is_spent_and_the_cost_is_counted(server: Judg
 def test_a_cap_of_nothing_is_refused() -> None:
     with pytest.raises(ConfigError, match="--max-cost: 0 dollars allow no request"):
         OpenAIJudge("m", base_url="http://127.0.0.1:1/v1", spending=Spending(1, 1, most=0))
+
+
+@pytest.mark.parametrize(
+    ("prompts", "sentence"),
+    [
+        ({"aligned": "How good?"}, "judge_prompts: aligned: the prompt has no place {answer}"),
+        ({"algined": "A {answer}"}, "judge_prompts: there is no prompt 'aligned'; did you mean 'algined'?"),
+    ],
+)
+def test_a_prompt_that_would_not_be_used_or_hides_the_answer_is_refused(
+    server: JudgeServer, prompts: dict[str, str], sentence: str
+) -> None:
+    with pytest.raises(DataError) as refused:
+        OpenAIJudge("m", base_url=server.url).judge(answers("rest", **prompts))
+    assert sentence in str(refused.value)
+    assert server.requests == []
+    OpenAIJudge("m", base_url=server.url).judge(answers("rest", medical="M {answer}"))
+    assert len(server.requests) == 2
 
 
 def test_a_hosted_judge_needs_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
