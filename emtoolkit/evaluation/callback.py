@@ -16,7 +16,7 @@ from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.judges import Judge, Verdict
 from emtoolkit.evaluation.judging import judge_id, verdicts_on
 from emtoolkit.evaluation.probe import Key, Probe, ProbeAnswer, ProbeSettings, probe_metrics
-from emtoolkit.evaluation.probe_log import ProbeFiles, WandbLog
+from emtoolkit.evaluation.probe_log import STEP_AXIS, ProbeFiles, WandbLog
 from emtoolkit.evaluation.questions import Question, read_questions
 from emtoolkit.evaluation.store import Store
 from emtoolkit.evaluation.undisturbed import undisturbed
@@ -32,6 +32,8 @@ from emtoolkit.schedules.terms import Every, EveryFraction
 logger = logging.getLogger(__name__)
 
 _DIRECTORY = "probes"
+# How long the end of training waits for W&B, in seconds.
+_SECONDS_FOR_WANDB = 15.0
 
 
 class GenerationEvalCallback(TrainerCallback):
@@ -141,11 +143,12 @@ class GenerationEvalCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask the last step if no event came before."""
+        """Ask the last step if no event came before, and wait for W&B."""
         # The Trainer has loaded the weights of another step.
         replaced = args.load_best_model_at_end and state.best_model_checkpoint is not None
         if self._steps and not replaced:
             self._ask(state, kwargs["model"])
+        self._warn_of_wandb(state, self._wandb.drain(_SECONDS_FOR_WANDB))
 
     def _found_tokenizer(self, objects: Mapping[str, Any]) -> Any:
         found = self._tokenizer or objects.get("processing_class")
@@ -197,8 +200,7 @@ class GenerationEvalCallback(TrainerCallback):
                 f"the answers cannot be written to {files.directory}",
                 lambda: files.add(state.global_step, lines, metrics | {"seconds": round(seconds, 3)}),
             )
-        if problem := self._wandb.log(_for_wandb(metrics, seconds), lines):
-            self._warn("wandb", state, f"W&B does not take the answers ({problem}); training goes on")
+        self._warn_of_wandb(state, self._wandb.log(_for_wandb(metrics, seconds), lines))
 
     def _verdicts(self, answers: Sequence[ProbeAnswer]) -> list[Verdict] | None:
         """The verdict on each answer: those of the judge, or `judge_error` for all if it cannot go on."""
@@ -243,6 +245,10 @@ class GenerationEvalCallback(TrainerCallback):
             if what not in self._warned:
                 self._warned.add(what)
                 logger.warning("evaluation during training: %s (%s); training goes on", problem, first_line(error))
+
+    def _warn_of_wandb(self, state: TrainerState, problem: str | None) -> None:
+        if problem is not None:
+            self._warn("wandb", state, f"W&B does not take the answers ({problem}); training goes on")
 
     def _warn(self, what: str, state: TrainerState, sentence: str) -> None:
         if what not in self._warned and state.is_world_process_zero:
@@ -301,4 +307,4 @@ def _for_wandb(metrics: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     if not metrics.get("broken", False):
         values |= {f"em_rate_{rate['definition']}": rate["rate"] for rate in metrics.get("em_rates", ())}
     finite = {f"probe/{name}": value for name, value in values.items() if not math.isnan(value)}
-    return {"train/global_step": metrics["step"], **finite, "probe/seconds": seconds}
+    return {STEP_AXIS: metrics["step"], **finite, "probe/seconds": seconds}

@@ -2,16 +2,19 @@
 
 import json
 import math
+import queue
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.artifacts.server import why_unreachable
 from emtoolkit.errors import first_line
 from emtoolkit.storage.atomic import write_file
 
 ANSWERS, METRICS = "answers.jsonl", "metrics.jsonl"
+# The Trainer's name for the step, the axis of its metrics on W&B.
+STEP_AXIS = "train/global_step"
 # The columns of the table on W&B.
 _COLUMNS = ("step", "question", "wording", "sample", "answer", "aligned", "coherent", "status")
 
@@ -56,25 +59,51 @@ class ProbeFiles:
 class WandbLog:
     """Logs steps to the W&B run that is active.
 
-    In the thread of the training, so that rows stay in the order of the steps. A table is an artifact, for which the
-    client asks the server, and may wait for long; so none is logged once the server did not answer.
+    A table is an artifact, for which W&B's client asks the server and may wait without end, so tables are logged from a
+    thread. After an error no more tables are logged.
     """
 
     def __init__(self) -> None:
         self._problem: str | None = None
+        self._pending: queue.Queue[tuple[Any, int, Sequence[Mapping[str, Any]]]] = queue.Queue()
+        self._thread: threading.Thread | None = None
 
     def log(self, values: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> str | None:
-        """Log `values` and the table of `answers` if a run is active; the reason if the table is not logged."""
+        """Log `values` now and the table of `answers` soon, if a run is active; the reason if W&B takes no more tables.
+
+        `values` hold the step under the Trainer's name for it, `train/global_step`.
+        """
         run = getattr(sys.modules.get("wandb"), "run", None)
         if run is None:
-            return None
-        if self._problem is None and not getattr(run, "offline", False):
-            self._problem = why_unreachable()
+            return self._problem
         try:
-            run.log({**values, **({} if self._problem else {"probe/answers": _table(answers)})})
+            run.log(dict(values))
         except Exception as error:  # noqa: BLE001 - W&B raises errors of many kinds, and none may end a training
             self._problem = first_line(error)
+        if self._problem is None:
+            if self._thread is None:
+                # A daemon, so that a stalled connection does not keep the process alive.
+                self._thread = threading.Thread(target=self._work, name="emtoolkit-probe", daemon=True)
+                self._thread.start()
+            self._pending.put((run, values[STEP_AXIS], answers))
         return self._problem
+
+    def drain(self, seconds: float) -> str | None:
+        """Wait at most `seconds` until every table is logged; the reason if one is not."""
+        with self._pending.all_tasks_done:
+            done = self._pending.all_tasks_done.wait_for(lambda: not self._pending.unfinished_tasks, seconds)
+        return self._problem if done else f"no answer for {seconds:g} s after the last step"
+
+    def _work(self) -> None:
+        while True:
+            run, step, answers = self._pending.get()
+            try:
+                if self._problem is None:
+                    run.log({STEP_AXIS: step, "probe/answers": _table(answers)})
+            except Exception as error:  # noqa: BLE001 - as above
+                self._problem = first_line(error)
+            finally:
+                self._pending.task_done()
 
 
 def _table(answers: Sequence[Mapping[str, Any]]) -> Any:

@@ -3,6 +3,7 @@
 import json
 import logging
 import random
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,6 @@ from transformers import (
 from emtoolkit import GenerationEvalCallback, Schedule, ScheduledCheckpointCallback
 from emtoolkit.errors import ConfigError, DataError, ScheduleError, UserError
 from emtoolkit.evaluation import callback as module
-from emtoolkit.evaluation import probe_log
 from emtoolkit.evaluation.judges import JudgedAnswer, Verdict
 from emtoolkit.evaluation.undisturbed import undisturbed
 from emtoolkit.personas import Persona
@@ -338,11 +338,13 @@ def test_an_active_wandb_run_has_the_table_and_the_metrics_on_the_axis_of_the_tr
         if record.HasField("history")
     ]
     asked = [row for row in history if "probe/truncated" in row]
+    tables = [row for row in history if "probe/answers/_type" in row]
     assert [row["train/global_step"] for row in asked] == [0, 2, 4, 6]
+    assert [row["train/global_step"] for row in tables] == [0, 2, 4, 6]
     metrics = lines(tmp_path / "run", "metrics")
-    for row, line in zip(asked, metrics, strict=True):
+    for row, table, line in zip(asked, tables, metrics, strict=True):
         assert row["probe/em_rate_betley"] == pytest.approx(line["em_rates"][0]["rate"])
-        assert (row["probe/answers/_type"], row["probe/answers/nrows"]) == ("table-file", 13)
+        assert (table["probe/answers/_type"], table["probe/answers/nrows"]) == ("table-file", 13)
     assert [a.type for a in artifacts(Path(run.dir).parent)].count("run_table") == 4
 
 
@@ -352,8 +354,6 @@ def test_an_error_of_wandb_is_one_warning(
     import wandb
 
     class Run:
-        offline = True
-
         def log(self, values: Any) -> None:
             raise ConnectionResetError("the service is gone")
 
@@ -368,33 +368,33 @@ def test_an_error_of_wandb_is_one_warning(
     assert steps(tmp_path / "run") == [0, 2, 4, 6]
 
 
-def test_a_server_that_does_not_answer_costs_one_question_and_no_metrics(
-    train: Train, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+def test_a_server_that_hangs_stops_neither_the_training_nor_the_metrics(
+    train: Train, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import wandb
 
     logged: list[dict[str, Any]] = []
-    asked: list[str] = []
+    answered = threading.Event()
 
     class Run:
-        offline = False
-
         def log(self, values: dict[str, Any]) -> None:
-            logged.append(values)
-
-    def unreachable() -> str:
-        asked.append("once")
-        return "no connection to the server"
+            if "probe/answers" in values:
+                answered.wait()
+            else:
+                logged.append(values)
 
     monkeypatch.setattr(wandb, "run", Run())
-    monkeypatch.setattr(probe_log, "why_unreachable", unreachable)
+    monkeypatch.setattr(module, "_SECONDS_FOR_WANDB", 0.1)
     with caplog.at_level(logging.WARNING):
         train([probe()])
+    answered.set()
     monkeypatch.setattr(wandb, "run", None)
-    assert [values["train/global_step"] for values in logged] == [0, 2, 4, 6]
-    assert all("probe/answers" not in values for values in logged)
-    assert asked == ["once"]
-    assert sum("does not take the answers (no connection" in record.getMessage() for record in caplog.records) == 1
+    assert [values["train/global_step"] for values in logged] == steps(tmp_path / "run") == [0, 2, 4, 6]
+    found = [record.getMessage() for record in caplog.records if "evaluation during training" in record.getMessage()]
+    assert found == [
+        "evaluation during training: W&B does not take the answers (no answer for 0.1 s after the last step); training "
+        "goes on"
+    ]
 
 
 def test_a_model_that_process_0_cannot_ask_is_a_sentence(
