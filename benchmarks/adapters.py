@@ -15,9 +15,15 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 from benchmarks.subject import PROJECTIONS
+from emtoolkit import ModelLoader, Trajectory
+from emtoolkit.checkpoints.manifest import TrajectorySeal
+from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.config.sections import ModelConfig
 from emtoolkit.evaluation.generate import Answer, Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.stacked import stacked_adapters
+from emtoolkit.models.base import base_identity
 from emtoolkit.models.weight_swap import SwappableWeights
+from emtoolkit.sandbox.tokenizer import make_tokenizer
 
 # The shape of Qwen2.5-0.5B.
 _QWEN2_500M: dict[str, Any] = {
@@ -89,6 +95,7 @@ def write_subject(directory: Path, base: Any, count: int, *, device: str = "cpu"
     base.save_pretrained(directory / "base")
     config = LoraConfig(r=8, lora_alpha=16, target_modules=PROJECTIONS, task_type="CAUSAL_LM")
     model: Any = get_peft_model(base, config)
+    model.peft_config["default"].base_model_name_or_path = str(directory / "base")
     checkpoints = []
     for step in range(count):
         with torch.no_grad():
@@ -101,8 +108,24 @@ def write_subject(directory: Path, base: Any, count: int, *, device: str = "cpu"
 
 
 def reloaded(subject: Subject) -> list[Answers]:
-    """The answers of each checkpoint, loaded anew with its base model."""
+    """The answers of each checkpoint, loaded anew with its base model by PEFT."""
     return [subject.sample(subject.load(checkpoint))[0] for checkpoint in subject.checkpoints]
+
+
+def reloaded_and_verified(subject: Subject) -> list[Answers]:
+    """The answers of each checkpoint, loaded anew by a `ModelLoader`, which compares all files with the manifest."""
+    return [
+        subject.sample(ModelLoader().load(checkpoint).model)[0] for checkpoint in Trajectory.open(subject.base.parent)
+    ]
+
+
+def seal(subject: Subject) -> None:
+    """Write a tokenizer and the manifests, which a `ModelLoader` needs."""
+    make_tokenizer(["a"]).save_pretrained(subject.base)
+    record = base_identity(ModelConfig.model_validate({"base": str(subject.base)}))
+    manifests = TrajectorySeal(Identity({"seed": 0}, base_model=record), len(subject.checkpoints))
+    for step, checkpoint in enumerate(subject.checkpoints):
+        manifests.seal(checkpoint, step)
 
 
 def swapped(subject: Subject, model: Any, weights: SwappableWeights) -> list[Answers]:

@@ -8,8 +8,9 @@ those of the clock, and a random model of Qwen2.5-0.5B's shape in bfloat16 takes
 
 sandbox: 11 checkpoints of a sandbox training, 120 questions of 8 samples each, against the sampling that
 `emtoolkit sandbox evaluate` had (`benchmarks.old_sampling`). few-rows: 11 random adapters of a model of 26M parameters,
-8 answers of 24 tokens each. swap: one adapter of that model. memory: the largest resident set of a process that samples
-128 rows of 2, 8 and 32 adapters.
+8 answers of 12 tokens each, against one model into which each checkpoint is swapped, and against a new `ModelLoader`
+for each. swap: one adapter of that model. memory: the largest resident set of a process that samples 128 rows of 2, 8
+and 32 adapters. downloads: each checkpoint of W&B while the one before is used, against one after the other.
 """
 
 import argparse
@@ -17,11 +18,14 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from operator import eq
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -34,6 +38,8 @@ from benchmarks.adapters import (
     largest_difference,
     qwen2_500m,
     reloaded,
+    reloaded_and_verified,
+    seal,
     stacked,
     swappable,
     swapped,
@@ -42,7 +48,7 @@ from benchmarks.adapters import (
 from benchmarks.subject import base_model, report, scratch
 from emtoolkit.progress import no_library_bars
 
-CHECKPOINTS = 11
+CHECKPOINTS, NEW_TOKENS = 11, 12
 Rows = list[dict[str, Any]]
 
 
@@ -116,12 +122,20 @@ def _sandbox_questions() -> list[str]:
 
 def few_rows(directory: Path, rounds: int) -> Rows:
     """8 answers of each of 11 checkpoints of a model of 26M parameters."""
-    subject = write_subject(directory, base_model(), CHECKPOINTS)
-    return _three_ways("26M, 8 rows each", subject, rounds, bars=("2", "4"))
+    written = write_subject(directory, base_model(), CHECKPOINTS)
+    seal(written)
+    subject = replace(written, prompts=1, samples=8, new_tokens=NEW_TOKENS)
+    return _three_ways("26M, 8 rows each", subject, rounds, reloaded_and_verified, bars=("2", "4"))
 
 
 def _three_ways(
-    name: str, subject: Subject, rounds: int, *, bars: tuple[str, str] = ("", ""), seconds: float = float("inf")
+    name: str,
+    subject: Subject,
+    rounds: int,
+    reload: Callable[[Subject], Any],
+    *,
+    bars: tuple[str, str] = ("", ""),
+    seconds: float = float("inf"),
 ) -> Rows:
     model = subject.load(subject.checkpoints[0])
     weights = swappable(subject, model)
@@ -133,7 +147,7 @@ def _three_ways(
     ways = [
         ("stacked", kept("stacked", lambda: stacked(subject, model))),
         ("swapped", kept("swapped", lambda: swapped(subject, model, weights))),
-        ("reloaded", kept("reloaded", lambda: reloaded(subject))),
+        ("reloaded", kept("reloaded", lambda: reload(subject))),
     ]
     taken = in_turn(subject, ways, rounds, seconds)
     rows = list(_ratios(name, taken, [("swapped", "stacked", bars[0]), ("reloaded", "stacked", bars[1])]))
@@ -194,14 +208,52 @@ def _child(count: int, directory: Path) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
 
 
+def downloads(directory: Path, rounds: int) -> Rows:
+    """Checkpoints of a W&B server on loopback, each file a tenth of a second late, each used for half a second."""
+    from emtoolkit import Trajectory
+    from emtoolkit.artifacts.file_transfer import Transfer
+    from emtoolkit.evaluation.downloads import downloading_ahead
+    from tests.artifacts.stored import REFERENCE, store_steps
+    from tests.wandb_server import WandbServer
+
+    fetch, clock = Transfer.fetch, time.perf_counter
+
+    def late(self: Transfer, file: Any, path: Path) -> None:
+        time.sleep(0.1)
+        fetch(self, file, path)
+
+    def one_by_one(trajectory: Trajectory) -> None:
+        for checkpoint in trajectory:
+            _ = checkpoint.path
+            time.sleep(0.5)
+
+    def ahead(trajectory: Trajectory) -> None:
+        with downloading_ahead(trajectory) as in_order:
+            for _ in in_order:
+                time.sleep(0.5)
+
+    taken: dict[str, list[float]] = {"one by one": [], "overlapped": []}
+    with WandbServer.start(directory / "server") as server, patch.object(Transfer, "fetch", late):
+        os.environ |= server.environment() | {"WANDB_DATA_DIR": str(directory / "data"), "WANDB_SILENT": "true"}
+        store_steps(server, directory / "stored", list(range(1, CHECKPOINTS + 1)))
+        for number in range(rounds):
+            for way, use in (("one by one", one_by_one), ("overlapped", ahead)):
+                trajectory = Trajectory.open(REFERENCE, cache=directory / f"{way}-{number}")
+                start = clock()
+                use(trajectory)
+                taken[way].append(clock() - start)
+    rows = list(_ratios("downloads", taken, [("one by one", "overlapped", "")]))
+    return [*rows, _row("downloads", "use alone, seconds", f"{CHECKPOINTS * 0.5:.3g}", "")]
+
+
 def gpu(directory: Path, rounds: int) -> Rows:
     """A random model of Qwen2.5-0.5B's shape in bfloat16 with 11 adapters, and its logits in float32."""
     subject = write_subject(directory, qwen2_500m(), CHECKPOINTS, device="cuda")
     stacked(subject, subject.load(subject.checkpoints[0]))  # the first use of each kernel
-    rows = _three_ways("0.5B bfloat16, 8 rows each", subject, rounds, seconds=25)
-    many = Subject(subject.base, subject.checkpoints, "cuda", torch.bfloat16, samples=8)
-    rows += _three_ways("0.5B bfloat16, 64 rows each", many, 1)
-    exact = Subject(subject.base, subject.checkpoints, "cuda", torch.float32)
+    rows = _three_ways("0.5B bfloat16, 8 rows each", subject, rounds, reloaded, seconds=25)
+    many = replace(subject, samples=8)
+    rows += _three_ways("0.5B bfloat16, 64 rows each", many, 1, reloaded)
+    exact = replace(subject, dtype=torch.float32)
     difference = largest_difference(exact)
     return [*rows, _row("0.5B float32", "largest difference of a logit", f"{difference:.2g}", "1e-5")]
 
@@ -225,6 +277,7 @@ PARTS: dict[str, Callable[[Path, int], Rows]] = {
     "few-rows": few_rows,
     "swap": swap,
     "memory": memory,
+    "downloads": downloads,
 }
 
 

@@ -150,10 +150,14 @@ class _Decoding:
         self._tokens = torch.full((models, total, options.max_new_tokens), -1, device=device)
         self._ended = torch.zeros((models, total), dtype=torch.bool, device=device)
         prompts = [request.prompt.tokens for request in requests]
-        # Fillers are the last prompt once more.
-        prompts += [prompts[-1]] * (FEWEST_ROWS - len(prompts))
+        # The layers see a row for each token of a prompt, the head one for each token whose logits are kept.
+        kept = -(-FEWEST_ROWS // len(prompts))
+        if kept > len(prompts[0]):
+            # Fillers are the last prompt once more.
+            prompts += [prompts[-1]] * (FEWEST_ROWS - len(prompts))
+            kept = 1
         inputs = torch.tensor(prompts, device=device).repeat(models, 1)
-        output = model(input_ids=inputs, use_cache=True, logits_to_keep=1)
+        output = model(input_ids=inputs, use_cache=True, logits_to_keep=kept)
         self._cache = with_room(output.past_key_values)
         row = torch.tensor([i for i, count in enumerate(counts) for _ in range(count)], device=device)
         answer = torch.arange(total, device=device)
