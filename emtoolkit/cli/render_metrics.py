@@ -13,6 +13,7 @@ from emtoolkit.cli.render import as_json
 from emtoolkit.evaluation.correction import CorrectedRate
 from emtoolkit.evaluation.differences import FEWEST_SEEDS, RateDifference
 from emtoolkit.evaluation.intervals import Interval
+from emtoolkit.evaluation.json_values import without_nan as without_nan
 from emtoolkit.evaluation.metrics import BROKEN_BELOW, DEFINITIONS, EmRate, ScoredAnswer, Summary, summarise
 from emtoolkit.evaluation.scored_files import ScoredFile, question_families
 
@@ -296,15 +297,6 @@ def _rate_json(summary: Summary, rate: EmRate) -> dict[str, Any]:
 def rate_text(summary: Summary, rate: EmRate) -> str:
     """The rate in percent, `broken`, or a dash where no answer was judged."""
     return percent(rate.rate) if summary.informative else _no_number(summary) or "—"
-
-
-def without_nan(value: Any) -> Any:
-    """`value` with None in place of NaN, which JSON does not have."""
-    if isinstance(value, dict):
-        return {key: without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def percent(share: float) -> str:

@@ -17,6 +17,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.given_answers import AnswerColumns, read_given_answers
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.intervals import Difference, paired_difference
+from emtoolkit.evaluation.json_values import without_nan
 from emtoolkit.evaluation.judges import Judge, JudgedAnswer, JudgeStoppedError, NamedByServer, Verdict
 from emtoolkit.evaluation.judging import answer_name, judge_id, judge_key
 from emtoolkit.evaluation.metrics import DEFINITIONS, EmDefinition, ScoredAnswer
@@ -76,7 +77,7 @@ class CalibrationSession:
 
     def to_json(self) -> dict[str, Any]:
         """The session as a JSON object; NaN is null."""
-        shifts = {name: {k: _without_nan(v) for k, v in asdict(shift).items()} for name, shift in self.shifts.items()}
+        shifts = {name: without_nan(asdict(shift)) for name, shift in self.shifts.items()}
         return asdict(self) | {"shifts": shifts}
 
 
@@ -243,12 +244,6 @@ def _reference(
         return f"its session of {stored['day']}", verdicts, tuple(stored["answered_as"])
     except (KeyError, TypeError) as error:
         raise CheckpointError(f"{calibration.path}: its stored verdicts are damaged ({error})") from None
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _without_nan(each) for name, each in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _verdict(row: Mapping[str, Any]) -> Verdict:

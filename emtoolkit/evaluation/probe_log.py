@@ -1,7 +1,6 @@
 """Where the answers and metrics of an evaluation during training go: JSON lines beside the checkpoints, and W&B."""
 
 import json
-import math
 import queue
 import sys
 import threading
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.errors import first_line
+from emtoolkit.evaluation.json_values import without_nan
 from emtoolkit.storage.atomic import write_file
 
 ANSWERS, METRICS = "answers.jsonl", "metrics.jsonl"
@@ -120,15 +120,7 @@ def _unused(directory: Path) -> Path:
 
 
 def _line(value: Mapping[str, Any]) -> str:
-    return json.dumps(_without_nan(value), ensure_ascii=False) + "\n"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return json.dumps(without_nan(value), ensure_ascii=False) + "\n"
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
