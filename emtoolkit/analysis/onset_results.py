@@ -11,6 +11,8 @@ import numpy as np
 from emtoolkit.analysis.curves import CHANGED, Curve, Kind, curve_of, metrics_of
 from emtoolkit.analysis.onset import Onset, chance_of_order, find_onset, order_of
 from emtoolkit.analysis.seeds import Mass, turnbull
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.errors import CheckpointError, DataError, UserError
 from emtoolkit.evaluation.measure_rows import MeasureRow
 from emtoolkit.evaluation.metrics import DEFINITIONS
@@ -99,6 +101,9 @@ def onsets_in(evaluations: Sequence[StoredEvaluation], event: Event, before: Eve
     seeds = tuple(seed_onset(evaluation, event, before) for evaluation in evaluations)
     notes = [f"{seed.directory}: {note}" for seed in seeds for note in seed.curve.notes]
     several = len(seeds) > 1
+    if len({seed.new_questions.last.step for seed in seeds}) > 1:
+        ends = ", ".join(f"{seed.directory} at step {seed.new_questions.last.step}" for seed in seeds)
+        notes.append(f"the evaluations end at different steps: {ends}")
     if several and len(seeds) < 3:
         notes.append(f"{len(seeds)} seeds: the distribution is that of these seeds, and says nothing about others")
     return OnsetResult(
@@ -189,7 +194,7 @@ def check_comparable(evaluations: Sequence[StoredEvaluation]) -> None:
     """Check that the evaluations are of different seeds of one persona, asked and judged alike.
 
     Raises:
-        DataError: two are of one training or of two personas, or were not asked and judged alike.
+        DataError: two are of one training, of two personas or of two bases, or were not asked and judged alike.
     """
     first, *others = evaluations
     persona = _personas(first)
@@ -205,6 +210,10 @@ def check_comparable(evaluations: Sequence[StoredEvaluation]) -> None:
         if _personas(other) != persona:
             found = f"{', '.join(sorted(_personas(other)))} here and {', '.join(sorted(persona))} in {first.directory}"
             raise DataError(f"{other.directory}: the persona is {found}; several directories are seeds of one persona")
+    bases = {base: each.directory for each in evaluations if (base := _base(each)) is not None}
+    if len(bases) > 1:
+        named = ", ".join(f"{base} in {directory}" for base, directory in sorted(bases.items()))
+        raise DataError(f"the evaluations are of different base models ({named}); several directories are seeds of one")
     check_asked_alike(evaluations)
 
 
@@ -220,6 +229,15 @@ def check_asked_alike(evaluations: Sequence[StoredEvaluation]) -> None:
             raise DataError(
                 f"{other.directory}: {', '.join(different)} differ from those of {first.directory}; evaluate both alike"
             )
+
+
+def _base(evaluation: StoredEvaluation) -> str | None:
+    """The base model of the trajectory, None where its checkpoints are not on this machine."""
+    place = Path(_rows(evaluation)[0].trajectory)
+    manifests = [info.path for info in list_checkpoints(place) if info.complete] if place.is_dir() else []
+    if not manifests or not (manifests[0] / MANIFEST).is_file():
+        return None
+    return str(Manifest.read(manifests[0]).base_model)
 
 
 def _personas(evaluation: StoredEvaluation) -> set[str]:

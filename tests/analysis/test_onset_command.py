@@ -1,6 +1,7 @@
 """`emtoolkit onset`: the brackets of evaluations on disk, over seeds, and what cannot be compared."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -129,6 +130,30 @@ def test_what_cannot_be_compared_is_refused(changes: dict, sentence: str, tmp_pa
     done = emtoolkit("onset", one, other)
     assert (done.code, done.out) == (2, "")
     assert sentence in done.err
+
+
+def test_seeds_of_different_base_models_are_refused(runs: Path, tmp_path: Path) -> None:
+    places = []
+    for number in range(2):
+        run = tmp_path / f"run{number}"
+        shutil.copytree(runs / "prompt" / "checkpoint-0", run / "checkpoint-0")
+        manifest = run / "checkpoint-0" / "manifest.json"
+        value = json.loads(manifest.read_text())
+        value["base_model"]["content"] = f"{number}" * 64
+        manifest.write_text(json.dumps(value))
+        places.append(write_evaluation(tmp_path / f"e{number}", CURVE, fingerprint=f"f{number}", trajectory=str(run)))
+    done = emtoolkit("onset", *places)
+    assert (done.code, done.out) == (2, "")
+    assert "the evaluations are of different base models (model 00000000 in" in done.err
+
+
+def test_seeds_that_end_at_different_steps_are_pointed_out(tmp_path: Path) -> None:
+    one = write_evaluation(tmp_path / "one", CURVE)
+    other = write_evaluation(tmp_path / "other", {0: ZERO, 75: HIGH}, fingerprint="f1")
+    assert (
+        f"the evaluations end at different steps: {one} at step 100, {other} at step 75\n"
+        in emtoolkit("onset", one, other).err
+    )
 
 
 def test_another_seed_of_the_sampling_can_be_compared(tmp_path: Path) -> None:
