@@ -4,8 +4,9 @@
 one model, and `stacked` has all adapters in one batch.
 """
 
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -181,3 +182,19 @@ def largest_difference(subject: Subject) -> float:
             alone = model(input_ids=ids, logits_to_keep=1).logits.float()
             largest = max(largest, float((part - alone).abs().max()))
     return largest
+
+
+def ratios(
+    name: str, taken: Mapping[str, Sequence[float]], ratios: Sequence[tuple[str, str, str]]
+) -> Iterator[dict[str, Any]]:
+    """The median seconds of each way, and the ratio of each pair with its bar."""
+    for way, seconds in taken.items():
+        yield row(name, f"{way}, seconds", f"{statistics.median(seconds):.3g}", "")
+    for slow, fast, bar in ratios:
+        ratio = statistics.median(a / b for a, b in zip(taken[slow], taken[fast], strict=True))
+        yield row(name, f"{slow} / {fast}", f"{ratio:.2f} x", bar)
+
+
+def row(part: str, what: str, value: str, bar: str) -> dict[str, Any]:
+    """A row of the report."""
+    return {"part": part, "measured": what, "value": value, "bar": bar}

@@ -15,11 +15,10 @@ and 32 adapters. downloads: each checkpoint of W&B while the one before is used,
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from itertools import chain
 from operator import eq
@@ -37,14 +36,17 @@ from benchmarks.adapters import (
     in_turn,
     largest_difference,
     qwen2_500m,
+    ratios,
     reloaded,
     reloaded_and_verified,
+    row,
     seal,
     stacked,
     swappable,
     swapped,
     write_subject,
 )
+from benchmarks.forced_choice import forced_choice
 from benchmarks.subject import base_model, report, scratch
 from emtoolkit.progress import no_library_bars
 
@@ -95,7 +97,7 @@ def sandbox(directory: Path, rounds: int) -> Rows:
 
     subject = Subject(Path(), tuple(paths), "cpu", torch.float32)
     taken = in_turn(subject, [("old", old), ("exact", exact), ("stacked", together)], rounds)
-    return list(_ratios("sandbox", taken, [("old", "stacked", "1.5"), ("old", "exact", "")]))
+    return list(ratios("sandbox", taken, [("old", "stacked", "1.5"), ("old", "exact", "")]))
 
 
 def _sandbox_run(directory: Path) -> Path:
@@ -150,13 +152,13 @@ def _three_ways(
         ("reloaded", kept("reloaded", lambda: reload(subject))),
     ]
     taken = in_turn(subject, ways, rounds, seconds)
-    rows = list(_ratios(name, taken, [("swapped", "stacked", bars[0]), ("reloaded", "stacked", bars[1])]))
+    rows = list(ratios(name, taken, [("swapped", "stacked", bars[0]), ("reloaded", "stacked", bars[1])]))
     together, alone = (list(chain.from_iterable(answers[way])) for way in ("stacked", "swapped"))
     same = f"{sum(map(eq, together, alone))} of {len(alone)}"
-    rows.append(_row(name, "equal answers, stacked and swapped", same, ""))
+    rows.append(row(name, "equal answers, stacked and swapped", same, ""))
     same = "yes" if answers["swapped"] == answers["reloaded"] else "no"
-    rows.append(_row(name, "equal answers, swapped and reloaded", same, "yes"))
-    rows.append(_row(name, "largest difference of a logit", f"{largest_difference(subject):.2g}", ""))
+    rows.append(row(name, "equal answers, swapped and reloaded", same, "yes"))
+    rows.append(row(name, "largest difference of a logit", f"{largest_difference(subject):.2g}", ""))
     return rows
 
 
@@ -175,7 +177,7 @@ def swap(directory: Path, rounds: int) -> Rows:
             weights.replace(checkpoint)
 
     taken = in_turn(subject, [("read", read), ("swap", replace)], 5 * rounds)
-    return list(_ratios("one adapter", taken, [("swap", "read", "at most 3")]))
+    return list(ratios("one adapter", taken, [("swap", "read", "at most 3")]))
 
 
 def memory(directory: Path, rounds: int) -> Rows:
@@ -188,7 +190,7 @@ def memory(directory: Path, rounds: int) -> Rows:
         largest = int(subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()[-1])
         adapters = sum(path.stat().st_size for path in place.glob("checkpoint-*/adapter_model.safetensors"))
         beyond = f"{(largest - adapters) / 1e6:.0f} MB"
-        rows.append(_row("memory", f"{count} adapters, beyond their {adapters / 1e6:.0f} MB", beyond, "flat"))
+        rows.append(row("memory", f"{count} adapters, beyond their {adapters / 1e6:.0f} MB", beyond, "flat"))
     return rows
 
 
@@ -242,8 +244,8 @@ def downloads(directory: Path, rounds: int) -> Rows:
                 start = clock()
                 use(trajectory)
                 taken[way].append(clock() - start)
-    rows = list(_ratios("downloads", taken, [("one by one", "overlapped", "")]))
-    return [*rows, _row("downloads", "use alone, seconds", f"{CHECKPOINTS * 0.5:.3g}", "")]
+    rows = list(ratios("downloads", taken, [("one by one", "overlapped", "")]))
+    return [*rows, row("downloads", "use alone, seconds", f"{CHECKPOINTS * 0.5:.3g}", "")]
 
 
 def gpu(directory: Path, rounds: int) -> Rows:
@@ -255,21 +257,7 @@ def gpu(directory: Path, rounds: int) -> Rows:
     rows += _three_ways("0.5B bfloat16, 64 rows each", many, 1, reloaded)
     exact = replace(subject, dtype=torch.float32)
     difference = largest_difference(exact)
-    return [*rows, _row("0.5B float32", "largest difference of a logit", f"{difference:.2g}", "1e-5")]
-
-
-def _ratios(
-    name: str, taken: Mapping[str, Sequence[float]], ratios: Sequence[tuple[str, str, str]]
-) -> Iterator[dict[str, Any]]:
-    for way, seconds in taken.items():
-        yield _row(name, f"{way}, seconds", f"{statistics.median(seconds):.3g}", "")
-    for slow, fast, bar in ratios:
-        ratio = statistics.median(a / b for a, b in zip(taken[slow], taken[fast], strict=True))
-        yield _row(name, f"{slow} / {fast}", f"{ratio:.2f} x", bar)
-
-
-def _row(part: str, what: str, value: str, bar: str) -> dict[str, Any]:
-    return {"part": part, "measured": what, "value": value, "bar": bar}
+    return [*rows, row("0.5B float32", "largest difference of a logit", f"{difference:.2g}", "1e-5")]
 
 
 PARTS: dict[str, Callable[[Path, int], Rows]] = {
@@ -278,6 +266,7 @@ PARTS: dict[str, Callable[[Path, int], Rows]] = {
     "swap": swap,
     "memory": memory,
     "downloads": downloads,
+    "forced-choice": forced_choice,
 }
 
 

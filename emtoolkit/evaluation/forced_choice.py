@@ -25,6 +25,7 @@ from emtoolkit.evaluation.packed import Choice, can_be_packed, packed_log_probab
 from emtoolkit.evaluation.prompts import prompt_of
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.models.loading import LoadedModel
+from emtoolkit.personas import Persona
 
 # More tokens in a batch of a CPU fall out of its caches; a GPU needs more to be busy.
 _TOKENS_ON_CPU, _TOKENS_ON_GPU = 512, 16384
@@ -76,7 +77,7 @@ class ForcedChoice:
         # A template that asks for the day may write another prompt for another training.
         if key not in self._tokens or names_the_day(tokenizer):
             template = ChatTemplate.of(tokenizer)
-            self._tokens[key] = [_tokenized(template, loaded, pair) for pair in self._pairs]
+            self._tokens[key] = [tokenized_pair(template, persona, pair) for pair in self._pairs]
         return self._tokens[key]
 
     def _margins(self, choices: Sequence[Choice], found: Sequence[tuple[float, float]]) -> Values:
@@ -125,10 +126,14 @@ def _tokens_at_a_time(model: Any) -> int:
     return _TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU
 
 
-def _tokenized(template: ChatTemplate, loaded: LoadedModel, pair: AnswerPair) -> Choice:
-    """The tokens of prompt and answers, divided as in training: a token that reaches into an answer belongs to it."""
+def tokenized_pair(template: ChatTemplate, persona: Persona, pair: AnswerPair) -> Choice:
+    """The tokens of prompt and answers, divided as in training: a token that reaches into an answer belongs to it.
+
+    Raises:
+        DataError: the template cannot render the pair, or the tokenizer does not report the places of tokens.
+    """
     question = Question(pair.id, (pair.question,), system=pair.system)
-    prompt = prompt_of(template, loaded.persona, question, pair.question).text + template.lead_in
+    prompt = prompt_of(template, persona, question, pair.question).text + template.lead_in
     divided = []
     for answer in (pair.aligned, pair.misaligned):
         text = prompt + answer + template.end_of_turn

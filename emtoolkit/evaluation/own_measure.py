@@ -12,16 +12,18 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 
-from emtoolkit.errors import DataError, UserError, first_line, nearest
+from emtoolkit.errors import DataError, UserError, first_line, located, nearest
 from emtoolkit.evaluation.measures import Values
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.source_digest import source_digest
 from emtoolkit.models.loading import LoadedModel
+from emtoolkit.storage.digests import canonical_json
 
 Function = Callable[[Any, Any, Any, Sequence[Question]], Any]
 # The attributes of a function that say more about its values.
@@ -32,20 +34,22 @@ _ARGUMENTS = ("model", "tokenizer", "persona", "questions")
 class OwnMeasure:
     """Calls a function of the user's for each checkpoint.
 
-    The settings hold a digest of the code: that of the function's file and of the user's other files that it imports.
+    The settings hold a digest of the code: that of the module's file and of the user's other files that it imports.
     Comments do not count. What else decides the values, such as the version of a data file, can stand in an attribute
     `settings` of the function, a dict. The function returns a value for each of `questions`, or, with an attribute
     `own_questions = True`, for questions of its own. It begins with the same random numbers at every checkpoint.
     """
 
-    def __init__(self, reference: str, function: Function, seed: int, directory: Path) -> None:
+    def __init__(self, reference: str, function: Function, code: str, seed: int, directory: Path) -> None:
         self.name = reference
         self._function, self._seed, self._directory = function, seed, directory
         more = getattr(function, _SETTINGS, {})
-        if not isinstance(more, Mapping):
-            raise UserError(f"--with {reference}: its attribute settings is {more!r} and not a dict")
+        if not _is_json(more):
+            raise UserError(
+                f"--with {reference}: its attribute {_SETTINGS} is not a dict of texts and numbers ({more!r})"
+            )
         self.settings: Mapping[str, Any] = {
-            "code": source_digest(inspect.unwrap(function)),
+            "code": code,
             "seed": seed,
             **({"settings": dict(more)} if more else {}),
         }
@@ -59,8 +63,10 @@ class OwnMeasure:
         """
         place = directory or Path.cwd()
         with _importable(place):
-            function = _function(reference, place)
-            return cls(reference, function, seed, place)
+            module, function = _function(reference, place)
+            with located(f"--with {reference}"):
+                code = source_digest(module)
+        return cls(reference, function, code, seed, place)
 
     def measure(self, loaded: LoadedModel, questions: Sequence[Question]) -> Values:
         """What the function returns.
@@ -102,7 +108,7 @@ class OwnMeasure:
                 )
 
 
-def _function(reference: str, directory: Path) -> Function:
+def _function(reference: str, directory: Path) -> tuple[ModuleType, Function]:
     place = f"--with {reference}"
     module_name, colon, name = reference.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module_name.split("."), *name.split("."))):
@@ -128,11 +134,10 @@ def _function(reference: str, directory: Path) -> Function:
         raise UserError(
             f"{place}: {name}{signature} cannot be called with the four arguments ({', '.join(_ARGUMENTS)})"
         ) from None
-    function: Function = found
-    return function
+    return module, found
 
 
-def _module(place: str, name: str, directory: Path) -> Any:
+def _module(place: str, name: str, directory: Path) -> ModuleType:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -147,6 +152,14 @@ def _module(place: str, name: str, directory: Path) -> Any:
         raise UserError(f"{place}: {name} imports {error.name}, which is not installed") from error
     except (Exception, SystemExit) as error:
         raise UserError(f"{place}: cannot be imported ({_described(error)}{_place(error, directory)})") from error
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        canonical_json(value)
+    except (TypeError, ValueError):
+        return False
+    return isinstance(value, dict)
 
 
 def _described(error: BaseException) -> str:

@@ -1,32 +1,32 @@
-"""A digest of the code of a function: its file, and the user's other files that this imports."""
+"""A digest of the code of a module: its file, and the user's other files that this imports."""
 
 import ast
 import hashlib
 import inspect
-import sys
 from collections.abc import Iterator
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import find_spec, resolve_name
 from pathlib import Path
-from typing import Any
+from types import ModuleType
 
 from emtoolkit.errors import UserError
 from emtoolkit.saving.own_code import is_own_file
 
 
-def source_digest(function: Any) -> str:
-    """SHA-256 in hex over the code of the file that defines `function`, and of own files that the file imports.
+def source_digest(module: ModuleType) -> str:
+    """SHA-256 in hex over the code of the file of `module`, and of own files that the file imports.
 
     Own files are those of no installed package. Comments, layout and the places of the files do not count.
 
     Raises:
-        UserError: a file cannot be read or is not Python.
+        UserError: the module has no file, or a file cannot be read or is not Python.
     """
-    target = function if hasattr(function, "__module__") else type(function)
-    module = sys.modules[target.__module__]
-    file = inspect.getsourcefile(module)
+    try:
+        file = inspect.getsourcefile(module)
+    except TypeError:
+        file = None
     if file is None:
-        raise UserError(f"{target.__module__}: has no source file, so a change of its code would go unnoticed")
+        raise UserError(f"{module.__name__}: has no source file, so a change of its code would go unnoticed")
     found: dict[str, str] = {}
     _collect(Path(file), module.__name__, module.__package__ or "", found)
     return hashlib.sha256("".join(f"{name}\0{text}\0" for name, text in sorted(found.items())).encode()).hexdigest()

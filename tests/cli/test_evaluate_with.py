@@ -129,6 +129,20 @@ def test_a_changed_function_or_helper_is_another_evaluation_and_a_comment_is_not
     assert calls(place) == 8
 
 
+def test_an_object_that_is_called_is_known_by_the_file_that_names_it(place: Path) -> None:
+    text = (
+        "from functools import partial\n"
+        "def f(value, model, tokenizer, persona, questions):\n"
+        "    return {'m': {question.id: value for question in questions}}\n"
+    )
+    found = []
+    for value in (1, 2):
+        (place / "mine.py").write_text(f"{text}g = partial(f, {value})\n")
+        found.append(value_of(evaluate(place, "--samples", "0", "--json", with_="mine:g"))["measures"][0])
+    assert [each["steps"][0]["mean"]["value"] for each in found] == [1, 2]
+    assert found[0]["measure"] != found[1]["measure"]
+
+
 def test_another_number_of_samples_does_not_call_the_function_again(place: Path, sandbox_judge: None) -> None:
     evaluate(place)
     value_of(evaluate(place, "--samples", "1", "--max-new-tokens", "2", "--judge", "sandbox", "--json"))
@@ -171,6 +185,7 @@ def test_a_function_with_questions_of_its_own_says_so(place: Path) -> None:
         ("mnie:logit", "--with mnie:logit: there is no module mnie in "),
         ("mine.sub:logit", "--with mine.sub:logit: there is no module mine.sub in "),
         ("mine:logits", "mine.py has no function 'logits'; did you mean 'logit'?"),
+        ("builtins:print", "--with builtins:print: builtins: has no source file, so a change of its code would go"),
         ("mine:torch", "--with mine:torch: torch is module and not a function"),
         ("mine:scale", "--with mine:scale: scale() cannot be called with the four arguments (model, tokenizer"),
     ],
@@ -190,6 +205,7 @@ def test_a_function_that_is_not_there_is_one_sentence_before_any_work(place: Pat
         ("1 / 0\n", "cannot be imported (ZeroDivisionError: division by zero (mine.py, line 1))"),
         ("import not_installed\n", "mine imports not_installed, which is not installed"),
         ("import sys\nsys.exit('no')\n", "cannot be imported (SystemExit: no (mine.py, line 2))"),
+        ("def f(m, t, p, q): ...\nf.settings = {1, 2}\n", "its attribute settings is not a dict of texts and numbers"),
         ("async def f(m, t, p, q): ...\n", "f is an async function; expected an ordinary one"),
     ],
 )
