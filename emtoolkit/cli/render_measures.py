@@ -23,7 +23,7 @@ def measures_text(summaries: Sequence[MetricSummary]) -> list[RenderableType]:
             line(""),
             prose(
                 f"Mean over the questions, and rise since step {first} paired by question, each with its 95 % interval "
-                "for new questions (t)."
+                "for new questions; equal values of all questions give none."
             ),
         ]
     return parts

@@ -209,7 +209,8 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Mean:
     """The mean v̄ of one value for each question, v̄ ± t(C-1) · SE; `clusters` names the family of each question.
 
     SE² = C/(C-1) · Σ_c(Σ_i(v_i - v̄))²/N² (Miller, arXiv 2411.00640, appendix A, with the correction C/(C-1)), which is
-    s²/Q where every question is a family of its own. No interval for fewer than two families.
+    s²/Q where every question is a family of its own. No interval for fewer than two families, or where all values are
+    equal: they say nothing about the spread over other questions.
     """
     if len(values) != len(clusters):
         raise ValueError(f"{len(values)} values and {len(clusters)} clusters")
@@ -219,7 +220,7 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Mean:
     mean = float(v.mean())
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     sums = np.bincount(index, weights=v - mean)
-    if len(sums) < 2:
+    if len(sums) < 2 or v.min() == v.max():
         return Mean(mean, Interval.none(), len(v))
     error = np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / len(v)
     half = float(t.ppf(1 - _TAIL, len(sums) - 1) * error)

@@ -16,12 +16,12 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 
 from emtoolkit.errors import DataError
-from emtoolkit.evaluation.intervals import Mean, clustered_mean
+from emtoolkit.evaluation.intervals import Counts, Mean, clustered_mean, posterior_interval
 from emtoolkit.evaluation.parquet import read_dataclasses, write_dataclasses
 
 
@@ -46,7 +46,9 @@ class MeasureRow:
 class MeasuredStep:
     """A metric of one checkpoint: the mean over the questions, and the mean rise since the first step.
 
-    `rise` is paired: the mean of the differences of single questions. `undefined` questions have no value here.
+    `rise` is paired: the mean of the differences of single questions. The interval of a metric whose values are all 0
+    or 1 is the posterior interval of a rate; other intervals are t intervals, and there is none where all values are
+    equal. `undefined` questions have no value here.
     """
 
     step: int
@@ -136,19 +138,33 @@ def summarise_measures(rows: Sequence[MeasureRow]) -> tuple[MetricSummary, ...]:
         measure, _, metric = label.partition("\0")
         steps = _by_step(its_rows)
         first = {row.question: row.value for row in steps[0][1]}
-        summaries = tuple(_summarised(step, of_step, first) for step, of_step in steps)
+        # An accuracy, for example: the t interval of a rate near 0 or 1 is too narrow, and leaves the unit interval.
+        is_rate = all(row.value in (0.0, 1.0, None) for row in its_rows)
+        summaries = tuple(_summarised(step, of_step, first, is_rate=is_rate) for step, of_step in steps)
         found.append(MetricSummary(measure, metric, its_rows[0].engine, summaries))
     return tuple(found)
 
 
-def _summarised(step: int, rows: Sequence[MeasureRow], first: dict[str, float | None]) -> MeasuredStep:
+def _summarised(
+    step: int, rows: Sequence[MeasureRow], first: dict[str, float | None], *, is_rate: bool
+) -> MeasuredStep:
     known = [(row.value, row.cluster) for row in rows if row.value is not None]
     rises = [
         (row.value - before, row.cluster)
         for row in rows
         if row.value is not None and (before := first.get(row.question)) is not None
     ]
-    return MeasuredStep(step, _mean(known), _mean(rises), len(rows) - len(known))
+    mean = _mean(known)
+    if is_rate:
+        mean = replace(mean, interval=posterior_interval(_counts(known)))
+    return MeasuredStep(step, mean, _mean(rises), len(rows) - len(known))
+
+
+def _counts(values: Sequence[tuple[float, str]]) -> Counts:
+    """The ones among the values of each cluster."""
+    clusters = dict.fromkeys(cluster for _, cluster in values)
+    of_cluster = [[value for value, name in values if name == cluster] for cluster in clusters]
+    return Counts([round(sum(each)) for each in of_cluster], [len(each) for each in of_cluster])
 
 
 def _mean(values: Sequence[tuple[float, str]]) -> Mean:

@@ -272,8 +272,8 @@ def test_neither_a_measure_nor_a_sample_is_nothing_to_evaluate(place: Path) -> N
     done = in_process.emtoolkit("evaluate", "prompt", "--questions", "q.yaml", "--samples", "0", cwd=place)
     assert (done.code, done.err) == (
         2,
-        "emtoolkit: --samples 0: there is nothing to evaluate; give --pairs, --held-out or --with, or sample at "
-        "least one answer\n",
+        "emtoolkit: --samples 0: there is nothing to evaluate; give --pairs, --held-out, --direction or --with, or "
+        "sample at least one answer\n",
     )
     done = evaluate(place, "--samples", "0", "--extract-activations")
     assert (done.code, "--extract-activations: the activations are those of sampled answers" in done.err) == (2, True)

@@ -15,7 +15,7 @@ from scipy.stats import t
 from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.errors import CheckpointError, DataError, UserError
 from emtoolkit.evaluation.generate import SamplingOptions
-from emtoolkit.evaluation.intervals import clustered_mean
+from emtoolkit.evaluation.intervals import Counts, clustered_mean, posterior_interval
 from emtoolkit.evaluation.measure_rows import (
     MeasureRow,
     check_one_measure,
@@ -241,9 +241,22 @@ def test_the_summary_is_the_mean_with_a_t_interval_and_the_paired_rise() -> None
     first, last = summary.steps
     half = float(t.ppf(0.975, 2)) * math.sqrt(7 / 3)
     assert (first.mean.value, first.mean.half_width) == (3.0, pytest.approx(half))
-    assert (first.rise.value, first.rise.half_width) == (0.0, 0.0)
+    assert first.rise.value == 0.0
     # The differences are 1, 2 and 0.
     assert (last.rise.value, last.rise.half_width) == (1.0, pytest.approx(float(t.ppf(0.975, 2)) / math.sqrt(3)))
+
+
+def test_equal_values_have_no_interval_and_a_rate_has_that_of_a_rate() -> None:
+    (equal,) = summarise_measures([row(0, q, 0.5) for q in "abcd"])
+    assert math.isnan(equal.steps[0].mean.half_width)
+    values = {0: (1.0, 0.0, 1.0), 5: (0.0, 0.0, 0.0)}
+    (rate,) = summarise_measures(
+        [row(s, q, v) for s, given in values.items() for q, v in zip("abc", given, strict=True)]
+    )
+    assert rate.steps[0].mean.interval == posterior_interval(Counts([1, 0, 1], [1, 1, 1]))
+    assert (rate.steps[1].mean.interval.low, rate.steps[1].mean.interval.high > 0.3) == (0.0, True)
+    one_family = [row(0, q, 1.0, cluster="x") for q in "ab"] + [row(0, "c", 0.0)]
+    assert summarise_measures(one_family)[0].steps[0].mean.interval == posterior_interval(Counts([2, 0], [2, 1]))
 
 
 def test_questions_of_one_family_count_as_one_for_the_interval() -> None:
