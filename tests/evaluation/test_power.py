@@ -17,7 +17,7 @@ def test_the_chances_of_no_onset_are_those_that_were_worked_out_elsewhere(questi
 
 
 def test_more_questions_narrow_the_interval_for_new_questions_only() -> None:
-    found = detection(Design.even(8, 50), 0.1, replicates=300)
+    found = detection(Design.even(8, 50), 0.1, replicates=200)
     designs = [(len(each.design.answers), each.design.answers[0]) for each in (found.power, *found.alternatives)]
     assert designs == [(8, 50), (24, 16), (40, 10), (50, 8)]
     new = [100 * each.rate_new_questions.half_width for each in (found.power, *found.alternatives)]
