@@ -26,6 +26,14 @@ _NOISY_LOGITS = {"cpu": 2**19}
 _NOISY_LOGITS_OF_A_GPU = 2**24
 
 
+class NotANumberError(CheckpointError):
+    """The model with the index `model` in the batch gives NaN for a token."""
+
+    def __init__(self, model: int) -> None:
+        super().__init__("the model gives NaN for the next token, so it has no answers")
+        self.model = model
+
+
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
     """How answers are sampled: from the whole distribution at `temperature`, or the likeliest tokens at 0."""
@@ -88,7 +96,8 @@ def generate(
             smaller. Each model has four rows at least.
 
     Raises:
-        CheckpointError: the model gives NaN for a token, or its adapter has virtual tokens.
+        NotANumberError: a model gives NaN for a token.
+        CheckpointError: the adapter has virtual tokens.
     """
     refuse_virtual_tokens(model)
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or 1
@@ -213,8 +222,9 @@ class _Decoding:
         at_a_time = max(1, most // (models * logits.shape[-1]))
         parts = zip(torch.split(logits, at_a_time, dim=1), torch.split(self._row, at_a_time, dim=1), strict=True)
         best = [self._scores(part, row).max(dim=-1) for part, row in parts]
-        if any(bool(each.values.isnan().any()) for each in best):
-            raise CheckpointError("the model gives NaN for the next token, so it has no answers")
+        broken = torch.cat([each.values for each in best], dim=1).isnan().any(dim=1)
+        if bool(broken.any()):
+            raise NotANumberError(int(broken.int().argmax()))
         return torch.cat([each.indices for each in best], dim=1)
 
     def _scores(self, logits: torch.Tensor, row: torch.Tensor) -> torch.Tensor:

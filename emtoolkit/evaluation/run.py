@@ -7,8 +7,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from emtoolkit.data.rendering import ChatTemplate, rendered_on
+from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.downloads import downloading_ahead
-from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions, generate
+from emtoolkit.evaluation.generate import NotANumberError, Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.identity import checkpoint_digest, digest_of, training_day
 from emtoolkit.evaluation.judges import Judge, JudgedAnswer
 from emtoolkit.evaluation.judging import judge_id, verdicts_on
@@ -184,9 +185,15 @@ class _Evaluation:
         ]
         at_once = most_adapters([each.path for each in group], self._rows_at_a_time)
         for start in range(0, len(group), at_once):
-            for checkpoint, entries in self._sampled(group[start : start + at_once], loaded, requests):
-                self._store.add(self._keys[checkpoint.step], entries)
-                count(sum((checkpoint.step, name) in missing for name in entries))
+            part = group[start : start + at_once]
+            try:
+                for checkpoint, entries in self._sampled(part, loaded, requests):
+                    self._store.add(self._keys[checkpoint.step], entries)
+                    count(sum((checkpoint.step, name) in missing for name in entries))
+            except NotANumberError as error:
+                raise CheckpointError(
+                    f"{part[error.model].path}: {error}; --steps leaves it out, and the answers so far are kept"
+                ) from None
 
     def _sampled(
         self, group: Sequence[Checkpoint], loaded: LoadedModel, requests: Sequence[Request]

@@ -3,14 +3,15 @@
 import json
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from emtoolkit.evaluation.rows import read_rows
+from emtoolkit.storage.digests import FileDigest, canonical_json
 from tests import in_process
 from tests.evaluation.judge_server import JudgeServer, Tokens, judge_server
 from tests.marks import OPENS_PORTS
@@ -256,3 +257,23 @@ def test_calibration_sessions_stand_in_the_results_and_count_towards_the_cap(pla
     assert [each["reference"] is None for each in sessions] == [True, False]
     assert sessions[-1] == value["calibration"]
     assert (sessions[-1]["shifts"]["betley"]["before"], sessions[-1]["shifts"]["betley"]["now"]) == (0.5, 0.0)
+
+
+@pytest.mark.parametrize("engine", [(), ("--exact",)])
+def test_a_checkpoint_that_gives_nan_is_named_in_both_engines(
+    place: Path, server: JudgeServer, engine: tuple[str, ...]
+) -> None:
+    weights = place / "prompt" / "checkpoint-4" / "adapter_model.safetensors"
+    tensors = load_file(weights)
+    for name, tensor in tensors.items():
+        if "lora_B" in name:
+            tensor.fill_(float("nan"))
+    save_file(tensors, weights, metadata={"format": "pt"})
+    manifest = weights.with_name("manifest.json")
+    value = json.loads(manifest.read_text())
+    value["files"][weights.name] = asdict(FileDigest.of(weights))
+    manifest.write_bytes(canonical_json(value))
+    done = evaluate(place, server, "prompt", *engine)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert "prompt/checkpoint-4: the model gives NaN for the next token, so it has no answers; --steps" in done.err
+    assert evaluate(place, server, "prompt", "--steps", "0,2,9").code == 0
