@@ -138,8 +138,8 @@ def sync(
     from emtoolkit.evaluation.wandb_record import directories_with_runs
 
     roots = directories or [Path("outputs")]
-    found = run_directories(roots, [root for root in roots if directories_with_runs([root])])
     evaluated = directories_with_runs(roots)
+    found = run_directories(roots, [root for root in roots if any(path.is_relative_to(root) for path in evaluated)])
     evaluations = []
     try:
         with only_results_on_stdout(), progress_bar() as progress:

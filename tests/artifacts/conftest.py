@@ -6,12 +6,15 @@ import pytest
 
 from tests.marks import OPENS_PORTS
 from tests.wandb_server import WandbServer
+from tests.wandb_server.client import end_client
 
 
 @pytest.fixture(scope="module", params=OPENS_PORTS)
 def _running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
     import wandb
 
+    # The client reads its settings once: those of an earlier test would name another server.
+    end_client(within=5)
     with WandbServer.start(tmp_path_factory.mktemp("wandb-server")) as server:
         yield server
         server.faults.clear()

@@ -230,6 +230,9 @@ def test_a_disabled_run_leaves_no_trace(evaluate: Evaluate, published: Path, ser
     assert evaluate(0, mode="disabled") is None
     assert evaluations(server) == []
     assert not list(published.rglob("wandb-runs.json"))
+    done = emtoolkit("evaluate", "out", "--wandb", "onlin")
+    assert (done.code, done.out) == (2, "")
+    assert "--wandb: 'onlin' is not one of offline, online, disabled; did you mean 'online'?" in done.err
 
 
 def test_results_on_wandb_are_collected_from_all_versions(

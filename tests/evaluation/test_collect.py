@@ -147,6 +147,12 @@ def test_the_calibration_sessions_of_all_machines_are_kept_once(machine: Machine
         assert read_evaluation(Path("merged")).sessions == ({"day": "1"}, {"day": "2"})
 
 
+def test_the_ranges_for_several_machines_are_printed_as_a_sweep_file_takes_them(machine: Machine) -> None:
+    done = emtoolkit("evaluate", "out", "--split", "3")
+    assert (done.code, done.out) == (0, '["0-3:1", "4-8:1", "9-:1"]\n')
+    assert emtoolkit("evaluate", "out", "--steps", "4-:1", "--split", "9").out == '["4-8:1", "9-15:1", "16-:1"]\n'
+
+
 def test_bad_places_and_options_are_one_sentence(machine: Machine) -> None:
     Path("empty").mkdir()
     machine("a", 0)
