@@ -156,14 +156,16 @@ def test_a_training_with_other_random_numbers_ends_with_other_bits(train: Train)
     assert not all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(("full", "first"), [(False, False), (True, True)])
 def test_checkpoints_are_the_same_to_the_byte_whichever_callback_is_first(
-    train: Train, tmp_path: Path, full: bool
+    train: Train, tmp_path: Path, full: bool, first: bool
 ) -> None:
-    options = {"resume_every": "2 steps", "resume_at_end": True}
-    train([ScheduledCheckpointCallback("0,every:1", **options)], name="without", full=full)
-    train([probe(), ScheduledCheckpointCallback("0,every:1", **options)], name="first", full=full)
-    train([ScheduledCheckpointCallback("0,every:1", **options), probe()], name="last", full=full)
+    def saving() -> ScheduledCheckpointCallback:
+        return ScheduledCheckpointCallback("0,every:1", resume_every="2 steps", resume_at_end=True)
+
+    train([saving()], name="without", full=full)
+    both = [probe(questions=[ASKED]), saving()]
+    train(both if first else both[::-1], name="with", full=full)
     # The Trainer's own files name the directory, and the manifest of a resume state has their digests.
     expected = {
         name: content
@@ -171,10 +173,9 @@ def test_checkpoints_are_the_same_to_the_byte_whichever_callback_is_first(
         if name.startswith("checkpoint-") or name.endswith((".pt", ".pth", ".safetensors"))
     }
     assert len(expected) > 20
-    for name in ("first", "last"):
-        found = bytes_of(tmp_path / name)
-        assert {path: found.get(path) for path in expected} == expected
-        assert steps(tmp_path / name) == [0, 2, 4, 6]
+    found = bytes_of(tmp_path / "with")
+    assert {path: found.get(path) for path in expected} == expected
+    assert steps(tmp_path / "with") == [0, 2, 4, 6]
 
 
 def test_every_answer_has_a_line_and_every_step_its_metrics(train: Train, tmp_path: Path) -> None:
@@ -262,12 +263,17 @@ def test_a_resumed_training_repeats_no_step_and_ends_with_the_lines_of_a_whole_o
     train: Train, tmp_path: Path
 ) -> None:
     saved = {"save_strategy": "steps", "save_steps": 2, "num_train_epochs": 2}
-    train([probe(eval_schedule="0,every:1")], name="whole", num_train_epochs=2)
-    train([probe(eval_schedule="0,every:1"), StopAt()], name="run", **saved)
+    train([probe(questions=[ASKED], eval_schedule="0,every:1")], name="whole", num_train_epochs=2)
+    train([probe(questions=[ASKED], eval_schedule="0,every:1"), StopAt()], name="run", **saved)
     home = next((tmp_path / "run" / "probes").iterdir())
     # A kill cut the last line off.
     (home / "answers.jsonl").write_text((home / "answers.jsonl").read_text() + '{"step": 4, "quest')
-    train([probe(eval_schedule="0,every:1")], name="run", resume=tmp_path / "run" / "checkpoint-2", **saved)
+    train(
+        [probe(questions=[ASKED], eval_schedule="0,every:1")],
+        name="run",
+        resume=tmp_path / "run" / "checkpoint-2",
+        **saved,
+    )
     assert steps(tmp_path / "run") == list(range(13))
     for name in ("answers", "metrics"):
         found, expected = (lines(tmp_path / run, name) for run in ("run", "whole"))
@@ -277,9 +283,9 @@ def test_a_resumed_training_repeats_no_step_and_ends_with_the_lines_of_a_whole_o
 
 
 def test_another_training_into_the_directory_mixes_nothing(train: Train, tmp_path: Path) -> None:
-    train([probe(eval_schedule="1")])
-    train([probe(eval_schedule="2")])
-    train([probe(eval_schedule="2", seed=5)])
+    train([probe(questions=[ASKED], eval_schedule="1")])
+    train([probe(questions=[ASKED], eval_schedule="2")])
+    train([probe(questions=[ASKED], eval_schedule="2", seed=5)])
     found = {path.parent.name: path.read_text().count("\n") for path in tmp_path.glob("run/probes/*/metrics.jsonl")}
     assert len(found) == 3
     assert sum(name.endswith("-earlier-1") for name in found) == 1
