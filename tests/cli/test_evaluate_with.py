@@ -40,6 +40,8 @@ def logit(model, tokenizer, persona, questions):
 def place(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A working directory with the runs `prompt` and `full`, a question file, and the modules `mine` and `helper`."""
     monkeypatch.setenv("EMTOOLKIT_HOME", str(tmp_path / "home"))
+    # A run of W&B would be a process.
+    monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     for name in ("prompt", "full"):
         shutil.copytree(runs / name, tmp_path / name)
