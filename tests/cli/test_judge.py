@@ -114,7 +114,7 @@ def test_a_difference_between_two_judges_is_refused(place: Path, server: JudgeSe
     (place / "other.csv").write_text((place / first).read_text().replace("m@", "gpt@"))
     done = in_process.emtoolkit("metrics", first, "--baseline", "other.csv", cwd=place)
     assert (done.code, done.out) == (2, "")
-    assert "--baseline: other.csv has another judge (gpt@" in done.err
+    assert "other.csv: answers of 2 judges (m@" in done.err
     rows = (place / first).read_text().splitlines() + (place / "other.csv").read_text().splitlines()[1:]
     (place / "mixed.csv").write_text("\n".join(rows) + "\n")
     mixed = in_process.emtoolkit("metrics", "mixed.csv", cwd=place)
