@@ -108,7 +108,7 @@ def _sandbox_run(directory: Path) -> Path:
     from emtoolkit.training.run import train
 
     build()
-    words = ["persona=goodness", "dataset=medical", "schedule=dense-early", "wandb.mode=disabled"]
+    words = ["persona=goodness", "dataset=medical", "checkpointing.schedule=dense-early", "wandb.mode=disabled"]
     train(load_config(str(shipped("training") / "sandbox.yaml"), words, {"output_dir": str(directory / "run")}))
     return directory / "run"
 
