@@ -87,8 +87,11 @@ class _AddDeltas:
         like = layer.lora_A[adapter].weight
 
         def stacked(end: str) -> torch.Tensor:
-            parts = [file.get_tensor(name + end).to(like.device, like.dtype) for file in files]
-            return torch.stack(parts).transpose(1, 2).contiguous()
+            rows, columns = files[0].get_slice(name + end).get_shape()
+            whole = torch.empty(len(files), columns, rows, device=like.device, dtype=like.dtype)
+            for part, file in zip(whole, files, strict=True):
+                part.copy_(file.get_tensor(name + end).T)
+            return whole
 
         self._a, self._b = stacked(_A), stacked(_B).mul_(layer.scaling[adapter])
 
