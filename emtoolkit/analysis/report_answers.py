@@ -39,6 +39,8 @@ def answers_of(evaluations: Sequence[StoredEvaluation]) -> str:
 def answers_json(evaluations: Sequence[StoredEvaluation]) -> str:
     """The answers as JSON that ends no script element."""
     rows = _chosen(evaluations)
+    # The answers of all trajectories to one question stand side by side.
+    rows.sort(key=lambda row: (row.question, row.paraphrase, row.sample))
     value = {"steps": sorted({row.step for row in rows}), "answers": [_answer(row) for row in rows]}
     return json.dumps(value, ensure_ascii=False).replace("<", "\\u003c")
 

@@ -1,8 +1,6 @@
 """The report: one file without network, with every value of the tables, that stays whole whatever answers hold."""
 
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -144,28 +142,3 @@ def test_a_long_trajectory_shows_fewer_questions_at_every_step(tmp_path: Path, m
     assert "The first 2 answers of each trajectory to each wording of 3 of the 4 questions." in page
     assert page.count('"question": "q0"') == 10
     assert '"question": "q3"' not in page
-
-
-@pytest.mark.slow
-@pytest.mark.subprocess
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_the_script_fills_the_answers_in_chromium_without_an_error(tmp_path: Path) -> None:
-    place = write_evaluation(tmp_path / "e", CURVE, trials=3)
-    page_of(tmp_path, place)
-    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom"]
-    done = subprocess.run(
-        [
-            "chromium",
-            *options,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--virtual-time-budget=2000",
-            (tmp_path / "report.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert "CONSOLE" not in done.stderr
-    # Two answers to each of four questions at the last step.
-    assert done.stdout.count("<article>") == 8
-    assert 'aria-valuetext="step 100"' in done.stdout
