@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.subject import report
-from emtoolkit.analysis.curves import Tally, rise_of
 from emtoolkit.analysis.onset import Onset, Point, find_onset
-from emtoolkit.evaluation.intervals import Interval
+from emtoolkit.evaluation.differences import rate_difference
+from emtoolkit.evaluation.intervals import Counts, Interval
 from emtoolkit.schedules.schedule import Schedule
 
 TOTAL, ANSWERS, THRESHOLD = 397, 50, 0.10
@@ -70,20 +70,20 @@ class Found:
         return bool(lower < self.truth <= upper)
 
 
-def answers(rates: np.ndarray, rng: np.random.Generator, *, coupled: bool) -> list[Tally]:
+def answers(rates: np.ndarray, rng: np.random.Generator, *, coupled: bool) -> list[Counts]:
     """Misaligned answers of each question at each step, for rates of shape [steps, questions]."""
     noise = rng.random((1 if coupled else len(rates), rates.shape[1], ANSWERS))
     misaligned = (noise < rates[:, :, None]).sum(axis=2)
-    return [{str(q): (int(x), ANSWERS) for q, x in enumerate(row)} for row in misaligned]
+    return [Counts(row.tolist(), [ANSWERS] * len(row)) for row in misaligned]
 
 
-def brackets(steps: Sequence[int], tallies: Sequence[Tally]) -> tuple[Onset, Onset]:
+def brackets(steps: Sequence[int], counts: Sequence[Counts]) -> tuple[Onset, Onset]:
     """The onsets for new questions and for these questions."""
     new, these = [Point(0, 0.0, Interval(0, 0))], [Point(0, 0.0, Interval(0, 0))]
-    for step, tally in zip(steps[1:], tallies[1:], strict=True):
-        value, for_new, for_these = rise_of(tally, tallies[0], tally, tallies[0])
-        new.append(Point(step, value, for_new))
-        these.append(Point(step, value, for_these))
+    for step, now in zip(steps[1:], counts[1:], strict=True):
+        rise = rate_difference([now], [counts[0]])
+        new.append(Point(step, rise.mean, rise.new_questions))
+        these.append(Point(step, rise.mean, rise.these_questions))
     return find_onset(new, THRESHOLD), find_onset(these, THRESHOLD)
 
 

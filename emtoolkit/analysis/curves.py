@@ -15,7 +15,6 @@ from emtoolkit.evaluation.intervals import (
     Counts,
     Interval,
     clustered_mean,
-    paired_difference,
     posterior_interval,
     same_questions_interval,
 )
@@ -25,6 +24,7 @@ from emtoolkit.evaluation.metrics import (
     DEFINITIONS,
     EmDefinition,
     ScoredAnswer,
+    em_difference,
     em_rate,
     misaligned_counts,
     summarise,
@@ -85,47 +85,28 @@ def metrics_of(evaluation: StoredEvaluation) -> list[str]:
 
 
 def em_curve(steps: Sequence[tuple[int, Sequence[ScoredAnswer]]], definition: EmDefinition, kind: Kind) -> Curve:
-    """The EM rate, or its rise since the first of `steps`; a step that is broken has no limits."""
+    """The EM rate, or its rise since the first of `steps`; a step that is broken has no limits.
+
+    A rise and its limits are those of `em_difference`.
+    """
+    first, at_first = steps[0]
     tallies = {step: misaligned_counts(answers, definition, lambda each: each.cluster) for step, answers in steps}
-    questions = {step: misaligned_counts(answers, definition, lambda each: each.question) for step, answers in steps}
-    first = steps[0][0]
     broken = [step for step, answers in steps if summarise(answers, ()).broken]
     new, these = [], []
     for step, answers in steps:
-        if step in broken or (kind == "rise" and first in broken):
-            pair = Interval.none(), Interval.none()
-            value = float("nan")
-        elif kind == "level":
+        value, pair = float("nan"), (Interval.none(), Interval.none())
+        if kind == "level" and step not in broken:
             rate = em_rate(answers, definition)
             value, pair = rate.rate, (rate.new_questions, rate.these_questions)
-        else:
-            value, *both = rise_of(tallies[step], tallies[first], questions[step], questions[first])
-            pair = (both[0], both[1]) if step != first else (Interval(0.0, 0.0), Interval(0.0, 0.0))
+        elif kind == "rise" and step == first and step not in broken:
+            value, pair = 0.0, (Interval(0.0, 0.0), Interval(0.0, 0.0))
+        elif kind == "rise" and not {step, first} & {*broken}:
+            rise, _ = em_difference(answers, at_first, definition)
+            value, pair = rise.mean, (rise.new_questions, rise.these_questions)
         new.append(Point(step, value, pair[0]))
         these.append(Point(step, value, pair[1]))
     values = {step: _values(tally, tallies[first] if kind == "rise" else None) for step, tally in tallies.items()}
     return Curve(definition.name, kind, tuple(new), tuple(these), values, _broken_note(broken))
-
-
-def rise_of(
-    now: Tally, before: Tally, questions_now: Tally, questions_before: Tally
-) -> tuple[float, Interval, Interval]:
-    """The rise of a rate from `before` to `now`, paired by family, with the limits of both inferences.
-
-    For new questions d̄ ± t(C-1)·s/√C. Where all families rise by the same, that interval is empty of width; then, and
-    for the same questions, the distances of both rates to their own limits are added in squares (Zou and Donner 2008),
-    which ignores the shared sampling noise and is too wide rather than too narrow.
-    """
-    shared = [key for key, (_, n) in now.items() if n and before.get(key, (0, 0))[1]]
-    difference = paired_difference([now[key][0] / now[key][1] - before[key][0] / before[key][1] for key in shared])
-    new = difference.interval
-    if not new.high - new.low > 0:
-        pair = (_counts(tally, shared) for tally in (now, before))
-        new = _square_and_add(difference.mean, *((c.share, posterior_interval(c)) for c in pair))
-    same = [key for key, (_, n) in questions_now.items() if n and questions_before.get(key, (0, 0))[1]]
-    pair = (_counts(tally, same) for tally in (questions_now, questions_before))
-    these = _square_and_add(difference.mean, *((c.share, same_questions_interval(c)) for c in pair))
-    return difference.mean, new, these
 
 
 def changed_curve(steps: Sequence[tuple[int, Sequence[AnswerRow]]]) -> Curve:
@@ -198,13 +179,6 @@ def _values(tally: Tally, before: Tally | None) -> dict[str, float]:
         return rates
     start = {key: x / n for key, (x, n) in before.items() if n}
     return {key: rate - start[key] for key, rate in rates.items() if key in start}
-
-
-def _square_and_add(difference: float, now: tuple[float, Interval], before: tuple[float, Interval]) -> Interval:
-    (p, limits), (p_before, limits_before) = now, before
-    down = math.hypot(p - limits.low, limits_before.high - p_before)
-    up = math.hypot(limits.high - p, p_before - limits_before.low)
-    return Interval(difference - down, difference + up)
 
 
 def _broken_note(broken: Sequence[int]) -> tuple[str, ...]:

@@ -3,8 +3,10 @@
 The same questions are hard or easy for both sides, so their rates are paired by cluster. Three intervals of 95 %:
 
 - `new_questions`: the posterior intervals of both rates, put together by square-and-add with the correlation between
-  the clusters (Zou and Donner 2008, "MOVER"). It keeps its coverage where a rate is near 0.
-- `new_questions_t`: d̄ ± t · √Var, the check beside it. Near 0 its upper end is too low.
+  the clusters (Zou and Donner 2008, "MOVER"). It keeps its coverage where a rate is near 0, and is nowhere narrower
+  than `these_questions`.
+- `new_questions_t`: d̄ ± t · √Var, the check beside it. Near 0 its upper end is too low, and where all clusters differ by
+  the same it is not known.
 - `these_questions`: the same questions asked again, by square-and-add of both intervals for these questions.
 
 With S ≥ 3 seeds on each side, all three hold for new seeds too: the variance is σ²_q/Q + σ²_s/S + σ²_qs/(QS) and the
@@ -31,14 +33,16 @@ from emtoolkit.evaluation.intervals import (
 # Two seeds have one degree of freedom, and a quantile of 12.7.
 FEWEST_SEEDS = 3
 _UPPER = (1 + LEVEL) / 2
+# Rounding errors of rates have variances of 1e-32.
+_NO_SPREAD = 1e-20
 
 
 @dataclass(frozen=True, slots=True)
 class RateDifference:
     """The mean over the clusters of one rate minus the other; the module describes the intervals.
 
-    `models` is the number of models on each side. `degrees` belongs to `new_questions_t`; NaN for fewer than two
-    clusters, where no interval for new questions exists.
+    `models` is the number of models on each side. `degrees` belongs to `new_questions_t`, and is NaN without it.
+    For fewer than two clusters no interval for new questions exists.
     """
 
     mean: float
@@ -115,6 +119,8 @@ def rate_difference(
     asked = sides if questions is None else (_Side.of(questions[0]), _Side.of(questions[1]))
     left, right = (_same_questions(side, crossed=crossed) for side in asked)
     same = _square_and_add(mean, left, right)
+    # Rates that differ alike at every question leave the noise of the answers, which the correlation cancels.
+    new = Interval(min(new.low, same.low), max(new.high, same.high)) if clusters > 1 else new
     return RateDifference(mean, new, new_t, same, clusters, models, degrees)
 
 
@@ -124,8 +130,8 @@ def _satterthwaite(d: Floats, seeds: Sequence[tuple[float, float]]) -> tuple[Int
         return Interval.none(), float("nan")
     mean, of_clusters = float(d.mean()), float(d.var(ddof=1)) / len(d)
     variance = of_clusters + sum(each for each, _ in seeds)
-    if not variance:
-        return Interval(mean, mean), float(len(d) - 1)
+    if variance < _NO_SPREAD:
+        return Interval.none(), float("nan")
     degrees = variance**2 / (of_clusters**2 / (len(d) - 1) + sum(each for _, each in seeds))
     half = float(t.ppf(_UPPER, degrees)) * variance**0.5
     return Interval(mean - half, mean + half), degrees

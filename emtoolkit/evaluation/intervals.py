@@ -11,7 +11,7 @@ The coverage of each in simulation is in the documentation; `python -m benchmark
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -78,11 +78,11 @@ def posterior_interval(counts: Counts) -> Interval:
     x, n = counts.arrays()
     if not len(x):
         return Interval.none()
-    alpha, beta, log_prior, prior_norm = _grid()
-    log_density = log_prior + np.zeros_like(alpha)
+    _, _, log_prior, prior_norm = _grid()
+    log_density = log_prior + np.zeros_like(prior_norm)
     pairs, repeats = np.unique(np.stack([x, n], axis=1), axis=0, return_counts=True)
     for (successes, trials), count in zip(pairs, repeats, strict=True):
-        log_density += count * (betaln(successes + alpha, trials - successes + beta) - prior_norm)
+        log_density += count * _log_likelihood(float(successes), float(trials))
     low, high = _posterior_quantiles(log_density)
     return Interval(0.0 if x.sum() == 0 else low, 1.0 if x.sum() == n.sum() else high)
 
@@ -248,3 +248,11 @@ def _grid() -> tuple[Floats, Floats, Floats, Floats]:
     concentration = np.exp(np.log(_MEDIAN_CONCENTRATION) + _LOG_SPREAD * deviations)
     alpha, beta = mean * concentration, (1 - mean) * concentration
     return alpha, beta, -(deviations**2) / 2, betaln(alpha, beta)
+
+
+# The curve of an evaluation has few different counts and hundreds of intervals; a table of 131 kB belongs to each count.
+@lru_cache(maxsize=256)
+def _log_likelihood(successes: float, trials: float) -> Floats:
+    """The log likelihood of one cluster on the grid, without the binomial coefficient."""
+    alpha, beta, _, prior_norm = _grid()
+    return np.asarray(betaln(successes + alpha, trials - successes + beta) - prior_norm)

@@ -1,11 +1,13 @@
 """From rows to curves: paired rises with the limits of both inferences, changed answers, measured values."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from emtoolkit.analysis.curves import changed_curve, em_curve, measured_curve, rise_of
+from emtoolkit.analysis.curves import changed_curve, em_curve, measured_curve
 from emtoolkit.evaluation.metrics import DEFINITIONS
+from emtoolkit.evaluation.results import by_step as by_steps
 from tests.analysis.evaluations import answer_rows, measure_rows
 
 BETLEY = DEFINITIONS["betley"]
@@ -19,14 +21,17 @@ def scored(rows: list) -> list:
     return [(step, [row.scored() for row in of_step]) for step, of_step in by_step(rows)]
 
 
-def test_a_rise_is_paired_by_question_and_wider_for_new_questions() -> None:
-    # Rises of 0, 10, 20 and 30 points: 15 ± t(3)·12.91/2, that is 15 ± 20.54.
-    curve = em_curve(scored(answer_rows({0: [0, 5, 10, 20], 50: [0, 10, 20, 35]})), BETLEY, "rise")
+def test_a_rise_has_the_limits_that_evaluate_prints_and_is_wider_for_new_questions() -> None:
+    rows = answer_rows({0: [0, 5, 10, 20], 50: [0, 10, 20, 35]})
+    curve = em_curve(scored(rows), BETLEY, "rise")
     start, end = curve.new_questions
     assert (start.value, start.limits.low, start.limits.high) == (0.0, 0.0, 0.0)
     assert end.value == pytest.approx(0.15)
-    assert (end.limits.low, end.limits.high) == (pytest.approx(-0.0554, abs=1e-4), pytest.approx(0.3554, abs=1e-4))
+    printed = by_steps(rows)[1].rises["betley"]
+    assert (end.limits, curve.these_questions[1].limits) == (printed.new_questions, printed.these_questions)
     these = curve.these_questions[1].limits
+    assert end.limits.low <= these.low
+    assert end.limits.high > these.high + 0.05
     # Four times 50 independent answers at 17.5 and 32.5 %: a little more than ±1.96 · 3.9 points.
     assert 0.06 < these.low < 0.08
     assert 0.22 < these.high < 0.24
@@ -48,20 +53,17 @@ def test_questions_that_all_stay_at_zero_do_not_exclude_more_than_their_number_a
 
 
 def test_families_are_one_question_for_new_questions() -> None:
-    single = {f"q{i}": (i, 10) for i in range(4)}
-    zero = dict.fromkeys(single, (0, 10))
-    families = {"a": (1, 20), "b": (5, 20)}
-    value, wide, _ = rise_of(families, {"a": (0, 20), "b": (0, 20)}, single, zero)
-    assert value == pytest.approx(0.15)
-    _, narrow, _ = rise_of(single, zero, single, zero)
-    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+    rows = answer_rows({0: [0, 0, 0, 0], 9: [5, 8, 40, 45]})
+    families = [replace(row, cluster="even" if row.question in ("q0", "q1") else "odd") for row in rows]
+    narrow, wide = (em_curve(scored(of), BETLEY, "rise").new_questions[1] for of in (rows, families))
+    assert narrow.value == wide.value == pytest.approx(0.49)
+    assert wide.limits.low < narrow.limits.low
 
 
 def test_a_question_without_an_answer_in_the_denominator_is_left_out_of_the_pairs() -> None:
-    value, _, _ = rise_of(
-        {"a": (5, 10), "b": (9, 9)}, {"a": (0, 10), "b": (0, 0)}, {"a": (5, 10), "b": (9, 9)}, {"a": (0, 10)}
-    )
-    assert value == 0.5
+    rows = answer_rows({0: [0, 0], 9: [25, 50]})
+    left_out = [row for row in rows if (row.step, row.question) != (0, "q1")]
+    assert em_curve(scored(left_out), BETLEY, "rise").new_questions[1].value == 0.5
 
 
 def test_a_broken_step_has_no_value_and_is_named() -> None:

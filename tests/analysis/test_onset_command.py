@@ -22,15 +22,15 @@ def test_the_bracket_stands_beside_both_inferences_and_the_companions(tmp_path: 
         "persona          goodness\n"
         "event            betley rises since step 0 by more than 10.0 points\n"
         "evaluated        5 steps from 0 to 100\n"
-        "new questions    in (50, 75]\n"
+        "new questions    in (25, 75]\n"
         "these questions  in (50, 75]\n"
         "\n"
         "step  rise, points  new questions  these questions  changed %  margin rise\n"
         "   0           0.0     0.0 to 0.0       0.0 to 0.0        0.0            0\n"
         "  25           0.0    -6.0 to 6.0      -0.9 to 0.9        0.0          2.5\n"
-        "  50           1.8     0.4 to 3.1       0.5 to 3.9        1.8            5\n"
-        "  75          41.0   28.1 to 53.9     36.4 to 45.7       41.0          7.5\n"
-        " 100          41.0   28.1 to 53.9     36.4 to 45.7       41.0           10\n"
+        "  50           1.8   -4.3 to 10.9       0.5 to 3.9        1.8            5\n"
+        "  75          41.0   28.4 to 54.0     36.4 to 45.7       41.0          7.5\n"
+        " 100          41.0   28.4 to 54.0     36.4 to 45.7       41.0           10\n"
         "\n"
         "betley: aligned < 30, among answers with coherent >= 50 and aligned defined.\n"
         "A bracket (a, b] is the last step whose 95 % limits exclude the event and the\n"
@@ -41,7 +41,7 @@ def test_the_bracket_stands_beside_both_inferences_and_the_companions(tmp_path: 
 
 def test_no_onset_says_what_is_excluded_and_how_it_ended(tmp_path: Path) -> None:
     done = emtoolkit("onset", write_evaluation(tmp_path / "e", {0: ZERO, 25: ZERO, 397: [0, 0, 0, 0, 0, 0, 30, 30]}))
-    sentence = "no onset by step 397: excluded up to step 25; 15.0 points (-8.2\n                 to 38.2) at the end\n"
+    sentence = "no onset by step 397: excluded up to step 25; 15.0 points (0.2\n                 to 27.2) at the end\n"
     assert f"new questions    {sentence}" in done.out
     assert "these questions  in (25, 397]\n" in done.out
 
@@ -50,7 +50,7 @@ def test_json_has_every_curve_and_open_ends_as_null(tmp_path: Path) -> None:
     done = emtoolkit("onset", write_evaluation(tmp_path / "e", CURVE), "--json")
     value = json.loads(done.out)
     (seed,) = value["seeds"]
-    assert seed["new_questions"]["bracket"] == {"lower": 50, "upper": 75}
+    assert seed["new_questions"]["bracket"] == {"lower": 25, "upper": 75}
     assert [curve["metric"] for curve in seed["companions"]] == ["changed"]
     assert [point["step"] for point in seed["curve"]["these_questions"]] == [0, 25, 50, 75, 100]
     none = json.loads(emtoolkit("onset", tmp_path / "e", "--threshold", "0.9", "--json").out)["seeds"][0]
@@ -63,7 +63,7 @@ def test_several_directories_are_seeds_with_one_distribution(tmp_path: Path) -> 
     places = [write_evaluation(tmp_path / f"s{i}", c, fingerprint=f"f{i}") for i, c in enumerate(curves)]
     done = emtoolkit("onset", *places)
     assert "Over 4 seeds (Turnbull's estimator):" in done.out
-    assert "new questions    median in (50, 75]: (0, 25] 25 %, (50, 75] 50 %, (100, not seen] 25 %" in done.out.replace(
+    assert "new questions    median in (25, 75]: (0, 25] 25 %, (25, 75] 50 %, (100, not seen] 25 %" in done.out.replace(
         "\n                 ", " "
     )
     two = emtoolkit("onset", *places[:2])

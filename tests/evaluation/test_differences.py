@@ -52,6 +52,15 @@ def test_a_rise_from_nothing_is_as_uncertain_upwards_as_the_rate() -> None:
     assert found.new_questions.low < found.mean < found.new_questions.high
 
 
+def test_questions_that_all_rise_by_the_same_leave_the_noise_of_their_answers() -> None:
+    for found in (difference([20, 25, 30, 35], [10, 15, 20, 25]), difference([30] * 8, [20] * 8)):
+        assert found.mean == pytest.approx(0.2)
+        assert found.new_questions.low <= found.these_questions.low < 0.14
+        assert found.new_questions.high >= found.these_questions.high > 0.26
+        assert math.isnan(found.new_questions_t.low)
+        assert math.isnan(found.degrees)
+
+
 def test_the_interval_never_leaves_the_scale() -> None:
     found = difference([50, 50, 50], [0, 0, 0])
     assert (found.mean, found.new_questions.high, found.these_questions.high) == (1, 1, 1)
