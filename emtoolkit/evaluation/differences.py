@@ -5,8 +5,8 @@ The same questions are hard or easy for both sides, so their rates are paired by
 - `new_questions`: the posterior intervals of both rates, put together by square-and-add with the correlation between
   the clusters (Zou and Donner 2008, "MOVER"). It keeps its coverage where a rate is near 0, and is nowhere narrower
   than `these_questions`.
-- `new_questions_t`: d̄ ± t · √Var, the check beside it. Near 0 its upper end is too low, and where all clusters differ by
-  the same it is not known.
+- `new_questions_t`: d̄ ± t · √Var, the check beside it. Near 0 its upper end is too low. Where all clusters differ by
+  the same, it is not known.
 - `these_questions`: the same questions asked again, by square-and-add of both intervals for these questions.
 
 With S ≥ 3 seeds on each side, all three hold for new seeds too: the variance is σ²_q/Q + σ²_s/S + σ²_qs/(QS) and the

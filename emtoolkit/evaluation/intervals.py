@@ -250,7 +250,7 @@ def _grid() -> tuple[Floats, Floats, Floats, Floats]:
     return alpha, beta, -(deviations**2) / 2, betaln(alpha, beta)
 
 
-# The curve of an evaluation has few different counts and hundreds of intervals; a table of 131 kB belongs to each count.
+# The curve of an evaluation has few different counts and hundreds of intervals; each count has a table of 131 kB.
 @lru_cache(maxsize=256)
 def _log_likelihood(successes: float, trials: float) -> Floats:
     """The log likelihood of one cluster on the grid, without the binomial coefficient."""
