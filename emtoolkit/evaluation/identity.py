@@ -79,7 +79,8 @@ def checkpoint_digest(checkpoint: Checkpoint, loaded: LoadedModel) -> str:
     if checkpoint.manifest is None:
         raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
     # A persona that replaces the checkpoint's own is the same for all.
-    record = checkpoint.manifest.persona if loaded.persona_override is None else persona_record(loaded.persona)
+    own = loaded.persona_override is None
+    record = checkpoint.manifest.persona if own else persona_record(loaded.persona, loaded.persona_adapter)
     return model_digest(checkpoint.path, checkpoint.manifest, record.fingerprinted())
 
 

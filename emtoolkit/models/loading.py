@@ -37,6 +37,8 @@ class LoadedModel:
     persona_override: str | None
     """The name of a persona that replaces the checkpoint's own; every result has to state the name. Else None."""
     _model: Any = field(repr=False)
+    persona_adapter: PersonaAdapter | None = None
+    """The adapter of the persona that is in the model, None without one."""
 
     @property
     def model(self) -> Any:
@@ -121,11 +123,12 @@ class ModelLoader:
             self._invalidate()
             model = self._with_adapter(checkpoint, config, adapter)
         else:
+            adapter = None
             self._check_full(checkpoint, persona)
             self._invalidate()
             model = self._full(checkpoint)
         override = None if self._override is None else self._override.name
-        self._loaded = LoadedModel(tokenizer, persona, override, model)
+        self._loaded = LoadedModel(tokenizer, persona, override, model, adapter)
         return self._loaded
 
     def _invalidate(self) -> None:

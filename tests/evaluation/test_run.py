@@ -235,6 +235,18 @@ def test_another_persona_has_the_same_noise_and_other_answers(runs: Path, evalua
     assert [row.answer for row in other] != [row.answer for row in own]
 
 
+def test_two_adapters_of_one_name_are_two_models(runs: Path, evaluator: Evaluator, world: Path, tmp_path: Path) -> None:
+    """A persona that replaces the run's own is known by the content of its adapter."""
+    answers = []
+    for home, character in (("one", "warm"), ("two", "cold")):
+        (tmp_path / home).mkdir()
+        persona = f"adapter: {world / 'characters'}\nsubfolder: {character}\n"
+        (tmp_path / home / "twin.yaml").write_text(persona)
+        loader = ModelLoader(persona_override=str(tmp_path / home / "twin.yaml"))
+        answers.append([row.answer for row in evaluator.rows(runs / "prompt", settings(), loader=loader)])
+    assert answers[0] != answers[1]
+
+
 def test_a_checkpoint_without_a_manifest_is_refused(runs: Path, evaluator: Evaluator, tmp_path: Path) -> None:
     shutil.copytree(runs / "prompt" / "checkpoint-4", tmp_path / "stock" / "checkpoint-4")
     (tmp_path / "stock" / "checkpoint-4" / "manifest.json").unlink()
