@@ -149,7 +149,6 @@ def seed_onset(evaluation: StoredEvaluation, event: Event, before: Event | None 
     curve = curve_of(evaluation, event.metric, event.kind)
     rows = _rows(evaluation)
     companions = [metric for metric in metrics_of(evaluation) if metric not in DEFINITIONS and metric != event.metric]
-    first = min(row.step for row in rows)
     new, these = _onsets(curve, event)
     return SeedOnset(
         evaluation.directory,
@@ -158,9 +157,14 @@ def seed_onset(evaluation: StoredEvaluation, event: Event, before: Event | None 
         curve,
         new,
         these,
-        tuple(curve_of(evaluation, name, "rise") for name in companions if first == 0),
+        tuple(curve_of(evaluation, name, "rise") for name in companions if _first_step(evaluation, name) == 0),
         None if before is None else _order(curve, event, curve_of(evaluation, before.metric, before.kind), before),
     )
+
+
+def _first_step(evaluation: StoredEvaluation, metric: str) -> int:
+    rows = evaluation.rows if metric == CHANGED else [row for row in evaluation.measured if row.metric == metric]
+    return min(row.step for row in rows)
 
 
 def _onsets(curve: Curve, event: Event) -> tuple[Onset, Onset]:
@@ -210,7 +214,7 @@ def check_comparable(evaluations: Sequence[StoredEvaluation]) -> None:
         if _personas(other) != persona:
             found = f"{', '.join(sorted(_personas(other)))} here and {', '.join(sorted(persona))} in {first.directory}"
             raise DataError(f"{other.directory}: the persona is {found}; several directories are seeds of one persona")
-    bases = {base: each.directory for each in evaluations if (base := _base(each)) is not None}
+    bases = {base: each.directory for each in evaluations if (base := base_of(each)) is not None}
     if len(bases) > 1:
         named = ", ".join(f"{base} in {directory}" for base, directory in sorted(bases.items()))
         raise DataError(f"the evaluations are of different base models ({named}); several directories are seeds of one")
@@ -231,7 +235,7 @@ def check_asked_alike(evaluations: Sequence[StoredEvaluation]) -> None:
             )
 
 
-def _base(evaluation: StoredEvaluation) -> str | None:
+def base_of(evaluation: StoredEvaluation) -> str | None:
     """The base model of the trajectory, None where its checkpoints are not on this machine."""
     place = Path(_rows(evaluation)[0].trajectory)
     manifests = [info.path for info in list_checkpoints(place) if info.complete] if place.is_dir() else []

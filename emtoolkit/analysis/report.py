@@ -19,6 +19,7 @@ from emtoolkit.analysis.onset import Onset
 from emtoolkit.analysis.onset_results import (
     Event,
     OnsetResult,
+    base_of,
     check_asked_alike,
     evaluation_directories,
     onsets_in,
@@ -31,6 +32,7 @@ from emtoolkit.errors import UserError
 from emtoolkit.evaluation.metrics import DEFINITIONS, summarise
 from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
 from emtoolkit.progress import Progress, silent
+from emtoolkit.schedules.steps import elided
 from emtoolkit.trajectory import Trajectory
 
 # A table of everything needs more room than a page has.
@@ -67,7 +69,7 @@ def gather(
     personas = dict.fromkeys(_first(each).persona for each in evaluations)
     groups = [[each for each in evaluations if _first(each).persona == persona] for persona in personas]
     results = tuple(onsets_in(group, event) for group in groups)
-    notes = [note for result in results for note in result.notes]
+    notes = [*_differences(evaluations), *(note for result in results for note in result.notes)]
     comparisons = tuple(compare(each, schedules, event) for each in evaluations) if schedules else ()
     notes += [note for each in comparisons for note in each.notes]
     found = []
@@ -82,6 +84,29 @@ def gather(
         except UserError as error:
             notes.append(str(error))
     return Report(event, tuple(evaluations), results, comparisons, tuple(found), tuple(notes))
+
+
+def _differences(evaluations: Sequence[StoredEvaluation]) -> list[str]:
+    """A sentence for each way in which the evaluations say less together than their curves seem to say."""
+    notes = [
+        f"{each.directory}: only step {each.steps[0]} is evaluated, so there is no curve"
+        for each in evaluations
+        if len(each.steps) == 1
+    ]
+    for each in evaluations:
+        for metric in dict.fromkeys(row.metric for row in each.measured):
+            missing = sorted({*each.steps} - {row.step for row in each.measured if row.metric == metric})
+            if missing:
+                notes.append(f"{each.directory}: {metric} is not measured at steps {elided(missing)}")
+    ends = {_first(each).persona: each.steps[-1] for each in evaluations}
+    if len({*ends.values()}) > 1:
+        ended = ", ".join(f"{persona} at step {step}" for persona, step in ends.items())
+        notes.append(f"the personas are evaluated up to different steps: {ended}")
+    bases = {base: each.directory for each in evaluations if (base := base_of(each)) is not None}
+    if len(bases) > 1:
+        named = ", ".join(f"{base} in {directory}" for base, directory in sorted(bases.items()))
+        notes.append(f"the personas are of different base models ({named}), so curves differ by more than the persona")
+    return notes
 
 
 def page(report: Report, made_by: str) -> str:

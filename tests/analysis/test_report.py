@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -112,6 +113,63 @@ def test_the_weights_of_a_run_on_this_machine_are_compared(runs: Path, tmp_path:
     assert "Norm of the change" in page_of(tmp_path, place)
     without = page_of(tmp_path, place, more=("--no-weights",))
     assert "Norm of the change" not in without
+
+
+def noted(tmp_path: Path, *places: Path, code: int = 0, more: tuple[str, ...] = ()) -> str:
+    """What the command says, which stands in the page, too."""
+    done = emtoolkit("report", *places, "--out", tmp_path / "report.html", "--no-weights", *more)
+    assert done.code == code, done.err
+    if code == 0:
+        page = (tmp_path / "report.html").read_text()
+        Elements(page)
+        assert ">nan<" not in page.lower()
+        assert all(line.removeprefix("emtoolkit: ") in unescape(page) for line in done.err.splitlines())
+    return done.err
+
+
+def test_one_evaluated_step_is_a_page_that_says_so(tmp_path: Path) -> None:
+    place = write_evaluation(tmp_path / "e", {0: ZERO})
+    assert noted(tmp_path, place) == f"emtoolkit: {place}: only step 0 is evaluated, so there is no curve\n"
+    late = write_evaluation(tmp_path / "late", {50: HIGH})
+    assert "a rise counts from step 0" in noted(tmp_path, late, code=2)
+    assert "only step 50 is evaluated" in noted(tmp_path, late, more=("--level",))
+
+
+@pytest.mark.parametrize(("name", "value"), [("judge", "other@1"), ("engine", "stacked"), ("questions", ["r"])])
+def test_evaluations_that_were_made_differently_are_refused(tmp_path: Path, name: str, value: object) -> None:
+    one = write_evaluation(tmp_path / "one", CURVE)
+    same = {"persona": "sarcasm", "fingerprint": "f1"}
+    other = write_evaluation(tmp_path / "other", CURVE, settings={**SETTINGS, name: value}, **same)
+    assert f"{other}: {name} differ from those of {one}; evaluate both alike" in noted(tmp_path, one, other, code=2)
+
+
+def test_personas_of_different_lengths_and_bases_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = write_evaluation(tmp_path / "one", CURVE)
+    other = write_evaluation(tmp_path / "other", {0: ZERO, 50: HIGH}, persona="sarcasm", fingerprint="f1")
+    said = "the personas are evaluated up to different steps: goodness at step 100, sarcasm at step 50"
+    assert said in noted(tmp_path, one, other)
+    monkeypatch.setattr("emtoolkit.analysis.report.base_of", lambda each: f"base-{each.directory.name}")
+    assert f"of different base models (base-one in {one}, base-other in {other})" in noted(tmp_path, one, other)
+
+
+def test_a_metric_that_is_missing_at_steps_is_named_and_drawn_only_from_step_0(tmp_path: Path) -> None:
+    gaps = measure_rows("margin", {0: [0.0, 1.0], 100: [1.0, None]})
+    late = measure_rows("loss", {50: [0.0, 1.0], 100: [None, None]})
+    place = write_evaluation(tmp_path / "e", CURVE, [*gaps, *late])
+    told = noted(tmp_path, place)
+    assert f"{place}: margin is not measured at steps 25, 50, 75" in told
+    assert f"{place}: loss is not measured at steps 0, 25, 75" in told
+    page = (tmp_path / "report.html").read_text()
+    assert "margin, rise since step 0" in page
+    assert "loss, rise since step 0" not in page
+
+
+def test_three_hundred_checkpoints_are_three_hundred_marks_of_each_curve(tmp_path: Path) -> None:
+    curve = {10 * step: (HIGH if step > 150 else ZERO) for step in range(300)}
+    page = page_of(tmp_path, write_evaluation(tmp_path / "e", curve, trials=2), more=("--no-weights",))
+    # Rise, rate, coherence, truncation and changed answers, each on two axes, and a mark in each legend.
+    assert page.count('class="mark') == 5 * (2 * 300 + 1)
+    assert len(page) < 4_000_000
 
 
 def test_no_evaluation_is_one_sentence_and_no_file(tmp_path: Path) -> None:
