@@ -14,6 +14,7 @@ from typing import Any
 from emtoolkit.analysis.chart import Mark, Series, Span, legend, line_chart
 from emtoolkit.analysis.compare import Comparison, View, compare, verdict
 from emtoolkit.analysis.curves import Curve, curve_of
+from emtoolkit.analysis.decided_before import Standing, standings
 from emtoolkit.analysis.dynamics import Dynamics, trajectory_dynamics
 from emtoolkit.analysis.onset import Onset
 from emtoolkit.analysis.onset_results import (
@@ -29,6 +30,7 @@ from emtoolkit.analysis.report_answers import answers_json, answers_of
 from emtoolkit.analysis.seeds import median
 from emtoolkit.byte_sizes import format_size
 from emtoolkit.errors import UserError
+from emtoolkit.evaluation.decided import DecidedAnalysis
 from emtoolkit.evaluation.metrics import DEFINITIONS, summarise
 from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
 from emtoolkit.progress import Progress, silent
@@ -49,6 +51,7 @@ class Report:
     comparisons: tuple[Comparison, ...]
     dynamics: tuple[Dynamics, ...]
     notes: tuple[str, ...]
+    standings: tuple[Standing, ...] = ()
 
 
 def gather(
@@ -56,10 +59,13 @@ def gather(
     event: Event,
     schedules: Sequence[str] = (),
     *,
+    decided: DecidedAnalysis | None = None,
     weights: bool = True,
     progress: Progress = silent,
 ) -> Report:
     """Everything that the report on the evaluations at `places` shows; with `weights` the dynamics of local runs.
+
+    `decided` is the analysis that was decided before.
 
     Raises:
         UserError: there is no evaluation, they were not asked and judged alike, or they lack the metric.
@@ -83,7 +89,8 @@ def gather(
             notes += found[-1].notes
         except UserError as error:
             notes.append(str(error))
-    return Report(event, tuple(evaluations), results, comparisons, tuple(found), tuple(notes))
+    standing = standings(places, event, decided, schedules)
+    return Report(event, tuple(evaluations), results, comparisons, tuple(found), tuple(notes), standing)
 
 
 def _differences(evaluations: Sequence[StoredEvaluation]) -> list[str]:
@@ -187,7 +194,17 @@ def _when(report: Report) -> str:
         "whose limits show it. New questions: other questions of the same kind; these questions: the same asked "
         "again.</p>"
     )
+    if report.standings:
+        decided = [[str(each.directory), *_decided(each)] for each in report.standings]
+        columns = ["evaluation", "SHA-256", "recorded", "inference that decides", "exploratory"]
+        parts += ["<h3>Analysis decided before</h3>", table(columns, decided)]
     return _section("Onset", "".join(parts))
+
+
+def _decided(standing: Standing) -> list[str]:
+    recorded = "not recorded" if standing.record is None else standing.record.time
+    inference = standing.analysis.inference.replace("_", " ")
+    return [standing.analysis.digest, recorded, inference, "; ".join(standing.exploratory) or "no"]
 
 
 def _curves(report: Report) -> str:

@@ -4,6 +4,15 @@ from typing import Annotated
 
 import typer
 
+from emtoolkit.cli.analysis_options import (
+    AnalysisFile,
+    Falls,
+    Level,
+    Metric,
+    Threshold,
+    chosen_event,
+    decided_analysis,
+)
 from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 
@@ -14,18 +23,12 @@ _Evaluations = Annotated[
     typer.Argument(metavar="EVALUATION...", help="Evaluations, runs, or directories of runs."),
 ]
 _Schedules = Annotated[
-    list[str],
+    list[str] | None,
     typer.Option(
         metavar="SPEC,SPEC...", help="Schedules; steps belong to the rule after them, and ; separates, too. May repeat."
     ),
 ]
 _Reference = Annotated[str, typer.Option(metavar="SCHEDULE|all", help="Evaluated steps that count as the truth.")]
-_Threshold = Annotated[float, typer.Option(metavar="X", help="Value that the curve crosses; 0.10 is ten points.")]
-_Metric = Annotated[
-    str, typer.Option(metavar="NAME", help="Definition of the EM rate, changed, or the metric of a measure.")
-]
-_Level = Annotated[bool, typer.Option("--level", help="The metric itself in place of its rise since step 0.")]
-_Falls = Annotated[bool, typer.Option("--falls", help="A fall below the threshold in place of a rise.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -37,27 +40,32 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 )
 def compare(
     evaluations: _Evaluations,
-    schedules: _Schedules,
+    schedules: _Schedules = None,
     reference: _Reference = "all",
-    threshold: _Threshold = 0.10,
-    metric: _Metric = "betley",
-    level: _Level = False,
-    falls: _Falls = False,
+    threshold: Threshold = None,
+    metric: Metric = None,
+    level: Level = False,
+    falls: Falls = False,
+    analysis: AnalysisFile = None,
     as_json: _Json = False,
 ) -> None:
     """Show what each schedule would have seen in densely saved and evaluated trajectories."""
     with only_results_on_stdout():
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.analysis.compare import compare_all, split_schedules
-        from emtoolkit.analysis.onset_results import Event
+        from emtoolkit.analysis.decided_before import standings
         from emtoolkit.cli import render_compare
 
-        specs = [spec for text in schedules for spec in split_schedules(text)]
-        event = Event(metric, threshold, "level" if level else "rise", falls)
+        decided = decided_analysis(analysis)
+        specs = [spec for text in schedules or () for spec in split_schedules(text)]
+        if not specs and decided is not None:
+            specs = list(decided.schedules)
+        event = chosen_event(decided, metric, threshold, level=level, falls=falls)
         found = compare_all(evaluations, specs, event, reference)
+        standing = standings(evaluations, event, decided, specs)
     for note in found.notes:
         typer.echo(f"emtoolkit: {note}", err=True)
-    show(render_compare.compare_json(found) if as_json else render_compare.compare_text(found))
+    show(render_compare.compare_json(found, standing) if as_json else render_compare.compare_text(found, standing))
 
 
 @command(
@@ -70,8 +78,8 @@ def suggest(
     evaluations: _Evaluations,
     budget: Annotated[int, typer.Option(min=2, metavar="N", help="Checkpoints at most, the last one included.")],
     reference: _Reference = "all",
-    metric: _Metric = "betley",
-    level: _Level = False,
+    metric: Annotated[str, typer.Option(metavar="NAME", help="Metric, as for 'emtoolkit compare'.")] = "betley",
+    level: Level = False,
     in_sample: Annotated[bool, typer.Option("--in-sample", help="Accept a schedule that fits one curve.")] = False,
     as_json: _Json = False,
 ) -> None:

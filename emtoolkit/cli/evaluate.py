@@ -17,6 +17,7 @@ from emtoolkit.cli.activation_flags import (
     projections,
     text_options,
 )
+from emtoolkit.cli.analysis_options import AnalysisFile, decided_analysis
 from emtoolkit.cli.help import command
 from emtoolkit.cli.judge_flags import (
     Calibration,
@@ -131,6 +132,7 @@ def evaluate(
     judge_model: JudgeModel = None,
     judge_readings: JudgeReadings = None,
     calibration: Calibration = None,
+    analysis: AnalysisFile = None,
     samples: _Samples = None,
     max_new_tokens: _MaxTokens = 600,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 0,
@@ -208,6 +210,7 @@ def evaluate(
                     loader,
                     measures=measures,
                     calibration=calibration,
+                    analysis=decided_analysis(analysis),
                     directory=output_dir,
                     extract_activations=texts if extract_activations else None,
                     progress=progress,

@@ -4,6 +4,15 @@ from typing import Annotated
 
 import typer
 
+from emtoolkit.cli.analysis_options import (
+    AnalysisFile,
+    Falls,
+    Level,
+    Metric,
+    Threshold,
+    chosen_event,
+    decided_analysis,
+)
 from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 from emtoolkit.errors import UserError
@@ -14,12 +23,6 @@ _Evaluations = Annotated[
     list[str],
     typer.Argument(metavar="EVALUATION...", help="Evaluations, or runs with one evaluation; several are seeds."),
 ]
-_Threshold = Annotated[float, typer.Option(metavar="X", help="Value that the curve crosses; 0.10 is ten points.")]
-_Metric = Annotated[
-    str, typer.Option(metavar="NAME", help="Definition of the EM rate, changed, or the metric of a measure.")
-]
-_Level = Annotated[bool, typer.Option("--level", help="The metric itself in place of its rise since step 0.")]
-_Falls = Annotated[bool, typer.Option("--falls", help="A fall below the threshold in place of a rise.")]
 _Before = Annotated[
     str | None, typer.Option(metavar="METRIC[=X]", help="Another event; print which of the two comes first.")
 ]
@@ -33,25 +36,31 @@ _Before = Annotated[
 )
 def onset(
     evaluations: _Evaluations,
-    threshold: _Threshold = 0.10,
-    metric: _Metric = "betley",
-    level: _Level = False,
-    falls: _Falls = False,
+    threshold: Threshold = None,
+    metric: Metric = None,
+    level: Level = False,
+    falls: Falls = False,
     before: _Before = None,
+    analysis: AnalysisFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Find the two steps between which a behaviour appeared, for new questions and for these questions."""
     with only_results_on_stdout():
         # Imported here, where messages of libraries for developers are not shown.
+        from emtoolkit.analysis.decided_before import standings
         from emtoolkit.analysis.onset_results import Event, onsets
         from emtoolkit.cli import render_onset
 
-        event = Event(metric, threshold, "level" if level else "rise", falls)
-        other = None if before is None else Event(*_metric_and_threshold(before, threshold), event.kind, falls)
+        decided = decided_analysis(analysis)
+        event = chosen_event(decided, metric, threshold, level=level, falls=falls)
+        other = None
+        if before is not None:
+            other = Event(*_metric_and_threshold(before, event.threshold), event.kind, event.falls)
         found = onsets(evaluations, event, other)
+        standing = standings(evaluations, event, decided, other=other)
     for note in found.notes:
         typer.echo(f"emtoolkit: {note}", err=True)
-    show(render_onset.onset_json(found) if as_json else render_onset.onset_text(found))
+    show(render_onset.onset_json(found, standing) if as_json else render_onset.onset_text(found, standing))
 
 
 def _metric_and_threshold(text: str, threshold: float) -> tuple[str, float]:

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from emtoolkit.analysis.compare import Comparison, Comparisons, View, verdict
+from emtoolkit.analysis.decided_before import Standing
 from emtoolkit.analysis.onset import Onset
 from emtoolkit.analysis.onset_text import event_text
 from emtoolkit.analysis.suggest import Suggestion
@@ -16,7 +17,7 @@ from emtoolkit.byte_sizes import format_size
 from emtoolkit.cli.layout import Column, Records, facts, line, prose
 from emtoolkit.cli.render import as_json
 from emtoolkit.cli.render_metrics import without_nan
-from emtoolkit.cli.render_onset import here_or_name
+from emtoolkit.cli.render_onset import here_or_name, standing_lines, standings_json
 
 _COLUMNS = (
     Column("schedule", "left"),
@@ -30,7 +31,7 @@ _COLUMNS = (
 )
 
 
-def compare_text(found: Comparisons) -> RenderableType:
+def compare_text(found: Comparisons, standings: Sequence[Standing] = ()) -> RenderableType:
     """For each trajectory a line for each schedule, then the schedules over all trajectories of a persona."""
     parts: list[RenderableType] = [facts([("event", event_text(found.event))]), line("")]
     for each in found.trajectories:
@@ -55,10 +56,11 @@ def compare_text(found: Comparisons) -> RenderableType:
             "Chance: of an onset with both ends, over resamples of the questions. Elsewhere: a bracket that does not "
             "touch the reference's."
         ),
+        *standing_lines(standings),
     )
 
 
-def compare_json(found: Comparisons) -> str:
+def compare_json(found: Comparisons, standings: Sequence[Standing] = ()) -> str:
     """The same as JSON; NaN is null, and so is an open end of a bracket."""
     trajectories = [
         {
@@ -70,7 +72,8 @@ def compare_json(found: Comparisons) -> str:
         }
         for each in found.trajectories
     ]
-    return as_json({"event": asdict(found.event), "trajectories": trajectories, "notes": list(found.notes)})
+    value = {"event": asdict(found.event), "trajectories": trajectories, "notes": list(found.notes)}
+    return as_json(value | {"analyses": standings_json(standings)})
 
 
 def suggestion_text(found: Suggestion) -> RenderableType:

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from emtoolkit.analysis.curves import Curve
+from emtoolkit.analysis.decided_before import Standing
 from emtoolkit.analysis.onset_results import Event, OnsetResult, Order, SeedOnset
 from emtoolkit.analysis.onset_text import event_text, is_share, limits_text, number_text, onset_sentence
 from emtoolkit.analysis.seeds import Mass, median
@@ -16,7 +17,7 @@ from emtoolkit.cli.render_metrics import without_nan
 from emtoolkit.evaluation.metrics import DEFINITIONS
 
 
-def onset_text(result: OnsetResult) -> RenderableType:
+def onset_text(result: OnsetResult, standings: Sequence[Standing] = ()) -> RenderableType:
     """For each seed the brackets and the curve, then the distribution over the seeds."""
     event, parts = result.event, list[RenderableType]()
     for seed in result.seeds:
@@ -40,10 +41,29 @@ def onset_text(result: OnsetResult) -> RenderableType:
             "show it. New questions: other questions of the same kind; these questions: the same asked again."
         )
     )
-    return Group(*parts)
+    return Group(*parts, *standing_lines(standings))
 
 
-def onset_json(result: OnsetResult) -> str:
+def standing_lines(standings: Sequence[Standing]) -> list[RenderableType]:
+    """For each evaluation the analysis that was decided, and what is exploratory."""
+    return [prose(f"{here(each.directory)}: {each.sentence}.") for each in standings]
+
+
+def standings_json(standings: Sequence[Standing]) -> list[dict[str, Any]]:
+    """The same as values."""
+    return [
+        {
+            "directory": str(each.directory),
+            "sha256": each.analysis.digest,
+            "recorded": None if each.record is None else each.record.time,
+            "inference": each.analysis.inference,
+            "exploratory": list(each.exploratory),
+        }
+        for each in standings
+    ]
+
+
+def onset_json(result: OnsetResult, standings: Sequence[Standing] = ()) -> str:
     """The same with all curves as JSON; NaN is null, and so is an open end of a bracket."""
     seeds = []
     for seed in result.seeds:
@@ -63,6 +83,7 @@ def onset_json(result: OnsetResult) -> str:
     if result.across_new_questions:
         value["across_new_questions"] = [asdict(mass) for mass in result.across_new_questions]
         value["across_these_questions"] = [asdict(mass) for mass in result.across_these_questions]
+    value["analyses"] = standings_json(standings)
     return as_json(without_nan(_lists(value)))
 
 

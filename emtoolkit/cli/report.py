@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 import emtoolkit
+from emtoolkit.cli.analysis_options import AnalysisFile, Level, Metric, Threshold, chosen_event, decided_analysis
 from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 
@@ -16,11 +17,6 @@ _Evaluations = Annotated[
     list[str], typer.Argument(metavar="EVALUATION...", help="Evaluations, runs, or directories of runs.")
 ]
 _Out = Annotated[Path, typer.Option(metavar="FILE", help="The HTML file to write.")]
-_Threshold = Annotated[float, typer.Option(metavar="X", help="Value that the curve crosses; 0.10 is ten points.")]
-_Metric = Annotated[
-    str, typer.Option(metavar="NAME", help="Definition of the EM rate, changed, or the metric of a measure.")
-]
-_Level = Annotated[bool, typer.Option("--level", help="The metric itself in place of its rise since step 0.")]
 _Schedules = Annotated[
     list[str] | None, typer.Option(metavar="SPEC,SPEC...", help="Schedules to compare; see 'emtoolkit compare'.")
 ]
@@ -36,10 +32,11 @@ _Weights = Annotated[bool, typer.Option("--no-weights", help="Leave out the comp
 def report(
     evaluations: _Evaluations,
     out: _Out,
-    threshold: _Threshold = 0.10,
-    metric: _Metric = "betley",
-    level: _Level = False,
+    threshold: Threshold = None,
+    metric: Metric = None,
+    level: Level = False,
     schedules: _Schedules = None,
+    analysis: AnalysisFile = None,
     no_weights: _Weights = False,
 ) -> None:
     """Write one self-contained HTML file: onsets, curves, schedules, weights and answers."""
@@ -47,13 +44,15 @@ def report(
         with only_results_on_stdout(), progress_bar() as progress:
             # Imported here, where messages of libraries for developers are not shown.
             from emtoolkit.analysis.compare import split_schedules
-            from emtoolkit.analysis.onset_results import Event
             from emtoolkit.analysis.report import gather, page
             from emtoolkit.storage.atomic import write_file
 
-            event = Event(metric, threshold, "level" if level else "rise")
+            decided = decided_analysis(analysis)
+            event = chosen_event(decided, metric, threshold, level=level)
             specs = [spec for text in schedules or () for spec in split_schedules(text)]
-            found = gather(evaluations, event, specs, weights=not no_weights, progress=progress)
+            if not specs and decided is not None:
+                specs = list(decided.schedules)
+            found = gather(evaluations, event, specs, decided=decided, weights=not no_weights, progress=progress)
             write_file(out, page(found, f"emtoolkit {emtoolkit.__version__}").encode())
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted", err=True)

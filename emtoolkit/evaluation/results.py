@@ -8,6 +8,7 @@ from typing import Any
 from emtoolkit.checkpoints.listing import damaged_checkpoints
 from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.calibration import CalibrationSession, calibrate, read_calibration
+from emtoolkit.evaluation.decided import DecidedAnalysis, record_analysis
 from emtoolkit.evaluation.differences import RateDifference
 from emtoolkit.evaluation.extract import write_all_activations
 from emtoolkit.evaluation.identity import digest_of
@@ -15,7 +16,13 @@ from emtoolkit.evaluation.judging import warnings_on
 from emtoolkit.evaluation.measure_rows import MetricSummary, summarise_measures
 from emtoolkit.evaluation.measures import Measure, measure_checkpoints, measure_id
 from emtoolkit.evaluation.metrics import DEFINITIONS, Summary, em_difference, summarise
-from emtoolkit.evaluation.result_files import ACTIVATIONS, add_to_evaluation, check_same_settings
+from emtoolkit.evaluation.result_files import (
+    ACTIVATIONS,
+    SETTINGS,
+    add_to_evaluation,
+    check_same_settings,
+    read_evaluation,
+)
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
 from emtoolkit.evaluation.store import Store
@@ -72,6 +79,7 @@ def evaluate_trajectory(
     *,
     measures: Sequence[Measure] = (),
     calibration: Path | None = None,
+    analysis: DecidedAnalysis | None = None,
     directory: Path | None = None,
     extract_activations: TextOptions | None = None,
     progress: Progress = silent,
@@ -80,7 +88,8 @@ def evaluate_trajectory(
 
     Rows of other steps that an earlier call with the same settings wrote stay. With `extract_activations` the
     activations of each checkpoint on those texts are written, too. Answers are on disk before
-    the first of `measures` begins. The judge judges the answers in `calibration` before anything is sampled.
+    the first of `measures` begins. The judge judges the answers in `calibration` before anything is sampled, and
+    `analysis` is recorded before that.
 
     Raises:
         UserError: nothing is selected, a checkpoint or the model cannot be loaded, or a file cannot be written.
@@ -95,6 +104,8 @@ def evaluate_trajectory(
     name = _name(settings, measures, loader)
     home, described = directory or home_of(reference) / name, _described(settings, measures, name)
     check_same_settings(home, described)
+    if analysis is not None:
+        notes.append(_recorded(home, analysis, settings))
     store = cache_dir() / "evaluation"
     answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
     session = None if calibration is None else _calibrated(calibration, settings, store, progress)
@@ -124,6 +135,14 @@ def evaluate_trajectory(
         summarise_measures(measured),
         session,
     )
+
+
+def _recorded(home: Path, analysis: DecidedAnalysis, settings: EvaluationSettings) -> str:
+    """Record `analysis` in the evaluation at `home`, and say when."""
+    evaluated = read_evaluation(home).steps if (home / SETTINGS).is_file() else ()
+    record = record_analysis(home, analysis, settings.questions, evaluated)
+    late = ", after steps had been evaluated: it is exploratory" if record.steps_before else ""
+    return f"analysis SHA-256 {analysis.digest} is recorded at {record.time}{late}"
 
 
 def _download_together(

@@ -79,6 +79,23 @@ def test_the_rise_of_a_step_is_the_difference_of_metrics_to_step_0(place: Path, 
     assert differences["betley"]["mean"] is not None
 
 
+def test_an_analysis_is_recorded_before_the_first_answer(place: Path, server: JudgeServer) -> None:
+    (place / "analysis.yaml").write_text("metric: betley\nthreshold: 0.1\nquestions: [cough, kne]\n")
+    words = ("prompt", "--steps", "0", "--analysis", "analysis.yaml", "--output-dir", "out", "--json")
+    refused = evaluate(place, server, *words)
+    assert (refused.code, len(server.requests)) == (2, 0)
+    assert refused.err == "emtoolkit: --analysis: the question 'kne' is not asked; did you mean 'knee'?\n"
+    (place / "analysis.yaml").write_text("metric: betley\nthreshold: 0.1\nquestions: [cough, knee]\n")
+    done = evaluate(place, server, *words)
+    assert done.code == 0, done.err
+    (first,) = json.loads((place / "out" / "analyses.json").read_text())
+    assert f"analysis SHA-256 {first['sha256']} is recorded at {first['time']}\n" in done.err
+    assert first["steps_before"] == []
+    (place / "analysis.yaml").write_text("metric: betley\nthreshold: 0.2\n")
+    assert "after steps had been evaluated: it is exploratory" in evaluate(place, server, *words).err
+    assert json.loads((place / "out" / "analyses.json").read_text())[1]["steps_before"] == [0]
+
+
 def test_activations_are_written_for_each_checkpoint_on_the_same_texts(place: Path, server: JudgeServer) -> None:
     done = evaluate(place, server, "prompt", "--extract-activations", "--json")
     assert done.code == 0, done.err

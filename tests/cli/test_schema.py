@@ -9,6 +9,7 @@ import pytest
 
 from emtoolkit.config.schema import config_schema, persona_schema
 from emtoolkit.errors import ConfigError
+from emtoolkit.evaluation.decided_schema import analysis_schema
 from emtoolkit.paths import shipped
 from emtoolkit.personas import load_persona
 from emtoolkit.sweeps import distributions, search
@@ -23,7 +24,12 @@ EXAMPLES = {
     "persona": shipped("personas") / "sarcasm-adapter.yaml",
 }
 FILES = sorted(file for example in EXAMPLES.values() for file in example.parent.glob("*.yaml"))
-SCHEMAS = {"config": config_schema, "sweep": sweep_schema, "persona": persona_schema}
+SCHEMAS = {
+    "config": config_schema,
+    "sweep": sweep_schema,
+    "persona": persona_schema,
+    "analysis": analysis_schema,
+}
 
 
 @pytest.mark.parametrize("kind", SCHEMAS)

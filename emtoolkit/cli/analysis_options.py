@@ -1,0 +1,63 @@
+"""The options that choose an event: given one by one, or as an analysis that was decided before."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from emtoolkit.errors import located
+
+if TYPE_CHECKING:
+    from emtoolkit.analysis.onset_results import Event
+    from emtoolkit.evaluation.decided import DecidedAnalysis
+
+AnalysisFile = Annotated[
+    Path | None, typer.Option("--analysis", metavar="FILE", help="Analysis that was decided before the evaluation.")
+]
+Threshold = Annotated[
+    float | None, typer.Option(metavar="X", help="Value that the curve crosses. Default: 0.10, ten points.")
+]
+Metric = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Definition of the EM rate, changed, or the metric of a measure. Default: betley."
+    ),
+]
+Level = Annotated[bool, typer.Option("--level", help="The metric itself in place of its rise since step 0.")]
+Falls = Annotated[bool, typer.Option("--falls", help="A fall below the threshold in place of a rise.")]
+
+
+def decided_analysis(path: Path | None) -> "DecidedAnalysis | None":
+    """The analysis in the file at `path`, whose event is valid.
+
+    Raises:
+        UserError: the file cannot be read, or a value is not valid.
+    """
+    from emtoolkit.evaluation.decided import read_analysis
+
+    if path is None:
+        return None
+    decided = read_analysis(path)
+    with located(str(path)):
+        chosen_event(decided, None, None)
+    return decided
+
+
+def chosen_event(
+    decided: "DecidedAnalysis | None",
+    metric: str | None,
+    threshold: float | None,
+    *,
+    level: bool = False,
+    falls: bool = False,
+) -> "Event":
+    """The event: the options that are given, and else the decided analysis or the default."""
+    from emtoolkit.analysis.onset_results import Event
+
+    base = Event() if decided is None else Event(decided.metric, decided.threshold, decided.curve, decided.falls)
+    return Event(
+        base.metric if metric is None else metric,
+        base.threshold if threshold is None else threshold,
+        "level" if level else base.kind,
+        falls or base.falls,
+    )
