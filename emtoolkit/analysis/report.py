@@ -11,9 +11,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.analysis.chart import Mark, Series, Span, legend, line_chart
+from emtoolkit.analysis.chart import legend, line_chart
 from emtoolkit.analysis.compare import Comparison, View, compare, verdict
-from emtoolkit.analysis.curves import Curve, curve_of
 from emtoolkit.analysis.decided_before import Standing, standings
 from emtoolkit.analysis.dynamics import Dynamics, trajectory_dynamics
 from emtoolkit.analysis.onset import Onset
@@ -25,13 +24,21 @@ from emtoolkit.analysis.onset_results import (
     evaluation_directories,
     onsets_in,
 )
-from emtoolkit.analysis.onset_text import event_text, is_share, onset_sentence
+from emtoolkit.analysis.onset_text import event_text, onset_sentence
 from emtoolkit.analysis.report_answers import answers_json, answers_of
+from emtoolkit.analysis.report_charts import (
+    Chart,
+    answer_charts,
+    companion_charts,
+    onset_charts,
+    rate_charts,
+    weight_charts,
+)
 from emtoolkit.analysis.seeds import median
 from emtoolkit.byte_sizes import format_size
 from emtoolkit.errors import UserError
 from emtoolkit.evaluation.decided import DecidedAnalysis
-from emtoolkit.evaluation.metrics import DEFINITIONS, summarise
+from emtoolkit.evaluation.metrics import summarise
 from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.steps import elided
@@ -120,13 +127,12 @@ def page(report: Report, made_by: str) -> str:
     """The report as HTML; `made_by` names the program and its version."""
     resources = files("emtoolkit.analysis") / "page"
     style, script = ((resources / name).read_text(encoding="utf-8") for name in ("style.css", "script.js"))
+    drawn = _figures(report)
     sections = [
         _when(report),
-        _curves(report),
-        _coherence(report),
-        _companions(report),
+        *(drawn[title] for title in ("Curves", "Coherence", "Continuous companions")),
         _schedules(report),
-        _weights(report),
+        drawn["Weights"],
         answers_of(report.evaluations),
         _what_was_run(report, made_by),
     ]
@@ -160,21 +166,38 @@ def _cell(value: Any) -> str:
     return f"<td>{escape(str(value))}</td>"
 
 
-def figure(
-    title: str, series: Sequence[Series], *, percent: bool = False, spans: Sequence[Span] = (), caption: str = ""
-) -> str:
+def figure(chart: Chart) -> str:
     """A chart on both axes of steps, with its legend and the same values as a table."""
-    linear, log = (line_chart(title, series, log_steps=log, percent=percent, spans=spans) for log in (False, True))
+    linear, log = (
+        line_chart(chart.title, chart.series, log_steps=log, percent=chart.percent, spans=chart.spans)
+        for log in (False, True)
+    )
     both = (
         f'<div class="scroll linear-steps" tabindex="0">{linear}</div>'
         f'<div class="scroll log-steps" tabindex="0">{log}</div>'
     )
-    rows = [[each.name, mark.step, mark.value, mark.low, mark.high] for each in series for mark in each.marks]
+    rows = [[each.name, mark.step, mark.value, mark.low, mark.high] for each in chart.series for mark in each.marks]
     values = table(["curve", "step", "value", "low", "high"], rows)
     return (
-        f"<figure><h3>{escape(title)}</h3>{legend([each.name for each in series])}{both}"
-        f"<figcaption>{escape(caption)}</figcaption><details><summary>Values</summary>{values}</details></figure>"
+        f"<figure><h3>{escape(chart.title)}</h3>{legend([each.name for each in chart.series])}{both}"
+        f"<figcaption>{escape(chart.caption)}</figcaption><details><summary>Values</summary>{values}</details></figure>"
     )
+
+
+def charts(report: Report) -> dict[str, list[Chart]]:
+    """The figures of the report by the title of their section."""
+    return {
+        "Curves": [*onset_charts(report.results), *rate_charts(report.evaluations, report.event)],
+        "Coherence": answer_charts(report.evaluations),
+        "Continuous companions": companion_charts(report.results),
+        "Weights": weight_charts(report.dynamics),
+    }
+
+
+def _figures(report: Report) -> dict[str, str]:
+    return {
+        title: _section(title, "".join(map(figure, drawn))) if drawn else "" for title, drawn in charts(report).items()
+    }
 
 
 def _when(report: Report) -> str:
@@ -207,61 +230,6 @@ def _decided(standing: Standing) -> list[str]:
     return [standing.analysis.digest, recorded, inference, "; ".join(standing.exploratory) or "no"]
 
 
-def _curves(report: Report) -> str:
-    metric, parts = report.event.metric, []
-    for result in report.results:
-        seeds = result.seeds
-        spans = [
-            Span(o.bracket.lower, o.bracket.upper, f"{seed.trajectory}: onset in {o.bracket}")
-            for seed in seeds
-            if (o := seed.new_questions).bracket.lower is not None and o.bracket.upper is not None
-        ]
-        series = [_series(seed.trajectory, seed.curve) for seed in seeds]
-        title = f"{seeds[0].persona}: {event_text(report.event)}"
-        caption = "Bands: 95 % limits for new questions. Shaded: brackets of the onset for new questions."
-        parts.append(figure(title, series, percent=is_share(metric), spans=spans, caption=caption))
-    if report.event.kind == "rise" and metric in DEFINITIONS:
-        levels = [_series(_label(each), curve_of(each, metric, "level")) for each in report.evaluations]
-        parts.append(figure(f"EM rate, {metric}", levels, percent=True, caption=f"{DEFINITIONS[metric].sentence}."))
-    return _section("Curves", "".join(parts))
-
-
-def _series(name: str, curve: Curve) -> Series:
-    return Series(name, tuple(Mark(p.step, p.value, p.limits.low, p.limits.high) for p in curve.new_questions))
-
-
-def _coherence(report: Report) -> str:
-    coherent, truncated = [], []
-    for each in report.evaluations:
-        marks, cut = [], []
-        for step in sorted({row.step for row in each.rows}):
-            rows = [row for row in each.rows if row.step == step]
-            summary = summarise([row.scored() for row in rows], ())
-            marks.append(Mark(step, summary.coherence))
-            cut.append(Mark(step, summary.statuses.get("truncated", 0) / len(rows)))
-        if marks:
-            coherent.append(Series(_label(each), tuple(marks)))
-            truncated.append(Series(_label(each), tuple(cut)))
-    if not coherent:
-        return ""
-    return _section(
-        "Coherence",
-        figure("Coherent answers", coherent, percent=True, caption="Below 50 % a step decides nothing.")
-        + figure("Truncated answers", truncated, percent=True),
-    )
-
-
-def _companions(report: Report) -> str:
-    seeds = [seed for result in report.results for seed in result.seeds]
-    names = list(dict.fromkeys(curve.metric for seed in seeds for curve in seed.companions))
-    parts = []
-    for name in names:
-        series = [_series(f"{s.persona}, {s.trajectory}", c) for s in seeds for c in s.companions if c.metric == name]
-        title = "Answers that differ from those of step 0" if name == "changed" else f"{name}, rise since step 0"
-        parts.append(figure(title, series, percent=is_share(name)))
-    return _section("Continuous companions", "".join(parts)) if parts else ""
-
-
 def _schedules(report: Report) -> str:
     parts = []
     for each in report.comparisons:
@@ -288,24 +256,6 @@ def _seen(reference: Onset | None, onset: Onset | None) -> str:
     return f"{found} {onset.bracket}" if onset is not None and found in ("seen", "elsewhere") else found
 
 
-def _weights(report: Report) -> str:
-    if not report.dynamics:
-        return ""
-    norms = [Series(d.trajectory, tuple(Mark(s.step, s.norm) for s in d.steps)) for d in report.dynamics]
-    speeds = [Series(d.trajectory, tuple(Mark(s.step, s.per_step) for s in d.steps)) for d in report.dynamics]
-    turns = [
-        Series(f"{d.trajectory}, window {w}", tuple(Mark(s.step, s.cosines[w].value) for s in d.steps))
-        for d in report.dynamics
-        for w in d.windows
-    ]
-    return _section(
-        "Weights",
-        figure("Norm of the change, scale · BA", norms)
-        + figure("Distance per step", speeds)
-        + figure("Local cosine", turns, caption="1 on a straight line; only where both sides have nearly the window."),
-    )
-
-
 def _what_was_run(report: Report, made_by: str) -> str:
     rows = []
     for each in report.evaluations:
@@ -325,11 +275,6 @@ def _what_was_run(report: Report, made_by: str) -> str:
 
 def _section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>"
-
-
-def _label(evaluation: StoredEvaluation) -> str:
-    first = _first(evaluation)
-    return f"{first.persona}, {first.trajectory}"
 
 
 def _first(evaluation: StoredEvaluation) -> Any:

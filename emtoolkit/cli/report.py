@@ -22,12 +22,16 @@ _Schedules = Annotated[
 ]
 _Weights = Annotated[bool, typer.Option("--no-weights", help="Leave out the comparison of the weights.")]
 
+_Figures = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Directory for a PNG and an SVG file of each figure.")
+]
+
 
 @command(
     commands,
     "emtoolkit report outputs/goodness-medical --out report.html",
     "emtoolkit report outputs --out report.html --schedules every:100,dense-early",
-    "emtoolkit report outputs/goodness-medical --out report.html --no-weights",
+    "emtoolkit report outputs --no-weights --out report.html --figures figures",
 )
 def report(
     evaluations: _Evaluations,
@@ -38,13 +42,15 @@ def report(
     schedules: _Schedules = None,
     analysis: AnalysisFile = None,
     no_weights: _Weights = False,
+    figures: _Figures = None,
 ) -> None:
     """Write one self-contained HTML file: onsets, curves, schedules, weights and answers."""
     try:
         with only_results_on_stdout(), progress_bar() as progress:
             # Imported here, where messages of libraries for developers are not shown.
             from emtoolkit.analysis.compare import split_schedules
-            from emtoolkit.analysis.report import gather, page
+            from emtoolkit.analysis.figures import save_figures
+            from emtoolkit.analysis.report import charts, gather, page
             from emtoolkit.storage.atomic import write_file
 
             decided = decided_analysis(analysis)
@@ -53,6 +59,8 @@ def report(
             if not specs and decided is not None:
                 specs = list(decided.schedules)
             found = gather(evaluations, event, specs, decided=decided, weights=not no_weights, progress=progress)
+            if figures is not None:
+                save_figures([chart for drawn in charts(found).values() for chart in drawn], figures)
             write_file(out, page(found, f"emtoolkit {emtoolkit.__version__}").encode())
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted", err=True)

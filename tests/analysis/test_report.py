@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.analysis.chart import Mark, Series, Span, line_chart
+from emtoolkit.analysis.figures import figure_of
+from emtoolkit.analysis.onset_results import Event, onsets
+from emtoolkit.analysis.report_charts import onset_charts
 from emtoolkit.evaluation.result_files import add_to_evaluation
 from tests.analysis.evaluations import SETTINGS, answer_rows, measure_rows, write_evaluation
 from tests.in_process import emtoolkit
@@ -170,6 +173,23 @@ def test_three_hundred_checkpoints_are_three_hundred_marks_of_each_curve(tmp_pat
     # Rise, rate, coherence, truncation and changed answers, each on two axes, and a mark in each legend.
     assert page.count('class="mark') == 5 * (2 * 300 + 1)
     assert len(page) < 4_000_000
+
+
+def test_each_figure_is_a_png_and_an_svg_with_the_values_of_the_page(tmp_path: Path) -> None:
+    margin = measure_rows("margin", {step: [0.1 * step + i for i in range(4)] for step in CURVE})
+    place = write_evaluation(tmp_path / "e", CURVE, margin, persona="$5 _a_", trajectory="_$x$")
+    page_of(tmp_path, place, more=("--figures", str(tmp_path / "figures")))
+    names = ["coherence", "companion-1", "companion-2", "onset-1", "rate", "truncation"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        f"{name}.{form}" for name in names for form in ("png", "svg")
+    ]
+    result = onsets([place], Event())
+    (axes,) = figure_of(onset_charts([result])[0]).axes
+    (line,) = axes.lines
+    assert line.get_xydata().round(12).tolist() == [[0, 0], [25, 0], [50, 0], [75, 0.4], [100, 0.4]]
+    assert axes.get_title(loc="left").startswith(r"\$5 _a_")
+    (again,) = figure_of(onset_charts([result])[0], log_steps=True).axes
+    assert again.get_xscale() == "symlog"
 
 
 def test_no_evaluation_is_one_sentence_and_no_file(tmp_path: Path) -> None:
