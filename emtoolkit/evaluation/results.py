@@ -104,22 +104,14 @@ def evaluate_trajectory(
     name = _name(settings, measures, loader)
     home, described = directory or home_of(reference) / name, _described(settings, measures, name)
     check_same_settings(home, described)
-    if analysis is not None:
-        notes.append(_recorded(home, analysis, settings))
+    notes += _recorded(home, analysis, settings)
     store = cache_dir() / "evaluation"
-    answers, verdicts = Store(store, "answers"), Store(store, "verdicts")
+    answers, verdicts, values = (Store(store, name) for name in ("answers", "verdicts", "measures"))
     session = None if calibration is None else _calibrated(calibration, settings, store, progress)
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
     add_to_evaluation(home, described, rows, sessions=[] if session is None else [session.to_json()])
     measured = measure_checkpoints(
-        trajectory.name,
-        usable,
-        measures,
-        settings.questions,
-        Store(store, "measures"),
-        engine=engine,
-        loader=loader,
-        progress=progress,
+        trajectory.name, usable, measures, settings.questions, values, engine=engine, loader=loader, progress=progress
     )
     add_to_evaluation(home, described, measured=measured)
     notes += [*warnings_on(rows), *(session.notes if session else ())]
@@ -137,12 +129,14 @@ def evaluate_trajectory(
     )
 
 
-def _recorded(home: Path, analysis: DecidedAnalysis, settings: EvaluationSettings) -> str:
+def _recorded(home: Path, analysis: DecidedAnalysis | None, settings: EvaluationSettings) -> list[str]:
     """Record `analysis` in the evaluation at `home`, and say when."""
+    if analysis is None:
+        return []
     evaluated = read_evaluation(home).steps if (home / SETTINGS).is_file() else ()
     record = record_analysis(home, analysis, settings.questions, evaluated)
     late = ", after steps had been evaluated: it is exploratory" if record.steps_before else ""
-    return f"analysis SHA-256 {analysis.digest} is recorded at {record.time}{late}"
+    return [f"analysis SHA-256 {analysis.digest} is recorded at {record.time}{late}"]
 
 
 def _download_together(

@@ -113,7 +113,10 @@ def test_a_terminal_of_80_columns_shows_the_help_page_in_colour_unless_no_color_
         (["schedule", "every:3", "--total-steps"], "--total-steps: requires an argument; see '"),
         (["schedule", "every:3", "--total-steps", "many"], "--total-steps: 'many' is not valid: input should be a"),
         (["sweep", "a.yaml", "--jobs", "0"], "--jobs: '0' is not valid: input should be greater than or equal to 1"),
-        (["schema", "confg"], "config|sweep|persona: 'confg' is not one of 'config', 'sweep', 'persona'; see"),
+        (
+            ["schema", "confg"],
+            "config|sweep|persona|analysis: 'confg' is not one of 'config', 'sweep', 'persona', 'analysis'; see",
+        ),
         (["checkpoints", "a", "--json=3"], "--json: does not take a value; see '"),
         (["checkpoints", "a", "b"], "emtoolkit checkpoints: got unexpected extra argument"),
     ],

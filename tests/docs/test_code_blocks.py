@@ -14,6 +14,7 @@ from typer.main import get_command
 from emtoolkit.cli.app import app
 from emtoolkit.config.load import load_config
 from emtoolkit.evaluation.answer_pairs import read_pairs
+from emtoolkit.evaluation.decided import read_analysis
 from emtoolkit.evaluation.questions import read_questions
 from emtoolkit.personas import load_persona
 from emtoolkit.schedules.schedule import Schedule
@@ -111,6 +112,8 @@ def test_the_yaml_shown_is_accepted_by_what_reads_it(block: Block, tmp_path: Pat
         read_sweep(file)
     elif block.comment == "questions":
         read_questions(file)
+    elif block.comment == "an analysis":
+        read_analysis(file)
     elif block.comment == "pairs":
         read_pairs(file)
     else:
