@@ -13,6 +13,7 @@ from emtoolkit.analysis.onset import Onset, chance_of_order, find_onset, order_o
 from emtoolkit.analysis.seeds import Mass, turnbull
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError, DataError, UserError
 from emtoolkit.evaluation.measure_rows import MeasureRow
 from emtoolkit.evaluation.metrics import DEFINITIONS
@@ -198,7 +199,7 @@ def check_comparable(evaluations: Sequence[StoredEvaluation]) -> None:
     """Check that the evaluations are of different seeds of one persona, asked and judged alike.
 
     Raises:
-        DataError: two are of one training, of two personas or of two bases, or were not asked and judged alike.
+        DataError: two are of one training, or of two personas, bases or data sets, or were not asked and judged alike.
     """
     first, *others = evaluations
     persona = _personas(first)
@@ -218,6 +219,13 @@ def check_comparable(evaluations: Sequence[StoredEvaluation]) -> None:
     if len(bases) > 1:
         named = ", ".join(f"{base} in {directory}" for base, directory in sorted(bases.items()))
         raise DataError(f"the evaluations are of different base models ({named}); several directories are seeds of one")
+    data = {digest: each.directory for each in evaluations if (digest := data_of(each)) is not None}
+    if len(data) > 1:
+        named = ", ".join(f"{digest[:8]} in {directory}" for digest, directory in sorted(data.items()))
+        raise DataError(
+            f"the evaluations are of trainings on different data (digests {named}); several directories are seeds of "
+            "one training"
+        )
     check_asked_alike(evaluations)
 
 
@@ -242,6 +250,15 @@ def base_of(evaluation: StoredEvaluation) -> str | None:
     if not manifests or not (manifests[0] / MANIFEST).is_file():
         return None
     return str(Manifest.read(manifests[0]).base_model)
+
+
+def data_of(evaluation: StoredEvaluation) -> str | None:
+    """The digest of the training data of the trajectory, None where it is not recorded on this machine."""
+    place = Path(_rows(evaluation)[0].trajectory)
+    record = TrajectoryRecord.read_if_any(place) if place.is_dir() else None
+    data = None if record is None else record.fingerprinted.get("data")
+    digest = data.get("digest") if isinstance(data, Mapping) else None
+    return digest if isinstance(digest, str) else None
 
 
 def _personas(evaluation: StoredEvaluation) -> set[str]:

@@ -21,6 +21,7 @@ from emtoolkit.analysis.onset_results import (
     OnsetResult,
     base_of,
     check_asked_alike,
+    data_of,
     evaluation_directories,
     onsets_in,
 )
@@ -79,9 +80,11 @@ def gather(
     """
     evaluations = [read_evaluation(each) for place in places for each in evaluation_directories(place)]
     check_asked_alike(evaluations)
-    personas = dict.fromkeys(_first(each).persona for each in evaluations)
-    groups = [[each for each in evaluations if _first(each).persona == persona] for persona in personas]
-    results = tuple(onsets_in(group, event) for group in groups)
+    # A persona on other data, such as the matched control, is no seed of the same training.
+    groups: dict[tuple[str, str | None], list[StoredEvaluation]] = {}
+    for each in evaluations:
+        groups.setdefault((_first(each).persona, data_of(each)), []).append(each)
+    results = tuple(onsets_in(group, event) for group in groups.values())
     notes = [*_differences(evaluations), *(note for result in results for note in result.notes)]
     comparisons = tuple(compare(each, schedules, event) for each in evaluations) if schedules else ()
     notes += [note for each in comparisons for note in each.notes]

@@ -1,5 +1,6 @@
 """The report: one file without network, with every value of the tables, that stays whole whatever answers hold."""
 
+import json
 import re
 from dataclasses import replace
 from html import unescape
@@ -100,6 +101,23 @@ def test_each_persona_is_a_group_of_its_own_and_seeds_have_a_median(tmp_path: Pa
     found = Elements(page_of(tmp_path, *places))
     assert found.cells[:12:4] == ["goodness", "goodness", "sarcasm"]
     assert found.cells[12:16] == ["goodness", "2", "median in (0, 75]", "median in (50, 75]"]
+
+
+def test_a_persona_on_other_data_is_a_group_of_its_own_and_no_seed(tmp_path: Path) -> None:
+    recorded = {"bad": "1" * 64, "good": "2" * 64}
+    for name, digest in recorded.items():
+        record = {"format": 1, "fingerprint": name, "schedule": "0", "total_steps": 100, "ended_at": 100}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "trajectory.json").write_text(json.dumps(record | {"decides": {"data": {"digest": digest}}}))
+    places = [
+        write_evaluation(tmp_path / f"e-{name}", CURVE, trajectory=str(tmp_path / name), fingerprint=name)
+        for name in recorded
+    ]
+    page = page_of(tmp_path, *places, more=("--no-weights",))
+    assert "Over seeds" not in page
+    done = emtoolkit("onset", *places)
+    assert done.code == 2
+    assert f"trainings on different data (digests 11111111 in {places[0]}, 22222222 in {places[1]})" in done.err
 
 
 def test_measures_alone_make_a_page_without_answers(tmp_path: Path) -> None:
