@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
 _NAME_LIMIT = 128
+_TABLE = "answers_table"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +87,27 @@ class Content:
 
     def log_curve(self, run: Any) -> None:
         """Log the values of each step in their order, and the table of answers."""
-        import wandb
-
         define_axis(run)
         for values in curve(by_step(self.rows), summarise_measures(self.measured)):
             run.log(values)
+        self._log_table(run)
+
+    def log_missing_table(self, run: Any) -> None:
+        """Log the table of answers, if W&B refused the artifact that holds it."""
+        import wandb
+
+        api = wandb.Api(overrides={"entity": run.entity, "base_url": run.settings.base_url})
+        name = f"{run.entity}/{run.project}/run-{run.id}-{_TABLE}:latest"
+        if find_version(api, name) is None:
+            self._log_table(run)
+
+    def _log_table(self, run: Any) -> None:
+        import wandb
+
         if not self.rows:
             return
         table = table_of(self.rows)
-        run.log({"answers_table": wandb.Table(columns=list(COLUMNS), data=table)})
+        run.log({_TABLE: wandb.Table(columns=list(COLUMNS), data=table)})
         run.summary.update({"answers_in_table": len(table), "answers_of_all_steps": len(self.rows)})
 
     def use_checkpoints(self, run: Any) -> None:

@@ -81,6 +81,8 @@ def send(
     with attached_run(kept.id, state, define_axis, project=project, entity=entity or None, **more) as run:
         if state is None:
             content.log_curve(run)
+        else:
+            content.log_missing_table(run)
         content.use_checkpoints(run)
         content.log_files(run)
         kept = replace(kept, entity=str(run.entity), project=str(run.project), sent=True)

@@ -61,7 +61,8 @@ def curve(run: Run, name: str = "em_rate/betley") -> dict[int, float]:
 
 
 def versions(run: Run, of: str = "input_artifacts") -> list[str]:
-    found = getattr(run, of)
+    # A version without an index was not committed.
+    found = [version for version in getattr(run, of) if version.index is not None]
     return sorted(f"{version.collection.name}:v{version.index}" for version in found)
 
 
@@ -72,8 +73,8 @@ def check_is_complete(run: Run, steps: list[int]) -> None:
     config = {"settings": "1a2b3c4d", "judge": "word@1", "engine": "stacked", "seed": 0, "questions": ["a", "b"]}
     assert run.config.items() >= (config | {"evaluated_steps": steps, "persona": "curt", "fingerprint": "f1"}).items()
     assert versions(run) == [f"{SHARED}:v{index}" for index in range(len(steps))]
-    results = [name for name in versions(run, "output_artifacts") if "-evaluation-" in name]
-    assert [name.partition(":")[0] for name in results] == [f"{SHARED}-evaluation-1a2b3c4d"]
+    results = [name.partition(":")[0] for name in versions(run, "output_artifacts")]
+    assert sorted(results) == sorted([f"{SHARED}-evaluation-1a2b3c4d", f"run-{run.name}-answers_table"])
     axes = run.raw_config["_wandb"]["value"]["m"]
     assert {axis.get("1") or axis.get("2") for axis in axes} == {"checkpoint/step", "*"}
 

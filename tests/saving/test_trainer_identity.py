@@ -368,7 +368,7 @@ def test_a_directory_of_version_1_is_continued_under_its_fingerprint(tmp_path: P
     whole = trained(tmp_path / "whole", model=with_lora())
     record = TrajectoryRecord.read_if_any(tmp_path / "whole")
     assert record is not None
-    assert record.version == 2
+    assert record.version == 3
     recorded = version_1_record(tmp_path, record.fingerprinted["initial_weights"])
     arguments = {"per_device_train_batch_size": 2, "max_steps": 2}
     trainer = make_trainer(tmp_path / "old", [ScheduledCheckpointCallback("0,2")], model=with_lora(), **arguments)
