@@ -204,7 +204,7 @@ def _child(count: int, directory: Path) -> None:
         subprocess.run(words, check=True)
     paths = tuple(directory / f"checkpoint-{step}" for step in range(count))
     rows = 128 // count
-    subject = Subject(directory / "base", paths, "cpu", torch.float32, min(rows, 8), max(1, rows // 8), new_tokens=8)
+    subject = Subject(directory / "base", paths, "cpu", torch.float32, rows, new_tokens=8)
     model = subject.load(paths[0])
     stacked(subject, model)
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
