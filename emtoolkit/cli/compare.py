@@ -1,5 +1,6 @@
 """`emtoolkit compare` and `emtoolkit suggest`: what other schedules would have seen, and which would see most."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -29,6 +30,9 @@ _Schedules = Annotated[
     ),
 ]
 _Reference = Annotated[str, typer.Option(metavar="SCHEDULE|all", help="Evaluated steps that count as the truth.")]
+_Figure = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Draw checkpoints against error: .png, .pdf or .svg.")
+]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -47,12 +51,14 @@ def compare(
     level: Level = False,
     falls: Falls = False,
     analysis: AnalysisFile = None,
+    figure: _Figure = None,
     as_json: _Json = False,
 ) -> None:
     """Show what each schedule would have seen in densely saved and evaluated trajectories."""
     with only_results_on_stdout():
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.analysis.compare import compare_all, split_schedules
+        from emtoolkit.analysis.compare_figure import save_compare_figure
         from emtoolkit.analysis.decided_before import standings
         from emtoolkit.cli import render_compare
 
@@ -63,6 +69,8 @@ def compare(
         event = chosen_event(decided, metric, threshold, level=level, falls=falls)
         found = compare_all(evaluations, specs, event, reference)
         standing = standings(evaluations, event, decided, specs)
+        if figure is not None:
+            save_compare_figure(found, figure)
     for note in found.notes:
         typer.echo(f"emtoolkit: {note}", err=True)
     show(render_compare.compare_json(found, standing) if as_json else render_compare.compare_text(found, standing))
