@@ -175,8 +175,8 @@ def test_training_in_a_pipe_writes_one_line_for_each_logging_interval(
 @pytest.mark.subprocess
 def test_training_in_a_terminal_shows_one_bar(write_config: WriteConfig, tmp_path: Path) -> None:
     config = write_config("schedule: '1'", rest="wandb: {mode: disabled}")
-    # A bar appears after two seconds: 2,000 steps of a millisecond take as long on the fastest machine.
-    argv = ["train", config, "--set", "training.max_steps=2000", "--set", "training.logging_steps=50"]
+    # A bar appears after two seconds: 1,000 steps of two milliseconds take as long on the fastest machine.
+    argv = ["train", config, "--set", "training.max_steps=1000", "--set", "training.logging_steps=50"]
     session = in_terminal(*argv, cwd=tmp_path, environment={"NO_COLOR": "1"})
     assert session.code == 0, session.output
     frames = [frame for frame in session.output.split("\r") if "% |" in frame]
