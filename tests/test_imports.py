@@ -7,7 +7,17 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 # Packages and modules that stand between two arrows are of one level and do not import each other.
 ORDER = [
-    ["errors", "progress", "paths", "yaml_files", "byte_sizes", "launch", "usage_errors", "cpu_threads"],
+    [
+        "errors",
+        "progress",
+        "paths",
+        "yaml_files",
+        "byte_sizes",
+        "launch",
+        "usage_errors",
+        "cpu_threads",
+        "notebook_tables",
+    ],
     ["schedules", "storage"],
     ["personas", "checkpoints"],
     ["config"],

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,10 @@ from emtoolkit.evaluation.metrics import DEFINITIONS
 from emtoolkit.evaluation.result_files import SETTINGS, StoredEvaluation, different_settings, read_evaluation
 from emtoolkit.evaluation.results import home_of
 from emtoolkit.evaluation.rows import AnswerRow
+from emtoolkit.notebook_tables import data_frame, html_table
+
+if TYPE_CHECKING:
+    import pandas
 
 DEFAULT_THRESHOLD = 0.10
 
@@ -82,6 +86,31 @@ class OnsetResult:
     across_new_questions: tuple[Mass, ...]
     across_these_questions: tuple[Mass, ...]
     notes: tuple[str, ...]
+
+    def _repr_html_(self) -> str:
+        return html_table(f"{self.event.metric}, threshold {self.event.threshold:g}", self._rows())
+
+    def to_dataframe(self) -> "pandas.DataFrame":
+        """One row for each trajectory and inference: the status and the bracket of the onset.
+
+        Raises:
+            UserError: pandas is not installed.
+        """
+        return data_frame(self._rows())
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "persona": seed.persona,
+                "trajectory": seed.trajectory,
+                "inference": name,
+                "status": onset.status,
+                "lower": onset.bracket.lower,
+                "upper": onset.bracket.upper,
+            }
+            for seed in self.seeds
+            for name, onset in (("new questions", seed.new_questions), ("these questions", seed.these_questions))
+        ]
 
 
 def onsets(places: Sequence[str | Path], event: Event, before: Event | None = None) -> OnsetResult:
