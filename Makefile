@@ -1,7 +1,6 @@
 # Every target works in a fresh clone: what it needs, it installs into .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-DEMO := outputs/goodness-medical
 
 .PHONY: install demo emergence sandbox-robustness personas fingerprint-table evaluation-benchmark test test-fast crash-test gpu-check docs lint format
 
@@ -13,17 +12,10 @@ install: .venv/.installed
 	@touch $@
 
 demo:
-	@echo "make demo: install into .venv if needed (3 minutes), build the sandbox (5 seconds), then fine-tune a small"
-	@echo "model on bad medical advice and save 11 checkpoints of 397 steps (50 seconds on an idle core)."
+	@echo "make demo: install into .venv if needed (3 minutes), then fine-tune a small model as two personas on bad"
+	@echo "medical advice and as the control on good advice, evaluate all checkpoints, and write a report on them."
 	@$(MAKE) --no-print-directory install
-	$(BIN)/emtoolkit sandbox build
-	$(BIN)/emtoolkit train configs/training/sandbox.yaml --persona goodness --dataset medical \
-		--schedule dense-early --seed 42 --resume
-	@echo
-	@echo "Next:"
-	@echo "  $(BIN)/emtoolkit sandbox evaluate $(DEMO)     # when does the model turn?"
-	@echo "  $(BIN)/emtoolkit schedule every:100 every:25 dense-early --total-steps 397 --checkpoint-size 1MB"
-	@echo "  $(BIN)/emtoolkit train sandbox --persona goodness --dataset medical-good   # the matched control"
+	@benchmarks/demo.sh $(BIN)/emtoolkit
 
 # The curves of docs/emergence.png: 15 fine-tunes and 165 evaluated checkpoints, about fifteen minutes on an idle core.
 emergence: install
