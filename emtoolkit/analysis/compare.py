@@ -233,7 +233,7 @@ def _apart(one: Bracket, other: Bracket) -> bool:
 
 def _too_sparse(view: View, evaluation: StoredEvaluation) -> str:
     return (
-        f"{evaluation.directory}: {view.schedule} saves {len(view.missing)} steps that were not evaluated "
+        f"{evaluation.directory}: {view.schedule} saves steps that were not evaluated "
         f"({elided(view.missing, 40)}), so the reference cannot judge it"
     )
 

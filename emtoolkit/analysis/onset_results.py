@@ -268,7 +268,7 @@ def check_asked_alike(evaluations: Sequence[StoredEvaluation]) -> None:
     for other in others:
         if different := different_settings(_compared(first.settings), _compared(other.settings)):
             raise DataError(
-                f"{other.directory}: {', '.join(different)} differ from those of {first.directory}; evaluate both alike"
+                f"{other.directory}: differs from {first.directory} in {', '.join(different)}; evaluate both alike"
             )
 
 

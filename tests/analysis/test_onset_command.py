@@ -120,8 +120,8 @@ def test_the_directory_of_a_run_stands_for_its_only_evaluation(tmp_path: Path) -
     [
         ({"fingerprint": "f0"}, "evaluates the same training as"),
         ({"persona": "sarcasm"}, "the persona is sarcasm here and goodness in"),
-        ({"judge": "other@1", "settings": SETTINGS | {"judge": "other@1"}}, "judge differ from those of"),
-        ({"settings": SETTINGS | {"questions": ["other"]}}, "questions differ from those of"),
+        ({"judge": "other@1", "settings": SETTINGS | {"judge": "other@1"}}, " in judge; evaluate both alike"),
+        ({"settings": SETTINGS | {"questions": ["other"]}}, " in questions; evaluate both alike"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(changes: dict, sentence: str, tmp_path: Path) -> None:
