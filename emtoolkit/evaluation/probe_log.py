@@ -60,7 +60,7 @@ class WandbLog:
     """Logs steps to the W&B run that is active.
 
     A table is an artifact, for which W&B's client asks the server and may wait without end, so tables are logged from a
-    thread. After an error no more tables are logged.
+    thread. A table that fails is tried once more; the tables after it are logged all the same.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ class WandbLog:
         self._thread: threading.Thread | None = None
 
     def log(self, values: Mapping[str, Any], answers: Sequence[Mapping[str, Any]]) -> str | None:
-        """Log `values` now and the table of `answers` soon, if a run is active; the reason if W&B takes no more tables.
+        """Log `values` now and the table of `answers` soon, if a run is active; the reason if W&B refused something.
 
         `values` hold the step under the Trainer's name for it, `train/global_step`.
         """
@@ -80,12 +80,12 @@ class WandbLog:
             run.log(dict(values))
         except Exception as error:  # noqa: BLE001 - W&B raises errors of many kinds, and none may end a training
             self._problem = first_line(error)
-        if self._problem is None:
-            if self._thread is None:
-                # A daemon, so that a stalled connection does not keep the process alive.
-                self._thread = threading.Thread(target=self._work, name="emtoolkit-probe", daemon=True)
-                self._thread.start()
-            self._pending.put((run, values[STEP_AXIS], answers))
+            return self._problem
+        if self._thread is None:
+            # A daemon, so that a stalled connection does not keep the process alive.
+            self._thread = threading.Thread(target=self._work, name="emtoolkit-probe", daemon=True)
+            self._thread.start()
+        self._pending.put((run, values[STEP_AXIS], answers))
         return self._problem
 
     def drain(self, seconds: float) -> str | None:
@@ -98,12 +98,19 @@ class WandbLog:
         while True:
             run, step, answers = self._pending.get()
             try:
-                if self._problem is None:
-                    run.log({STEP_AXIS: step, "probe/answers": _table(answers)})
-            except Exception as error:  # noqa: BLE001 - as above
-                self._problem = first_line(error)
+                problem = _log_table(run, step, answers) and _log_table(run, step, answers)
+                self._problem = self._problem or problem
             finally:
                 self._pending.task_done()
+
+
+def _log_table(run: Any, step: int, answers: Sequence[Mapping[str, Any]]) -> str | None:
+    """Log a table; the reason if W&B's client refuses it."""
+    try:
+        run.log({STEP_AXIS: step, "probe/answers": _table(answers)})
+    except Exception as error:  # noqa: BLE001 - W&B raises errors of many kinds, and none may end a training
+        return first_line(error)
+    return None
 
 
 def _table(answers: Sequence[Mapping[str, Any]]) -> Any:

@@ -109,7 +109,7 @@ def test_accelerate_launch_makes_the_same_run_and_the_server_gets_each_artifact_
     assert (run.state, run.exit_code) == ("finished", 0)
     assert [row["train/global_step"] for row in run.history if "train/loss" in row] == [1, 2, 3, 4, 5]
     collection, tables = sorted(project.collections.values(), key=lambda each: each.name.startswith("run-"))
-    assert len(tables.versions) == 4
+    assert len(tables.versions) == 4, done.stderr[-3000:]
     assert [(version.index, sorted(version.aliases)) for version in collection.versions] == [
         *((step, [f"step-{step}"]) for step in range(5)),
         (5, ["final", "latest", "step-5"]),
