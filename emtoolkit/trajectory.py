@@ -20,20 +20,18 @@ from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.errors import CheckpointError
-from emtoolkit.notebook_tables import data_frame, html_table
+from emtoolkit.notebook_tables import AsTable, Row, checkpoint_row
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.selection import nearest_step, select_steps
 
 if TYPE_CHECKING:
-    import pandas
-
     from emtoolkit.artifacts.collection import Collection
     from emtoolkit.artifacts.download import Downloaded
 
 
 @dataclass(frozen=True, repr=False)
-class Checkpoint:
+class Checkpoint(AsTable):
     """One saved training step of a trajectory.
 
     A checkpoint on W&B is downloaded on first use of `path`, `manifest` or `load_adapter`.
@@ -62,23 +60,8 @@ class Checkpoint:
         place = f"reference={self._reference!r}" if self._reference else f"path={str(self._directory)!r}"
         return f"Checkpoint(step={self.step}, final={self.final}, {place})"
 
-    def _repr_html_(self) -> str:
-        return html_table(f"Checkpoint at step {self.step}", [self._row()])
-
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """One row with step, place and the logged metadata.
-
-        Raises:
-            UserError: pandas is not installed.
-        """
-        return data_frame([self._row()])
-
-    def _row(self) -> dict[str, Any]:
-        place = self._reference or str(self._directory)
-        logged = {key: value for key, value in self.metadata.items() if isinstance(value, str | int | float)}
-        return {"step": self.step, "final": self.final, "place": place} | {
-            key: value for key, value in logged.items() if key not in ("step", "final", "place")
-        }
+    def _rows(self) -> Sequence[Row]:
+        return [checkpoint_row(self.step, self.final, self._reference or str(self._directory), self.metadata)]
 
     @property
     def artifact(self) -> str | None:
@@ -168,7 +151,7 @@ class Checkpoint:
         return load_adapter(model, self.path)
 
 
-class Trajectory(Sequence[Checkpoint]):
+class Trajectory(AsTable, Sequence[Checkpoint]):
     """The checkpoints of one training path in step order; a sequence of at least one `Checkpoint`.
 
     Attributes:
@@ -355,17 +338,6 @@ class Trajectory(Sequence[Checkpoint]):
         if self.largest_difference is not None:
             parts.append(f"resumed with differences of up to {self.largest_difference:.2g}")
         return f"Trajectory({', '.join(parts)})"
-
-    def _repr_html_(self) -> str:
-        return html_table(repr(self), [checkpoint._row() for checkpoint in self])
-
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """One row for each checkpoint: step, place and the logged metadata; nothing is downloaded.
-
-        Raises:
-            UserError: pandas is not installed.
-        """
-        return data_frame([checkpoint._row() for checkpoint in self])
 
     def __len__(self) -> int:
         return len(self._checkpoints)

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +20,7 @@ from emtoolkit.evaluation.metrics import DEFINITIONS
 from emtoolkit.evaluation.result_files import SETTINGS, StoredEvaluation, different_settings, read_evaluation
 from emtoolkit.evaluation.results import home_of
 from emtoolkit.evaluation.rows import AnswerRow
-from emtoolkit.notebook_tables import data_frame, html_table
-
-if TYPE_CHECKING:
-    import pandas
+from emtoolkit.notebook_tables import AsTable
 
 DEFAULT_THRESHOLD = 0.10
 
@@ -78,7 +75,7 @@ class SeedOnset:
 
 
 @dataclass(frozen=True, slots=True)
-class OnsetResult:
+class OnsetResult(AsTable):
     """The onset in each evaluation, and Turnbull's estimate over the seeds where there are several."""
 
     event: Event
@@ -87,16 +84,8 @@ class OnsetResult:
     across_these_questions: tuple[Mass, ...]
     notes: tuple[str, ...]
 
-    def _repr_html_(self) -> str:
-        return html_table(f"{self.event.metric}, threshold {self.event.threshold:g}", self._rows())
-
-    def to_dataframe(self) -> "pandas.DataFrame":
-        """One row for each trajectory and inference: the status and the bracket of the onset.
-
-        Raises:
-            UserError: pandas is not installed.
-        """
-        return data_frame(self._rows())
+    def _title(self) -> str:
+        return f"{self.event.metric}, threshold {self.event.threshold:g}"
 
     def _rows(self) -> list[dict[str, Any]]:
         return [
