@@ -16,9 +16,13 @@ import os, signal, sys, time
 print(__name__, sys.argv[1:], os.getcwd(), os.environ.get("GIVEN"), sys.stdin.readline().strip())
 print("an error", file=sys.stderr)
 if "wait" in sys.argv:
+    # signal.pause() would wait for ever if the signal came just before: its handler runs only after the call.
+    woken, wake = os.pipe()
+    os.set_blocking(wake, False)
+    signal.set_wakeup_fd(wake)
     try:
         print(os.getpid(), flush=True)
-        signal.pause()
+        os.read(woken, 1)
     except KeyboardInterrupt:
         sys.exit(7)
 sys.exit(3)

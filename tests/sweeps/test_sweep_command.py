@@ -246,9 +246,13 @@ def stop(number, frame):
         sys.exit(130)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
+# signal.pause() would wait for ever if the signal came just before: its handler runs only after the call.
+woken, wake = os.pipe()
+os.set_blocking(wake, False)
+signal.set_wakeup_fd(wake)
 tell("running", os.getpid())
 while not os.path.exists("go"):
-    signal.pause()
+    os.read(woken, 1)
 """
 
 
