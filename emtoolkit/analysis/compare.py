@@ -12,20 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import t
 
 from emtoolkit.analysis.curves import Curve, curve_of
 from emtoolkit.analysis.onset import Bracket, Onset, Point, find_onset
 from emtoolkit.analysis.onset_results import Event, check_asked_alike, evaluation_directories
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import DataError, UserError
-from emtoolkit.evaluation.intervals import LEVEL
 from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import select_steps
 from emtoolkit.schedules.steps import elided
 
-_RESAMPLES = 1000
+# A chance of one half is known to ± 7 points.
+_RESAMPLES = 200
 # A step or a range of steps, which can be a part of a schedule; any other term is a rule.
 _STEPS = re.compile(r"\d+|\d+-\d*:\d+")
 
@@ -85,7 +84,7 @@ def compare_all(
         raise UserError("--schedules: expected at least one schedule, such as every:25,dense-early")
     evaluations = [read_evaluation(each) for place in places for each in evaluation_directories(place)]
     check_asked_alike(evaluations)
-    found = tuple(compare(evaluation, schedules, event, reference) for evaluation in evaluations)
+    found = tuple(compare(each, schedules, event, reference, resample=True) for each in evaluations)
     notes = [note for each in found for note in each.notes]
     lengths = {each.reference.steps[-1]: each.directory for each in found}
     if len(lengths) > 1:
@@ -110,8 +109,17 @@ def split_schedules(text: str) -> list[str]:
     return found + ([",".join(current)] if current else [])
 
 
-def compare(evaluation: StoredEvaluation, schedules: Sequence[str], event: Event, reference: str = "all") -> Comparison:
+def compare(
+    evaluation: StoredEvaluation,
+    schedules: Sequence[str],
+    event: Event,
+    reference: str = "all",
+    *,
+    resample: bool = False,
+) -> Comparison:
     """What each of `schedules` would have seen in `evaluation` at the steps that `reference` selects.
+
+    The `chance` of the views is NaN without `resample`, which takes seconds.
 
     Raises:
         ScheduleError: a schedule cannot be read.
@@ -126,14 +134,15 @@ def compare(evaluation: StoredEvaluation, schedules: Sequence[str], event: Event
             "saved trajectory"
         )
     sizes = _sizes(evaluation)
-    views = [_view(curve, chosen, spec, _steps_of(spec, chosen[-1]), event, sizes) for spec in schedules]
+    redrawn = _Redrawn(curve, event) if resample else None
+    views = [_view(curve, chosen, spec, _steps_of(spec, chosen[-1]), event, sizes, redrawn) for spec in schedules]
     rows = evaluation.rows or evaluation.measured
     return Comparison(
         evaluation.directory,
         rows[0].trajectory,
         rows[0].persona,
         curve,
-        _view(curve, chosen, reference, chosen, event, sizes),
+        _view(curve, chosen, reference, chosen, event, sizes, redrawn),
         tuple(views),
         tuple(_too_sparse(view, evaluation) for view in views if view.missing),
     )
@@ -144,7 +153,13 @@ def _steps_of(spec: str, total_steps: int) -> list[int]:
 
 
 def _view(
-    curve: Curve, reference: Sequence[int], spec: str, steps: Sequence[int], event: Event, sizes: Mapping[int, int]
+    curve: Curve,
+    reference: Sequence[int],
+    spec: str,
+    steps: Sequence[int],
+    event: Event,
+    sizes: Mapping[int, int],
+    redrawn: "_Redrawn | None",
 ) -> View:
     missing = tuple(sorted(set(steps) - set(reference)))
     size = sum(sizes[step] for step in steps) if set(steps) <= sizes.keys() else None
@@ -163,7 +178,7 @@ def _view(
         largest,
         find_onset(new, event.limit, falls=event.falls),
         find_onset(these, event.limit, falls=event.falls),
-        _chance(curve, steps, event),
+        float("nan") if redrawn is None else redrawn.chance(steps),
     )
 
 
@@ -194,25 +209,41 @@ def step_weights(at: np.ndarray) -> np.ndarray:
     return np.concatenate([gaps, [0.0]]) / 2 + np.concatenate([[0.0], gaps]) / 2 if len(gaps) else np.ones(1)
 
 
-def _chance(curve: Curve, steps: Sequence[int], event: Event) -> float:
-    """The share of resamples of the families of questions in which the pointwise t limits give both ends."""
-    clusters = sorted(set.intersection(*(set(curve.by_cluster[step]) for step in steps)))
-    if len(clusters) < 2:
-        return float("nan")
-    sign = -1 if event.falls else 1
-    values = sign * np.array([[curve.by_cluster[step][cluster] for cluster in clusters] for step in steps])
-    count = len(clusters)
-    drawn = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count))
-    quantile = float(t.ppf((1 + LEVEL) / 2, count - 1))
-    above, below = [], []
-    for row in values:
-        sample = row[drawn]
-        mean, half = sample.mean(axis=1), quantile * sample.std(axis=1, ddof=1) / math.sqrt(count)
-        above.append(mean - half > sign * event.limit)
-        below.append(mean + half < sign * event.limit)
-    first = np.argmax(above, axis=0)
-    excluded = np.logical_or.accumulate(below, axis=0)[np.maximum(first - 1, 0), np.arange(_RESAMPLES)]
-    return float(np.mean(np.any(above, axis=0) & excluded & (first > 0)))
+class _Redrawn:
+    """Onsets in resamples of the families of questions, with the limits of the curve itself.
+
+    A limit takes milliseconds, so each is worked out once, and only where the value leaves the question open.
+    """
+
+    def __init__(self, curve: Curve, event: Event) -> None:
+        self._curve, self._event = curve, event
+        families = sorted(set.union(*(set(values) for values in curve.by_cluster.values())))
+        drawn = np.random.default_rng(0).integers(len(families), size=(_RESAMPLES, len(families)))
+        self._resamples = [[families[i] for i in row] for row in drawn] if len(families) > 1 else []
+        self._shown: dict[tuple[int, int, bool], bool] = {}
+
+    def chance(self, steps: Sequence[int]) -> float:
+        """The share of resamples in which the onset at `steps` has both ends; NaN for one family."""
+        if not self._resamples:
+            return float("nan")
+        return sum(self._seen(i, steps) for i in range(_RESAMPLES)) / _RESAMPLES
+
+    def _seen(self, resample: int, steps: Sequence[int]) -> bool:
+        upper = next((i for i, step in enumerate(steps) if self._shows(resample, step, above=True)), 0)
+        return any(self._shows(resample, step, above=False) for step in steps[:upper])
+
+    def _shows(self, resample: int, step: int, *, above: bool) -> bool:
+        """Whether the limits at a step show the event, or that it is not there."""
+        key = (resample, step, above)
+        if key not in self._shown:
+            families, limit = self._resamples[resample], self._event.limit
+            upwards = above is not self._event.falls
+            value = self._curve.of_families.value(step, families)
+            self._shown[key] = False
+            if value > limit if upwards else value < limit:
+                limits = self._curve.of_families.limits(step, families)
+                self._shown[key] = limits.low > limit if upwards else limits.high < limit
+        return self._shown[key]
 
 
 def verdict(reference: Onset | None, onset: Onset | None) -> str:

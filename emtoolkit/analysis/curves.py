@@ -5,19 +5,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Literal
 
+from emtoolkit.analysis.families import MeasuredFamilies, OfFamilies, RateFamilies, RiseFamilies, Tally, counts_of
 from emtoolkit.analysis.onset import Point
 from emtoolkit.errors import DataError, nearest
-from emtoolkit.evaluation.intervals import (
-    Counts,
-    Interval,
-    clustered_mean,
-    posterior_interval,
-    same_questions_interval,
-)
+from emtoolkit.evaluation.intervals import Interval, clustered_mean, posterior_interval, same_questions_interval
 from emtoolkit.evaluation.measure_rows import MeasureRow
 from emtoolkit.evaluation.metrics import (
     BROKEN_BELOW,
@@ -34,19 +29,22 @@ from emtoolkit.evaluation.rows import AnswerRow
 
 Kind = Literal["rise", "level"]
 CHANGED = "changed"
-# Successes and trials of each question, or of each family of questions.
-Tally = Mapping[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A metric over the steps: `by_cluster` has the value of each family of questions at each step."""
+    """A metric over the steps: `by_cluster` has the value of each family of questions at each step.
+
+    `of_families` gives the point at a step if only certain families of questions had been asked, a family several times
+    where it is named several times; its limits are those for new questions.
+    """
 
     metric: str
     kind: Kind
     new_questions: tuple[Point, ...]
     these_questions: tuple[Point, ...]
     by_cluster: Mapping[int, Mapping[str, float]]
+    of_families: OfFamilies = field(repr=False)
     notes: tuple[str, ...] = ()
 
 
@@ -106,7 +104,12 @@ def em_curve(steps: Sequence[tuple[int, Sequence[ScoredAnswer]]], definition: Em
         new.append(Point(step, value, pair[0]))
         these.append(Point(step, value, pair[1]))
     values = {step: _values(tally, tallies[first] if kind == "rise" else None) for step, tally in tallies.items()}
-    return Curve(definition.name, kind, tuple(new), tuple(these), values, _broken_note(broken))
+    families: OfFamilies = RateFamilies(tallies, unknown=frozenset(broken))
+    if kind == "rise":
+        asked = {step: misaligned_counts(answers, definition, lambda each: each.question) for step, answers in steps}
+        members = _members([each for _, answers in steps for each in answers])
+        families = RiseFamilies(first, tallies, asked, members, frozenset(broken))
+    return Curve(definition.name, kind, tuple(new), tuple(these), values, families, _broken_note(broken))
 
 
 def changed_curve(steps: Sequence[tuple[int, Sequence[AnswerRow]]]) -> Curve:
@@ -114,6 +117,7 @@ def changed_curve(steps: Sequence[tuple[int, Sequence[AnswerRow]]]) -> Curve:
     first_step, first = steps[0]
     texts = {(row.question, row.paraphrase, row.sample): row.answer for row in first}
     new, these, values = [], [], {}
+    tallies: dict[int, Tally] = {}
     for step, rows in steps:
         clusters: dict[str, tuple[int, int]] = {}
         questions: dict[str, tuple[int, int]] = {}
@@ -123,14 +127,15 @@ def changed_curve(steps: Sequence[tuple[int, Sequence[AnswerRow]]]) -> Curve:
                 for tally, key in ((clusters, row.cluster), (questions, row.question)):
                     x, n = tally.get(key, (0, 0))
                     tally[key] = (x + (row.answer != before), n + 1)
-        counts, of_questions = _counts(clusters, list(clusters)), _counts(questions, list(questions))
+        tallies[step] = clusters
+        counts, of_questions = counts_of(clusters, list(clusters)), counts_of(questions, list(questions))
         both = (posterior_interval(counts), same_questions_interval(of_questions))
         if step == first_step:
             both = (Interval(0.0, 0.0), Interval(0.0, 0.0))
         new.append(Point(step, counts.share, both[0]))
         these.append(Point(step, counts.share, both[1]))
         values[step] = _values(clusters, None)
-    return Curve(CHANGED, "rise", tuple(new), tuple(these), values)
+    return Curve(CHANGED, "rise", tuple(new), tuple(these), values, RateFamilies(tallies, exact=first_step))
 
 
 def measured_curve(metric: str, rows: Sequence[MeasureRow], kind: Kind) -> Curve:
@@ -139,6 +144,7 @@ def measured_curve(metric: str, rows: Sequence[MeasureRow], kind: Kind) -> Curve
     steps = [(step, list(of_step)) for step, of_step in groupby(ordered, key=lambda row: row.step)]
     start = {row.question: row.value for row in steps[0][1]}
     new, these, values = [], [], {}
+    clusters: dict[int, dict[str, list[float]]] = {}
     for step, its_rows in steps:
         found = []
         for row in its_rows:
@@ -151,9 +157,10 @@ def measured_curve(metric: str, rows: Sequence[MeasureRow], kind: Kind) -> Curve
         limits = mean.interval if mean.half_width > 0 else Interval.none()
         new.append(Point(step, mean.value, exact if kind == "rise" and step == steps[0][0] else limits))
         these.append(Point(step, mean.value, exact))
-        clusters = {cluster: [value for name, value in found if name == cluster] for cluster, _ in found}
-        values[step] = {cluster: math.fsum(each) / len(each) for cluster, each in clusters.items()}
-    return Curve(metric, kind, tuple(new), tuple(these), values)
+        clusters[step] = {cluster: [value for name, value in found if name == cluster] for cluster, _ in found}
+        values[step] = {cluster: math.fsum(each) / len(each) for cluster, each in clusters[step].items()}
+    families = MeasuredFamilies(clusters, steps[0][0] if kind == "rise" else None)
+    return Curve(metric, kind, tuple(new), tuple(these), values, families)
 
 
 def _check_step_0(evaluation: StoredEvaluation, first: int) -> None:
@@ -169,8 +176,12 @@ def _by_step(rows: Sequence[AnswerRow]) -> list[tuple[int, list[AnswerRow]]]:
     return [(step, list(of_step)) for step, of_step in groupby(ordered, key=lambda row: row.step)]
 
 
-def _counts(tally: Tally, keys: Sequence[str]) -> Counts:
-    return Counts([tally[key][0] for key in keys], [tally[key][1] for key in keys])
+def _members(answers: Sequence[ScoredAnswer]) -> dict[str, list[str]]:
+    """The questions of each family."""
+    families: dict[str, dict[str, None]] = {}
+    for answer in answers:
+        families.setdefault(answer.cluster, {})[answer.question] = None
+    return {family: [*questions] for family, questions in families.items()}
 
 
 def _values(tally: Tally, before: Tally | None) -> dict[str, float]:

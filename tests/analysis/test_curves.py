@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from emtoolkit.analysis.curves import changed_curve, em_curve, measured_curve
+from emtoolkit.analysis.curves import Curve, changed_curve, em_curve, measured_curve
 from emtoolkit.evaluation.metrics import DEFINITIONS
 from emtoolkit.evaluation.results import by_step as by_steps
 from tests.analysis.evaluations import answer_rows, measure_rows
@@ -109,3 +109,38 @@ def test_equal_measured_values_of_all_questions_decide_nothing_for_new_questions
     assert curve.new_questions[0].limits.high == 0.0
     assert math.isnan(curve.new_questions[1].limits.high)
     assert curve.these_questions[1].limits.high == 0.0
+
+
+MEASURED = measure_rows("margin", {0: [-1.0, -2.0, 0.5], 10: [0.0, 1.0, 5.0], 20: [2.0, 3.0, 9.0]})
+ANSWERED = [
+    replace(row, cluster="even" if row.question in ("q0", "q2") else row.cluster)
+    for row in answer_rows({0: [0, 5, 1, 2, 0], 10: [9, 8, 4, 0, 6], 20: [30, 40, 41, 3, 9]})
+]
+
+
+@pytest.mark.parametrize(
+    "curve",
+    [
+        em_curve(scored(ANSWERED), BETLEY, "rise"),
+        em_curve(scored(ANSWERED), BETLEY, "level"),
+        em_curve(scored(answer_rows({0: [0] * 4, 10: [40] * 4}, coherent={10: 10.0})), BETLEY, "rise"),
+        changed_curve(by_step(ANSWERED)),
+        measured_curve("margin", MEASURED, "rise"),
+        measured_curve("margin", MEASURED, "level"),
+    ],
+    ids=["rise", "level", "broken", "changed", "measured rise", "measured level"],
+)
+def test_every_family_drawn_once_gives_the_points_of_the_curve(curve: Curve) -> None:
+    families = sorted(curve.by_cluster[0])
+    for point in curve.new_questions:
+        assert curve.of_families.value(point.step, families) == pytest.approx(point.value, nan_ok=True)
+        limits = curve.of_families.limits(point.step, families)
+        assert (limits.low, limits.high) == pytest.approx((point.limits.low, point.limits.high), nan_ok=True)
+
+
+def test_a_family_that_is_drawn_twice_counts_twice() -> None:
+    curve = em_curve(scored(ANSWERED), BETLEY, "rise")
+    assert curve.of_families.value(20, ["q1", "q1", "q3"]) == pytest.approx((2 * 0.7 + 0.02) / 3)
+    wide, narrow = (curve.of_families.limits(20, ["q1", "q3"] * times) for times in (1, 4))
+    assert wide.low < narrow.low
+    assert narrow.high < wide.high
