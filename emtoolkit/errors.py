@@ -46,6 +46,20 @@ def located(place: str) -> Iterator[None]:
         raise type(error)(f"{place}: {error}") from error
 
 
+@contextmanager
+def renamed(place: str, name: str) -> Iterator[None]:
+    """Call the place of every `UserError` raised inside `name`, as the user knows it, if the text begins with `place`.
+
+    A config key, for example, may be a flag of this command.
+    """
+    try:
+        yield
+    except UserError as error:
+        if not str(error).startswith(f"{place}: "):
+            raise
+        raise type(error)(f"{name}: {str(error).removeprefix(f'{place}: ')}") from error
+
+
 def first_line(error: Exception) -> str:
     """The first line of a library's `error` without its full stop, to quote inside a sentence."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

@@ -15,7 +15,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE
-from emtoolkit.checkpoints.listing import check_one_fingerprint, list_checkpoints
+from emtoolkit.checkpoints.listing import check_one_fingerprint, list_checkpoints, why_incomplete
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.records import PersonaRecord
@@ -197,6 +197,8 @@ class Trajectory(AsTable, Sequence[Checkpoint]):
             found = [info for info in list_checkpoints(directory) if info.complete]
             advice = "Keep each training in a directory of its own"
             check_one_fingerprint(str(reference), {info.step: info.fingerprint for info in found}, advice)
+            if not found and (reasons := why_incomplete(directory)):
+                raise CheckpointError(f"{reference}: no complete checkpoint was found: {'; '.join(reasons)}")
             return cls(
                 str(reference),
                 [

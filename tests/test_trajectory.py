@@ -228,6 +228,9 @@ def test_a_directory_without_checkpoints_is_refused(tmp_path: Path) -> None:
         Trajectory.open(tmp_path)
     with pytest.raises(CheckpointError, match="there is no such directory"):
         Trajectory.open(tmp_path / "nowhere")
+    (tmp_path / "checkpoint-4").mkdir()
+    with pytest.raises(CheckpointError, match=r"was found: .*/checkpoint-4: holds no complete weights$"):
+        Trajectory.open(tmp_path)
 
 
 @pytest.mark.parametrize("reference", ["outputs", "/nowhere/at/all", "./a/b", "a/b/c/d", "~/runs/x", "a//b", "a/../b"])

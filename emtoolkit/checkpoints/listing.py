@@ -89,6 +89,14 @@ def damaged_checkpoints(reference: str) -> list[str]:
     return [f"step {info.step} is skipped: {info.problems[0]}" for info in found if not info.complete]
 
 
+def why_incomplete(directory: Path) -> list[str]:
+    """A reason for each incomplete checkpoint in `directory`, failed saves included, in step order."""
+    problems = {info.step: (*info.problems, "")[0] for info in list_checkpoints(directory)}
+    named = [(step, path) for path in directory.iterdir() if (step := step_of(path.name)) is not None and path.is_dir()]
+    reasons = {step: problems.get(step, f"{path}: holds no complete weights") for step, path in sorted(named)}
+    return [reason for reason in reasons.values() if reason]
+
+
 def check_belongs_to(
     directory: Path,
     record: TrajectoryRecord | None,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
-from emtoolkit.errors import UserError, located, nearest
+from emtoolkit.errors import UserError, nearest
 from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.judges import Judge, NoJudge
 from emtoolkit.evaluation.likelihood_judge import LIKELIHOOD, READINGS, LikelihoodJudge
@@ -108,8 +108,7 @@ def _likelihood_judge(options: JudgeOptions) -> Judge:
     readings = tuple(options.readings.split(",")) if options.readings else READINGS
     if len(readings) != 2:
         raise UserError(f"--judge-readings: {options.readings!r} is not two personas, ALIGNED,MISALIGNED")
-    with located("--judge likelihood"):
-        return LikelihoodJudge(options.model, readings)
+    return LikelihoodJudge(options.model, readings)
 
 
 def _named_by(path: Path | None, questions: Sequence[Question]) -> str:

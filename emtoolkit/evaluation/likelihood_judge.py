@@ -24,7 +24,7 @@ import torch
 
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.data.rendering import ChatTemplate
-from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.errors import CheckpointError, ConfigError, renamed
 from emtoolkit.evaluation.judges import JudgedAnswer, Verdict
 from emtoolkit.models.base import base_identity, load_base, load_tokenizer
 from emtoolkit.personas import Persona, load_persona
@@ -57,10 +57,12 @@ class LikelihoodJudge:
     def __init__(self, model: str, readings: tuple[str, str] = READINGS, personas: str | None = None) -> None:
         self._config = ModelConfig.model_validate({"base": model})
         self._personas = [_with_prompt(load_persona(each, personas)) for each in readings]
+        with renamed("model.base", "--judge-model"):
+            identity = base_identity(self._config)
         self.settings: Mapping[str, Any] = {
             "version": 1,
             # The content of a directory, so that a copy is the same judge and other weights are another.
-            "model": base_identity(self._config).to_json(),
+            "model": identity.to_json(),
             "readings": [persona.system_prompt for persona in self._personas],
         }
         self._loaded: tuple[Any, ChatTemplate] | None = None
@@ -102,7 +104,7 @@ class LikelihoodJudge:
 
     def _model(self) -> tuple[Any, ChatTemplate]:
         if self._loaded is None:
-            with no_library_bars():
+            with no_library_bars(), renamed("model.base", "--judge-model"):
                 self._loaded = load_base(self._config).eval(), ChatTemplate.of(load_tokenizer(self._config))
         return self._loaded
 

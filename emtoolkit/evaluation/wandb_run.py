@@ -16,7 +16,7 @@ from emtoolkit.artifacts.run_mode import Mode, wandb_mode
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun
 from emtoolkit.config.sections import WandbConfig
-from emtoolkit.errors import ConfigError, first_line, nearest
+from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
 from emtoolkit.evaluation.results import EvaluationResult
 from emtoolkit.evaluation.wandb_content import Content, place_of
 from emtoolkit.evaluation.wandb_record import EvaluationRun, keep_run, read_runs, relative_log
@@ -46,10 +46,10 @@ def log_evaluation(result: EvaluationResult, reference: str, mode: Mode) -> Eval
     """Log `result`, the evaluation of the trajectory `reference`, to a W&B run; None if W&B is disabled.
 
     Results that a run holds already make no second run, except for a W&B agent, whose sweep expects one. A failure of
-    W&B is one warning; the result is complete without it.
+    W&B is one warning, and so is a full disk, on which no run is recorded; the result is complete without it.
 
     Raises:
-        UserError: the results cannot be read, or the record of the run cannot be written.
+        UserError: the results or the record of earlier runs cannot be read.
     """
     if mode == "disabled":
         return None
@@ -63,7 +63,13 @@ def log_evaluation(result: EvaluationResult, reference: str, mode: Mode) -> Eval
     entity, project = place_of(content.reference)
     project = project or os.environ.get("WANDB_PROJECT") or _PROJECT
     kept = known[-1] if known else EvaluationRun(run_id, digest, reference, content.steps, entity, project)
-    keep_run(result.directory, kept)
+    try:
+        keep_run(result.directory, kept)
+    except CheckpointError as error:
+        logger.warning(
+            "W&B lacks this evaluation (%s); %s holds all of it, and the same command sends it", error, result.directory
+        )
+        return None
     try:
         return send(content, kept) if known else _log(content, kept, mode, in_sweep=in_sweep)
     except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions

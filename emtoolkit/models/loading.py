@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM
 
 from emtoolkit.checkpoints.adapter_loading import ChangedBaseError
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
+from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.records import BaseModelRecord, CheckpointMetadata, PersonaRecord
 from emtoolkit.config.sections import ModelConfig
-from emtoolkit.errors import CheckpointError, ConfigError, first_line
+from emtoolkit.errors import CheckpointError, ConfigError, first_line, renamed
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.base import base_identity, load_base, load_tokenizer
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
@@ -114,8 +115,13 @@ class ModelLoader:
         """
         if checkpoint.manifest is None:
             raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
-        metadata, record = _metadata(checkpoint), checkpoint.manifest.persona
-        config = self._checked_base(checkpoint, checkpoint.manifest.base_model, metadata.base_place)
+        # The config key of a training, which the user of a checkpoint does not see.
+        with renamed("model.base", "--base" if self._base else f"{checkpoint.path}: its base model"):
+            return self._load(checkpoint, checkpoint.manifest)
+
+    def _load(self, checkpoint: Checkpoint, manifest: Manifest) -> LoadedModel:
+        metadata, record = _metadata(checkpoint), manifest.persona
+        config = self._checked_base(checkpoint, manifest.base_model, metadata.base_place)
         persona = self._override or self._checked_persona(checkpoint, record, metadata.persona_place)
         tokenizer = self._tokenizer(config)
         if (checkpoint.path / ADAPTER_CONFIG).is_file():
@@ -196,7 +202,9 @@ class ModelLoader:
                 f"and the adapter in {adapter.directory} is another one ({adapter.content[:8]}); --persona-override "
                 "uses it anyway and records that in the results"
             )
-        check_fits(adapter, self._base_record(config), None)
+        flag = "--persona" if self._persona else "--persona-override"
+        with renamed("persona", flag if self._persona or self._override else f"{checkpoint.path}: its persona"):
+            check_fits(adapter, self._base_record(config), None)
         return adapter
 
     def _tokenizer(self, config: ModelConfig) -> Any:

@@ -131,12 +131,12 @@ def check_fits(adapter: PersonaAdapter, base: BaseModelRecord, shapes: Mapping[s
         if trained_on.content is not None and trained_on.content != base.content:
             raise ConfigError(
                 f"persona: adapter: {directory}: was trained on another base model ({trained_on.name}, content "
-                f"{trained_on.content[:8]}) than model.base ({base.name}, content {str(base.content)[:8]})"
+                f"{trained_on.content[:8]}) than this one ({base.name}, content {str(base.content)[:8]})"
             )
     named = str(json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path") or "")
     both = [named, str(base.name)]
     if all(_is_hub_id(name) for name in both) and len({name.split("/")[1].lower() for name in both}) == 2:
-        raise ConfigError(f"persona: adapter: {directory}: was trained on {named}, and model.base is {base.name}")
+        raise ConfigError(f"persona: adapter: {directory}: was trained on {named}, and the base model is {base.name}")
     if shapes is not None:
         _check_shapes(directory, str(base.name), shapes)
 

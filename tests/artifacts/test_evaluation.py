@@ -12,6 +12,8 @@ import pytest
 import wandb
 
 from emtoolkit.artifacts.attached_run import define_training_axis
+from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation import wandb_record
 from emtoolkit.evaluation.into_run import training_run
 from emtoolkit.evaluation.measure_rows import summarise_measures
 from emtoolkit.evaluation.result_files import add_to_evaluation
@@ -223,6 +225,28 @@ def test_a_directory_of_wandb_that_cannot_be_written_costs_nothing(
     assert "file/runs" in caplog.text
     monkeypatch.delenv("WANDB_DIR")
     assert emtoolkit("sync", "out").code == 0
+    (run,) = evaluations(server)
+    check_is_complete(run, [0, 4, 9])
+
+
+def test_a_disk_without_room_for_the_record_of_the_run_costs_nothing(
+    evaluate: Evaluate,
+    published: Path,
+    server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise CheckpointError(f"{path}: could not be written (No space left on device)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb_record, "write_file", full)
+        assert evaluate(0, 4, 9) is None
+    (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
+    assert "wandb-runs.json: could not be written (No space left on device)" in warning
+    assert warning.endswith("out/evaluations/1a2b3c4d holds all of it, and the same command sends it")
+    assert evaluations(server) == []
+    evaluate(0, 4, 9)
     (run,) = evaluations(server)
     check_is_complete(run, [0, 4, 9])
 

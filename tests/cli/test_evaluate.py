@@ -136,6 +136,36 @@ def test_a_damaged_step_that_is_asked_for_is_called_damaged(place: Path, server:
     )
 
 
+def test_a_run_without_a_complete_checkpoint_says_why_of_each(place: Path, server: JudgeServer) -> None:
+    directory = place / "prompt"
+    for path in directory.glob("checkpoint-*/adapter_model.safetensors"):
+        path.write_bytes(path.read_bytes()[:-1])
+    (directory / "checkpoint-4" / "manifest.json").write_text("{")
+    (directory / "checkpoint-9" / "manifest.json").unlink()
+    done = evaluate(place, server, "prompt")
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith("emtoolkit: prompt: no complete checkpoint was found: prompt/checkpoint-0/adapter_model")
+    assert done.err.count("bytes where the manifest says") == 2
+    assert "prompt/checkpoint-4/manifest.json: " in done.err
+    assert "; prompt/checkpoint-9: has no manifest.json\n" in done.err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("--base", "./nowhere"), "--base: {place}/nowhere: holds no model (no config.json)"),
+        (("--judge", "likelihood", "--judge-model", "./no"), "--judge-model: {place}/no: holds no model"),
+    ],
+)
+def test_a_base_model_that_is_not_there_is_named_as_it_was_given(
+    words: tuple[str, ...], sentence: str, place: Path
+) -> None:
+    asked = ("--questions", "q.yaml", "--judge", "sandbox", *words)
+    done = in_process.emtoolkit("evaluate", "prompt", *asked, cwd=place)
+    assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
+    assert done.err.startswith(f"emtoolkit: {sentence.format(place=place)}")
+
+
 def test_a_byte_that_was_flipped_is_found_before_any_answer(place: Path, server: JudgeServer) -> None:
     weights = place / "prompt" / "checkpoint-4" / "adapter_model.safetensors"
     content = bytearray(weights.read_bytes())

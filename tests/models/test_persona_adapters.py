@@ -219,13 +219,13 @@ def test_an_adapter_of_another_base_is_refused(world: Path, tmp_path: Path) -> N
     )
     assert found is not None
     check_fits(found, BaseModelRecord(name="unsloth/Qwen2.5-7B", revision=None), None)
-    with pytest.raises(ConfigError, match=r"was trained on Qwen/Qwen2\.5-7B, and model\.base is Qwen/Qwen2\.5-14B"):
+    with pytest.raises(ConfigError, match=r"was trained on Qwen/Qwen2\.5-7B, and the base model is Qwen/Qwen2\.5-14B"):
         check_fits(found, BaseModelRecord(name="Qwen/Qwen2.5-14B", revision=None), None)
 
     # An adapter that emtoolkit trained records its base model by content.
     TrajectorySeal(Identity(fingerprinted={}, base_model=base), 1).seal(found.directory, 1)
     check_fits(found, base, None)
-    with pytest.raises(ConfigError, match=r"another base model \(model, content [0-9a-f]{8}\) than model\.base"):
+    with pytest.raises(ConfigError, match=r"another base model \(model, content [0-9a-f]{8}\) than this one"):
         check_fits(found, base.model_copy(update={"content": "f" * 64}), None)
 
 
