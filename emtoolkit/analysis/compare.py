@@ -15,16 +15,17 @@ import numpy as np
 
 from emtoolkit.analysis.curves import Curve, curve_of
 from emtoolkit.analysis.onset import Bracket, Onset, Point, find_onset
-from emtoolkit.analysis.onset_results import Event, check_asked_alike, evaluation_directories
+from emtoolkit.analysis.onset_results import Event
+from emtoolkit.analysis.sources import Sources
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import DataError, UserError
-from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
+from emtoolkit.evaluation.result_files import StoredEvaluation
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import select_steps
 from emtoolkit.schedules.steps import elided
 
-# A chance of one half is known to ± 7 points.
-_RESAMPLES = 200
+# A chance of one half is known to ± 10 points.
+_RESAMPLES = 100
 # A step or a range of steps, which can be a part of a schedule; any other term is a rule.
 _STEPS = re.compile(r"\d+|\d+-\d*:\d+")
 
@@ -72,20 +73,17 @@ class Comparisons:
     notes: tuple[str, ...]
 
 
-def compare_all(
-    places: Sequence[str | Path], schedules: Sequence[str], event: Event, reference: str = "all"
-) -> Comparisons:
-    """`compare` of each evaluation at `places`, which are evaluations, runs, or directories of runs.
+def compare_all(sources: Sources, schedules: Sequence[str], event: Event, reference: str = "all") -> Comparisons:
+    """`compare` of each trajectory, with `schedules` or else with those of the runs.
 
     Raises:
-        UserError: there is no evaluation, they were not asked and judged alike, or a schedule cannot be read.
+        UserError: there is no schedule or one cannot be read, or a trajectory lacks the metric.
     """
-    if not schedules:
+    specs = list(dict.fromkeys(schedules or sources.schedules))
+    if not specs:
         raise UserError("--schedules: expected at least one schedule, such as every:25,dense-early")
-    evaluations = [read_evaluation(each) for place in places for each in evaluation_directories(place)]
-    check_asked_alike(evaluations)
-    found = tuple(compare(each, schedules, event, reference, resample=True) for each in evaluations)
-    notes = [note for each in found for note in each.notes]
+    found = tuple(compare(each, specs, event, reference, resample=True) for each in sources.trajectories)
+    notes = [*sources.notes, *(note for each in found for note in each.notes)]
     lengths = {each.reference.steps[-1]: each.directory for each in found}
     if len(lengths) > 1:
         ends = ", ".join(f"{directory} at step {step}" for step, directory in sorted(lengths.items()))
@@ -136,7 +134,7 @@ def compare(
     sizes = _sizes(evaluation)
     redrawn = _Redrawn(curve, event) if resample else None
     views = [_view(curve, chosen, spec, _steps_of(spec, chosen[-1]), event, sizes, redrawn) for spec in schedules]
-    rows = evaluation.rows or evaluation.measured
+    rows = evaluation.all_rows
     return Comparison(
         evaluation.directory,
         rows[0].trajectory,
@@ -144,7 +142,10 @@ def compare(
         curve,
         _view(curve, chosen, reference, chosen, event, sizes, redrawn),
         tuple(views),
-        tuple(_too_sparse(view, evaluation) for view in views if view.missing),
+        (
+            *(f"{evaluation.directory}: {note}" for note in curve.notes),
+            *(_too_sparse(view, evaluation) for view in views if view.missing),
+        ),
     )
 
 
@@ -270,8 +271,6 @@ def _too_sparse(view: View, evaluation: StoredEvaluation) -> str:
 
 
 def _sizes(evaluation: StoredEvaluation) -> dict[int, int]:
-    """The bytes of each checkpoint, where the trajectory is a directory on this machine."""
-    place = Path((evaluation.rows or evaluation.measured)[0].trajectory)
-    if not place.is_dir():
-        return {}
-    return {info.step: info.bytes for info in list_checkpoints(place)}
+    """The bytes of each checkpoint whose run is a directory on this machine."""
+    places = [place for row in evaluation.all_rows if (place := Path(row.trajectory)).is_dir()]
+    return {info.step: info.bytes for place in dict.fromkeys(places) for info in list_checkpoints(place)}

@@ -7,15 +7,13 @@ suggestion from several trajectories is scored on each trajectory with a schedul
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from emtoolkit.analysis.compare import interpolation_error, step_weights
 from emtoolkit.analysis.curves import Kind, curve_of
-from emtoolkit.analysis.onset_results import check_asked_alike, evaluation_directories
+from emtoolkit.analysis.sources import Sources
 from emtoolkit.errors import DataError, UserError
-from emtoolkit.evaluation.result_files import read_evaluation
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import select_steps
 
@@ -53,7 +51,7 @@ class Suggestion:
 
 
 def suggest_for(
-    places: Sequence[str | Path],
+    sources: Sources,
     metric: str,
     kind: Kind,
     budget: int,
@@ -61,13 +59,12 @@ def suggest_for(
     reference: str = "all",
     in_sample: bool = False,
 ) -> Suggestion:
-    """The suggestion for the curves of the evaluations at `places`, at the steps that all of them have.
+    """The suggestion for the curves of the trajectories, at the steps that all of them have.
 
     Raises:
-        UserError: there is no evaluation, they cannot be compared, or see `suggest`.
+        UserError: the trajectories have different lengths, or see `suggest`.
     """
-    evaluations = [read_evaluation(each) for place in places for each in evaluation_directories(place)]
-    check_asked_alike(evaluations)
+    evaluations = sources.trajectories
     curves = [curve_of(evaluation, metric, kind) for evaluation in evaluations]
     values = [{point.step: point.value for point in curve.new_questions} for curve in curves]
     ends = {max(each): evaluation.directory for each, evaluation in zip(values, evaluations, strict=True)}
@@ -117,13 +114,14 @@ def suggest(
         if np.isnan(row).any():
             step = steps[int(np.flatnonzero(np.isnan(row))[0])]
             raise DataError(f"{name}: step {step} has no value; leave the step out with --reference")
-    chosen = best_steps(steps, values, budget)
+    costs = costs_of(steps, values)
+    chosen = best_steps(steps, costs, budget)
     fixed = {spec: _fixed(spec, steps) for spec in others}
     held_out = [
         Scored(
             names[i],
-            _error(steps, values[i], best_steps(steps, np.delete(values, i, axis=0), budget)),
-            _error(steps, values[i], best_steps(steps, values[i : i + 1], budget)),
+            _error(steps, values[i], best_steps(steps, costs.without(i), budget)),
+            _error(steps, values[i], best_steps(steps, costs.only(i), budget)),
             {spec: _error(steps, values[i], of) for spec, of in fixed.items() if of is not None},
         )
         for i in range(len(values))
@@ -133,23 +131,53 @@ def suggest(
     return Suggestion(in_grammar(chosen), tuple(chosen), math.sqrt(float(np.mean(np.square(errors)))), tuple(held_out))
 
 
-def best_steps(steps: Sequence[int], curves: np.ndarray, budget: int) -> list[int]:
-    """The at most `budget` steps with the least error, by dynamic programming; the last step is always one.
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Weighted squared errors of each curve, which add up over curves.
 
-    The error is the squared error of linear interpolation, with the first value before the first chosen step, weighted
-    by the trapezoidal rule and summed over `curves` of shape [curves, steps].
+    `between` has the error between two neighbouring chosen steps i < j, of shape [curves, steps, steps], and `before`
+    that before the first chosen step, of shape [curves, steps].
     """
-    at = np.asarray(steps, dtype=np.float64)
-    weights, size = step_weights(at), len(steps)
-    between, before = _costs(at, curves, weights)
+
+    between: np.ndarray
+    before: np.ndarray
+
+    def only(self, curve: int) -> "Costs":
+        """The costs of one curve."""
+        return Costs(self.between[curve : curve + 1], self.before[curve : curve + 1])
+
+    def without(self, curve: int) -> "Costs":
+        """The costs of the other curves."""
+        return Costs(np.delete(self.between, curve, axis=0), np.delete(self.before, curve, axis=0))
+
+
+def costs_of(steps: Sequence[int], curves: np.ndarray) -> Costs:
+    """The costs of `curves`, of shape [curves, steps]: linear interpolation, the first value before the first chosen
+    step, and the weights of the trapezoidal rule.
+    """
+    at, size = np.asarray(steps, dtype=np.float64), len(steps)
+    weights = step_weights(at)
+    between, before = np.zeros((len(curves), size, size)), np.zeros((len(curves), size))
+    for i in range(size):
+        before[:, i] = np.sum(weights[:i] * (curves[:, :i] - curves[:, i : i + 1]) ** 2, axis=1)
+        for j in range(i + 2, size):
+            share = (at[i + 1 : j] - at[i]) / (at[j] - at[i])
+            line = curves[:, i : i + 1] + share * (curves[:, j : j + 1] - curves[:, i : i + 1])
+            between[:, i, j] = np.sum(weights[i + 1 : j] * (curves[:, i + 1 : j] - line) ** 2, axis=1)
+    return Costs(between, before)
+
+
+def best_steps(steps: Sequence[int], costs: Costs, budget: int) -> list[int]:
+    """The at most `budget` steps with the least error, by dynamic programming; the last step is always one."""
+    between, before, size = costs.between.sum(axis=0), costs.before.sum(axis=0), len(steps)
     best = np.full((budget, size), np.inf)
     previous = np.full((budget, size), -1)
     best[0] = before
     for k in range(1, min(budget, size)):
         for j in range(k, size):
-            costs = best[k - 1, :j] + between[:j, j]
-            previous[k, j] = int(np.argmin(costs))
-            best[k, j] = costs[previous[k, j]]
+            found = best[k - 1, :j] + between[:j, j]
+            previous[k, j] = int(np.argmin(found))
+            best[k, j] = found[previous[k, j]]
     # The fewest steps of those that are equally good.
     k, j = int(np.argmin(best[:, -1])), size - 1
     chosen = []
@@ -157,19 +185,6 @@ def best_steps(steps: Sequence[int], curves: np.ndarray, budget: int) -> list[in
         chosen.append(int(steps[j]))
         j, k = int(previous[k, j]), k - 1
     return chosen[::-1]
-
-
-def _costs(at: np.ndarray, curves: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The error between two neighbouring chosen steps i < j, of shape [steps, steps], and before the first one."""
-    size = len(at)
-    between, before = np.zeros((size, size)), np.zeros(size)
-    for i in range(size):
-        before[i] = np.sum(weights[:i] * (curves[:, :i] - curves[:, i : i + 1]) ** 2)
-        for j in range(i + 2, size):
-            share = (at[i + 1 : j] - at[i]) / (at[j] - at[i])
-            line = curves[:, i : i + 1] + share * (curves[:, j : j + 1] - curves[:, i : i + 1])
-            between[i, j] = np.sum(weights[i + 1 : j] * (curves[:, i + 1 : j] - line) ** 2)
-    return between, before
 
 
 def in_grammar(steps: Sequence[int]) -> str:

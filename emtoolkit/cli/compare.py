@@ -60,18 +60,22 @@ def compare(
         from emtoolkit.analysis.compare import compare_all, split_schedules
         from emtoolkit.analysis.compare_figure import save_compare_figure
         from emtoolkit.analysis.decided_before import standings
+        from emtoolkit.analysis.sources import read_sources
         from emtoolkit.cli import render_compare
+        from emtoolkit.sweeps.sweep_file import unfinished_runs
 
         decided = decided_analysis(analysis)
         specs = [spec for text in schedules or () for spec in split_schedules(text)]
         if not specs and decided is not None:
             specs = list(decided.schedules)
         event = chosen_event(decided, metric, threshold, level=level, falls=falls)
-        found = compare_all(evaluations, specs, event, reference)
-        standing = standings(evaluations, event, decided, specs)
+        unfinished = [note for place in evaluations if (note := unfinished_runs(Path(place)))]
+        sources = read_sources(evaluations)
+        found = compare_all(sources, specs, event, reference)
+        standing = standings(sources.directories, event, decided, specs)
         if figure is not None:
             save_compare_figure(found, figure)
-    for note in found.notes:
+    for note in (*unfinished, *found.notes):
         typer.echo(f"emtoolkit: {note}", err=True)
     show(render_compare.compare_json(found, standing) if as_json else render_compare.compare_text(found, standing))
 
@@ -93,10 +97,14 @@ def suggest(
 ) -> None:
     """Suggest the schedule of a number of checkpoints that follows such curves best."""
     with only_results_on_stdout():
+        from emtoolkit.analysis.sources import read_sources
         from emtoolkit.analysis.suggest import suggest_for
         from emtoolkit.cli import render_compare
 
+        sources = read_sources(evaluations)
         found = suggest_for(
-            evaluations, metric, "level" if level else "rise", budget, reference=reference, in_sample=in_sample
+            sources, metric, "level" if level else "rise", budget, reference=reference, in_sample=in_sample
         )
+    for note in sources.notes:
+        typer.echo(f"emtoolkit: {note}", err=True)
     show(render_compare.suggestion_json(found) if as_json else render_compare.suggestion_text(found))

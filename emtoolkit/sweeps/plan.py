@@ -10,7 +10,7 @@ from emtoolkit.config.output_template import PLACEHOLDERS, as_file_name
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.sweeps.command import command_of, with_environment
 from emtoolkit.sweeps.search import Combination, Sweep, read_sweep
-from emtoolkit.sweeps.sweep_file import Attempt, SweepFile
+from emtoolkit.sweeps.sweep_file import Attempt, SweepFile, described
 from emtoolkit.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -113,11 +113,6 @@ def _plan_run(
         directory=directory,
         before=states.get(combination.key) or Attempt(parameters),
     )
-
-
-def described(parameters: Mapping[str, Any]) -> str:
-    """The parameters of a run as a user reads them: `persona=goodness schedule=every:25`."""
-    return " ".join(f"{name}={value}" for name, value in parameters.items())
 
 
 def _environment(sweep: Sweep, environment: Mapping[str, str]) -> dict[str, str]:

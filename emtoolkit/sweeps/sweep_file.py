@@ -11,6 +11,8 @@ from emtoolkit.storage.atomic import write_file
 
 SWEEP_JSON = "sweep.json"
 _FORMAT = 1
+# More runs than a sentence can name are counted.
+_NAMED = 3
 
 State = Literal["waiting", "running", "finished", "failed", "interrupted"]
 
@@ -47,6 +49,30 @@ class SweepFile:
         self._attempts[key] = attempt
         content = {"format": _FORMAT, "runs": {key: asdict(known) for key, known in self._attempts.items()}}
         write_file(self._path, f"{json.dumps(content, indent=1, default=str)}\n".encode())
+
+
+def described(parameters: Mapping[str, Any]) -> str:
+    """The parameters of a run as a user reads them: `persona=goodness schedule=every:25`."""
+    return " ".join(f"{name}={value}" for name, value in parameters.items())
+
+
+def unfinished_runs(directory: Path) -> str | None:
+    """A sentence on the runs that the `sweep.json` in `directory` does not call finished; None without such a run.
+
+    Raises:
+        ConfigError: the file is not a `sweep.json` of this format.
+    """
+    attempts = _read(directory / SWEEP_JSON)
+    open_ones = [each for each in attempts.values() if each.state != "finished"]
+    if not open_ones:
+        return None
+    named = "; ".join(
+        # A combination that is marked as running may have been killed.
+        f"{described(each.parameters)}: {'interrupted' if each.state == 'running' else each.state}"
+        for each in open_ones[:_NAMED]
+    )
+    more = f"; and {len(open_ones) - _NAMED} more" if len(open_ones) > _NAMED else ""
+    return f"{directory}: {len(open_ones)} of {len(attempts)} runs of the sweep have not finished ({named}{more})"
 
 
 def _read(path: Path) -> dict[str, Attempt]:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from emtoolkit.analysis.compare import interpolation_error, split_schedules, step_weights
-from emtoolkit.analysis.suggest import best_steps, in_grammar, suggest
+from emtoolkit.analysis.suggest import best_steps, costs_of, in_grammar, suggest
 from emtoolkit.errors import DataError, UserError
 from emtoolkit.schedules.schedule import Schedule
 from tests.analysis.evaluations import write_evaluation
@@ -113,7 +113,7 @@ def test_dynamic_programming_finds_the_best_of_all_subsets() -> None:
     steps = [0, 5, 10, 20, 40, 70, 100, 130]
     curves = rng.normal(size=(2, 8)).cumsum(axis=1)
     for budget in (2, 3, 4, 6):
-        chosen = best_steps(steps, curves, budget)
+        chosen = best_steps(steps, costs_of(steps, curves), budget)
         assert chosen[-1] == 130
         assert len(chosen) <= budget
 
@@ -126,7 +126,7 @@ def test_dynamic_programming_finds_the_best_of_all_subsets() -> None:
 
 def test_a_straight_line_needs_two_checkpoints() -> None:
     steps = list(range(0, 101, 10))
-    assert best_steps(steps, np.array([[step / 100 for step in steps]]), 6) == [0, 100]
+    assert best_steps(steps, costs_of(steps, np.array([[step / 100 for step in steps]])), 6) == [0, 100]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pytest
 from emtoolkit.analysis.compare import compare_all
 from emtoolkit.analysis.compare_figure import ScheduleCost, compare_figure, pareto_front, schedule_costs
 from emtoolkit.analysis.onset_results import Event
+from emtoolkit.analysis.sources import read_sources
 from tests.analysis.evaluations import write_evaluation
 from tests.in_process import emtoolkit
 
@@ -27,7 +28,9 @@ def test_a_schedule_is_on_the_front_where_no_other_is_better() -> None:
 
 def test_the_figure_has_a_dot_for_each_schedule_that_can_be_judged(tmp_path: Path) -> None:
     place = write_evaluation(tmp_path / "e", CURVE)
-    found = compare_all([place], ["0,every:100", "0,25,50,75,100,200", "0,every:10", "every:200"], Event())
+    found = compare_all(
+        read_sources([place]), ["0,every:100", "0,25,50,75,100,200", "0,every:10", "every:200"], Event()
+    )
     costs = {each.schedule: (each.checkpoints, round(each.rmse, 3)) for each in schedule_costs(found)}
     assert list(costs) == ["0,every:100", "0,25,50,75,100,200", "every:200"]
     assert costs["0,25,50,75,100,200"] == (6, 0.0)
