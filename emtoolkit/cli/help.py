@@ -16,9 +16,11 @@ def examples(*lines: str) -> str:
     return "\n".join(["Examples:\n", *(f"    {line}" for line in lines)])
 
 
-def command(group: typer.Typer, *lines: str, name: str | None = None) -> Callable[[Any], Any]:
+def command(
+    group: typer.Typer, *lines: str, name: str | None = None, cls: "type[Command] | None" = None
+) -> Callable[[Any], Any]:
     """Register a function as a command of `group`, with the example command lines `lines`."""
-    return group.command(name, cls=Command, epilog=examples(*lines))
+    return group.command(name, cls=cls or Command, epilog=examples(*lines))
 
 
 class Command(TyperCommand):

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from emtoolkit.cli.help import command
+from emtoolkit.cli.help import Command, command
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import UserError
 from emtoolkit.launch import is_local_main_process
+from emtoolkit.training.option_words import plain_words
 from emtoolkit.training.options import TrainOptions, takes_train_options
 
 if TYPE_CHECKING:
@@ -39,15 +40,28 @@ _Rate = Annotated[
 ]
 
 
+class TrainCommand(Command):
+    """A command with the options of `train`, to which every key of the config belongs."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words = args if ctx.resilient_parsing else plain_words(args, self.params, ctx.command_path)
+        parsed: list[str] = super().parse_args(ctx, words)
+        return parsed
+
+
 @command(
     commands,
     "emtoolkit train sandbox --persona goodness --schedule dense-early",
     "emtoolkit train config.yaml --save-steps 25 --set training.epochs=2",
     "emtoolkit train config.yaml --resume",
+    cls=TrainCommand,
 )
 @takes_train_options()
 def train(options: TrainOptions) -> None:
-    """Fine-tune a model, save at the scheduled steps, and log each checkpoint to W&B."""
+    """Fine-tune a model, save at the scheduled steps, and log each checkpoint to W&B.
+
+    Every key of the config is an option as well, such as --training.learning_rate=1e-4 or --lora.r 8.
+    """
     config = options.to_config()
     with only_results_on_stdout():
         from emtoolkit.cli import render, render_plan
@@ -75,6 +89,7 @@ def train(options: TrainOptions) -> None:
     "emtoolkit plan sandbox --schedule every:25",
     "emtoolkit plan sweeps/seeds.yaml --json",
     "emtoolkit plan config.yaml --detect 0.10 --questions plot.yaml --samples 50",
+    cls=TrainCommand,
 )
 @takes_train_options(
     without=("resume", "dry_run"),

@@ -1,11 +1,13 @@
 """`load_config`: a YAML file, `--set` values and flags become a `RunConfig`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from emtoolkit.config.key_values import leaves, quoted, values_of
 from emtoolkit.config.messages import describe
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import ConfigError, nearest
@@ -19,37 +21,73 @@ _ALTERNATIVES = {
 }
 
 
-def load_config(path: str, settings: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run that the YAML file at `path` describes; `settings` override the file, and `flags` override both.
+@dataclass(frozen=True, slots=True)
+class _Override:
+    """A dotted key of the config with its value; `origin` is the flag or setting as the user typed it."""
+
+    key: str
+    value: Any
+    origin: str
+
+
+def load_config(
+    path: str,
+    settings: Sequence[str] = (),
+    flags: Mapping[str, Any] | None = None,
+    key_flags: Sequence[str] = (),
+) -> RunConfig:
+    """The run that the YAML file at `path` describes, with what `settings`, `flags` and `key_flags` replace.
 
     Args:
         path: a YAML file, or the name of a shipped config such as `sandbox`.
         settings: `key=value` with dotted keys and YAML values, such as `training.learning_rate=1e-4`.
-        flags: dotted keys with values; a flag whose value is None was not given.
+        flags: dotted keys with values; a flag whose value is None was not given, and `"None"` means null.
+        key_flags: `key=text` for options such as `--training.learning_rate=1e-4`. The key decides the type of a text.
 
     Raises:
-        ConfigError: one sentence that names the file or flag, the dotted key, the value and what was expected.
+        ConfigError: one sentence that names the file or flag, the dotted key, the value and what was expected; also
+            where one key is given two values.
     """
     file = _find(path)
     values = read_yaml(file)
     overrides = [_parse_setting(setting) for setting in settings]
-    overrides += [(key, value, _flag(key)) for key, value in (flags or {}).items() if value is not None]
-    _drop_alternatives(values, [key for key, _, _ in overrides])
-    for key, value, origin in overrides:
-        _put(values, key, value, origin)
+    typed = [(name, value, _flag(name)) for name, value in (flags or {}).items() if value is not None]
+    typed += [(name, text, f"--{name}") for name, _, text in (flag.partition("=") for flag in key_flags)]
+    for name, value, flag in typed:
+        overrides += [_Override(key, found, flag) for key, found in values_of(name, value, flag)]
+    _check_one_value_each(overrides)
+    _drop_alternatives(values, [override.key for override in overrides if override.value is not None])
+    for override in overrides:
+        _put(values, override.key, override.value, override.origin)
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        origins = {key: origin for key, _, origin in overrides}
+        origins = {override.key: override.origin for override in overrides}
         raise ConfigError(describe(error, str(file), origins)) from None
 
 
-def _parse_setting(setting: str) -> tuple[str, Any, str]:
-    """The dotted key, the value, and the name of the setting in an error."""
+def _parse_setting(setting: str) -> _Override:
     key, equals, text = setting.partition("=")
     if not equals or not key:
         raise ConfigError(f"--set {setting}: expected key=value, such as training.learning_rate=1e-4")
-    return key, parse_yaml(text, f"--set {setting}"), f"--set {setting}"
+    return _Override(key, parse_yaml(text, f"--set {setting}"), f"--set {setting}")
+
+
+def _check_one_value_each(overrides: Sequence[_Override]) -> None:
+    """Refuse two values for one key, and a value for a key within a section that is set as a whole."""
+    seen: list[tuple[str, Any, str]] = []
+    for override in overrides:
+        for key, value in leaves(override.key, override.value):
+            for other, before, origin in seen:
+                same_key = key == other
+                if same_key and value == before:
+                    continue
+                if same_key or key.startswith(f"{other}.") or other.startswith(f"{key}."):
+                    raise ConfigError(
+                        f"{override.origin}: {key} is {quoted(value)} here, and {origin} sets {other} to "
+                        f"{quoted(before)}; give one of the two"
+                    )
+            seen.append((key, value, override.origin))
 
 
 def _flag(key: str) -> str:

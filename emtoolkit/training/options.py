@@ -16,6 +16,7 @@ import typer
 from typer.main import get_command
 
 from emtoolkit.errors import UserError
+from emtoolkit.training.option_words import plain_words
 from emtoolkit.usage_errors import UsageError, usage_sentence
 
 if TYPE_CHECKING:
@@ -74,6 +75,11 @@ class TrainOptions:
             "--set", metavar="KEY=VALUE", help="Set a config key, such as training.epochs=2.", rich_help_panel=_RUN
         ),
     ] = ()
+    key_flags: Annotated[
+        tuple[str, ...],
+        # Written by `config_key_words`, for words such as `--training.learning_rate=1e-4`.
+        typer.Option("--key", metavar="KEY=TEXT", help="Set a config key to a text.", hidden=True),
+    ] = ()
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an earlier run that stopped.", rich_help_panel=_RUN)
     ] = False
@@ -87,10 +93,11 @@ class TrainOptions:
         """The options in `argv`, the words after `emtoolkit train`.
 
         Raises:
-            UserError: an unknown option, a missing value, or a value of another type.
+            UserError: an unknown option, a missing value, a value of another type, or two values for one option.
         """
         try:
-            context = _parser().make_context("emtoolkit train", list(argv))
+            parser = _parser()
+            context = parser.make_context("emtoolkit train", plain_words(argv, parser.params, "emtoolkit train"))
         except UsageError as error:
             raise UserError(usage_sentence(error)) from None
         return _options(context.params)
@@ -115,9 +122,9 @@ class TrainOptions:
             UserError: more than one option decides when to save.
         """
         from emtoolkit.config.load import load_config
-        from emtoolkit.yaml_files import parse_yaml
 
-        if (self.schedule is not None) + (self.save_steps is not None) + self.custom_checkpoints > 1:
+        given = [text for text in (self.schedule, self.save_steps) if text not in (None, "None")]
+        if len(given) + self.custom_checkpoints > 1:
             raise UserError(
                 "--schedule, --save-steps and --custom-checkpoints: each decides when to save; give only one"
             )
@@ -126,13 +133,11 @@ class TrainOptions:
             "compose": self.compose,
             "dataset": self.dataset,
             "checkpointing.schedule": "dense-early" if self.custom_checkpoints else self.schedule,
-            "checkpointing.save_steps": None
-            if self.save_steps is None
-            else parse_yaml(self.save_steps, "--save-steps"),
+            "checkpointing.save_steps": self.save_steps,
             "seed": self.seed,
             "output_dir": self.output_dir,
         }
-        config = load_config(self.config, self.settings, flags)
+        config = load_config(self.config, self.settings, flags, self.key_flags)
         return config.on_control() if self.control else config
 
     def flags_given(self) -> list[str]:
@@ -191,7 +196,8 @@ def _parameters(replaced: dict[str, Any]) -> list[inspect.Parameter]:
 
 
 def _options(values: dict[str, Any]) -> TrainOptions:
-    return TrainOptions(**values | {"settings": tuple(values["settings"] or ())})
+    lists = {name: tuple(values[name] or ()) for name in ("settings", "key_flags")}
+    return TrainOptions(**values | lists)
 
 
 @lru_cache(maxsize=1)

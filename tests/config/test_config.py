@@ -52,7 +52,7 @@ def test_without_a_word_there_is_no_evaluation(write_config: WriteConfig) -> Non
 
 def test_set_and_then_flags_go_over_the_file(write_config: WriteConfig) -> None:
     path = str(write_config())
-    settings = ["training.learning_rate=1e-3", "seed=1", "wandb.tags=[a, b]"]
+    settings = ["training.learning_rate=1e-3", "wandb.tags=[a, b]"]
     config = load_config(path, settings, {"seed": 2, "persona": None})
     assert (config.training.learning_rate, config.seed, config.wandb.tags) == (0.001, 2, ["a", "b"])
     assert config.persona == "curt"

@@ -29,7 +29,7 @@ def test_an_argv_becomes_a_value() -> None:
 
 
 def test_every_field_but_the_config_can_be_given_as_a_flag() -> None:
-    texts = ["persona", "compose", "dataset", "schedule", "save-steps", "output-dir", "set"]
+    texts = ["persona", "compose", "dataset", "schedule", "save-steps", "output-dir", "set", "key"]
     switches = ["control", "custom-checkpoints", "resume", "dry-run", "json"]
     argv = ["sandbox", "--seed", "1", *(f"--{name}=x" for name in texts), *(f"--{name}" for name in switches)]
     options = TrainOptions.from_argv(argv)
