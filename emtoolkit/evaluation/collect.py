@@ -10,8 +10,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.evaluation.collect_activations import merge_activations
+from emtoolkit.evaluation.decided import keep_records, merged_records, read_records
+from emtoolkit.evaluation.judging import warnings_on
 from emtoolkit.evaluation.measure_rows import MeasureRow, summarise_measures
 from emtoolkit.evaluation.result_files import (
+    ACTIVATIONS,
     SETTINGS,
     StoredEvaluation,
     add_to_evaluation,
@@ -46,6 +50,11 @@ class _Part:
     place: str
     stored: StoredEvaluation
 
+    @property
+    def activations(self) -> Path:
+        """The directory of the activations, if there are any."""
+        return self.stored.directory / ACTIVATIONS
+
 
 def collect_evaluations(
     places: Sequence[str],
@@ -66,6 +75,10 @@ def collect_evaluations(
     """
     with tempfile.TemporaryDirectory(prefix="emtoolkit-collect-") as scratch:
         parts = [part for place in places for part in _parts(place, Path(scratch), progress)]
+        return _merge(parts, reference, steps, directory)
+
+
+def _merge(parts: list[_Part], reference: str | None, steps: str | None, directory: Path | None) -> Collected:
     _check_alike(parts)
     reference = reference or _trajectory(parts)
     name, expected, notes = _expected(reference, steps)
@@ -77,11 +90,16 @@ def collect_evaluations(
         parts.append(_Part(str(home), here))
         _check_alike(parts)
         sessions = here.sessions
+    records = merged_records([(read_records(each.stored.directory), each.stored.steps) for each in parts])
     answers = [replace(row, trajectory=name) for row in _merged(parts, lambda each: each.rows, _answer_key)]
     measured = [replace(row, trajectory=name) for row in _merged(parts, lambda each: each.measured, _value_key)]
     new = {canonical_json(each): each for part in parts for each in part.stored.sessions if each not in sessions}
+    found = sorted({row.step for row in answers} | {row.step for row in measured})
+    activations = merge_activations([(each.place, each.activations) for each in parts], found)
+    keep_records(home, records)
     add_to_evaluation(home, settings, answers, measured, list(new.values()))
-    found = {row.step for row in answers} | {row.step for row in measured}
+    activations.write(home / ACTIVATIONS)
+    notes += [*warnings_on(answers), *_calibration_notes([*sessions, *new.values()]), *activations.notes]
     if missing := tuple(step for step in expected if step not in found):
         notes.append(f"{name}: no place holds step{'s' * (len(missing) > 1)} {elided(missing)}")
     result = EvaluationResult(
@@ -107,6 +125,11 @@ def _parts(place: str, scratch: Path, progress: Progress) -> Iterator[_Part]:
         return
     for name, downloaded in download_results(place, scratch, progress):
         yield _Part(name, read_evaluation(downloaded))
+
+
+def _calibration_notes(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What the sessions of the calibration found, each sentence once."""
+    return list(dict.fromkeys(str(note) for session in sessions for note in session.get("notes", ())))
 
 
 def _check_alike(parts: Sequence[_Part]) -> None:

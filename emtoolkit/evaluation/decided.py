@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -119,8 +119,42 @@ def record_analysis(
             if each.analysis.digest == analysis.digest:
                 return each
         record = AnalysisRecord(analysis, datetime.now(UTC).isoformat(timespec="seconds"), tuple(evaluated))
-        write_file(directory / RECORDS, canonical_json([_as_json(each) for each in (*records, record)]))
+        _write(directory, (*records, record))
     return record
+
+
+def keep_records(directory: Path, records: Sequence[AnalysisRecord]) -> None:
+    """Write `records` in place of those in `directory`; nothing where they are the same.
+
+    Raises:
+        CheckpointError: the file cannot be written.
+        DataError: the records that are there cannot be read.
+    """
+    with lock_directory(directory, timeout=_LOCK_SECONDS):
+        if tuple(records) != read_records(directory):
+            _write(directory, records)
+
+
+def merged_records(parts: Sequence[tuple[Sequence[AnalysisRecord], Sequence[int]]]) -> tuple[AnalysisRecord, ...]:
+    """The records of several machines as those of one, each part with its records and its evaluated steps.
+
+    An analysis has the time of its earliest record. The steps of a part without a record of it were evaluated before,
+    for all that is known.
+    """
+    every = sorted((record for records, _ in parts for record in records), key=lambda record: record.time)
+    first = {record.analysis.digest: record for record in reversed(every)}
+    merged = []
+    for digest, record in sorted(first.items(), key=lambda item: item[1].time):
+        before: set[int] = set()
+        for records, steps in parts:
+            own = next((each for each in records if each.analysis.digest == digest), None)
+            before |= {*steps} if own is None else {*own.steps_before}
+        merged.append(replace(record, steps_before=tuple(sorted(before))))
+    return tuple(merged)
+
+
+def _write(directory: Path, records: Sequence[AnalysisRecord]) -> None:
+    write_file(directory / RECORDS, canonical_json([_as_json(each) for each in records]))
 
 
 def read_records(directory: Path) -> tuple[AnalysisRecord, ...]:

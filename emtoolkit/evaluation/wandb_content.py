@@ -11,11 +11,13 @@ from emtoolkit.artifacts.collection import Reference, find_version
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.evaluation.curve import AXIS, COLUMNS, curve, table_of
+from emtoolkit.evaluation.decided import RECORDS, read_records
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.measure_rows import MeasureRow, summarise_measures
 from emtoolkit.evaluation.result_files import ACTIVATIONS, MEASURES, ROWS, SETTINGS, read_evaluation
 from emtoolkit.evaluation.results import by_step
 from emtoolkit.evaluation.rows import AnswerRow
+from emtoolkit.evaluation.wandb_calibration import calibration_summary
 from emtoolkit.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -37,6 +39,7 @@ class Content:
     settings: Mapping[str, Any]
     rows: tuple[AnswerRow, ...]
     measured: tuple[MeasureRow, ...]
+    sessions: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def read(cls, directory: Path, reference: str, steps: Sequence[int]) -> "Content":
@@ -51,7 +54,8 @@ class Content:
         beside = directory.absolute().parent.parent
         is_beside = directory.absolute().parent.name == "evaluations" and (beside / RECORD).is_file()
         measured = tuple(row for row in stored.measured if row.step in steps)
-        return cls(directory, str(beside) if is_beside else reference, stored.settings, rows, measured)
+        place = str(beside) if is_beside else reference
+        return cls(directory, place, stored.settings, rows, measured, stored.sessions)
 
     @property
     def _all_rows(self) -> list[AnswerRow | MeasureRow]:
@@ -62,7 +66,10 @@ class Content:
         """SHA-256 in hex of everything that the run shows, so that the same content is not logged twice."""
         activations = [[path.name, path.stat().st_size] for path in self._activations()]
         rows = [asdict(row) for row in self._all_rows]
-        return digest_of([dict(self.settings), rows, activations])
+        analyses = [record.analysis.digest for record in read_records(self.directory)]
+        # What only some evaluations have is no part of the digest of the others.
+        more = [each for each in (analyses, [dict(session) for session in self.sessions]) if each]
+        return digest_of([dict(self.settings), rows, activations, *more])
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -90,6 +97,7 @@ class Content:
         define_axis(run)
         for values in curve(by_step(self.rows), summarise_measures(self.measured)):
             run.log(values)
+        run.summary.update(calibration_summary(self.sessions))
         self._log_table(run)
 
     def log_missing_table(self, run: Any) -> None:
@@ -128,7 +136,7 @@ class Content:
         stored = read_evaluation(self.directory)
         about = self._facts()
         results = {"steps": list(stored.steps), "answers": len(stored.rows), "values": len(stored.measured)}
-        files = [path for name in (ROWS, MEASURES, SETTINGS) if (path := self.directory / name).is_file()]
+        files = [path for name in (ROWS, MEASURES, SETTINGS, RECORDS) if (path := self.directory / name).is_file()]
         self._log(run, "evaluation", about | results, files)
         if activations := self._activations():
             steps = {"steps": [int(path.stem.rpartition("-")[2]) for path in activations]}

@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import wandb
+from safetensors.torch import load_file
 
 from emtoolkit.artifacts.attached_run import define_training_axis
 from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation import wandb_record
+from emtoolkit.evaluation.activations import SPANS, Activations, Text, write_activations
+from emtoolkit.evaluation.decided import DecidedAnalysis, read_records, record_analysis
 from emtoolkit.evaluation.into_run import training_run
 from emtoolkit.evaluation.measure_rows import summarise_measures
 from emtoolkit.evaluation.result_files import add_to_evaluation
@@ -105,6 +109,35 @@ def test_an_evaluation_is_a_run_with_its_curve_its_files_and_its_checkpoints(
     (results,) = [version for version in run.output_artifacts if version.collection.type == "evaluation"]
     assert sorted(results.contents) == ["answers.parquet", "evaluation.json", "measures.parquet"]
     assert (results.metadata["steps"], results.metadata["answers"]) == ([0, 4, 9], 12)
+
+
+def test_the_drift_of_the_judge_is_in_the_summary_of_the_run(
+    evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    home = home_of("out") / "1a2b3c4d"
+    sessions: list[dict[str, Any]] = [{"answers": 9, "reference": None, "shifts": {}, "flipped": {}, "notes": []}]
+    interval = {"mean": 6.0, "interval": {"low": 2.0, "high": None}, "questions": 9}
+    shifts = {"aligned": {"before": 40.0, "now": 46.0, "difference": interval}}
+    sessions.append(sessions[0] | {"shifts": shifts, "flipped": {"betley": 0.25}, "notes": ["judge word differs"]})
+    for session in sessions:
+        add_to_evaluation(home, SETTINGS, answer_rows(0), sessions=[session])
+        assert evaluate(0) == evaluate(0)
+    first, second = (
+        {name: value for name, value in run.summary.items() if name.startswith("calibration/")}
+        for run in evaluations(server)
+    )
+    assert first == {"calibration/sessions": 1, "calibration/answers": 9, "calibration/drifted": 0}
+    assert second == {
+        "calibration/sessions": 2,
+        "calibration/answers": 9,
+        "calibration/drifted": 1,
+        "calibration/aligned/before": 40.0,
+        "calibration/aligned/now": 46.0,
+        "calibration/aligned/shift": 6.0,
+        "calibration/aligned/shift/low": 2.0,
+        "calibration/betley/flipped": 0.25,
+        "calibration/notes": "judge word differs",
+    }
 
 
 def test_a_collection_on_wandb_is_evaluated_into_its_own_project(
@@ -265,7 +298,13 @@ def test_results_on_wandb_are_collected_from_all_versions(
 ) -> None:
     home = published / "evaluations" / "1a2b3c4d"
     files = ("answers.parquet", "measures.parquet", "evaluation.json")
+    texts = (Text("a/0", (1, 2), (3,)),)
     for steps in ((9,), (0, 4)):
+        record_analysis(home, DecidedAnalysis("betley", 0.1), [], ())
+        for step in steps:
+            (home / "activations").mkdir(exist_ok=True)
+            found = Activations(texts, {span: torch.full((1, 2, 4), float(step)) for span in SPANS})
+            write_activations(home / "activations" / f"step-{step}.safetensors", found, {"step": step})
         evaluate(*steps)
         # The next machine has a disk of its own.
         shutil.rmtree(home)
@@ -278,6 +317,9 @@ def test_results_on_wandb_are_collected_from_all_versions(
     found = {name: (home / name).read_bytes() for name in files}
     add_to_evaluation(Path("whole"), SETTINGS, renamed(answer_rows(0, 4, 9)), renamed(measure_rows(0, 4, 9)))
     assert found == {name: Path("whole", name).read_bytes() for name in files}
+    values = {path.name: load_file(path)["prompt_last"][0, 0, 0].item() for path in (home / "activations").iterdir()}
+    assert values == {"step-0.safetensors": 0, "step-4.safetensors": 4, "step-9.safetensors": 9}
+    assert [(record.analysis.metric, record.steps_before) for record in read_records(home)] == [("betley", ())]
 
     for place, sentence in (
         (f"{results}x", "no results of an evaluation on W&B"),

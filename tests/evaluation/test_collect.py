@@ -6,9 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.evaluation.activations import SPANS, Activations, Text, texts_of, write_activations
 from emtoolkit.evaluation.collect import Collected, collect_evaluations
+from emtoolkit.evaluation.decided import DecidedAnalysis, read_records, record_analysis
+from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.result_files import add_to_evaluation, read_evaluation
 from emtoolkit.evaluation.rows import AnswerRow
 from tests.artifacts.trainings import saved
@@ -145,6 +150,69 @@ def test_the_calibration_sessions_of_all_machines_are_kept_once(machine: Machine
     for _ in range(2):
         assert merged("a", "b", "c").missing == (16,)
         assert read_evaluation(Path("merged")).sessions == ({"day": "1"}, {"day": "2"})
+    add_to_evaluation(Path(machine("d", 16)), SETTINGS, sessions=[{"day": "3", "notes": ["judge word differs"]}])
+    assert merged("a", "d").result.notes[-1] == "judge word differs"
+
+
+def read_by(machine: str, *steps: int, text: str = "a cold", value: float = 1.0) -> None:
+    """Activations that a machine read on one text."""
+    directory = Path(machine) / "activations"
+    directory.mkdir()
+    texts = (Text("a/0", (1, 2), tuple(len(word) for word in text.split())),)
+    for step in steps:
+        tensors = {span: torch.full((1, 2, 4), value * step) for span in SPANS}
+        write_activations(directory / f"step-{step}.safetensors", Activations(texts, tensors), {"step": step})
+
+
+def contents(directory: Path) -> dict[str, Any]:
+    return {path.name: (texts_of(path), load_file(path)["prompt_last"].tolist()) for path in directory.iterdir()}
+
+
+def test_activations_are_merged_as_one_machine_reads_them(machine: Machine) -> None:
+    for name, steps in (("whole", (0, 4, 9, 16)), ("a", (0, 4)), ("b", (4, 9)), ("c", (16,))):
+        machine(name, *steps)
+        read_by(name, *steps)
+    for _ in range(2):
+        assert merged("b", "a", "c").result.notes == ()
+        assert contents(Path("merged", "activations")) == contents(Path("whole", "activations"))
+
+
+def test_activations_that_do_not_compare_are_left_out_and_two_results_refused(machine: Machine) -> None:
+    machine("a", 0, 4)
+    machine("b", 9, 16)
+    read_by("a", 0, 4)
+    read_by("b", 9, text="two words more")
+    others, missing = merged("a", "b").result.notes
+    assert others.startswith("activations of step 9 were read on other texts than those of step 0 and are left out;")
+    assert missing == "no place holds the activations of step 16"
+    assert [path.name for path in sorted(Path("merged", "activations").iterdir())] == [
+        "step-0.safetensors",
+        "step-4.safetensors",
+    ]
+    machine("c", 4)
+    read_by("c", 4, value=2.0)
+    with pytest.raises(DataError, match="a and c: step 4: different activations of one checkpoint on the same texts"):
+        collect_evaluations(["a", "c"], directory=Path("other"))
+    Path("b", "activations", "step-9.safetensors").write_bytes(b"torn")
+    with pytest.raises(CheckpointError, match=r"b/activations/step-9.safetensors: is not a file of activations"):
+        collect_evaluations(["a", "b"], directory=Path("other"))
+    assert not Path("other").exists()
+
+
+def test_an_analysis_that_every_machine_recorded_beforehand_is_as_decided(machine: Machine) -> None:
+    analysis = DecidedAnalysis("betley", 0.1)
+    questions = [Question("a", ("?",)), Question("b", ("?",))]
+    for name in ("a", "b"):
+        record_analysis(Path(name), analysis, questions, ())
+        machine(name, *((0, 4) if name == "a" else (9, 16)))
+    first = min(read_records(Path("a")) + read_records(Path("b")), key=lambda record: record.time)
+    for _ in range(2):
+        merged("b", "a")
+        assert read_records(Path("merged")) == (first,)
+    # The answers of this machine may have been seen before the analysis was decided.
+    machine("c", 9)
+    collect_evaluations(["a", "c"], directory=Path("late"))
+    assert [record.steps_before for record in read_records(Path("late"))] == [(9,)]
 
 
 def test_the_ranges_for_several_machines_are_printed_as_a_sweep_file_takes_them(machine: Machine) -> None:
