@@ -24,7 +24,7 @@ class CheckpointingConfig(Section):
     """Only warn about a step that is written out and lies past the end of training; `false` makes it an error."""
     resume_every: str = SaveOptions.resume_every
     """How often the resume state is saved: a time such as `30s`, `10min` or `2h`, a number such as `50 steps`, or
-    `never`. A signal and an exception save it, too."""
+    `never`. A signal saves it, too."""
     resume_at_end: bool = SaveOptions.resume_at_end
     """Save the resume state of the last step and keep it, so that the run can be continued with more steps."""
     max_in_flight: Annotated[int, Field(json_schema_extra={"minimum": 1})] = SaveOptions.max_in_flight

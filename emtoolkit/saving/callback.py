@@ -20,6 +20,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
+from emtoolkit.errors import UserError
 from emtoolkit.saving.local import LocalSaving
 from emtoolkit.saving.model_identity import frozen_digest
 from emtoolkit.saving.model_state import ModelState
@@ -34,6 +35,7 @@ from emtoolkit.saving.strategy import SavingSetup, SavingStrategy, TrainerEvent
 from emtoolkit.saving.trainer_arguments import own_the_saves, warn_of_stateful_callbacks
 from emtoolkit.saving.trainer_identity import identity_of_training, initial_weights_digest, running_trainer
 from emtoolkit.saving.trainer_identity_v1 import version_1_facts
+from emtoolkit.saving.training_call import watch_trainers
 from emtoolkit.saving.writer import Saved
 from emtoolkit.schedules.save_options import OnError, SaveOptions
 from emtoolkit.schedules.schedule import Schedule
@@ -118,6 +120,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._batch_size: int | None = None
         self._frozen_digest = ""
         self._updated = False
+        watch_trainers()
 
     def follow(self, trainer: Any) -> None:
         """Keep the states of the other callbacks of `trainer` in the resume state.
@@ -214,14 +217,31 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._active.training_ended(TrainerEvent(args, state, control, kwargs))
         self._close()
 
+    def training_failed(self, trainer: Any, error: BaseException) -> None:
+        """Save the last complete step of a training that `error` ended in `Trainer.train`, and end the saving.
+
+        Nothing is saved while the weights are those of no step, and no sharded weights, because the other processes may
+        be gone. The signal handlers are restored, the directory is released, and the threads have ended afterwards.
+        """
+        try:
+            self._save_and_close(error)
+        except (UserError, OSError, RuntimeError) as problem:
+            # The training raises `error`, and this one is often its consequence.
+            logger.warning("the last step could not be saved after the training failed: %s", problem)
+
     def save_after_failure(self) -> None:
         """Save the last complete step of a training that an exception ended, and wait for the disk.
 
-        For programs that call `Trainer.train()`: the Trainer sends no event after an exception. Sharded weights are
-        not saved, because the other processes may be gone.
+        For programs with a training loop of their own. `Trainer.train` has done this before it raises its exception;
+        then this method does nothing.
         """
-        if self._session is not None:
-            self._active.training_failed()
+        self._save_and_close(None)
+
+    def _save_and_close(self, error: BaseException | None) -> None:
+        try:
+            if self._session is not None and self._strategy is not None:
+                self._strategy.training_failed(error)
+        finally:
             self._close()
 
     def _note_metrics(self, state: TrainerState, logs: Mapping[str, Any]) -> None:

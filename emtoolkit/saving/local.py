@@ -14,11 +14,12 @@ from torch import Tensor
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, checkpoint_name
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.adapter_state import model_state
-from emtoolkit.saving.model_state import ModelState
+from emtoolkit.saving.model_state import FullState, ModelState
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, ResumeState
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.snapshot import SnapshotBuffers
 from emtoolkit.saving.strategy import SavingSetup, TrainerEvent
+from emtoolkit.saving.whole_step import WholeStep
 from emtoolkit.saving.writer import CheckpointContents
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ class _Copies:
     session: SavingSession
     state: ModelState
     buffers: SnapshotBuffers
+    whole: WholeStep
 
     def save(self, step: int, *, final: bool) -> None:
         """Save the live model as `step`."""
@@ -48,8 +50,7 @@ class LocalSaving:
 
     def __init__(self, setup: SavingSetup, event: TrainerEvent) -> None:
         self._setup = setup
-        # The step whose weights the model holds; None while the optimizer changes them.
-        self._step_in_memory: int | None = event.step
+        self._first_step = event.step
         self._copies: _Copies | None = None
         # An error in process 0 is raised in all processes; the others would wait for process 0 in the first step.
         with setup.ranks.raise_on_all():
@@ -61,9 +62,9 @@ class LocalSaving:
         state = model_state(event.model)
         if event.step > 0:
             _check_restored(self._setup.directory / RESUME_DIRECTORY / checkpoint_name(event.step), state.tensors)
-        copies = _Copies(
-            self._setup.open_session(state), state, SnapshotBuffers(state, self._setup.options.max_in_flight)
-        )
+        session = self._setup.open_session(state)
+        buffers = SnapshotBuffers(state, self._setup.options.max_in_flight)
+        copies = _Copies(session, state, buffers, WholeStep(_changing_tensors(event.model, state), event.step))
         copies.buffers.prepare()
         if self._setup.is_scheduled(event.step):
             # After a resume this compares the step with its checkpoint, or writes a checkpoint that is missing.
@@ -77,6 +78,7 @@ class LocalSaving:
         return self._copies.session.disk.waited_seconds + self._copies.buffers.waited_seconds
 
     def between_steps(self, event: TrainerEvent) -> None:
+        self._weights_are_of(event.step)
         timing = self._setup.timing
         if not timing.is_due(event.step):
             return
@@ -86,14 +88,16 @@ class LocalSaving:
         timing.raise_if_interrupted(event.step)
 
     def before_update(self) -> None:
-        self._step_in_memory = None
+        if self._copies is not None:
+            self._copies.whole.is_being_changed()
 
     def after_update(self, event: TrainerEvent) -> None:
-        self._step_in_memory = event.step + 1
+        self._weights_are_of(event.step + 1)
 
     def step_ended(self, event: TrainerEvent) -> None:
         if self._copies is None:
             return
+        self._weights_are_of(event.step)
         self._copies.session.disk.check()
         if self._setup.is_scheduled(event.step):
             self._copies.save(event.step, final=event.step == self._setup.total_steps)
@@ -109,14 +113,29 @@ class LocalSaving:
         if self._copies is not None:
             self._copies.session.end(event.step)
 
-    def training_failed(self) -> None:
-        if self._copies is not None and self._step_in_memory is not None:
-            self._copies.save(self._step_in_memory, final=False)
+    def training_failed(self, error: BaseException | None) -> None:
+        if self._copies is None:
+            return
+        step = self._copies.whole.at_failure(error)
+        if step is None:
+            logger.warning("training failed while the weights were those of no step, so only scheduled steps are saved")
+        elif step > self._first_step:
+            self._copies.save(step, final=False)
+
+    def _weights_are_of(self, step: int) -> None:
+        if self._copies is not None:
+            self._copies.whole.is_now(step)
 
     def _save_resume_state(self, event: TrainerEvent) -> None:
         random_states = self._setup.ranks.gather(self._setup.timing.random_state())
         if self._copies is not None:
             self._copies.save_resume_state(event, random_states, self._setup.stateful_callbacks())
+
+
+def _changing_tensors(model: Any, state: ModelState) -> list[Tensor]:
+    """The tensors of `state` that a training changes: trained weights and, if all weights are saved, buffers."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return trained + (list(model.buffers()) if isinstance(state, FullState) else [])
 
 
 def _check_restored(checkpoint: Path, tensors: Mapping[str, Tensor]) -> None:

@@ -16,7 +16,7 @@ from accelerate.utils import parse_flag_from_env
 from torch import distributed
 from transformers import TrainingArguments
 
-from emtoolkit.errors import ConfigError, UserError
+from emtoolkit.errors import ConfigError, UserError, first_line
 from emtoolkit.launch import process_count
 
 T = TypeVar("T")
@@ -64,16 +64,26 @@ class Ranks:
 
     @contextmanager
     def raise_on_all(self) -> Iterator[None]:
-        """Raise in every process the `UserError` that the block raises in any process; all processes enter it."""
-        error: UserError | None = None
+        """Raise an error in every process if the block raises one in any process; all processes enter it.
+
+        Raises:
+            UserError: the first process's, or a sentence about its error of another kind, which it raises itself.
+        """
+        if self.group is None:
+            yield
+            return
+        told: UserError | None = None
+        own: Exception | None = None
         try:
             yield
-        except UserError as raised:
-            error = raised
-        errors = [error]
-        if self.group is not None:
-            errors *= self.count
-            distributed.all_gather_object(errors, error, group=self.group)
+        except UserError as error:
+            told = error
+        except Exception as error:  # noqa: BLE001 - raised below, after the other processes have been told
+            own, told = error, UserError(f"process {self.index}: {type(error).__name__}: {first_line(error)}")
+        errors: list[UserError | None] = [None] * self.count
+        distributed.all_gather_object(errors, told, group=self.group)
+        if own is not None:
+            raise own
         if (first := next(filter(None, errors), None)) is not None:
             raise first
 

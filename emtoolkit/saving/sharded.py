@@ -199,7 +199,7 @@ class ShardedSaving:
             self._session.mark_final(event.step)
             self._session.end(event.step)
 
-    def training_failed(self) -> None:
+    def training_failed(self, error: BaseException | None) -> None:
         """Save nothing: the other processes may be gone."""
 
     def _adopt(self, session: SavingSession, requested: RequestedSave, random_states: list[Any]) -> None:

@@ -93,5 +93,5 @@ class SavingStrategy(Protocol):
     def training_ended(self, event: TrainerEvent) -> None:
         """Save the last step, whatever ended training, and wait until everything is on disk."""
 
-    def training_failed(self) -> None:
-        """Save the last complete step of a training that an exception ended; called in process 0 only."""
+    def training_failed(self, error: BaseException | None) -> None:
+        """Save the last complete step of a training that an exception, `error` if known, ended; in process 0 only."""

@@ -8,6 +8,7 @@ arguments, `CONFIG_EXCLUSIONS` of the model's config, and `ADAPTER_EXCLUSIONS` o
 import hashlib
 import sys
 from collections.abc import Mapping
+from inspect import unwrap
 from types import FunctionType
 from typing import Any
 
@@ -135,7 +136,8 @@ def _trainer_identity(trainer: Any, model: Any) -> dict[str, Any]:
 def _attributes(trainer: Any, model: Any) -> dict[str, Any]:
     """What subclasses add to the stock Trainer, and what replaces its methods: settings, own objects, other models."""
     classes = [kind for kind in type(trainer).__mro__ if issubclass(kind, Trainer) and kind is not Trainer]
-    added = _names_in(*classes) - _names_in(Trainer)
+    # `watch_trainers` has put a function around `train`.
+    added = _names_in(*classes) - _names_in(Trainer) - names_in(unwrap(Trainer.train))
     public = {name for name in added if not name.startswith("_") or any(map(is_own, classes))}
     values = vars(trainer)
     replaced = {name for name in values if hasattr(Trainer, name) and is_own(values[name])}

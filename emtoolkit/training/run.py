@@ -185,11 +185,7 @@ def _fit(
                 logs_to_wandb=run is not None,
             )
             callback.follow(trainer)
-            try:
-                trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
-            except BaseException:
-                callback.save_after_failure()
-                raise
+            trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
         effects.append(composed.probe.in_training(trainer.model, "at the end"))
         logger.info("%s", effects[-1])
         ended_well = True
