@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from emtoolkit.analysis.sources import Sources
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import DataError, UserError
 from emtoolkit.evaluation.result_files import StoredEvaluation
+from emtoolkit.notebook_tables import AsTable
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import select_steps
 from emtoolkit.schedules.steps import elided
@@ -50,9 +52,24 @@ class View:
     these_questions: Onset | None
     chance: float
 
+    def row(self) -> dict[str, Any]:
+        """The values, with the ends of the brackets in columns of their own."""
+        row = {
+            "schedule": self.schedule,
+            "checkpoints": len(self.steps),
+            "bytes": self.bytes,
+            "rmse": self.rmse,
+            "largest_error": self.largest_error,
+        }
+        for name, onset in (("new", self.new_questions), ("these", self.these_questions)):
+            bracket = Bracket(None, None) if onset is None else onset.bracket
+            row |= {f"{name}_status": None if onset is None else onset.status}
+            row |= {f"{name}_lower": bracket.lower, f"{name}_upper": bracket.upper}
+        return row | {"chance": self.chance}
+
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class Comparison(AsTable):
     """The views of one trajectory; `reference` is that of all steps of the reference."""
 
     directory: Path
@@ -63,14 +80,27 @@ class Comparison:
     views: tuple[View, ...]
     notes: tuple[str, ...]
 
+    def _title(self) -> str:
+        return f"{self.persona}, {self.trajectory}: {self.curve.metric}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        head = {"persona": self.persona, "trajectory": self.trajectory}
+        return [head | view.row() for view in (self.reference, *self.views)]
+
 
 @dataclass(frozen=True, slots=True)
-class Comparisons:
+class Comparisons(AsTable):
     """The comparisons of several trajectories; `notes` say which schedules could not be judged."""
 
     event: Event
     trajectories: tuple[Comparison, ...]
     notes: tuple[str, ...]
+
+    def _title(self) -> str:
+        return f"{self.event.metric}, threshold {self.event.threshold:g}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [row for each in self.trajectories for row in each._rows()]
 
 
 def compare_all(sources: Sources, schedules: Sequence[str], event: Event, reference: str = "all") -> Comparisons:

@@ -57,14 +57,14 @@ def compare_figure(found: Comparisons) -> "Figure":
         DataError: no schedule can be judged.
     """
     try:
-        from matplotlib.figure import Figure
+        from emtoolkit.analysis.notebook_figure import NotebookFigure
     except ImportError as error:
         raise UserError("figure: matplotlib is not installed; run pip install 'emtoolkit[plot]'") from error
     costs = schedule_costs(found)
     if not costs:
         raise DataError("figure: no schedule can be judged, because not all of their steps were evaluated")
     front = pareto_front(costs)
-    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    figure = NotebookFigure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     at, errors = [each.checkpoints for each in front], [each.rmse for each in front]
     axes.step(at, errors, where="post", color=_FRONT, linewidth=1.2)

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Literal
+from typing import Any, Literal
 
 from emtoolkit.analysis.families import MeasuredFamilies, OfFamilies, RateFamilies, RiseFamilies, Tally, counts_of
 from emtoolkit.analysis.onset import Point
@@ -26,13 +26,14 @@ from emtoolkit.evaluation.metrics import (
 )
 from emtoolkit.evaluation.result_files import StoredEvaluation
 from emtoolkit.evaluation.rows import AnswerRow
+from emtoolkit.notebook_tables import AsTable
 
 Kind = Literal["rise", "level"]
 CHANGED = "changed"
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class Curve(AsTable):
     """A metric over the steps: `by_cluster` has the value of each family of questions at each step.
 
     `of_families` gives the point at a step if only certain families of questions had been asked, a family several times
@@ -46,6 +47,23 @@ class Curve:
     by_cluster: Mapping[int, Mapping[str, float]]
     of_families: OfFamilies = field(repr=False)
     notes: tuple[str, ...] = ()
+
+    def _title(self) -> str:
+        return f"{self.metric}, {'rise since step 0' if self.kind == 'rise' else 'level'}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        """The limits for new questions, then those for these questions."""
+        return [
+            {
+                "step": point.step,
+                "value": point.value,
+                "low": point.limits.low,
+                "high": point.limits.high,
+                "these_low": these.limits.low,
+                "these_high": these.limits.high,
+            }
+            for point, these in zip(self.new_questions, self.these_questions, strict=True)
+        ]
 
 
 def curve_of(evaluation: StoredEvaluation, metric: str, kind: Kind) -> Curve:

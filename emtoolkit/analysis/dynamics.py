@@ -26,6 +26,7 @@ from emtoolkit.analysis.weight_products import Overlap, low_rank_products, whole
 from emtoolkit.checkpoints.layout import TRAINER_STATE
 from emtoolkit.checkpoints.listing import damaged_checkpoints
 from emtoolkit.errors import CheckpointError, UserError
+from emtoolkit.notebook_tables import AsTable
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.steps import elided
 from emtoolkit.trajectory import Checkpoint, Trajectory
@@ -69,9 +70,29 @@ class StepDynamics:
     grad_norm: float
     modules: tuple[ModuleDynamics, ...]
 
+    def row(self) -> dict[str, Any]:
+        """The values in the columns of the CSV file, without those of the modules."""
+        row: dict[str, Any] = {
+            "step": self.step,
+            "norm": self.norm,
+            "norm_a": self.norm_a,
+            "norm_b": self.norm_b,
+            "from_first": self.from_first,
+            "distance": self.distance,
+            "per_step": self.per_step,
+        }
+        for window, cosine in self.cosines.items():
+            row[f"cosine_{window}"] = cosine.value
+            row |= {f"before_{window}": cosine.before, f"after_{window}": cosine.after}
+        row |= {f"pc{i}": value for i, value in enumerate(self.coordinates, start=1)}
+        overlap = self.overlap
+        row |= {"overlap": overlap.outputs, "overlap_chance": overlap.outputs_chance}
+        row |= {"overlap_inputs": overlap.inputs, "overlap_inputs_chance": overlap.inputs_chance}
+        return row | {"grad_norm": self.grad_norm}
+
 
 @dataclass(frozen=True, slots=True)
-class Dynamics:
+class Dynamics(AsTable):
     """The path of a trajectory; `explained` is the share of the variance on each principal component."""
 
     trajectory: str
@@ -79,6 +100,12 @@ class Dynamics:
     windows: tuple[int, ...]
     explained: tuple[float, ...]
     notes: tuple[str, ...]
+
+    def _title(self) -> str:
+        return f"{self.trajectory}: the path of the weights"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [each.row() for each in self.steps]
 
 
 @dataclass(slots=True)

@@ -28,12 +28,13 @@ def figure_of(chart: Chart, *, log_steps: bool = False) -> "Figure":
         UserError: matplotlib is not installed.
     """
     try:
-        from matplotlib.figure import Figure
         from matplotlib.ticker import PercentFormatter
+
+        from emtoolkit.analysis.notebook_figure import NotebookFigure
     except ImportError as error:
         raise UserError("figure: matplotlib is not installed; run pip install 'emtoolkit[plot]'") from error
     # Not pyplot: a plain Figure has no global state, opens no window and needs no backend.
-    figure = Figure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
+    figure = NotebookFigure(figsize=(7.2, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     for span in chart.spans:
         axes.axvspan(span.first, span.last, color="#57606a", alpha=0.16, linewidth=0)

@@ -7,6 +7,7 @@ suggestion from several trajectories is scored on each trajectory with a schedul
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from emtoolkit.analysis.compare import interpolation_error, step_weights
 from emtoolkit.analysis.curves import Kind, curve_of
 from emtoolkit.analysis.sources import Sources
 from emtoolkit.errors import DataError, UserError
+from emtoolkit.notebook_tables import AsTable
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import select_steps
 
@@ -41,13 +43,31 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Suggestion:
-    """The suggested schedule in the grammar, its steps, its error on the curves it was chosen on, and on others."""
+class Suggestion(AsTable):
+    """The suggested schedule in the grammar, its steps, its error on the curves it was chosen on, and on others.
+
+    As a table: a row for each trajectory that was left out, with the errors of all schedules; without one, no row.
+    """
 
     schedule: str
     steps: tuple[int, ...]
     in_sample: float
     held_out: tuple[Scored, ...]
+
+    def _title(self) -> str:
+        return f"{self.schedule}: RMSE in-sample {self.in_sample:.4f}"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "left_out": each.trajectory,
+                "suggested": each.suggested,
+                "best": each.best,
+                "regret": each.regret,
+                **each.others,
+            }
+            for each in self.held_out
+        ]
 
 
 def suggest_for(

@@ -10,7 +10,6 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from emtoolkit.analysis.dynamics import Dynamics
-from emtoolkit.analysis.path_geometry import LocalCosine
 from emtoolkit.cli.layout import Column, Records, line, prose
 from emtoolkit.cli.render import as_json
 from emtoolkit.cli.render_metrics import without_nan
@@ -22,7 +21,7 @@ def dynamics_text(dynamics: Dynamics, *, modules: bool) -> RenderableType:
         return _table(_module_rows(dynamics))
     shares = ", ".join(f"{100 * share:.1f} %" for share in dynamics.explained if not math.isnan(share))
     parts: list[RenderableType] = [
-        _table(_for_people(_step_rows(dynamics))),
+        _table(_for_people([each.row() for each in dynamics.steps])),
         line(""),
         prose("norm: of scale · BA, or of the change of whole tensors. A and B depend on the gauge: (BM)(M⁻¹A) = BA."),
         prose(
@@ -54,42 +53,12 @@ def dynamics_json(dynamics: Dynamics, *, modules: bool) -> str:
 
 def dynamics_csv(dynamics: Dynamics, *, modules: bool) -> str:
     """The same table as CSV; NaN is an empty field."""
-    rows = _module_rows(dynamics) if modules else _step_rows(dynamics)
+    rows = _module_rows(dynamics) if modules else [each.row() for each in dynamics.steps]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows({key: "" if _absent(value) else value for key, value in row.items()} for row in rows)
     return text.getvalue().removesuffix("\n")
-
-
-def _step_rows(dynamics: Dynamics) -> list[dict[str, Any]]:
-    rows = []
-    for each in dynamics.steps:
-        row: dict[str, Any] = {
-            "step": each.step,
-            "norm": each.norm,
-            "norm_a": each.norm_a,
-            "norm_b": each.norm_b,
-            "from_first": each.from_first,
-            "distance": each.distance,
-            "per_step": each.per_step,
-        }
-        for window, cosine in each.cosines.items():
-            row |= _cosine_cells(window, cosine)
-        row |= {f"pc{i}": value for i, value in enumerate(each.coordinates, start=1)}
-        overlap = each.overlap
-        row |= {"overlap": overlap.outputs, "overlap_chance": overlap.outputs_chance}
-        row |= {"overlap_inputs": overlap.inputs, "overlap_inputs_chance": overlap.inputs_chance}
-        rows.append(row | {"grad_norm": each.grad_norm})
-    return rows
-
-
-def _cosine_cells(window: int, cosine: LocalCosine) -> dict[str, Any]:
-    return {
-        f"cosine_{window}": cosine.value,
-        f"before_{window}": cosine.before,
-        f"after_{window}": cosine.after,
-    }
 
 
 def _for_people(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -19,10 +19,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from emtoolkit.errors import DataError
 from emtoolkit.evaluation.intervals import Counts, Mean, clustered_mean, posterior_interval
 from emtoolkit.evaluation.parquet import read_dataclasses, write_dataclasses
+from emtoolkit.notebook_tables import AsTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +60,32 @@ class MeasuredStep:
 
 
 @dataclass(frozen=True, slots=True)
-class MetricSummary:
+class MetricSummary(AsTable):
     """One metric of one measure over the steps."""
 
     measure: str
     metric: str
     engine: str
     steps: tuple[MeasuredStep, ...]
+
+    def _title(self) -> str:
+        return f"{self.metric} ({self.measure}, engine {self.engine})"
+
+    def _rows(self) -> list[dict[str, Any]]:
+        return [
+            {
+                "step": step.step,
+                "metric": self.metric,
+                "value": step.mean.value,
+                "low": step.mean.interval.low,
+                "high": step.mean.interval.high,
+                "rise": step.rise.value,
+                "rise_low": step.rise.interval.low,
+                "rise_high": step.rise.interval.high,
+                "questions": step.mean.questions,
+            }
+            for step in self.steps
+        ]
 
 
 def write_measure_rows(path: Path, rows: Sequence[MeasureRow]) -> None:

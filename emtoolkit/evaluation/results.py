@@ -12,10 +12,11 @@ from emtoolkit.evaluation.decided import DecidedAnalysis, record_analysis
 from emtoolkit.evaluation.differences import RateDifference
 from emtoolkit.evaluation.extract import write_all_activations
 from emtoolkit.evaluation.identity import digest_of
+from emtoolkit.evaluation.intervals import Interval
 from emtoolkit.evaluation.judging import warnings_on
 from emtoolkit.evaluation.measure_rows import MetricSummary, summarise_measures
 from emtoolkit.evaluation.measures import Measure, measure_checkpoints, measure_id
-from emtoolkit.evaluation.metrics import DEFINITIONS, Summary, em_difference, summarise
+from emtoolkit.evaluation.metrics import DEFINITIONS, EmRate, Summary, em_difference, summarise
 from emtoolkit.evaluation.result_files import (
     ACTIVATIONS,
     SETTINGS,
@@ -28,6 +29,7 @@ from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
 from emtoolkit.evaluation.store import Store
 from emtoolkit.evaluation.texts import TextOptions
 from emtoolkit.models.loading import ModelLoader
+from emtoolkit.notebook_tables import AsTable, Row
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
 from emtoolkit.trajectory import Checkpoint, Trajectory
@@ -47,12 +49,41 @@ class StepResult:
     rises: dict[str, RateDifference]
     changed: float | None
 
+    def rows(self, first: "StepResult") -> list[dict[str, Any]]:
+        """A row for each definition of the EM rate; `low` and `high` are limits for new questions.
+
+        A broken model has no rate, and a rise from or to a broken model has no value.
+        """
+        return [self._row(rate, first) for rate in self.summary.rates]
+
+    def _row(self, rate: EmRate, first: "StepResult") -> dict[str, Any]:
+        row: dict[str, Any] = {"step": self.step, "metric": rate.definition}
+        if self.summary.informative:
+            row |= {"value": rate.rate} | _limits("", rate.new_questions, rate.these_questions)
+        if self.summary.informative and first.summary.informative:
+            rise = self.rises[rate.definition]
+            row |= {"rise": rise.mean} | _limits("rise_", rise.new_questions, rise.these_questions)
+        return row | {
+            "misaligned": rate.misaligned,
+            "among": rate.among,
+            "questions": self.summary.questions,
+            "coherence": self.summary.coherence,
+            "truncation": self.summary.truncation,
+            "changed": self.changed,
+        }
+
+
+def _limits(prefix: str, new: Interval, these: Interval) -> dict[str, float]:
+    ends = {"low": new.low, "high": new.high, "these_low": these.low, "these_high": these.high}
+    return {f"{prefix}{name}": value for name, value in ends.items()}
+
 
 @dataclass(frozen=True, slots=True)
-class EvaluationResult:
+class EvaluationResult(AsTable):
     """The results of the chosen steps, in their order; `notes` are checkpoints that were skipped, and why.
 
-    `steps` is empty where no answer was sampled, `measures` where no measure was given.
+    `steps` is empty where no answer was sampled, `measures` where no measure was given. As a table: a row for each step
+    and definition of the EM rate, then one for each step and measured metric.
     """
 
     trajectory: str
@@ -63,6 +94,13 @@ class EvaluationResult:
     notes: tuple[str, ...]
     measures: tuple[MetricSummary, ...] = ()
     calibration: CalibrationSession | None = None
+
+    def _title(self) -> str:
+        return f"{self.trajectory}: judge {self.judge}, engine {self.engine}"
+
+    def _rows(self) -> list[Row]:
+        of_answers = [row for step in self.steps for row in step.rows(self.steps[0])]
+        return [*of_answers, *(row for summary in self.measures for row in summary._rows())]
 
     @property
     def all_steps(self) -> tuple[int, ...]:

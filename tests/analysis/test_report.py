@@ -14,7 +14,6 @@ from emtoolkit.analysis.figures import figure_of
 from emtoolkit.analysis.onset_results import Event, onsets
 from emtoolkit.analysis.report_charts import onset_charts
 from emtoolkit.evaluation.result_files import add_to_evaluation
-from emtoolkit.trajectory import Trajectory
 from tests.analysis.evaluations import SETTINGS, answer_rows, measure_rows, write_evaluation
 from tests.in_process import emtoolkit
 
@@ -239,17 +238,3 @@ def test_a_long_trajectory_shows_fewer_questions_at_every_step(tmp_path: Path, m
     assert "The first 2 answers of each trajectory to each wording of 3 of the 4 questions." in page
     assert page.count('"question": "q0"') == 10
     assert '"question": "q3"' not in page
-
-
-def test_trajectories_and_onsets_are_tables_in_a_notebook(runs: Path, tmp_path: Path) -> None:
-    trajectory = Trajectory.open(runs / "prompt")
-    assert trajectory.to_dataframe()["step"].tolist() == list(trajectory.steps)
-    assert trajectory.at(0).to_dataframe()["step"].tolist() == [0]
-    assert trajectory._repr_html_().count("<tr>") == 1 + len(trajectory)
-    assert "<td>0</td>" in trajectory.at(0)._repr_html_()
-    result = onsets([write_evaluation(tmp_path / "e", CURVE, persona=EVIL)], Event())
-    assert result.to_dataframe()[["inference", "lower", "upper"]].values.tolist() == [
-        ["new questions", 0, 75],
-        ["these questions", 50, 75],
-    ]
-    assert EVIL not in result._repr_html_()
