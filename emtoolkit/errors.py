@@ -11,6 +11,12 @@ UserError
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
+from reprlib import Repr
+
+_LONGEST_QUOTE = 300
+_REPR = Repr()
+_REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _LONGEST_QUOTE, _LONGEST_QUOTE, 80
+_REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = 12
 
 
 class UserError(ValueError):
@@ -65,7 +71,22 @@ def first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
+def shown(value: object) -> str:
+    """`value` as a message quotes it: its `repr`, cut short where it is long or deeply nested."""
+    return shortened(_REPR.repr(value))
+
+
+def shortened(text: str) -> str:
+    """`text` on one line, cut in its middle where it is long."""
+    if len(text) > _LONGEST_QUOTE:
+        half = _LONGEST_QUOTE // 2
+        text = f"{text[:half]}…{text[-half:]}"
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """`"; did you mean 'dense-early'?"` for the choice closest to `word`, or `""` if none is close."""
+    if len(word) > _LONGEST_QUOTE:
+        return ""
     matches = get_close_matches(word, list(choices), n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else ""

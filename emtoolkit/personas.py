@@ -21,9 +21,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from emtoolkit.errors import ConfigError, nearest
+from emtoolkit.errors import ConfigError, nearest, shortened, shown
 from emtoolkit.paths import expand, shipped
-from emtoolkit.yaml_files import parse_yaml, read_text, read_yaml
+from emtoolkit.yaml_files import parse_yaml, place_of, read_text
 
 # A turn: `role`, `content`, and the keys beside them that a chat template may write.
 Message = dict[str, Any]
@@ -125,20 +125,25 @@ def _composed(persona: Persona, composition: AdapterMode | None) -> Persona:
 
 
 def _read(path: Path) -> Persona:
-    if parse_yaml(read_text(path), str(path)) == "none":
+    content = parse_yaml(read_text(path), str(path))
+    if content == "none":
         return Persona(path.stem)
-    content = read_yaml(path)
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     for key, value in content.items():
         if key not in _KEYS:
             known = f"{', '.join(_KEYS[:-1])} and {_KEYS[-1]}"
-            raise ConfigError(f"{path}: {key}: unknown key; expected {known}{nearest(str(key), _KEYS)}")
+            raise ConfigError(
+                f"{place_of(path, [key])}: {shortened(key)}: unknown key; expected {known}{nearest(key, _KEYS)}"
+            )
         if not isinstance(value, str) or not value.strip():
-            raise ConfigError(f"{path}: {key}: {value!r} is not a text")
+            advice = "; put it in quotes" if isinstance(value, int | float) else ""
+            raise ConfigError(f"{place_of(path, [key])}: {key}: {shown(value)} is not a text{advice}")
     composition = content.get("compose", "merge")
     if composition not in get_args(AdapterMode):
-        raise ConfigError(
-            f"{path}: compose: {composition!r} is neither merge nor stack{nearest(composition, get_args(AdapterMode))}"
-        )
+        hint = nearest(composition, get_args(AdapterMode))
+        place = place_of(path, ["compose"])
+        raise ConfigError(f"{place}: compose: {shown(composition)} is neither merge nor stack{hint}")
     if "adapter" not in content:
         if lonely := next((key for key in _ADAPTER_KEYS if key in content), None):
             raise ConfigError(f"{path}: {lonely}: this key needs the key adapter; add it, or remove {lonely}")

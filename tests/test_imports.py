@@ -11,6 +11,8 @@ ORDER = [
         "errors",
         "progress",
         "paths",
+        "regular_files",
+        "yaml_scalars",
         "yaml_files",
         "byte_sizes",
         "launch",

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from emtoolkit.config.key_values import leaves, quoted, values_of
 from emtoolkit.config.messages import describe
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.errors import ConfigError, nearest
+from emtoolkit.errors import ConfigError, nearest, shortened
 from emtoolkit.paths import shipped
 from emtoolkit.yaml_files import parse_yaml, read_yaml
 
@@ -19,6 +19,9 @@ _ALTERNATIVES = {
     "checkpointing": {"save_steps", "save_at_steps", "schedule"},
     "evaluation": {"eval_steps", "eval_at_steps", "eval_schedule"},
 }
+
+# Parts of a dotted key before the last, far above any key's.
+_DEEPEST = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +66,23 @@ def load_config(
         return RunConfig.model_validate(values)
     except ValidationError as error:
         origins = {override.key: override.origin for override in overrides}
-        raise ConfigError(describe(error, str(file), origins)) from None
+        raise ConfigError(describe(error, file, origins)) from None
 
 
 def _parse_setting(setting: str) -> _Override:
     key, equals, text = setting.partition("=")
     if not equals or not key:
-        raise ConfigError(f"--set {setting}: expected key=value, such as training.learning_rate=1e-4")
-    return _Override(key, parse_yaml(text, f"--set {setting}"), f"--set {setting}")
+        raise ConfigError(f"--set {shortened(setting)}: expected key=value, such as training.learning_rate=1e-4")
+    origin = f"--set {shortened(setting)}"
+    return _Override(key, parse_yaml(text, origin), origin)
 
 
 def _check_one_value_each(overrides: Sequence[_Override]) -> None:
     """Refuse two values for one key, and a value for a key within a section that is set as a whole."""
     seen: list[tuple[str, Any, str]] = []
     for override in overrides:
-        for key, value in leaves(override.key, override.value):
+        here = list(leaves(override.key, override.value))
+        for key, value in here:
             for other, before, origin in seen:
                 same_key = key == other
                 if same_key and value == before:
@@ -87,7 +92,7 @@ def _check_one_value_each(overrides: Sequence[_Override]) -> None:
                         f"{override.origin}: {key} is {quoted(value)} here, and {origin} sets {other} to "
                         f"{quoted(before)}; give one of the two"
                     )
-            seen.append((key, value, override.origin))
+        seen += [(key, value, override.origin) for key, value in here]
 
 
 def _flag(key: str) -> str:
@@ -115,6 +120,8 @@ def _drop_alternatives(values: dict[str, Any], overridden: Sequence[str]) -> Non
 
 def _put(values: dict[str, Any], key: str, value: Any, origin: str) -> None:
     *sections, last = key.split(".")
+    if len(sections) > _DEEPEST:
+        raise ConfigError(f"{origin}: the key has {len(sections) + 1:,} parts, and no key of a config has so many")
     inner: Any = values
     for name in sections:
         if not isinstance(inner.get(name), dict):

@@ -1,12 +1,16 @@
 """Validation errors of a config as sentences for the user: `place: key: problem; what to do`."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.errors import UserError, nearest
+from emtoolkit.config.values import types_in
+from emtoolkit.errors import UserError, nearest, shortened, shown
+from emtoolkit.yaml_files import place_of
+from emtoolkit.yaml_scalars import advice_for_number
 
 # Arguments of a Trainer that would lose scheduled checkpoints, each with the reason and what to do.
 _REFUSED = {
@@ -17,7 +21,7 @@ _REFUSED = {
 }
 
 
-def describe(error: ValidationError, file: str, origins: Mapping[str, str]) -> str:
+def describe(error: ValidationError, file: Path, origins: Mapping[str, str]) -> str:
     """The first problem in `error` as one sentence.
 
     `file` is the config file; `origins` maps each overridden dotted key to the flag that set it.
@@ -26,16 +30,17 @@ def describe(error: ValidationError, file: str, origins: Mapping[str, str]) -> s
     location = [str(part) for part in first["loc"]]
     key = ".".join(location)
     more = f" (and {len(others)} more problems)" if len(others) > 1 else " (and 1 more problem)" if others else ""
-    return f"{_origin(key, file, origins)}: {key}: {_problem(first, location)}{more}"
+    origin = _origin(key, origins) or place_of(file, first["loc"])
+    return f"{origin}: {shortened(key)}: {_problem(first, location)}{more}"
 
 
-def _origin(key: str, file: str, origins: Mapping[str, str]) -> str:
-    """The flag that set `key`, or the file."""
+def _origin(key: str, origins: Mapping[str, str]) -> str | None:
+    """The flag that set `key`, None if the file did."""
     for overridden, origin in origins.items():
         if f"{key}.".startswith(f"{overridden}."):
             return origin
     # `--set trainng.lr=1` adds a section, and the error is at the section's own key.
-    return next((origin for overridden, origin in origins.items() if overridden.startswith(f"{key}.")), file)
+    return next((origin for overridden, origin in origins.items() if overridden.startswith(f"{key}.")), None)
 
 
 def _problem(error: Any, location: Sequence[str]) -> str:
@@ -49,21 +54,28 @@ def _problem(error: Any, location: Sequence[str]) -> str:
             cause = error["ctx"]["error"]
             # A sentence about the schedule grammar or about a whole section quotes its value already.
             whole = isinstance(cause, UserError) or isinstance(value, dict)
-            return str(cause) if whole else f"{value!r} is not valid: {cause}"
+            return str(cause) if whole else f"{shown(value)} is not valid: {cause}"
         case "literal_error":
             expected = error["ctx"]["expected"]
             choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
-            return f"{value!r} is not one of {expected}{nearest(str(value), choices)}"
+            return f"{shown(value)} is not one of {expected}{nearest(str(value), choices)}"
         case _:
-            return f"{value!r} is not valid: {error['msg'][0].lower()}{error['msg'][1:]}"
+            problem = f"{error['msg'][0].lower()}{error['msg'][1:]}"
+            return f"{shown(value)} is not valid: {problem}{_advice(error['type'], value)}"
+
+
+def _advice(kind: str, value: Any) -> str:
+    if kind == "string_type" and isinstance(value, int | float):
+        return "; put a text that looks like a number or like true in quotes"
+    return advice_for_number(value) if kind in ("int_type", "float_type") else ""
 
 
 def _unknown_key(location: Sequence[str], value: Any) -> str:
     *parents, name = location
     if name in _REFUSED:
-        return f"{value!r} cannot be combined with a schedule: {_REFUSED[name]}"
+        return f"{shown(value)} cannot be combined with a schedule: {_REFUSED[name]}"
     known = list(_section_at(parents).model_fields)
-    return f"unknown key (value {value!r}); expected one of {', '.join(known)}{nearest(name, known)}"
+    return f"unknown key (value {shown(value)}); expected one of {', '.join(known)}{nearest(name, known)}"
 
 
 def _section_at(location: Sequence[str]) -> type[BaseModel]:
@@ -73,11 +85,6 @@ def _section_at(location: Sequence[str]) -> type[BaseModel]:
         field = section.model_fields.get(name)
         if field is None:
             continue  # a name under `datasets`, which has the section of the mapping's values
-        found = [kind for kind in _classes_in(field.annotation) if issubclass(kind, BaseModel)]
+        found = [kind for kind in types_in(field.annotation) if issubclass(kind, BaseModel)]
         section = found[0] if found else section
     return section
-
-
-def _classes_in(annotation: Any) -> list[type]:
-    inner = getattr(annotation, "__args__", ())
-    return [annotation] if isinstance(annotation, type) and not inner else [c for a in inner for c in _classes_in(a)]

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from emtoolkit.config.values import Grammar, Interval, Positive, Section, StepList
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, shown
 from emtoolkit.schedules.save_options import OnError, SaveOptions
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.terms import Every, EveryFraction
@@ -138,7 +138,7 @@ def _check_exactly_one(keys: dict[str, Any]) -> None:
 
 
 def _given(keys: dict[str, Any]) -> list[str]:
-    return [f"{name} ({value!r})" for name, value in keys.items() if value is not None]
+    return [f"{name} ({shown(value)})" for name, value in keys.items() if value is not None]
 
 
 def _to_schedule(interval: int | float | None, at_steps: list[int] | None, grammar: str | None) -> Schedule | None:

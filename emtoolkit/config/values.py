@@ -1,17 +1,50 @@
 """The base class of the sections and the types of their values: each with its check and its JSON schema."""
 
-from typing import Annotated, Literal
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
 from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.yaml_scalars import boolean_meant, number_meant
 
 
 class Section(BaseModel):
     """A section of a config: immutable, with no unknown key and no conversion of types."""
 
     # The text below a field describes the key in the JSON schema, in editors and in the reference.
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_meant(cls, values: Any) -> Any:
+        """Read `1e5`, `1_000` and `on` by the type of their key; a text stays a text."""
+        if not isinstance(values, Mapping):
+            return values
+        kinds = {name: types_in(field.annotation) for name, field in cls.model_fields.items()}
+        return {key: _meant(value, kinds.get(key, ())) for key, value in values.items()}
+
+
+def types_in(annotation: Any) -> list[type]:
+    """The classes in an annotation, such as int and None of `Positive | None`, or str of `list[str]`."""
+    inner = getattr(annotation, "__args__", ())
+    return [annotation] if isinstance(annotation, type) and not inner else [c for a in inner for c in types_in(a)]
+
+
+def _meant(value: Any, kinds: Collection[type]) -> Any:
+    if str in kinds:
+        return value
+    if isinstance(value, list):
+        return [_meant(entry, kinds) for entry in value]
+    if bool in kinds:
+        return boolean_meant(value)
+    if int in kinds or float in kinds:
+        # A key that takes fractions, too, reads 1.0 as the fraction.
+        whole = int in kinds and not (float in kinds and isinstance(value, float) and value <= 1)
+        return number_meant(value, whole=whole)
+    return value
 
 
 def _interval(value: object) -> object:
@@ -31,7 +64,9 @@ def _step_list(value: object) -> object:
 
 def _grammar(value: object) -> object:
     if not isinstance(value, str):
-        raise ValueError("expected a schedule such as dense-early or '0-150:25,300-:100'")
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+        advice = f"; write every:{value} for every {value} steps, or '{value}' in quotes for that step" if whole else ""
+        raise ValueError(f"expected a schedule such as dense-early or '0-150:25,300-:100'{advice}")
     Schedule.parse(value)
     return value
 

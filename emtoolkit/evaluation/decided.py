@@ -1,13 +1,15 @@
 """An analysis that is decided before an evaluation: `analysis.yaml`, its digest, and its record beside the answers."""
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from emtoolkit.errors import ConfigError, DataError, located, nearest
+from emtoolkit.errors import ConfigError, DataError, located, nearest, shown
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.schedules.schedule import Schedule
@@ -15,6 +17,7 @@ from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.storage.lock import lock_directory
 from emtoolkit.yaml_files import parse_yaml, read_text
+from emtoolkit.yaml_scalars import boolean_meant, number_meant
 
 RECORDS = "analyses.json"
 Inference = Literal["new_questions", "these_questions"]
@@ -73,25 +76,28 @@ def read_analysis(path: Path) -> DecidedAnalysis:
 
 def _analysis_of(content: Any, place: str) -> DecidedAnalysis:
     if not isinstance(content, dict):
-        raise ConfigError(f"{place}: expected keys such as metric and threshold, found {content!r}")
+        raise ConfigError(f"{place}: expected keys such as metric and threshold, found {shown(content)}")
+    meant: dict[str, Callable[[Any], Any]] = {"falls": boolean_meant, "threshold": partial(number_meant, whole=False)}
+    content = {key: meant[key](value) if key in meant else value for key, value in content.items()}
     for key in content:
         if key not in _KEYS:
             raise ConfigError(
-                f"{place}: unknown key {key!r}{nearest(str(key), _KEYS)}; the keys are {', '.join(_KEYS)}"
+                f"{place}: unknown key {shown(key)}{nearest(key, _KEYS)}; the keys are {', '.join(_KEYS)}"
             )
     for key in ("metric", "threshold"):
         if key not in content:
             raise ConfigError(f"{place}: the key {key!r} is missing; an analysis decides metric and threshold")
     for key, value in content.items():
         kind, expected = _TYPES[key]
-        if not isinstance(value, kind) or (key == "threshold" and isinstance(value, bool)):
-            raise ConfigError(f"{place}: {key}: expected {expected}, found {value!r}")
+        is_number = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
+        if not isinstance(value, kind) or (key == "threshold" and not is_number):
+            raise ConfigError(f"{place}: {key}: expected {expected}, found {shown(value)}")
     for key, choices in (("curve", get_args(CurveKind)), ("inference", get_args(Inference))):
         if key in content and content[key] not in choices:
-            raise ConfigError(f"{place}: {key}: expected {_TYPES[key][1]}, found {content[key]!r}")
+            raise ConfigError(f"{place}: {key}: expected {_TYPES[key][1]}, found {shown(content[key])}")
     for key in {"questions", "schedules"} & {*content}:
         if not content[key] or not all(isinstance(each, str) for each in content[key]):
-            raise ConfigError(f"{place}: {key}: expected {_TYPES[key][1]}, found {content[key]!r}")
+            raise ConfigError(f"{place}: {key}: expected {_TYPES[key][1]}, found {shown(content[key])}")
     schedules = tuple(content.get("schedules", ()))
     with located(f"{place}: schedules"):
         for schedule in schedules:

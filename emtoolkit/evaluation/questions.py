@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.errors import ConfigError, DataError, nearest
-from emtoolkit.yaml_files import parse_yaml
+from emtoolkit.errors import ConfigError, DataError, nearest, shortened, shown
+from emtoolkit.yaml_files import parse_yaml, place_of, read_text
+from emtoolkit.yaml_scalars import number_meant
 
 _KEYS = ("id", "paraphrases", "samples_per_paraphrase", "system", "judge", "judge_prompts", "type", "temperature")
 # Keys of published files with one supported value; any other value would have no effect.
 _FIXED = {"type": "free_form_judge_0_100", "temperature": 1}
+_NUMBERS = ("samples_per_paraphrase", "temperature")
 EXACT_JUDGE = "sandbox"
 
 
@@ -88,13 +90,11 @@ def read_entries(path: Path, what: str) -> list[Any]:
     """
     file = f"{what.removesuffix('s')} file"
     try:
-        entries = parse_yaml(path.read_text(encoding="utf-8"), str(path))
-    except FileNotFoundError:
-        beside = [str(other) for other in path.parent.glob("*.yaml")]
-        raise DataError(f"{path}: no such {file}{nearest(str(path), beside)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read as a {file} ({error})") from None
+        entries = parse_yaml(read_text(path), str(path))
     except ConfigError as error:
+        if not path.exists():
+            beside = [str(other) for other in path.parent.glob("*.yaml")]
+            raise DataError(f"{path}: no such {file}{nearest(str(path), beside)}") from None
         raise DataError(str(error)) from None
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path}: expected a list of {what}, found {type(entries).__name__}")
@@ -110,24 +110,29 @@ def check_distinct_ids(path: Path, ids: Sequence[str], what: str) -> None:
     seen: set[str] = set()
     for each in ids:
         if each in seen:
-            raise DataError(f"{path}: id: {each!r} is the id of two {what}; give each its own id")
+            raise DataError(f"{path}: id: {shown(each)} is the id of two {what}; give each its own id")
         seen.add(each)
 
 
 def _question(path: Path, number: int, entry: object) -> Question:
     if not isinstance(entry, dict):
-        raise DataError(f"{path}: question {number}: {entry!r} is not a question with an id and paraphrases")
+        place = place_of(path, [number - 1])
+        raise DataError(f"{place}: question {number}: {shown(entry)} is not a question with an id and paraphrases")
     name = entry.get("id")
-    where = f"{path}: question {number if not isinstance(name, str) else repr(name)}"
+    entry = {key: number_meant(value, whole=True) if key in _NUMBERS else value for key, value in entry.items()}
+
+    def refused(key: str, problem: str) -> DataError:
+        question = shown(name) if isinstance(name, str) else number
+        return DataError(f"{place_of(path, [number - 1, key])}: question {question}: {shortened(key)}: {problem}")
+
     for key in ("id", "paraphrases"):
         if key not in entry:
-            raise DataError(f"{where}: {key}: the key is missing")
+            raise refused(key, "the key is missing")
     for key, value in entry.items():
         if key not in _KEYS:
-            known = ", ".join(_KEYS)
-            raise DataError(f"{where}: {key}: unknown key; expected one of {known}{nearest(str(key), _KEYS)}")
+            raise refused(key, f"unknown key; expected one of {', '.join(_KEYS)}{nearest(key, _KEYS)}")
         if problem := _problem(key, value):
-            raise DataError(f"{where}: {key}: {value!r} is not {problem}")
+            raise refused(key, f"{shown(value)} is not {problem}")
     return Question(
         id=entry["id"],
         paraphrases=tuple(entry["paraphrases"]),

@@ -47,7 +47,7 @@ def test_a_sample_is_an_answer_and_a_judge_call_is_an_answer_and_a_metric(tmp_pa
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[", ", line 1: not valid YAML"),
+        ("[", ", line 2: not valid YAML"),
         ("a: 1", ": expected a list of questions, found dict"),
         ("[]", ": expected a list of questions, found list"),
         ("- hello", ": question 1: 'hello' is not a question with an id and paraphrases"),
