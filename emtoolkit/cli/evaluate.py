@@ -63,7 +63,13 @@ _MaxTokens = Annotated[
     int, typer.Option(min=1, metavar="N", rich_help_panel=_QUESTIONS, help="Tokens of an answer at most.")
 ]
 _Exact = Annotated[
-    bool, typer.Option("--exact", rich_help_panel=_MODEL, help="Load one checkpoint at a time; slower, and exact.")
+    bool, typer.Option("--exact", rich_help_panel=_MODEL, help="The same as --engine exact: one checkpoint at a time.")
+]
+_Engine = Annotated[
+    str | None,
+    typer.Option(
+        metavar="stacked|exact|vllm", rich_help_panel=_MODEL, help="How answers are sampled. Default: stacked."
+    ),
 ]
 _Base = Annotated[
     str | None, typer.Option(metavar="PATH", rich_help_panel=_MODEL, help="Present place of the base model.")
@@ -137,6 +143,7 @@ def evaluate(
     max_new_tokens: _MaxTokens = 600,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 0,
     exact: _Exact = False,
+    engine: _Engine = None,
     base: _Base = None,
     persona: _Persona = None,
     persona_override: _Override = None,
@@ -168,7 +175,7 @@ def evaluate(
         with only_results_on_stdout(), progress_bar() as progress:
             # Imported here, where messages of libraries for developers are not shown.
             from emtoolkit.cli import render_evaluation
-            from emtoolkit.cli.judge_options import JudgeOptions, evaluation_settings
+            from emtoolkit.cli.judge_options import JudgeOptions, chosen_engine, evaluation_settings
             from emtoolkit.cli.measure_options import chosen_measures
             from emtoolkit.evaluation.collect import collect_evaluations
             from emtoolkit.evaluation.into_run import log_into, training_run
@@ -201,7 +208,8 @@ def evaluate(
                 )
                 projected = projections(direction, layer, texts)
                 measures = chosen_measures(pairs, held_out, with_ or (), seed, samples, projected)
-                settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, exact=exact)
+                sampled_by = chosen_engine(engine, exact=exact)
+                settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, engine=sampled_by)
                 loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
                 result = evaluate_trajectory(
                     str(place),

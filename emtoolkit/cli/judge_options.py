@@ -5,14 +5,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from emtoolkit.errors import UserError, nearest
 from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.judges import Judge, NoJudge
 from emtoolkit.evaluation.likelihood_judge import LIKELIHOOD, READINGS, LikelihoodJudge
 from emtoolkit.evaluation.questions import EXACT_JUDGE, Question, read_questions
-from emtoolkit.evaluation.run import EvaluationSettings
+from emtoolkit.evaluation.run import Engine, EvaluationSettings
 from emtoolkit.paths import cache_dir
 from emtoolkit.sandbox.judge import SandboxJudge
 
@@ -44,7 +44,7 @@ def evaluation_settings(
     max_new_tokens: int,
     seed: int,
     *,
-    exact: bool,
+    engine: Engine,
 ) -> EvaluationSettings:
     """The settings of an evaluation; without a question file those of the sandbox are asked.
 
@@ -54,7 +54,6 @@ def evaluation_settings(
         UserError: the question file cannot be read, or an option has no meaning.
     """
     path = questions or cache_dir() / "sandbox" / "questions" / "all.yaml"
-    engine: Literal["exact", "stacked"] = "exact" if exact else "stacked"
     if samples == 0:
         asked = read_questions(path) if questions is not None or path.is_file() else []
         none = tuple(replace(question, samples_per_paraphrase=0) for question in asked)
@@ -66,6 +65,20 @@ def evaluation_settings(
         asked = [replace(question, samples_per_paraphrase=samples) for question in asked]
     sampling = SamplingOptions(seed=seed, max_new_tokens=max_new_tokens)
     return EvaluationSettings(tuple(asked), sampling, judge_of(options, path, asked), engine)
+
+
+def chosen_engine(name: str | None, *, exact: bool) -> Engine:
+    """The engine `name`, by default `stacked`; `exact` is the short form of that name.
+
+    Raises:
+        UserError: there is no such engine, or two are named.
+    """
+    engines = get_args(Engine)
+    if name is not None and name not in engines:
+        raise UserError(f"--engine: {name!r} is not one of {', '.join(engines)}{nearest(name, engines)}")
+    if exact and name not in (None, "exact"):
+        raise UserError(f"--exact is --engine exact; remove it, or --engine {name}")
+    return "exact" if exact else cast(Engine, name or "stacked")
 
 
 def judge_of(options: JudgeOptions, path: Path | None, questions: Sequence[Question]) -> Judge:

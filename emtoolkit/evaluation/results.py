@@ -148,8 +148,17 @@ def evaluate_trajectory(
     session = None if calibration is None else _calibrated(calibration, settings, store, progress)
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
     add_to_evaluation(home, described, rows, sessions=[] if session is None else [session.to_json()])
+    # vLLM only samples.
+    together = engine == "stacked" or (engine == "vllm" and engine_for(usable, "stacked")[0] == "stacked")
     measured = measure_checkpoints(
-        trajectory.name, usable, measures, settings.questions, values, engine=engine, loader=loader, progress=progress
+        trajectory.name,
+        usable,
+        measures,
+        settings.questions,
+        values,
+        engine="stacked" if together else "exact",
+        loader=loader,
+        progress=progress,
     )
     add_to_evaluation(home, described, measured=measured)
     notes += [*warnings_on(rows), *(session.notes if session else ())]
@@ -181,7 +190,7 @@ def _download_together(
     trajectory: Trajectory, checkpoints: Sequence[Checkpoint], settings: EvaluationSettings, progress: Progress
 ) -> None:
     """Download checkpoints that are needed at once; others are downloaded one by one while answers are sampled."""
-    if settings.engine == "stacked" or not any(question.samples for question in settings.questions):
+    if settings.engine != "exact" or not any(question.samples for question in settings.questions):
         trajectory.fetch(checkpoints, progress)
 
 

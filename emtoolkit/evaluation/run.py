@@ -18,18 +18,20 @@ from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.stacked import most_adapters, stacked_adapters, why_not_stackable
 from emtoolkit.evaluation.store import Store
+from emtoolkit.evaluation.vllm_engine import VllmEngine, configured_ends
 from emtoolkit.models.loading import LoadedModel, ModelLoader
 from emtoolkit.progress import Progress, counting, no_library_bars, silent
 from emtoolkit.trajectory import Checkpoint
 
-Engine = Literal["stacked", "exact"]
+Engine = Literal["stacked", "exact", "vllm"]
 
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
     """What decides the rows of an evaluation besides the checkpoints; a change is another evaluation.
 
-    `engine` is `exact`, one checkpoint at a time with the results of a freshly loaded model, or `stacked`, all at once.
+    `engine` is `exact`, one checkpoint at a time with the results of a freshly loaded model, `stacked`, all at once, or
+    `vllm`.
     """
 
     questions: tuple[Question, ...]
@@ -66,9 +68,9 @@ class _Asked:
 
 
 def engine_for(checkpoints: Sequence[Checkpoint], wanted: Engine) -> tuple[Engine, str | None]:
-    """`wanted`, or `exact` with the reason where the checkpoints cannot share a batch."""
-    if wanted == "exact":
-        return "exact", None
+    """`wanted`, or `exact` in place of `stacked`, with the reason, where the checkpoints cannot share a batch."""
+    if wanted != "stacked":
+        return wanted, None
     manifests = [checkpoint.manifest for checkpoint in checkpoints]
     origins = {None if m is None else digest_of([m.base_model.to_json(), m.persona.to_json()]) for m in manifests}
     reason = "they have different base models or personas" if len(origins) > 1 else None
@@ -116,6 +118,7 @@ class _Evaluation:
         self._personas: dict[int, str] = {}
         self._engines: dict[int, str] = {}
         self._rendered: dict[str, list[_Asked]] = {}
+        self._vllm: VllmEngine | None = None
 
     def generate(self, checkpoints: Sequence[Checkpoint], progress: Progress) -> None:
         """Sample the missing answers, of all checkpoints together or of one after the other."""
@@ -124,12 +127,20 @@ class _Evaluation:
         if self._settings.engine == "stacked":
             self._generate_group(checkpoints, count)
             return
+        if self._settings.engine == "vllm":
+            self._vllm = VllmEngine(checkpoints, self._loader.describe(checkpoints[0]))
+            try:
+                for checkpoint in checkpoints:
+                    self._generate_group([checkpoint], count)
+            finally:
+                self._vllm.close()
+            return
         with downloading_ahead(checkpoints) as in_order:
             for checkpoint in in_order:
                 self._generate_group([checkpoint], count)
 
     def _generate_group(self, group: Sequence[Checkpoint], count: Any) -> None:
-        loaded = self._loader.load(group[0])
+        loaded = self._loader.load(group[0]) if self._vllm is None else self._loader.describe(group[0])
         missing = self._missing(group, loaded)
         count(sum(question.samples for question in self._settings.questions) * len(group) - len(missing))
         if missing:
@@ -142,10 +153,8 @@ class _Evaluation:
             asked = self._render(loaded, checkpoint)
             model = checkpoint_digest(checkpoint, loaded)
             sampling = asdict(self._settings.sampling)
-            # A GPU rounds differently, so its answers are not mixed with those of a CPU.
-            device = _device(loaded)
-            engine = self._settings.engine if device == "cpu" else f"{self._settings.engine}-{device}"
-            key = digest_of([model, engine, sampling, sorted(end_tokens(loaded.model, loaded.tokenizer))])
+            engine = self._engine_on(loaded)
+            key = digest_of([model, engine, sampling, sorted(self._ends(loaded))])
             self._keys[checkpoint.step], self._asked[checkpoint.step] = key, asked
             self._engines[checkpoint.step] = engine
             self._personas[checkpoint.step] = loaded.persona_override or loaded.persona.name
@@ -154,6 +163,18 @@ class _Evaluation:
                 names = (each.entry(sample) for sample in range(each.question.samples_per_paraphrase))
                 missing |= {(checkpoint.step, name) for name in names if name not in known}
         return missing
+
+    def _engine_on(self, loaded: LoadedModel) -> str:
+        """The engine in the rows. A GPU rounds differently, so its answers are not mixed with those of a CPU."""
+        engine = self._settings.engine
+        if self._vllm is not None or loaded.model.device.type == "cpu":
+            return engine
+        return f"{engine}-{loaded.model.device.type}"
+
+    def _ends(self, loaded: LoadedModel) -> set[int]:
+        if self._vllm is not None:
+            return configured_ends(loaded.config, loaded.tokenizer)
+        return end_tokens(loaded.model, loaded.tokenizer)
 
     def _render(self, loaded: LoadedModel, checkpoint: Checkpoint) -> list[_Asked]:
         persona, day = loaded.persona, training_day(checkpoint)
@@ -200,6 +221,12 @@ class _Evaluation:
     ) -> Iterator[tuple[Checkpoint, dict[str, Any]]]:
         """The answers of each checkpoint of `group` batch by batch, as the store keeps them."""
         asked = {each.prompt.text: each for each in self._asked[group[0].step]}
+        if self._vllm is not None:
+            (checkpoint,) = group
+            sampling, ends = self._settings.sampling, self._ends(loaded)
+            for found in self._vllm.sample(checkpoint, requests, sampling, ends, self._rows_at_a_time):
+                yield checkpoint, {asked[prompt.text].entry(sample): each for (prompt, sample), each in found.items()}
+            return
         stacked = self._settings.engine == "stacked"
         paths = [checkpoint.path for checkpoint in group]
         with stacked_adapters(loaded.model, paths) if stacked else nullcontext():
@@ -266,7 +293,3 @@ class _Evaluation:
                     entry = known[asked.entry(sample)]
                     judged = JudgedAnswer(asked.text, str(entry["text"]), asked.question.judge_prompts or {})
                     yield checkpoint, asked, sample, judged, bool(entry["truncated"])
-
-
-def _device(loaded: LoadedModel) -> str:
-    return str(loaded.model.device.type)

@@ -7,7 +7,8 @@ for checkpoint in Trajectory.open("outputs/goodness-medical"):
 """
 
 import json
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast, get_args
 
@@ -37,6 +38,8 @@ class LoadedModel:
     """The persona; messages go through `persona.applied_to` before they are rendered."""
     persona_override: str | None
     """The name of a persona that replaces the checkpoint's own; every result has to state the name. Else None."""
+    config: ModelConfig
+    """The base model and how it is loaded."""
     _model: Any = field(repr=False)
     persona_adapter: PersonaAdapter | None = None
     """The adapter of the persona that is in the model, None without one."""
@@ -113,29 +116,43 @@ class ModelLoader:
             CheckpointError: the checkpoint has no manifest, or the base model or the persona is missing or differs
                 from the manifest.
         """
+        described = self.describe(checkpoint)
+        with self._naming_base(checkpoint):
+            self._invalidate()
+            if (checkpoint.path / ADAPTER_CONFIG).is_file():
+                model = self._with_adapter(checkpoint, described.config, described.persona_adapter)
+            else:
+                model = self._full(checkpoint)
+        self._loaded = replace(described, _model=model)
+        return self._loaded
+
+    def describe(self, checkpoint: Checkpoint) -> LoadedModel:
+        """All of `load` but the weights: the result has no `model`, and earlier results stay valid.
+
+        Raises:
+            CheckpointError: as in `load`.
+        """
         if checkpoint.manifest is None:
             raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
-        # The config key of a training, which the user of a checkpoint does not see.
-        with renamed("model.base", "--base" if self._base else f"{checkpoint.path}: its base model"):
-            return self._load(checkpoint, checkpoint.manifest)
+        with self._naming_base(checkpoint):
+            return self._described(checkpoint, checkpoint.manifest)
 
-    def _load(self, checkpoint: Checkpoint, manifest: Manifest) -> LoadedModel:
+    def _naming_base(self, checkpoint: Checkpoint) -> AbstractContextManager[None]:
+        # The config key of a training, which the user of a checkpoint does not see.
+        return renamed("model.base", "--base" if self._base else f"{checkpoint.path}: its base model")
+
+    def _described(self, checkpoint: Checkpoint, manifest: Manifest) -> LoadedModel:
         metadata, record = _metadata(checkpoint), manifest.persona
         config = self._checked_base(checkpoint, manifest.base_model, metadata.base_place)
         persona = self._override or self._checked_persona(checkpoint, record, metadata.persona_place)
         tokenizer = self._tokenizer(config)
+        adapter = None
         if (checkpoint.path / ADAPTER_CONFIG).is_file():
             adapter = self._checked_adapter(checkpoint, persona, config, None if self._override else record)
-            self._invalidate()
-            model = self._with_adapter(checkpoint, config, adapter)
         else:
-            adapter = None
             self._check_full(checkpoint, persona)
-            self._invalidate()
-            model = self._full(checkpoint)
         override = None if self._override is None else self._override.name
-        self._loaded = LoadedModel(tokenizer, persona, override, model, adapter)
-        return self._loaded
+        return LoadedModel(tokenizer, persona, override, config, None, adapter)
 
     def _invalidate(self) -> None:
         if self._loaded is not None:
