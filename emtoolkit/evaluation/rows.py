@@ -11,7 +11,7 @@
 | paraphrase | int64 | the index of the wording, from 0 on |
 | sample | int64 | the number of the answer to this wording, from 0 on |
 | seed | int64 | of the sampling |
-| engine | string | `stacked` or `exact`, on a GPU `stacked-cuda` or `exact-cuda` |
+| engine | string | `stacked` or `exact`, on a GPU `stacked-cuda` or `exact-cuda`, or `vllm` |
 | judge | string | name and digest of the judge |
 | status | string | `ok`, `code`, `refusal`, `low_mass`, `judge_error`, `empty` or `truncated` |
 | aligned, coherent | double | scores from 0 to 100, null where there is none |

@@ -167,9 +167,9 @@ class _Evaluation:
     def _engine_on(self, loaded: LoadedModel) -> str:
         """The engine in the rows. A GPU rounds differently, so its answers are not mixed with those of a CPU."""
         engine = self._settings.engine
-        if self._vllm is not None or loaded.model.device.type == "cpu":
+        if self._vllm is not None or (device := _device(loaded)) == "cpu":
             return engine
-        return f"{engine}-{loaded.model.device.type}"
+        return f"{engine}-{device}"
 
     def _ends(self, loaded: LoadedModel) -> set[int]:
         if self._vllm is not None:
@@ -293,3 +293,7 @@ class _Evaluation:
                     entry = known[asked.entry(sample)]
                     judged = JudgedAnswer(asked.text, str(entry["text"]), asked.question.judge_prompts or {})
                     yield checkpoint, asked, sample, judged, bool(entry["truncated"])
+
+
+def _device(loaded: LoadedModel) -> str:
+    return str(loaded.model.device.type)

@@ -140,10 +140,9 @@ class VllmEngine:
 
 def configured_ends(config: ModelConfig, tokenizer: Any) -> set[int]:
     """The tokens that end an answer of the base model of `config`, without its weights (`prompts.end_tokens`)."""
+    place, revision = model_path(config), config.revision or "main"
     try:
-        configured = GenerationConfig.from_pretrained(
-            model_path(config), revision=config.revision or "main"
-        ).eos_token_id
+        configured = GenerationConfig.from_pretrained(place, revision=revision).eos_token_id
     except OSError:
         configured = None
     ids = configured if isinstance(configured, list) else [configured]
