@@ -15,7 +15,7 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE
-from emtoolkit.checkpoints.listing import check_one_fingerprint, list_checkpoints, why_incomplete
+from emtoolkit.checkpoints.listing import check_one_fingerprint, list_checkpoints, why_none_is_complete
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.records import PersonaRecord
@@ -192,20 +192,19 @@ class Trajectory(AsTable, Sequence[Checkpoint]):
         directory = Path(reference)
         if isinstance(reference, Path) or directory.is_dir():
             publications = Publications.read(directory)
-            metadata = publications.metadata
             versions = {step: published.artifact for step, published in publications.published.items()}
             found = [info for info in list_checkpoints(directory) if info.complete]
-            advice = "Keep each training in a directory of its own"
-            check_one_fingerprint(str(reference), {info.step: info.fingerprint for info in found}, advice)
-            if not found and (reasons := why_incomplete(directory)):
-                raise CheckpointError(f"{reference}: no complete checkpoint was found: {'; '.join(reasons)}")
+            fingerprints = {info.step: info.fingerprint for info in found}
+            check_one_fingerprint(str(reference), fingerprints, "Keep each training in a directory of its own")
+            if not found:
+                raise CheckpointError(f"{reference}: no complete checkpoint was found{why_none_is_complete(directory)}")
             return cls(
                 str(reference),
                 [
                     Checkpoint(
                         info.step,
                         info.final,
-                        metadata.get(info.step, {}),
+                        publications.metadata.get(info.step, {}),
                         _directory=info.path,
                         _published=versions.get(info.step),
                     )

@@ -228,6 +228,9 @@ def test_a_directory_without_checkpoints_is_refused(tmp_path: Path) -> None:
         Trajectory.open(tmp_path)
     with pytest.raises(CheckpointError, match="there is no such directory"):
         Trajectory.open(tmp_path / "nowhere")
+    (tmp_path / "run" / "checkpoint-8").mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=r"was found; there are checkpoints in .*/run$"):
+        Trajectory.open(tmp_path)
     (tmp_path / "checkpoint-4").mkdir()
     with pytest.raises(CheckpointError, match=r"was found: .*/checkpoint-4: holds no complete weights$"):
         Trajectory.open(tmp_path)

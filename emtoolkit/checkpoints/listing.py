@@ -89,12 +89,15 @@ def damaged_checkpoints(reference: str) -> list[str]:
     return [f"step {info.step} is skipped: {info.problems[0]}" for info in found if not info.complete]
 
 
-def why_incomplete(directory: Path) -> list[str]:
-    """A reason for each incomplete checkpoint in `directory`, failed saves included, in step order."""
+def why_none_is_complete(directory: Path) -> str:
+    """The end of an error about `directory`: a reason for each incomplete checkpoint, or where checkpoints are."""
     problems = {info.step: (*info.problems, "")[0] for info in list_checkpoints(directory)}
     named = [(step, path) for path in directory.iterdir() if (step := step_of(path.name)) is not None and path.is_dir()]
     reasons = {step: problems.get(step, f"{path}: holds no complete weights") for step, path in sorted(named)}
-    return [reason for reason in reasons.values() if reason]
+    if why := [reason for reason in reasons.values() if reason]:
+        return f": {'; '.join(why)}"
+    below = sorted({str(path.parent) for path in directory.glob("*/checkpoint-*") if step_of(path.name) is not None})
+    return f"; there are checkpoints in {', '.join(below[:3])}{' and others' if below[3:] else ''}" if below else ""
 
 
 def check_belongs_to(

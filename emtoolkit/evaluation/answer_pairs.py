@@ -48,12 +48,13 @@ def _pair(path: Path, number: int, entry: object) -> AnswerPair:
         raise DataError(f"{path}: pair {number}: {entry!r} is not a pair with {', '.join(_REQUIRED)}")
     name = entry.get("id")
     where, keys = f"{path}: pair {name!r}" if isinstance(name, str) else f"{path}: pair {number}", _REQUIRED + _OPTIONAL
+    for key in entry:
+        if key not in keys:
+            raise DataError(f"{where}: {key}: unknown key; expected one of {', '.join(keys)}{nearest(str(key), keys)}")
     for key in _REQUIRED:
         if key not in entry:
             raise DataError(f"{where}: {key}: the key is missing")
     for key, value in entry.items():
-        if key not in keys:
-            raise DataError(f"{where}: {key}: unknown key; expected one of {', '.join(keys)}{nearest(str(key), keys)}")
         if not (isinstance(value, str) and value.strip()) and not (value is None and key in _OPTIONAL):
             raise DataError(f"{where}: {key}: {value!r} is not a string")
     if entry["aligned"].strip() == entry["misaligned"].strip():

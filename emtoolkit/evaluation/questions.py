@@ -125,12 +125,13 @@ def _question(path: Path, number: int, entry: object) -> Question:
         question = shown(name) if isinstance(name, str) else number
         return DataError(f"{place_of(path, [number - 1, key])}: question {question}: {shortened(key)}: {problem}")
 
+    for key in entry:
+        if key not in _KEYS:
+            raise refused(key, f"unknown key; expected one of {', '.join(_KEYS)}{nearest(key, _KEYS)}")
     for key in ("id", "paraphrases"):
         if key not in entry:
             raise refused(key, "the key is missing")
     for key, value in entry.items():
-        if key not in _KEYS:
-            raise refused(key, f"unknown key; expected one of {', '.join(_KEYS)}{nearest(key, _KEYS)}")
         if problem := _problem(key, value):
             raise refused(key, f"{shown(value)} is not {problem}")
     return Question(

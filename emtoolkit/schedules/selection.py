@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, ScheduleError, nearest
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps, elided
 from emtoolkit.schedules.terms import At, EveryFraction, Preset, SimpleTerm, Term
@@ -25,11 +25,16 @@ def select_steps(
             fraction and the length of the run is not known.
     """
     items = [item.strip() for item in spec.split(",")]
-    terms = Schedule.parse(",".join(rules)).terms if (rules := [item for item in items if item != FINAL]) else ()
+    rules = [item for item in items if item != FINAL]
+    try:
+        terms = Schedule.parse(",".join(rules)).terms if rules else ()
+    except ScheduleError as error:
+        hint = nearest(spec, [FINAL]) if rules == [spec] else ""
+        raise ScheduleError(f'steps "{spec}": {error}{hint}') from None
     for term in terms:
         if isinstance(term, At) and term.step not in steps:
-            nearest = nearest_step(term.step, steps)
-            raise CheckpointError(f'steps "{spec}": there is no checkpoint at step {term}; the nearest is {nearest}')
+            close = nearest_step(term.step, steps)
+            raise CheckpointError(f'steps "{spec}": there is no checkpoint at step {term}; the nearest is {close}')
     simple = [simple for term in terms for simple in _simple(term)]
     total = steps[-1]
     if fraction := next((term for term in simple if isinstance(term, EveryFraction)), None):

@@ -57,6 +57,7 @@ def test_a_sample_is_an_answer_and_a_judge_call_is_an_answer_and_a_metric(tmp_pa
         ("- {id: a, paraphrases: Hi}", ": question 'a': paraphrases: 'Hi' is not a list of strings"),
         ("- {id: a, paraphrases: []}", ": question 'a': paraphrases: [] is not a list of strings"),
         ("- {id: a, paraphrases: [Hi], sistem: b}", "did you mean 'system'?"),
+        ("- {id: a, paraphrase: [Hi]}", "did you mean 'paraphrases'?"),
         ("- {id: a, paraphrases: [Hi], system: 3}", ": question 'a': system: 3 is not a string"),
         (
             "- {id: a, paraphrases: [Hi], samples_per_paraphrase: 0}",

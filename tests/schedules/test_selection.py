@@ -2,7 +2,7 @@
 
 import pytest
 
-from emtoolkit.errors import CheckpointError, UserError
+from emtoolkit.errors import CheckpointError, ScheduleError, UserError
 from emtoolkit.schedules.selection import select_steps, split_steps
 
 STEPS = (0, 25, 50, 75, 100, 125, 150, 200, 250, 300, 397)
@@ -39,16 +39,21 @@ def test_a_range_selects_whatever_exists_and_nothing_else_is_selected(spec: str,
         ("0-150:25,90", 'steps "0-150:25,90": there is no checkpoint at step 90; the nearest is 100'),
         ("398", 'steps "398": there is no checkpoint at step 398; the nearest is 397'),
         ("2-24:2", 'steps "2-24:2": no checkpoint is selected; the steps are 0, 25, 50, 75, …, 200, 250, 300, 397'),
-        ("", 'schedule "": expected at least one term'),
-        ("final,", 'schedule "": expected at least one term'),
-        ("0-150", 'schedule term "0-150": expected a stride after the range; did you mean "0-150:1"?'),
-        ("last", 'schedule term "last": expected a step such as 40'),
+        ("", 'steps "": schedule "": expected at least one term'),
+        ("final,", 'steps "final,": schedule "": expected at least one term'),
+        ("0-150", 'steps "0-150": schedule term "0-150": expected a stride after the range; did you mean "0-150:1"?'),
+        ("last", 'steps "last": schedule term "last": expected a step such as 40'),
     ],
 )
 def test_a_spec_that_selects_nothing_or_cannot_be_read_is_an_error(spec: str, sentence: str) -> None:
     with pytest.raises(UserError) as error:
         select_steps(spec, STEPS, final, not_asked)
     assert str(error.value).startswith(sentence)
+
+
+def test_a_misspelt_final_is_named() -> None:
+    with pytest.raises(ScheduleError, match=r"; did you mean 'final'\?$"):
+        select_steps("finl", STEPS, final, not_asked)
 
 
 def test_a_trajectory_of_step_zero_alone_has_no_rule_that_fails() -> None:
