@@ -7,8 +7,10 @@ import json
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import NoReturn
 
 from emtoolkit.errors import ConfigError
@@ -46,6 +48,37 @@ def exit_with_error(sentence: str, environment: Mapping[str, str] = os.environ) 
     if "LOCAL_RANK" in environment:
         _exit()
     sys.exit(2)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived, and is handled as Ctrl-C."""
+
+
+def signal_of(interruption: KeyboardInterrupt) -> int:
+    """The number of the signal that raised `interruption`."""
+    return signal.SIGTERM if isinstance(interruption, Terminated) else signal.SIGINT
+
+
+@contextmanager
+def terminated_as_interrupted() -> Iterator[None]:
+    """Raise `Terminated` where SIGTERM arrives, so that a program ends in one place, whatever the signal.
+
+    Does nothing outside the main thread, where Python allows no handlers, where SIGTERM is handled or ignored already,
+    and under a launcher: a process that waits for another one would not run the handler.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or "LOCAL_RANK" in os.environ or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _terminate(*_: object) -> NoReturn:
+    raise Terminated
 
 
 def ignore_signals() -> None:

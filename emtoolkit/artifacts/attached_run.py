@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from emtoolkit.artifacts.client_process import end_client
 from emtoolkit.artifacts.server import client_limits
 
 # The time limit for W&B to finish the run after the last artifact, in seconds.
@@ -19,18 +20,25 @@ def define_training_axis(run: Any) -> None:
 
 @contextmanager
 def attached_run(
-    run_id: str | None, state: str | None, define_axis: Callable[[Any], None] = define_training_axis, **arguments: Any
+    run_id: str | None,
+    state: str | None,
+    define_axis: Callable[[Any], None] = define_training_axis,
+    *,
+    failed: bool | None = None,
+    **arguments: Any,
 ) -> Iterator[Any]:
     """Resume the W&B run `run_id`, whose state on W&B is `state`, without logging anything about this process.
 
     A run that W&B does not have (`state` None) is started; without an id a new one. `define_axis` defines the axes of
-    its metrics, because a resumed run replaces the definitions on the server. `arguments` are those of `wandb.init`.
+    its metrics, because a resumed run replaces the definitions on the server. `failed` says how the run
+    ends, by default as its `state` says. `arguments` are those of `wandb.init`.
 
     Raises:
         Exception: whatever W&B's client raises.
     """
     import wandb
 
+    is_failed = state in ("failed", "crashed") if failed is None else failed
     with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
         run = wandb.init(
             id=run_id,
@@ -52,6 +60,19 @@ def attached_run(
             if state is not None:
                 define_axis(run)
             yield run
-        finally:
-            # A failed run keeps its state.
-            run.finish(exit_code=int(state in ("failed", "crashed")))
+        except KeyboardInterrupt:
+            # The signal ends the wait for W&B: the end of the run would wait once more.
+            end_client()
+            raise
+        except BaseException:
+            _finish(run, failed=is_failed)
+            raise
+        _finish(run, failed=is_failed)
+
+
+def _finish(run: Any, *, failed: bool) -> None:
+    try:
+        run.finish(exit_code=int(failed))
+    except KeyboardInterrupt:
+        end_client()
+        raise

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emtoolkit.artifacts.collection import PUBLISHED_AGAIN, file_digests, find_version, step_of_version
+from emtoolkit.artifacts.names import ARTIFACT_TAG
 from emtoolkit.artifacts.publication import (
     CheckedArtifact,
     DamagedError,
@@ -190,4 +191,4 @@ class Destination:
         return find_version(self._api, f"{run.entity}/{run.project}/{self.collection}:{alias}")
 
     def _tags_of(self, publication: Publication) -> list[str]:
-        return [f"step-{publication.step}", *self._tags]
+        return [f"step-{publication.step}", *map(ARTIFACT_TAG.fit, self._tags)]

@@ -1,12 +1,12 @@
 """One checkpoint as a version on W&B: its name, its aliases, and exactly the files that its manifest lists."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.artifacts.names import ARTIFACT_TAG, COLLECTION
 from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
@@ -15,10 +15,8 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.safe_paths import is_plain_below
 
-# W&B allows names of at most 128 letters, digits and - _ . and tags of letters, digits, spaces and - _
-_NAME_LIMIT = 128
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
-_NOT_IN_TAGS = re.compile(r"[^A-Za-z0-9_ -]+")
+# Half of a name, so that the name of the shared collection stays readable.
+_RUN_ID_LIMIT = 64
 _METADATA_LIMIT = 100
 
 
@@ -28,23 +26,17 @@ class DamagedError(CheckpointError):
 
 def collection_name(identity: Identity) -> str:
     """`<persona>-<dataset>-<base>-s<seed>-<fingerprint8>`, within W&B's rules for names."""
-    ending = f"-{identity.fingerprint[:8]}"
-    return _readable(identity.collection)[: _NAME_LIMIT - len(ending)] + ending
+    return COLLECTION.fit(identity.collection, f"-{identity.fingerprint[:8]}")
 
 
 def own_collection_name(shared: str, run_id: str) -> str:
     """The collection of a run that differs from the run in the collection `shared`: `<shared>-<run id>`."""
-    ending = f"-{_readable(run_id)[: _NAME_LIMIT // 2]}"
-    return shared[: _NAME_LIMIT - len(ending)] + ending
-
-
-def _readable(name: str) -> str:
-    return _NOT_IN_NAMES.sub("-", name).strip("-")
+    return COLLECTION.fit(shared, f"-{COLLECTION.fit(run_id)[:_RUN_ID_LIMIT]}")
 
 
 def collection_tags(identity: Identity) -> tuple[str, ...]:
     """The tags of every checkpoint of a trajectory, within W&B's rules for tags."""
-    return tuple(_NOT_IN_TAGS.sub("-", text) for text in identity.tags)
+    return tuple(map(ARTIFACT_TAG.fit, identity.tags))
 
 
 def fit_for_wandb(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import threading
 from collections import deque
 from typing import Any
 
+from emtoolkit.artifacts.client_process import ClientProcess
 from emtoolkit.artifacts.destination import Destination
 from emtoolkit.artifacts.publication import DamagedError, Publication
 from emtoolkit.errors import CheckpointError, first_line
@@ -31,6 +32,7 @@ class WandbPublisher:
     def __init__(self, run: Any, destination: Destination) -> None:
         self._run = run
         self._destination = destination
+        self._process = ClientProcess.current()
         self._pending: deque[Publication] = deque()
         self._failed_attempts = 0
         self._ending = False
@@ -50,16 +52,17 @@ class WandbPublisher:
             self._pending.append(publication)
             self._changed.notify_all()
 
-    def drain(self, timeout: float) -> None:
+    def drain(self, timeout: float, why: str | None = None) -> None:
         """Wait at most `timeout` seconds until every publication is logged or has failed, and stop.
 
-        Afterwards `failures` holds the reason for each step that was not logged.
+        Afterwards `failures` holds the reason for each step that was not logged, `why` where W&B has not answered.
         """
+        why = why or f"W&B had not committed the checkpoint {timeout:g} s after the last save"
         with self._changed:
             self._ending, self._failed_attempts = True, 0
             self._changed.notify_all()
             self._changed.wait_for(lambda: not self._pending, timeout)
-            self._give_up_on_pending(f"W&B had not committed the checkpoint {timeout:g} s after the last save")
+            self._give_up_on_pending(why)
             self._stopped = True
             self._changed.notify_all()
 
@@ -97,11 +100,14 @@ class WandbPublisher:
         import wandb
 
         with self._changed:
+            gone: str | None = None
             self.failures[publication.step] = first_line(error)
             if isinstance(error, DamagedError):
                 self.damaged[publication.step] = str(error)
-            if self._run.offline or isinstance(error, (CheckpointError, wandb.errors.UsageError)):
-                # No retry helps if a file was damaged or the run has finished.
+            elif gone := self._process.why_ended():
+                self.failures[publication.step] = gone
+            if gone or self._run.offline or isinstance(error, (CheckpointError, wandb.errors.UsageError)):
+                # No retry helps if a file was damaged, the run has finished or W&B's process is gone.
                 self._failed_attempts = 0
                 if self._pending:
                     self._pending.popleft()

@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence, Set
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -32,12 +33,14 @@ class Replay:
     """What `wandb sync` did with a log.
 
     `is_sent` is true if it read the log to its end, whatever the server did with it. `is_torn` is true if the log ends
-    in the middle of a record, as that of a run that was killed or is still writing.
+    in the middle of a record, as that of a run that was killed or is still writing. `is_empty` is true if the log holds
+    no record to send.
     """
 
     output: str
     is_sent: bool
     is_torn: bool
+    is_empty: bool = False
 
 
 def replay(run: WandbRun, target: Sequence[str], collections: Set[str]) -> Replay:
@@ -48,7 +51,9 @@ def replay(run: WandbRun, target: Sequence[str], collections: Set[str]) -> Repla
         copy = WandbRun(run.id, run.entity, run.project, Path(scratch) / run.log.parent.name / run.log.name)
         copy.log.parent.mkdir()
         (copy.log.parent / "files").symlink_to(run.log.parent.absolute() / "files")
-        is_torn = _copy_without_artifacts(run.log, copy.log, collections)
+        count, is_torn = _copy_without_artifacts(run.log, copy.log, collections)
+        if count == 0:
+            return Replay("", is_sent=False, is_torn=is_torn, is_empty=True)
         done = subprocess.run(
             [sys.executable, "-m", "wandb", "sync", "--include-online", *target, str(copy.log)],
             # The `wandb` command fails in a directory that contains a file named `wandb`.
@@ -63,15 +68,46 @@ def replay(run: WandbRun, target: Sequence[str], collections: Set[str]) -> Repla
         return Replay(done.stdout, copy.is_synced, is_torn)
 
 
-def _copy_without_artifacts(log: Path, copy: Path, collections: Set[str]) -> bool:
-    """Copy the complete records of `log`, except artifacts in `collections`; return whether `log` is torn."""
+def ended_well(log: Path) -> bool:
+    """Whether `log` holds the end of a run, and the run was successful."""
+    messages = import_module("wandb.proto.wandb_internal_pb2")
+    codes = []
+    for _, record in _records(log.read_bytes() if log.is_file() else b""):
+        parsed = messages.Record()
+        parsed.ParseFromString(record)
+        if parsed.HasField("exit"):
+            codes.append(parsed.exit.exit_code)
+    return codes[-1:] == [0]
+
+
+def is_written_by_a_process(log: Path) -> bool | None:
+    """Whether a process on this machine has `log` open; None where the system does not say."""
+    path = str(log.resolve())
+    processes = Path("/proc")
+    if not (processes / "self" / "fd").is_dir():
+        return None
+    for directory in processes.glob("[0-9]*/fd"):
+        # A process may end meanwhile, or belong to another user.
+        with suppress(OSError):
+            if any(os.readlink(descriptor) == path for descriptor in directory.iterdir()):
+                return True
+    return False
+
+
+def _copy_without_artifacts(log: Path, copy: Path, collections: Set[str]) -> tuple[int, bool]:
+    """Copy the complete records of `log`, except artifacts in `collections`.
+
+    Returns the number of complete records, and whether `log` is torn.
+    """
     # W&B ships no type hints of its generated messages.
     messages = import_module("wandb.proto.wandb_internal_pb2")
     content = log.read_bytes()
     with copy.open("wb") as file:
         file.write(content[:_FILE_HEADER])
         position = complete = _FILE_HEADER
+        count = 0
         for complete, record in _records(content):  # noqa: B007 - read after the loop
+            count += 1
             parsed = messages.Record()
             parsed.ParseFromString(record)
             if _collection_of(parsed) not in collections:
@@ -79,7 +115,7 @@ def _copy_without_artifacts(log: Path, copy: Path, collections: Set[str]) -> boo
                     file.write(part)
                     position += len(part)
     # Less than a header of zeros may follow the last record of a block.
-    return bool(content[complete:].strip(b"\0"))
+    return count, bool(content[complete:].strip(b"\0"))
 
 
 def _collection_of(record: Any) -> str | None:

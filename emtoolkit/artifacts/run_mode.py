@@ -20,10 +20,14 @@ _MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "run": "online",
 }
+# As transformers reads the variable.
+_TRUE = ("1", "on", "true", "yes")
 
 
 def wandb_mode(wandb: WandbConfig, environment: Mapping[str, str] = os.environ) -> Mode:
     """`wandb.mode`, else `$WANDB_MODE`, else online under a W&B sweep agent and offline elsewhere.
+
+    `$WANDB_DISABLED` means disabled, unless `wandb.mode` says otherwise.
 
     Without a login, or if the server does not answer, online becomes offline with a warning.
 
@@ -31,7 +35,8 @@ def wandb_mode(wandb: WandbConfig, environment: Mapping[str, str] = os.environ) 
         ConfigError: `$WANDB_MODE` is not a W&B mode, or `wandb.require_online` is true and the run cannot be online.
     """
     default = "online" if environment.get("WANDB_SWEEP_ID") else "offline"
-    name = wandb.mode or environment.get("WANDB_MODE") or default
+    is_off = environment.get("WANDB_DISABLED", "").lower() in _TRUE
+    name = wandb.mode or ("disabled" if is_off else environment.get("WANDB_MODE") or default)
     if (mode := _MODES.get(name)) is None:
         raise ConfigError(f"WANDB_MODE: {name!r} is not one of {', '.join(_MODES)}{nearest(name, _MODES)}")
     if mode != "online":

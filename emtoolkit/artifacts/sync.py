@@ -18,8 +18,9 @@ from typing import Any, Literal
 from emtoolkit.artifacts.attached_run import attached_run
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RemoteCheckpoint
 from emtoolkit.artifacts.destination import Destination, compare_with, difference_at
+from emtoolkit.artifacts.names import COLLECTION, RUN_NAME
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
-from emtoolkit.artifacts.run_log import Replay, replay
+from emtoolkit.artifacts.run_log import Replay, ended_well, is_written_by_a_process, replay
 from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
@@ -34,6 +35,12 @@ _State = Literal["equal", "missing", "different", "damaged"]
 _ENDED = ("finished", "failed", "crashed", "killed")
 # A log that ends in the middle of a record and has not changed for this time is that of a killed run.
 _IDLE_SECONDS = 600
+
+
+def _is_live(log: Path) -> bool:
+    """Whether a run may still write to `log`, on this machine or on another one that shares the directory."""
+    is_recent = abs(time.time() - log.stat().st_mtime) <= _IDLE_SECONDS
+    return is_recent and is_written_by_a_process(log) is not False
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,7 +199,9 @@ class _DirectorySync:
         return (
             entity,
             project,
-            publications.collection or collection or f"{self._directory.resolve().name}-{fingerprint[:8]}",
+            publications.collection
+            or collection
+            or COLLECTION.fit(self._directory.resolve().name, f"-{fingerprint[:8]}"),
         )
 
     def _read_collection(self) -> Collection | None:
@@ -224,6 +233,11 @@ class _DirectorySync:
         target += ["--entity", self._entity] if self._has_new_target and self._entity else []
         done = replay(run, target, self._collections())
         self._progress(f"log of {run.log.parent.name}", 1, 1)
+        if done.is_empty:
+            # The run was killed before W&B's client wrote a record, or has just begun.
+            if not _is_live(run.log):
+                run.mark_synced()
+            return False
         if reason := self._why_incomplete(run, done):
             self._problems.append(f"{run.log}: {reason}")
             return False
@@ -242,7 +256,7 @@ class _DirectorySync:
         if not replayed.is_sent or self._state(run) not in _ENDED:
             return f"'wandb sync' did not send the whole log ({' '.join(errors).strip() or 'no output'})"
         # The log of a killed run has no more records.
-        is_live = replayed.is_torn and time.time() - run.log.stat().st_mtime <= _IDLE_SECONDS
+        is_live = replayed.is_torn and _is_live(run.log)
         return "the log ends in the middle of a record; sync again after the run" if is_live else None
 
     def _remote_states(self, collection: Collection | None) -> dict[int, _State]:
@@ -304,9 +318,11 @@ class _DirectorySync:
         """Resume the W&B run `run_id` without logging anything about this process; without an id start a new run."""
         known = self._publications.runs.get(run_id or "")
         state = self._state(known[-1]) if known else None
-        new = {"name": f"sync-{self._directory.resolve().name}", "job_type": "sync"}
+        new = {"name": RUN_NAME.fit(f"sync-{self._directory.resolve().name}"), "job_type": "sync"}
         more: dict[str, Any] = {} if state else new | {"group": self._destination.collection}
-        with attached_run(run_id, state, project=self._project, entity=self._entity, **more) as run:
+        # A run without an end was killed.
+        failed = known is not None and state != "finished" and not ended_well(known[-1].log)
+        with attached_run(run_id, state, failed=failed, project=self._project, entity=self._entity, **more) as run:
             yield run
 
     def _state(self, run: WandbRun) -> str | None:

@@ -1,12 +1,12 @@
 """`emtoolkit schedule`, `checkpoints`, `download` and `sync`: the steps to save, and the checkpoints of a run."""
 
-import signal
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
 
@@ -14,6 +14,7 @@ commands = typer.Typer()
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STEPS_HELP = "Schedule of the steps to download, or final. Default: all."
+_CONTINUES = "run the same command again to continue"
 _OF_WANDB = "Default: the one that the run logged to."
 
 
@@ -106,12 +107,8 @@ def download(
     from emtoolkit.cli import render
     from emtoolkit.trajectory import Trajectory
 
-    try:
-        with only_results_on_stdout(), progress_bar() as progress:
-            done = Trajectory.open(collection).download(to, steps, rehash=verify, progress=progress)
-    except KeyboardInterrupt:
-        typer.echo("emtoolkit: interrupted; run the same command again to continue", err=True)
-        raise typer.Exit(128 + signal.SIGINT) from None
+    with ends_on_signal(_CONTINUES), only_results_on_stdout(), progress_bar() as progress:
+        done = Trajectory.open(collection).download(to, steps, rehash=verify, progress=progress)
     there = {*done.fetched, *done.present}
     found = [info for info in list_checkpoints(to) if info.step in there]
     show(render.download_json(done, found) if as_json else render.download_text(done, found))
@@ -141,17 +138,13 @@ def sync(
     evaluated = directories_with_runs(roots)
     found = run_directories(roots, [root for root in roots if any(path.is_relative_to(root) for path in evaluated)])
     evaluations = []
-    try:
-        with only_results_on_stdout(), progress_bar() as progress:
-            done = sync_all(found, project=project, entity=entity, progress=progress)
-            if evaluated:
-                from emtoolkit.evaluation.wandb_sync import sync_evaluations
+    with ends_on_signal(_CONTINUES), only_results_on_stdout(), progress_bar() as progress:
+        done = sync_all(found, project=project, entity=entity, progress=progress)
+        if evaluated:
+            from emtoolkit.evaluation.wandb_sync import sync_evaluations
 
-                # The checkpoints have their versions now.
-                evaluations = sync_evaluations(evaluated, project=project, entity=entity, progress=progress)
-    except KeyboardInterrupt:
-        typer.echo("emtoolkit: interrupted; run the same command again to continue", err=True)
-        raise typer.Exit(128 + signal.SIGINT) from None
+            # The checkpoints have their versions now.
+            evaluations = sync_evaluations(evaluated, project=project, entity=entity, progress=progress)
     problems = [problem for synced in done for problem in synced.problems]
     problems += [problem for synced in evaluations for problem in synced.problems]
     for problem in problems:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from emtoolkit.cli.help import Command, command
+from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import UserError
 from emtoolkit.launch import is_local_main_process
@@ -63,7 +64,8 @@ def train(options: TrainOptions) -> None:
     Every key of the config is an option as well, such as --training.learning_rate=1e-4 or --lora.r 8.
     """
     config = options.to_config()
-    with only_results_on_stdout():
+    with ends_on_signal("run the same command again"), only_results_on_stdout():
+        from emtoolkit.artifacts.client_process import end_client
         from emtoolkit.cli import render, render_plan
         from emtoolkit.saving.signals import TrainingInterrupted
         from emtoolkit.training import cost, run
@@ -76,6 +78,7 @@ def train(options: TrainOptions) -> None:
                 result = run.train(config, resume=options.resume, bar=progress_bar, step_bar=training_bar())
                 text = render.checkpoints_json(result.checkpoints) if options.as_json else render.result_text(result)
         except TrainingInterrupted as interruption:
+            end_client()
             if is_local_main_process():
                 sentence = f"{interruption}; the state is saved, and the same command with --resume continues"
                 typer.echo(f"emtoolkit: {sentence}", err=True)

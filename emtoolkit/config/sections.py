@@ -132,15 +132,16 @@ class WandbConfig(Section):
 
     mode: Literal["offline", "online", "disabled"] | None = None
     """`online` publishes during training, `offline` keeps everything on disk for `emtoolkit sync`, `disabled` logs
-    nothing. `null` means `$WANDB_MODE`; without that, `online` under a sweep agent and `offline` elsewhere."""
+    nothing. `null` means `$WANDB_MODE`, or `disabled` where `$WANDB_DISABLED` is true; without these, `online` under a
+    sweep agent and `offline` elsewhere."""
     project: str = "emtoolkit"
-    """The W&B project."""
+    """The W&B project. Without this key `$WANDB_PROJECT`, if set."""
     entity: str | None = None
-    """The W&B user or team; `null` means the default entity of the account."""
+    """The W&B user or team; `null` means `$WANDB_ENTITY`, or the default entity of the account."""
     group: str | None = None
-    """The group of the run; `null` means persona, dataset, base model and seed."""
+    """The group of the run; `null` means `$WANDB_RUN_GROUP`, or the collection of the trajectory's checkpoints."""
     tags: list[str] = Field(default=[])
-    """Tags of the run beside its persona, dataset and schedule."""
+    """Tags of the run beside its persona, dataset and schedule. Without this key those of `$WANDB_TAGS`, if set."""
     require_online: bool = False
     """Fail if the run cannot be logged online; `false` logs it offline with a warning."""
     publish_timeout: Annotated[float, Field(gt=0)] = 60.0

@@ -134,7 +134,7 @@ def _append(training: TrainingRun, rows: list[dict[str, float]]) -> None:
         for name in sorted({name for row in rows for name in row} - {AXIS}):
             run.define_metric(name, step_metric=AXIS, step_sync=False, hidden=name.endswith("/content"))
 
-    place = {"project": training.project, "entity": training.entity}
+    place: dict[str, Any] = {"project": training.project, "entity": training.entity}
     with attached_run(training.id, training.state, define_axes, **place) as run:
         for row in rows:
             run.log(row)

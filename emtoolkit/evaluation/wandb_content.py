@@ -1,13 +1,13 @@
 """What a W&B run holds of an evaluation: the curve, a table of answers, the files, and the checkpoints it used."""
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.artifacts.collection import Reference, find_version
+from emtoolkit.artifacts.names import COLLECTION, RUN_NAME
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.evaluation.curve import AXIS, COLUMNS, curve, table_of
@@ -22,8 +22,6 @@ from emtoolkit.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
 
-_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9._-]+")
-_NAME_LIMIT = 128
 _TABLE = "answers_table"
 
 
@@ -90,7 +88,12 @@ class Content:
             "evaluated_steps": list(self.steps),
         }
         name = f"evaluate-{Path(self.reference).name}-{self.settings_name}"
-        return {"name": name, "group": self._subject(), "job_type": "evaluation", "config": config}
+        return {
+            "name": RUN_NAME.fit(name),
+            "group": RUN_NAME.fit(self._subject()),
+            "job_type": "evaluation",
+            "config": config,
+        }
 
     def log_curve(self, run: Any) -> None:
         """Log the values of each step in their order, and the table of answers."""
@@ -169,8 +172,7 @@ class Content:
         run.log_artifact(artifact).wait()
 
     def _artifact_name(self, kind: str) -> str:
-        ending = f"-{kind}-{self.settings_name}"
-        return _NOT_IN_NAMES.sub("-", self._subject())[: _NAME_LIMIT - len(ending)] + ending
+        return COLLECTION.fit(self._subject(), f"-{kind}-{self.settings_name}")
 
     def _subject(self) -> str:
         """The collection of the checkpoints; without one the name of the directory and the fingerprint."""

@@ -96,6 +96,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         """The errors of the saves that failed."""
         self.unpublished: Mapping[int, str] = {}
         """The steps that W&B lacks, each with the reason; complete when training has ended."""
+        self.ended_at: int | None = None
+        """The step at which training ended, once all checkpoints are on disk."""
         self.waited_seconds = 0.0
         """How long the training thread waited for saves, in seconds."""
         self._options = SaveOptions(
@@ -215,6 +217,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
     ) -> None:
         """Save the last step, whatever ended training, and wait until everything is on disk."""
         self._active.training_ended(TrainerEvent(args, state, control, kwargs))
+        self.ended_at = state.global_step
         self._close()
 
     def training_failed(self, trainer: Any, error: BaseException) -> None:
@@ -339,7 +342,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
             if strategy is not None:
                 self.waited_seconds += strategy.waited_seconds
             if session is not None:
-                session.close()
+                session.close(interrupted=bool(interrupted))
                 self.unpublished = session.unpublished
         finally:
             if interrupted:

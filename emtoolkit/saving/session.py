@@ -55,6 +55,10 @@ logger = logging.getLogger(__name__)
 _SMALL = 32_000_000
 
 
+# The time that W&B gets after a signal for what it has begun, in seconds.
+SECONDS_AFTER_SIGNAL = 3.0
+
+
 class SavingSession:
     """Saves steps of the trajectory of `seal` into `directory`; `state` is the model's, before the first save.
 
@@ -165,29 +169,48 @@ class SavingSession:
         if not self._options.resume_at_end:
             remove_resume_states(self._directory)
 
-    def close(self) -> None:
-        """Wait for the disk, wait at most `publish_timeout` for W&B, and release the directory."""
+    def close(self, *, interrupted: bool = False) -> None:
+        """Wait for the disk, wait at most `publish_timeout` for W&B, and release the directory.
+
+        After a signal (`interrupted`) W&B gets a moment, which another signal ends.
+
+        Raises:
+            KeyboardInterrupt: the first signal came while W&B was waited for; all checkpoints are on disk.
+        """
+        patience = self._options.publish_timeout
+        patience = min(patience, SECONDS_AFTER_SIGNAL) if interrupted else patience
         try:
             self.settle()
             self.disk.drain()
+        except KeyboardInterrupt:
+            patience = 0.0
+            raise
         finally:
             self.disk.close()
             self._lock.release()
             self._sum_up_differences()
-            self._wait_for_publisher()
+            if self.publisher is not None:
+                self._wait_for(self.publisher, patience, interrupted=interrupted)
 
     @property
     def unpublished(self) -> Mapping[int, str]:
         """The saved steps that neither W&B nor the log of an offline run has, and why; complete after `close`."""
         return self.publisher.failures if self.publisher is not None else {}
 
-    def _wait_for_publisher(self) -> None:
-        if self.publisher is None:
-            return
-        self.publisher.drain(self._options.publish_timeout)
-        for _, problem in sorted(self.publisher.damaged.items()):
+    def _wait_for(self, publisher: WandbPublisher, patience: float, *, interrupted: bool) -> None:
+        try:
+            publisher.drain(patience)
+        except KeyboardInterrupt:
+            publisher.drain(0.0, "a signal ended the wait for W&B")
+            if not interrupted:
+                raise
+        finally:
+            self._warn_of_unpublished(publisher)
+
+    def _warn_of_unpublished(self, publisher: WandbPublisher) -> None:
+        for _, problem in sorted(publisher.damaged.items()):
             logger.warning("%s; the checkpoint is not published", problem)
-        if missing := sorted(self.unpublished.keys() - self.publisher.damaged):
+        if missing := sorted(self.unpublished.keys() - publisher.damaged):
             logger.warning(
                 "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s, and "
                 "'emtoolkit sync %s' publishes them%s",
@@ -283,10 +306,10 @@ class SavingSession:
 
 
 def _active_run() -> Any:
-    """The W&B run that the program has started, or None."""
+    """The W&B run that the program has started, or None; a run in the mode `disabled` logs nothing."""
     import wandb
 
-    return wandb.run
+    return None if wandb.run is None or wandb.run.disabled else wandb.run
 
 
 def _cause(difference: Difference) -> str:

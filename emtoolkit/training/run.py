@@ -1,27 +1,31 @@
 """Run a training: base model, persona, new adapter, then the Trainer with every save on a schedule."""
 
 import logging
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
-from emtoolkit.artifacts.run_end import finish_run
+from emtoolkit.artifacts.guarded_run import GuardedRun
+from emtoolkit.artifacts.publication import collection_name
 from emtoolkit.artifacts.run_mode import Mode, wandb_mode
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.scheduling import CheckpointingConfig
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.cpu_threads import threads_for
-from emtoolkit.launch import ignore_signals
+from emtoolkit.launch import ignore_signals, signal_of
 from emtoolkit.models.base import compose_model, load_base
 from emtoolkit.models.preflight import PersonaEffect, PersonaProbe
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs, set_unlisted_weights_aside
 from emtoolkit.saving.ranks import Ranks
+from emtoolkit.saving.session import SECONDS_AFTER_SIGNAL
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.determinism import deterministic_algorithms
 from emtoolkit.training.prepare import PreparedRun, prepare
@@ -113,14 +117,13 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
     with deterministic_algorithms(config.training.deterministic):
         with ranks.raise_on_all():
             composed = _load_model(config, prepared)
-        run = None
+        run = GuardedRun(None)
         with ranks.raise_on_all():
             if ranks.index == 0:
                 directory.mkdir(parents=True, exist_ok=True)
-                run = start_run(config, directory, prepared.identity.collection, mode)
-                if run is not None:
-                    facts = {"split": dict(prepared.identity.split), "composition": prepared.persona.composition}
-                    run.config.update(facts)
+                run = start_run(config, directory, collection_name(prepared.identity), mode)
+                facts = {"split": dict(prepared.identity.split), "composition": prepared.persona.composition}
+                run.call(lambda: run.run.config.update(facts))
         with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
             return _fit(config, prepared, composed, run, start, progress)
 
@@ -159,7 +162,7 @@ def _fit(
     config: RunConfig,
     prepared: PreparedRun,
     composed: _ComposedModel,
-    run: Any,
+    run: GuardedRun,
     start: ResumePoint,
     progress: ProgressCallback,
 ) -> RunResult:
@@ -167,35 +170,35 @@ def _fit(
     directory = prepared.plan.directory
     callback = _save_callback(config.checkpointing, config.wandb, prepared, start)
     effects = [composed.before]
-    ended_well = False
-    try:
-        with no_model_uploads():
-            trainer = make_trainer(
-                config,
-                composed.model,
-                prepared.data,
-                output_dir=directory,
-                eval_steps=prepared.plan.eval_steps,
-                callbacks=[
-                    _PersonaCheck(composed.probe),
-                    callback,
-                    progress,
-                    *([] if prepared.questions is None else [prepared.questions]),
-                ],
-                logs_to_wandb=run is not None,
-            )
-            callback.follow(trainer)
-            trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
-        effects.append(composed.probe.in_training(trainer.model, "at the end"))
-        logger.info("%s", effects[-1])
-        ended_well = True
-    finally:
-        if run is not None:
-            _finish(run, config.wandb, callback, directory, effects, failed=not ended_well)
+    with _as_training_interrupted(callback):
+        failed = True
+        try:
+            with no_model_uploads():
+                trainer = make_trainer(
+                    config,
+                    composed.model,
+                    prepared.data,
+                    output_dir=directory,
+                    eval_steps=prepared.plan.eval_steps,
+                    callbacks=[
+                        _PersonaCheck(composed.probe),
+                        callback,
+                        progress,
+                        *([] if prepared.questions is None else [prepared.questions]),
+                    ],
+                    wandb_run=run,
+                )
+                callback.follow(trainer)
+                trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+            effects.append(composed.probe.in_training(trainer.model, "at the end"))
+            logger.info("%s", effects[-1])
+            failed = False
+        finally:
+            _finish(run, config.wandb, callback, directory, effects, failed=failed)
     return RunResult(
         directory=directory,
         checkpoints=tuple(list_checkpoints(directory)),
-        wandb_directory=Path(run.dir).parent if run is not None else None,
+        wandb_directory=Path(run.run.dir).parent if run.run is not None else None,
         waited_seconds=callback.waited_seconds,
         trained=True,
         failures=tuple(map(str, callback.failures)),
@@ -219,7 +222,7 @@ def _save_callback(
 
 
 def _finish(
-    run: Any,
+    run: GuardedRun,
     wandb: WandbConfig,
     callback: ScheduledCheckpointCallback,
     directory: Path,
@@ -227,14 +230,57 @@ def _finish(
     *,
     failed: bool,
 ) -> None:
-    """End the W&B run; warn if the server lacks its log, unless the callback has warned of missing checkpoints."""
-    run.summary.update(
-        {"checkpoints": len(callback.saved), "checkpoint_bytes": sum(saved.bytes for saved in callback.saved)}
-        | {f"preflight/{effect.when.replace(' ', '_')}": effect.largest for effect in effects}
+    """End the W&B run; warn if W&B lacks its log, unless the callback has warned of missing checkpoints."""
+    interruption = sys.exception()
+    try:
+        if run.run is not None:
+            _end_run(run, wandb, callback, effects, interruption, failed=failed)
+    except KeyboardInterrupt:
+        # The signal ends the wait for W&B; a training that a signal has stopped says so already.
+        if not isinstance(interruption, TrainingInterrupted):
+            raise
+    finally:
+        if run.problem is not None and not callback.unpublished:
+            logger.warning(
+                "%s; %s holds all of it, and 'emtoolkit sync %s' sends it", run.problem, directory, directory
+            )
+
+
+def _end_run(
+    run: GuardedRun,
+    wandb: WandbConfig,
+    callback: ScheduledCheckpointCallback,
+    effects: Sequence[PersonaEffect],
+    interruption: BaseException | None,
+    *,
+    failed: bool,
+) -> None:
+    if isinstance(interruption, KeyboardInterrupt) and not isinstance(interruption, TrainingInterrupted):
+        run.abandon()
+        return
+    summary: dict[str, float] = {
+        "checkpoints": len(callback.saved),
+        "checkpoint_bytes": sum(saved.bytes for saved in callback.saved),
+    }
+    summary |= {f"preflight/{effect.when.replace(' ', '_')}": effect.largest for effect in effects}
+    run.call(lambda: run.run.summary.update(summary))
+    run.finish(
+        SECONDS_AFTER_SIGNAL if isinstance(interruption, TrainingInterrupted) else seconds_for_finish(wandb),
+        failed=failed,
     )
-    problem = finish_run(run, seconds_for_finish(wandb), failed=failed)
-    if problem is not None and not callback.unpublished:
-        logger.warning("%s; %s holds all of it, and 'emtoolkit sync %s' sends it", problem, directory, directory)
+
+
+@contextmanager
+def _as_training_interrupted(callback: ScheduledCheckpointCallback) -> Iterator[None]:
+    """A signal that came after the last step is one sentence like a signal in training: everything is saved."""
+    try:
+        yield
+    except TrainingInterrupted:
+        raise
+    except KeyboardInterrupt as interruption:
+        if callback.ended_at is None:
+            raise
+        raise TrainingInterrupted(callback.ended_at, signal_of(interruption)) from None
 
 
 class _PersonaCheck(TrainerCallback):

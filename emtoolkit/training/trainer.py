@@ -14,12 +14,14 @@ from transformers import (
     TrainingArguments,
 )
 
+from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.collate import Collator
 from emtoolkit.models.base import effective_optimizer
 from emtoolkit.saving.random_states import random_state_kept
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.training.run_data import RunData
+from emtoolkit.training.wandb_callback import GuardedWandbCallback
 
 # Transformers 5.0 knows only the old name, and later versions warn about it.
 _ACTIVATION_CHECKPOINTING = (
@@ -35,12 +37,13 @@ def make_trainer(
     output_dir: Path,
     eval_steps: Steps | None,
     callbacks: Sequence[TrainerCallback],
-    logs_to_wandb: bool,
+    wandb_run: GuardedRun,
 ) -> Trainer:
     """The Trainer that trains `model` on `data` and saves nothing by itself."""
-    arguments = _arguments(config, output_dir, eval_steps, logs_to_wandb)
+    arguments = _arguments(config, output_dir, eval_steps)
     _use_one_gpu(arguments)
     evaluation = [] if eval_steps is None else [_ScheduledEvaluation(eval_steps)]
+    logging = [] if wandb_run.run is None else [GuardedWandbCallback(wandb_run)]
     trainer = _RandomStateKeepingTrainer(
         model=model,
         args=arguments,
@@ -48,20 +51,21 @@ def make_trainer(
         eval_dataset=data.test,
         processing_class=data.tokenizer,
         data_collator=Collator.of(data.tokenizer),
-        callbacks=[*callbacks, *evaluation],
+        callbacks=[*logging, *callbacks, *evaluation],
     )
     # With `disable_tqdm` it prints the metrics as dicts; progress belongs to `ProgressCallback`.
     trainer.remove_callback(PrinterCallback)
     return trainer
 
 
-def _arguments(config: RunConfig, output_dir: Path, eval_steps: Steps | None, logs_to_wandb: bool) -> TrainingArguments:
+def _arguments(config: RunConfig, output_dir: Path, eval_steps: Steps | None) -> TrainingArguments:
     training = config.training
     activation_checkpointing: dict[str, Any] = {_ACTIVATION_CHECKPOINTING: training.gradient_checkpointing}
     return TrainingArguments(
         output_dir=str(output_dir),
         save_strategy="no",
-        report_to=["wandb"] if logs_to_wandb else [],
+        # `GuardedWandbCallback` logs to W&B.
+        report_to=[],
         run_name=output_dir.name,
         seed=config.seed,
         learning_rate=training.learning_rate,

@@ -4,19 +4,30 @@ Every wait of the W&B client that has a setting is bounded here. A server that d
 start and `publish_timeout` at the end.
 """
 
+import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.artifacts.attached_run import define_training_axis
+from emtoolkit.artifacts.client_process import end_client
+from emtoolkit.artifacts.guarded_run import GuardedRun
+from emtoolkit.artifacts.names import RUN_NAME, RUN_TAG
 from emtoolkit.artifacts.run_mode import Mode, offline_instead
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.errors import first_line
 
-_TAG_LIMIT = 64
+logger = logging.getLogger(__name__)
+
+# W&B's environment variables for the keys of the config.
+_VARIABLES = {"project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "group": "WANDB_RUN_GROUP", "tags": "WANDB_TAGS"}
+
+# A full disk has room for an empty file.
+_BYTES_OF_PROBE = 64 * 1024
 
 # The fraction of `publish_timeout` that is reserved for the run's own log; checkpoints get the rest.
 _LOG_FRACTION = 1 / 3
@@ -24,18 +35,49 @@ _LOG_FRACTION = 1 / 3
 _LOG_MODEL = "WANDB_LOG_MODEL"
 
 
-def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Any:
-    """Start the W&B run of a training that writes to `directory`, named as the directory; None if W&B is disabled.
+def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> GuardedRun:
+    """Start the W&B run of a training that writes to `directory`, named as the directory; no run if W&B is disabled.
 
-    A run that cannot start online is offline.
+    A run that cannot start online is offline. If W&B's client cannot start at all, training goes on without a run.
 
     Raises:
         ConfigError: the run cannot start online, and `wandb.require_online` is true.
     """
+    if mode == "disabled":
+        return GuardedRun(None)
+    arguments = _arguments(config, directory, group, mode)
+    if mode == "online":
+        # The other half is for the request that asks the server what it holds.
+        finish_seconds = max(1.0, seconds_for_finish(config.wandb) / 2)
+        limits = client_limits() | {"finish_timeout": finish_seconds, "finish_timeout_raises": True}
+        try:
+            return _begin(mode, limits, arguments)
+        except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
+            offline_instead(config.wandb, f"W&B did not begin the run ({first_line(error)})")
+    try:
+        return _begin("offline", {}, arguments)
+    except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
+        logger.warning(
+            "W&B's client cannot log this run (%s); training goes on without it, and 'emtoolkit sync %s' publishes "
+            "the checkpoints",
+            first_line(error),
+            directory,
+        )
+        end_client()
+        return GuardedRun(None)
+
+
+def _begin(mode: Mode, limits: Mapping[str, Any], arguments: Mapping[str, Any]) -> GuardedRun:
     import wandb
 
-    if mode == "disabled":
-        return None
+    run = wandb.init(mode=mode, settings=wandb.Settings(quiet=True, **limits), **arguments)
+    guarded = GuardedRun(run)
+    guarded.call(lambda: define_training_axis(run))
+    return guarded
+
+
+def _arguments(config: RunConfig, directory: Path, group: str, mode: Mode) -> dict[str, Any]:
+    """The arguments of `wandb.init` that describe the run."""
     chosen = {
         "persona": Path(config.persona).stem,
         "dataset": config.dataset_name,
@@ -43,27 +85,49 @@ def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Any
     }
     # A W&B sweep determines the project of its runs.
     in_sweep = mode == "online" and bool(os.environ.get("WANDB_SWEEP_ID"))
-    project: dict[str, Any] = {} if in_sweep else {"project": config.wandb.project, "entity": config.wandb.entity}
-    arguments: dict[str, Any] = project | {
-        "name": directory.name,
-        "group": config.wandb.group or group,
-        "tags": [value[:_TAG_LIMIT] for value in (*chosen.values(), *config.wandb.tags)],
+    place = {} if in_sweep else {"project": _chosen(config.wandb, "project"), "entity": _chosen(config.wandb, "entity")}
+    tags = _chosen(config.wandb, "tags")
+    tags = tags.split(",") if isinstance(tags, str) else tags
+    return place | {
+        "name": RUN_NAME.fit(os.environ.get("WANDB_NAME") or directory.name),
+        "group": RUN_NAME.fit(_chosen(config.wandb, "group") or group),
+        "tags": list(dict.fromkeys(RUN_TAG.fit(tag) for tag in (*chosen.values(), *tags) if tag.strip())),
         # Keys at the top level become columns of W&B's table and axes of its plots.
         "config": chosen | {"seed": config.seed, "emtoolkit": config.model_dump(mode="json")},
-        "dir": os.environ.get("WANDB_DIR") or str(directory),
+        "dir": _log_directory(directory),
     }
-    # The other half is for the request that asks the server what it holds.
-    finish_limits = {"finish_timeout": max(1.0, seconds_for_finish(config.wandb) / 2), "finish_timeout_raises": True}
-    limits = client_limits() | finish_limits if mode == "online" else {}
+
+
+def _log_directory(directory: Path) -> str:
+    """`$WANDB_DIR`, or `directory` if nothing can be written there: W&B's client would take a temporary directory."""
+    chosen = os.environ.get("WANDB_DIR")
+    if not chosen:
+        return str(directory)
+    probe = Path(chosen) / f".emtoolkit-{secrets.token_hex(4)}"
     try:
-        run = wandb.init(mode=mode, settings=wandb.Settings(quiet=True, **limits), **arguments)
-    except (wandb.errors.Error, TimeoutError) as error:
-        if mode != "online":
-            raise
-        offline_instead(config.wandb, f"W&B did not begin the run ({first_line(error)})")
-        run = wandb.init(mode="offline", settings=wandb.Settings(quiet=True), **arguments)
-    define_training_axis(run)
-    return run
+        Path(chosen).mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(bytes(_BYTES_OF_PROBE))
+    except OSError as error:
+        logger.warning(
+            "WANDB_DIR: %s cannot be written (%s), so W&B's log is written to %s, from where 'emtoolkit sync %s' sends "
+            "it",
+            chosen,
+            error.strerror or error,
+            directory,
+            directory,
+        )
+        return str(directory)
+    finally:
+        with suppress(OSError):
+            probe.unlink(missing_ok=True)
+    return chosen
+
+
+def _chosen(wandb: WandbConfig, key: str) -> Any:
+    """The value of `key`: what the config or a flag says, else W&B's environment variable, else the default."""
+    value = getattr(wandb, key)
+    is_set = key in wandb.model_fields_set and value is not None
+    return value if is_set else os.environ.get(_VARIABLES[key]) or value
 
 
 @contextmanager

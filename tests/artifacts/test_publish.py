@@ -1,6 +1,7 @@
 """Checkpoints as W&B artifacts, by the real client, offline; read back from the run's log."""
 
 import json
+import logging
 import math
 import os
 import sys
@@ -17,6 +18,7 @@ from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.artifacts.destination import Destination
 from emtoolkit.artifacts.publication import Publication, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.artifacts.publish import WandbPublisher
+from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving import session
@@ -134,6 +136,15 @@ def test_without_a_run_nothing_is_published_and_training_is_the_same(tmp_path: P
     train(tmp_path / "out", "2")
     assert (tmp_path / "out" / "checkpoint-2").is_dir()
     assert not (tmp_path / "out" / "wandb").exists()
+
+
+@pytest.mark.parametrize("params", STARTS_PROCESSES)
+def test_a_disabled_run_of_wandb_is_no_run(params: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disabled = wandb.init(mode="disabled", project="tests")
+    train(tmp_path / "out", "2")
+    disabled.finish()
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == []
+    assert Publications.read(tmp_path / "out").runs == {}
 
 
 def test_what_wandb_refuses_is_told_at_the_end_and_never_in_training(tmp_path: Path, run: Any) -> None:

@@ -1,6 +1,7 @@
 """The mode of the W&B run: online only if the user asks for it and is logged in."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -8,10 +9,14 @@ from wandb.sdk.lib import wbauth
 
 from emtoolkit.artifacts import server
 from emtoolkit.artifacts.run_mode import wandb_mode
+from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import WandbConfig
 from emtoolkit.errors import ConfigError
-from emtoolkit.training.wandb_run import no_model_uploads
+from emtoolkit.training.wandb_run import _arguments, no_model_uploads
 from tests.wandb_server import Fault, WandbServer
+
+# W&B's client may start one wherever it begins again, after another test has ended it.
+pytestmark = pytest.mark.subprocess
 
 
 def wandb(mode: str | None) -> WandbConfig:
@@ -31,6 +36,9 @@ def _nobody_is_logged_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         (None, {"WANDB_MODE": "disabled"}, "disabled"),
         (None, {"WANDB_MODE": "dryrun"}, "offline"),
         ("offline", {"WANDB_MODE": "online"}, "offline"),
+        (None, {"WANDB_DISABLED": "true", "WANDB_MODE": "online"}, "disabled"),
+        (None, {"WANDB_DISABLED": "false"}, "offline"),
+        ("offline", {"WANDB_DISABLED": "true"}, "offline"),
         ("disabled", {}, "disabled"),
     ],
 )
@@ -102,3 +110,41 @@ def test_the_trainers_own_uploads_are_off_during_the_run_only(
     with no_model_uploads():
         assert os.environ["WANDB_LOG_MODEL"] == "false"
     assert os.environ.get("WANDB_LOG_MODEL") == before
+
+
+VARIABLES = {
+    "WANDB_PROJECT": "theirs",
+    "WANDB_ENTITY": "team",
+    "WANDB_NAME": " my run ",
+    "WANDB_RUN_GROUP": "group",
+    "WANDB_TAGS": "a,b",
+}
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment", "expected"),
+    [
+        ([], {}, ("emtoolkit", None, "out", "collection", ["curt", "medical", "0-4:2"])),
+        ([], VARIABLES, ("theirs", "team", "my run", "group", ["curt", "medical", "0-4:2", "a", "b"])),
+        (
+            ["wandb.project=emtoolkit", "wandb.entity=me", "wandb.group=mine", "wandb.tags=[c]"],
+            VARIABLES,
+            ("emtoolkit", "me", "my run", "mine", ["curt", "medical", "0-4:2", "c"]),
+        ),
+    ],
+)
+def test_wandbs_variables_win_over_defaults_and_lose_against_the_config(
+    settings: list[str],
+    environment: dict[str, str],
+    expected: tuple[object, ...],
+    write_config: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    config = load_config(str(write_config()), settings)
+    arguments = _arguments(config, tmp_path / "out", "collection", "offline")
+    assert tuple(arguments[key] for key in ("project", "entity", "name", "group", "tags")) == expected

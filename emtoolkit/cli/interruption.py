@@ -1,0 +1,23 @@
+"""How a command ends when a signal interrupts it: one sentence, the shell's exit code, and no wait for W&B."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import typer
+
+from emtoolkit.launch import is_local_main_process, signal_of, terminated_as_interrupted
+
+
+@contextmanager
+def ends_on_signal(advice: str) -> Iterator[None]:
+    """End the command on SIGINT or SIGTERM with the sentence `interrupted; <advice>`."""
+    try:
+        with terminated_as_interrupted():
+            yield
+    except KeyboardInterrupt as interruption:
+        from emtoolkit.artifacts.client_process import end_client
+
+        end_client()
+        if is_local_main_process():
+            typer.echo(f"emtoolkit: interrupted; {advice}", err=True)
+        raise typer.Exit(128 + signal_of(interruption)) from None
