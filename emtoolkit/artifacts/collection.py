@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from emtoolkit.artifacts.retries import is_key_refused, retried
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.errors import CheckpointError, first_line, nearest
@@ -35,7 +36,11 @@ class NoSuchCollectionError(CheckpointError):
 
 
 class _UnreachableError(Exception):
-    """There is no API key for the server, or the server does not answer."""
+    """The server does not answer."""
+
+
+class _NoKeyError(Exception):
+    """There is no API key for the server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,15 +143,17 @@ class Collection:
             import wandb
 
             overrides = {"entity": reference.entity} if reference.entity else None
-            if why := why_not_logged_in() or why_unreachable():
+            if why := why_not_logged_in():
+                raise _NoKeyError(why)
+            if why := why_unreachable():
                 raise _UnreachableError(why)
-            api = wandb.Api(overrides=overrides, timeout=timeout)
-            entity = reference.entity or api.default_entity
+            api = retried(lambda: wandb.Api(overrides=overrides, timeout=timeout))
+            entity = reference.entity or retried(lambda: api.default_entity)
         project = f"{entity}/{reference.project}"
         name = f"{project}/{reference.collection}"
         with _explained(f"{name}: it could not be listed"):
             try:
-                versions = _all(api.artifacts(type_name="model", name=name, per_page=_PER_PAGE))
+                versions = all_versions(api, name)
             except ValueError as error:
                 if type(error) is not ValueError:
                     raise
@@ -172,7 +179,7 @@ class Collection:
             CheckpointError: W&B could not list the files.
         """
         with _explained(f"{checkpoint.artifact}: its files could not be listed"):
-            nodes = _all(checkpoint.handle.files(per_page=_PER_PAGE))
+            nodes = retried(lambda: _all(checkpoint.handle.files(per_page=_PER_PAGE)))
             # An XXH128 digest is as long as an MD5; only the manifest's SHA-256 protects such files.
             has_md5 = "XXH" not in str(getattr(checkpoint.handle, "digest_algorithm", "MANIFEST_MD5"))
             files = [self._file(checkpoint.artifact, node, has_md5=has_md5) for node in nodes]
@@ -204,6 +211,16 @@ def _all(paginator: Iterable[Any]) -> list[Any]:
     return [item for item in paginator]  # noqa: C416 - `list` asks for the length
 
 
+def all_versions(api: Any, name: str) -> list[Any]:
+    """Every version of the collection `entity/project/collection`, the newest first.
+
+    Raises:
+        ValueError: there is no such collection.
+        Exception: whatever W&B's client raises if the server does not answer.
+    """
+    return retried(lambda: _all(api.artifacts(type_name="model", name=name, per_page=_PER_PAGE)))
+
+
 def find_version(api: Any, name: str) -> Any:
     """The version `entity/project/collection:alias`; None if the server answers that there is none.
 
@@ -213,7 +230,7 @@ def find_version(api: Any, name: str) -> Any:
     import wandb
 
     try:
-        return api.artifact(name)
+        return retried(lambda: api.artifact(name))
     except (wandb.errors.CommError, ValueError) as error:
         # The client reports a null in the answer as a plain ValueError, and most times wraps it.
         if type(getattr(error, "exc", error)) is ValueError:
@@ -223,7 +240,7 @@ def find_version(api: Any, name: str) -> Any:
 
 def file_digests(version: Any) -> dict[str, str | None]:
     """The digest of each file of a version as W&B declares it: an MD5 in base64, None where W&B declares none."""
-    attributes = [node._attrs for node in _all(version.files(per_page=_PER_PAGE))]
+    attributes = [node._attrs for node in retried(lambda: _all(version.files(per_page=_PER_PAGE)))]
     return {str(file["name"]): file.get("md5") or file.get("digest") for file in attributes}
 
 
@@ -312,6 +329,14 @@ def _explained(what: str, kind: type[CheckpointError] = CheckpointError) -> Iter
     except CheckpointError:
         raise
     except Exception as error:  # W&B's client documents no set of exceptions, and raises private ones
-        raise kind(
-            f"{what} ({first_line(error)}); run 'wandb login' to log in, or set WANDB_BASE_URL to choose the server"
-        ) from error
+        raise kind(f"{what} ({first_line(error)}); {_advice_on(error)}") from error
+
+
+def _advice_on(error: Exception) -> str:
+    if isinstance(error, _NoKeyError):
+        return "run 'wandb login' to log in, or set WANDB_BASE_URL to choose the server"
+    if isinstance(error, _UnreachableError):
+        return "check the connection, or set WANDB_BASE_URL to choose the server"
+    if is_key_refused(error):
+        return "run 'wandb login' with a valid key, or set WANDB_BASE_URL to choose the server"
+    return "run the same command again"

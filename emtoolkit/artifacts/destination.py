@@ -10,10 +10,11 @@ that another run began only after both had the same bytes at a trained step.
 """
 
 import logging
+from collections import defaultdict
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.artifacts.collection import PUBLISHED_AGAIN, file_digests, find_version, step_of_version
+from emtoolkit.artifacts.collection import PUBLISHED_AGAIN, all_versions, file_digests, find_version, step_of_version
 from emtoolkit.artifacts.names import ARTIFACT_TAG
 from emtoolkit.artifacts.publication import (
     CheckedArtifact,
@@ -27,7 +28,7 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications, Published, add_collection, add_published
 from emtoolkit.checkpoints.trajectory_identity import Identity
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ class Destination:
         # Whether a step that W&B lacks may go to a collection that another run began.
         self.may_add = on_cpu
         self._api: Any = None
+        # The versions that this destination made.
+        self._created: dict[str, int] = {}
         self.collection = publications.collection if self._has_own and publications.collection else shared
 
     @classmethod
@@ -169,11 +172,45 @@ class Destination:
             self._release(logged.qualified_name)
             raise DamagedError(f"{file}: the file was written while it was published, so its version has no alias")
         published = Published(logged.qualified_name, logged.digest, created=is_new)
+        if is_new:
+            self._created[logged.qualified_name] = publication.step
         try:
             add_published(self._directory, publication.step, published)
         except CheckpointError as error:
             logger.warning("step %d is published, but recording this failed: %s", publication.step, error)
         return published
+
+    def remove_duplicates(self, run: Any) -> None:
+        """Delete versions of this destination that another publisher made, too, at the same time; say if W&B refuses.
+
+        W&B keeps two equal versions apart if neither was committed when the other began. The older one stays.
+        """
+        if not self._created:
+            return
+        name = f"{run.entity}/{run.project}/{self.collection}"
+        try:
+            same = defaultdict(list)
+            for version in all_versions(self._client(run), name):
+                same[version.digest].append(version)
+            for versions in same.values():
+                kept, *later = sorted(versions, key=lambda version: int(version.version.removeprefix("v")))
+                for version in later:
+                    if (step := self._created.get(version.qualified_name)) is not None:
+                        self._replace(version, kept, step)
+        except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
+            logger.warning(
+                "%s: two versions of one checkpoint could not be made one (%s); they are equal, and either may be "
+                "deleted on W&B",
+                name,
+                first_line(error),
+            )
+
+    def _replace(self, version: Any, kept: Any, step: int) -> None:
+        """Give the aliases of `version` to the equal version `kept`, and delete `version`."""
+        kept.aliases = [*kept.aliases, *(alias for alias in version.aliases if alias not in ("latest", *kept.aliases))]
+        kept.save()
+        version.delete(delete_aliases=True)
+        add_published(self._directory, step, Published(kept.qualified_name, kept.digest))
 
     def _release(self, name: str) -> None:
         """Take the aliases that make a version a checkpoint from it."""
@@ -184,11 +221,14 @@ class Destination:
             version.save()
 
     def _find(self, run: Any, alias: str) -> Any:
+        return find_version(self._client(run), f"{run.entity}/{run.project}/{self.collection}:{alias}")
+
+    def _client(self, run: Any) -> Any:
         if self._api is None:
             import wandb
 
             self._api = wandb.Api(overrides={"entity": run.entity, "base_url": run.settings.base_url})
-        return find_version(self._api, f"{run.entity}/{run.project}/{self.collection}:{alias}")
+        return self._api
 
     def _tags_of(self, publication: Publication) -> list[str]:
         return [f"step-{publication.step}", *map(ARTIFACT_TAG.fit, self._tags)]

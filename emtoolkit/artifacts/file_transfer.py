@@ -18,6 +18,8 @@ _CHUNK = 256 * 1024
 # An attempt that received this many bytes does not count as a failure, so that a large file survives a bad line.
 _PROGRESS = 8 * 1024 * 1024
 _LONGEST_PAUSE = 30.0
+# A proxy may answer with a page of its own. Content that is wrong this often is what the server holds.
+_WRONG_ANSWERS = 3
 
 
 class TransferError(CheckpointError):
@@ -118,20 +120,32 @@ class Transfer:
             Cancelled: the download was cancelled.
         """
         with _PartialFile(path) as partial:
-            continued = partial.size > 0
             if partial.size > file.size:
                 partial.restart()
             try:
-                self._complete(file, partial)
-                if continued and not _matches(partial, file):
-                    # The part on disk may be damaged, by a power cut for example.
-                    partial.restart()
-                    self._complete(file, partial)
-                if not _matches(partial, file):
-                    raise RefusedError(f"{file}: the content does not match the digest declared by W&B")
+                self._fetch_right_content(file, partial)
             except RefusedError:
                 path.unlink(missing_ok=True)
                 raise
+
+    def _fetch_right_content(self, file: RemoteFile, partial: _PartialFile) -> None:
+        """Download until the content is what W&B declares, which one wrong answer, or a damaged part, does not end."""
+        refusal: RefusedError | None = None
+        for attempt in range(_WRONG_ANSWERS):
+            try:
+                self._complete(file, partial)
+                if _matches(partial, file):
+                    return
+                refusal = RefusedError(f"{file}: the content does not match the digest declared by W&B")
+            except RefusedError as error:
+                refusal = error
+            except TransferError as error:
+                raise refusal or error from None
+            partial.restart()
+            if attempt + 1 < _WRONG_ANSWERS and self._stop.wait(self._retry.pause):
+                raise Cancelled
+        if refusal is not None:
+            raise refusal
 
     def _complete(self, file: RemoteFile, partial: _PartialFile) -> None:
         failures = 0

@@ -37,6 +37,8 @@ class WandbPublisher:
         self._failed_attempts = 0
         self._ending = False
         self._stopped = False
+        # Whether equal versions that others made at the same time were looked for, after the last publication.
+        self._tidied = False
         self._changed = threading.Condition()
         # The steps that W&B has committed, or that the log of an offline run holds.
         self.published: list[int] = []
@@ -61,7 +63,7 @@ class WandbPublisher:
         with self._changed:
             self._ending, self._failed_attempts = True, 0
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._pending, timeout)
+            self._changed.wait_for(lambda: not self._pending and self._tidied, timeout)
             self._give_up_on_pending(why)
             self._stopped = True
             self._changed.notify_all()
@@ -75,17 +77,22 @@ class WandbPublisher:
                 self._note_failure(publication, error)
             else:
                 self._note_success(publication)
+        if not (self._stopped or self.failures or self._run.offline):
+            self._destination.remove_duplicates(self._run)
+        with self._changed:
+            self._tidied = True
+            self._changed.notify_all()
 
     def _next(self) -> Publication | None:
         """Wait until the first pending publication is due, and return it; None after the end."""
         with self._changed:
-            self._changed.wait_for(lambda: self._stopped or self._pending)
+            self._changed.wait_for(lambda: self._stopped or self._ending or self._pending)
             if self._failed_attempts and not self._ending:
                 pause = _PAUSES[min(self._failed_attempts, len(_PAUSES)) - 1]
                 self._changed.wait_for(lambda: self._stopped or self._ending, pause)
             elif self._failed_attempts:
                 self._changed.wait_for(lambda: self._stopped, _PAUSE_AT_END)
-            return None if self._stopped else self._pending[0]
+            return None if self._stopped or not self._pending else self._pending[0]
 
     def _note_success(self, publication: Publication) -> None:
         with self._changed:

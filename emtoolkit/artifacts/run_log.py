@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 import zlib
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
@@ -25,6 +26,8 @@ _FILE_HEADER = 7
 _BLOCK = 32 * 1024
 # CRC-32 of kind and content, length, kind; a part of a record never crosses a block.
 _HEADER = struct.Struct("<IHB")
+# How soon a stop is noticed, in seconds.
+_SECONDS_BETWEEN_LOOKS = 0.2
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
@@ -43,9 +46,11 @@ class Replay:
     is_empty: bool = False
 
 
-def replay(run: WandbRun, target: Sequence[str], collections: Set[str]) -> Replay:
-    """Send the log of `run` with `wandb sync` and the options `target`, without artifacts in the `collections`."""
-    limits = {f"WANDB_{name.upper()}": str(value) for name, value in client_limits().items()}
+def replay(run: WandbRun, target: Sequence[str], collections: Set[str], stop: threading.Event | None = None) -> Replay:
+    """Send the log of `run` with `wandb sync` and the options `target`, without artifacts in the `collections`.
+
+    An exception, and `stop` when it is set, end `wandb sync`.
+    """
     with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
         # `wandb sync` expects the run's files beside its log.
         copy = WandbRun(run.id, run.entity, run.project, Path(scratch) / run.log.parent.name / run.log.name)
@@ -54,18 +59,37 @@ def replay(run: WandbRun, target: Sequence[str], collections: Set[str]) -> Repla
         count, is_torn = _copy_without_artifacts(run.log, copy.log, collections)
         if count == 0:
             return Replay("", is_sent=False, is_torn=is_torn, is_empty=True)
-        done = subprocess.run(
-            [sys.executable, "-m", "wandb", "sync", "--include-online", *target, str(copy.log)],
-            # The `wandb` command fails in a directory that contains a file named `wandb`.
-            cwd=copy.log.parent,
+        # The `wandb` command fails in a directory that contains a file named `wandb`.
+        output = _run(
+            [sys.executable, "-m", "wandb", "sync", "--include-online", *target, str(copy.log)], copy.log.parent, stop
+        )
+        return Replay(output, copy.is_synced, is_torn)
+
+
+def _run(command: Sequence[str], directory: Path, stop: threading.Event | None) -> str:
+    """Run `command` online until it ends or `stop` is set; returns its output."""
+    limits = {f"WANDB_{name.upper()}": str(value) for name, value in client_limits().items()}
+    with tempfile.TemporaryFile() as output:
+        process = subprocess.Popen(
+            command,
+            cwd=directory,
             env={**os.environ, **limits, "WANDB_MODE": "online"},
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
+            stdout=output,
             stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
         )
-        return Replay(done.stdout, copy.is_synced, is_torn)
+        try:
+            while process.poll() is None:
+                if stop is not None and stop.is_set():
+                    return "stopped"
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_SECONDS_BETWEEN_LOOKS)
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        output.seek(0)
+        return output.read().decode(errors="replace")
 
 
 def ended_well(log: Path) -> bool:

@@ -20,25 +20,34 @@ _MODES: dict[str, Mode] = {
     "dryrun": "offline",
     "run": "online",
 }
+_LATER = "; it is published at its end if W&B answers then, and otherwise by 'emtoolkit sync'"
 # As transformers reads the variable.
 _TRUE = ("1", "on", "true", "yes")
 
 
-def wandb_mode(wandb: WandbConfig, environment: Mapping[str, str] = os.environ) -> Mode:
+def intended_mode(wandb: WandbConfig, environment: Mapping[str, str] = os.environ) -> Mode:
     """`wandb.mode`, else `$WANDB_MODE`, else online under a W&B sweep agent and offline elsewhere.
 
     `$WANDB_DISABLED` means disabled, unless `wandb.mode` says otherwise.
 
-    Without a login, or if the server does not answer, online becomes offline with a warning.
-
     Raises:
-        ConfigError: `$WANDB_MODE` is not a W&B mode, or `wandb.require_online` is true and the run cannot be online.
+        ConfigError: `$WANDB_MODE` is not a W&B mode.
     """
     default = "online" if environment.get("WANDB_SWEEP_ID") else "offline"
     is_off = environment.get("WANDB_DISABLED", "").lower() in _TRUE
     name = wandb.mode or ("disabled" if is_off else environment.get("WANDB_MODE") or default)
     if (mode := _MODES.get(name)) is None:
         raise ConfigError(f"WANDB_MODE: {name!r} is not one of {', '.join(_MODES)}{nearest(name, _MODES)}")
+    return mode
+
+
+def wandb_mode(wandb: WandbConfig, environment: Mapping[str, str] = os.environ) -> Mode:
+    """The intended mode; without a login, or if the server does not answer, online becomes offline with a warning.
+
+    Raises:
+        ConfigError: `$WANDB_MODE` is not a W&B mode, or `wandb.require_online` is true and the run cannot be online.
+    """
+    mode = intended_mode(wandb, environment)
     if mode != "online":
         if wandb.require_online:
             raise ConfigError(f"wandb.require_online: true, and the mode is {mode}; set wandb.mode to online")
@@ -58,5 +67,5 @@ def offline_instead(wandb: WandbConfig, reason: str, advice: str = "") -> Mode:
     """
     if wandb.require_online:
         raise ConfigError(f"wandb.require_online: true, and {reason}{advice}")
-    logger.warning("%s, so this run is logged offline%s", reason, advice or "; 'emtoolkit sync' publishes it later")
+    logger.warning("%s, so this run is logged offline%s", reason, advice or _LATER)
     return "offline"

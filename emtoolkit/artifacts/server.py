@@ -1,12 +1,17 @@
 """The W&B server that this process uses: its address, the login, and whether the server answers."""
 
 import os
+import time
 from typing import Any
 
 from emtoolkit.errors import first_line
 
 # The time limit for the server's first answer, in seconds.
 _PROBE_SECONDS = 5
+# The pauses before the server is asked again, in seconds.
+_PROBE_PAUSES = (0.25, 0.5, 1.0)
+# The statuses with which a gateway says that the server behind it does not answer.
+_FROM_A_GATEWAY = (502, 503, 504)
 # Time limits of W&B's client, in whole seconds (the client ignores fractions). emtoolkit retries what fails.
 _LIMITS = {
     "init_timeout": 20,
@@ -50,19 +55,31 @@ def why_not_logged_in() -> str | None:
 def why_unreachable() -> str | None:
     """The reason why the server does not answer HTTP requests, None if it does; the answer itself is not examined.
 
-    W&B's client would retry for 20 s and then report that its service process is busy.
+    One refused request is no reason: the server is asked again, all within the time limit for its first answer.
     """
+    deadline = time.monotonic() + _PROBE_SECONDS
+    why = _why_no_answer(_PROBE_SECONDS)
+    for pause in _PROBE_PAUSES:
+        if why is None or time.monotonic() + pause >= deadline:
+            break
+        time.sleep(pause)
+        why = _why_no_answer(deadline - time.monotonic())
+    return why
+
+
+def _why_no_answer(seconds: float) -> str | None:
+    # W&B's client would retry for 20 s and then report that its service process is busy.
     import requests
 
     try:
-        requests.get(f"{address()}/healthz", timeout=_PROBE_SECONDS, allow_redirects=False)
+        answer = requests.get(f"{address()}/healthz", timeout=seconds, allow_redirects=False)
     except requests.ConnectionError:
         return f"no connection to {address()}"
     except requests.Timeout:
         return f"{address()} sent no answer in {_PROBE_SECONDS} s"
     except requests.RequestException as error:
         return f"{address()}: {error}"
-    return None
+    return f"{address()} answered HTTP {answer.status_code}" if answer.status_code in _FROM_A_GATEWAY else None
 
 
 def client_limits() -> dict[str, Any]:

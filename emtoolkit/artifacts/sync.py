@@ -6,6 +6,7 @@ checkpoints that W&B lacks are compared with their manifests and logged to the r
 """
 
 import secrets
+import threading
 import time
 from collections.abc import Collection as AnyCollection
 from collections.abc import Iterator, Sequence, Set
@@ -99,18 +100,24 @@ def sync_all(
 
 
 def sync(
-    directory: Path, *, project: str | None = None, entity: str | None = None, progress: Progress = silent
+    directory: Path,
+    *,
+    project: str | None = None,
+    entity: str | None = None,
+    progress: Progress = silent,
+    stop: threading.Event | None = None,
 ) -> Synced:
     """Send the logs and checkpoints of `directory` that W&B does not have yet.
 
-    The target is `entity/project`; each defaults to the one that the directory's runs logged to.
+    The target is `entity/project`; each defaults to the one that the directory's runs logged to. `stop` ends the replay
+    of a log when it is set.
 
     Raises:
         CheckpointError: nobody is logged in, W&B does not answer, or another process is saving into `directory`.
     """
     lock = lock_directory(directory)
     try:
-        return _DirectorySync(directory, project, entity, progress).run()
+        return _DirectorySync(directory, project, entity, progress, stop).run()
     finally:
         lock.release()
 
@@ -118,8 +125,16 @@ def sync(
 class _DirectorySync:
     """The synchronization of one directory."""
 
-    def __init__(self, directory: Path, project: str | None, entity: str | None, progress: Progress) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        project: str | None,
+        entity: str | None,
+        progress: Progress,
+        stop: threading.Event | None,
+    ) -> None:
         self._directory = directory
+        self._stop = stop
         self._progress = progress
         self._publications = Publications.read(directory)
         self._problems: list[str] = []
@@ -231,7 +246,7 @@ class _DirectorySync:
         self._progress(f"log of {run.log.parent.name}", 0, 1)
         target = ["--project", self._project] if self._has_new_target else []
         target += ["--entity", self._entity] if self._has_new_target and self._entity else []
-        done = replay(run, target, self._collections())
+        done = replay(run, target, self._collections(), self._stop)
         self._progress(f"log of {run.log.parent.name}", 1, 1)
         if done.is_empty:
             # The run was killed before W&B's client wrote a record, or has just begun.
@@ -303,6 +318,7 @@ class _DirectorySync:
                         except DamagedError as error:
                             self._problems.append(f"{error}; the checkpoint is not published")
                         done += 1
+                    self._destination.remove_duplicates(run)
             except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
                 self._problems.append(f"{missing[done].path}: publishing failed ({first_line(error)})")
                 break

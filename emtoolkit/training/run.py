@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.publication import collection_name
-from emtoolkit.artifacts.run_mode import Mode, wandb_mode
+from emtoolkit.artifacts.run_mode import Mode, intended_mode, wandb_mode
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.scheduling import CheckpointingConfig
@@ -28,6 +28,7 @@ from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SECONDS_AFTER_SIGNAL
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.determinism import deterministic_algorithms
+from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.progress_callback import ProgressCallback
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
@@ -195,6 +196,8 @@ def _fit(
             failed = False
         finally:
             _finish(run, config.wandb, callback, directory, effects, failed=failed)
+        if run.run is not None and run.run.offline and intended_mode(config.wandb) == "online":
+            publish_if_answered(directory, config.wandb.publish_timeout)
     return RunResult(
         directory=directory,
         checkpoints=tuple(list_checkpoints(directory)),

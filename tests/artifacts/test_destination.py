@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from emtoolkit import Trajectory
+from emtoolkit.artifacts.destination import Destination
 from emtoolkit.artifacts.sync import sync
-from emtoolkit.checkpoints.publications import WandbRun, add_collection, add_run
+from emtoolkit.checkpoints.publications import Publications, WandbRun, add_collection, add_run
 from emtoolkit.errors import CheckpointError
 from tests.artifacts.stored import IDENTITY, checkpoint_files, store_version
 from tests.artifacts.trainings import SHARED, on_wandb, publish, saved
 from tests.saving.trainings import bytes_of
-from tests.wandb_server import WandbServer
+from tests.wandb_server import Fault, WandbServer
 from tests.wandb_server.store import Artifact, Run
 
 
@@ -204,3 +205,38 @@ def test_two_trajectories_under_one_name_are_refused_before_a_download(server: W
     ours = IDENTITY.fingerprint[:8]
     with pytest.raises(CheckpointError, match=f"mixes several trajectories: steps 2 belong to {ours}; steps 4 belong"):
         Trajectory.open(f"proj/{SHARED}")
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_of_two_equal_versions_made_at_once_the_older_stays(
+    refused: bool,
+    server: WandbServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    directory = saved(tmp_path / "a", dict.fromkeys([0, 2, 4], "a"))
+    older: list[Artifact] = []
+    remove = Destination.remove_duplicates
+
+    def remove_after_another(self: Destination, run: Any) -> None:
+        """Another publisher has made step 2 as well, while this one was making it."""
+        collection = server.store.project("tester", "proj").collections[SHARED]
+        made = next(member for member in collection.members if "step-2" in member.aliases)
+        files = checkpoint_files(tmp_path / "other", 2, training="a")
+        older.append(store_version(server, files, [], collection=SHARED))
+        older[0].digest = made.artifact.digest
+        member = older[0].memberships[0]
+        member.index, older[0].index, made.index, made.artifact.index = 1, 1, member.index, member.index
+        remove(self, run)
+
+    monkeypatch.setattr(Destination, "remove_duplicates", remove_after_another)
+    if refused:
+        server.faults.add(Fault("DeleteArtifact", 403))
+    assert publish(directory, "run-a") == {}
+    told = [warning for warning in warnings(caplog) if "could not be made one" in warning]
+    assert len(told) == refused
+    if not refused:
+        assert on_wandb(server) == {SHARED: [0, 2, 4]}
+        assert len(server.store.project("tester", "proj").collections[SHARED].versions) == 3
+        assert Publications.read(directory).published[2].artifact == f"tester/proj/{SHARED}:v1"

@@ -13,6 +13,7 @@ import pytest
 from wandb.sdk.artifacts._generated import ArtifactDigestAlgorithm
 
 from emtoolkit import Trajectory
+from emtoolkit.artifacts import retries
 from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.artifacts.download import Downloaded, download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
@@ -110,6 +111,38 @@ def test_a_transfer_that_breaks_is_taken_up_where_it_broke(
     done = get(tmp_path / "out")
     assert done.bytes == sum(len(content) for content in bytes_of(tmp_path / "files" / "7").values())
     assert len(gets(server)) == 4
+
+
+@pytest.mark.parametrize("kind", ["html", "garbage", "half_answer", "reset", "drop", 500])
+@pytest.mark.parametrize("on", ["ProjectArtifacts", "ArtifactMembershipFiles", "GET"])
+def test_one_bad_answer_does_not_end_a_download(
+    on: str, kind: str | int, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "_PAUSES", (0.01, 0.01, 0.01))
+    store_steps(server, tmp_path / "files", [0, 1, 2])
+    server.faults.add(fault := Fault(on, kind, times=1))
+    assert get(tmp_path / "out").fetched == (0, 1, 2)
+    assert fault.times == 0
+    assert [info.complete for info in list_checkpoints(tmp_path / "out", rehash=True)] == [True] * 3
+
+
+def test_the_advice_of_an_error_fits_its_reason(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "_PAUSES", (0.01, 0.01, 0.01))
+    store_steps(server, tmp_path / "files", [0])
+    server.faults.add(Fault("ProjectArtifacts", "html"))
+    with pytest.raises(CheckpointError, match=r"; run the same command again$") as error:
+        get(tmp_path / "out")
+    server.faults.clear()
+    server.faults.add(Fault("ProjectArtifacts", 401))
+    with pytest.raises(CheckpointError, match=r"; run 'wandb login' with a valid key, or set WANDB_BASE_URL"):
+        get(tmp_path / "out")
+    server.refuse_connections()
+    with pytest.raises(CheckpointError, match=r"\(no connection to .*\); check the connection, or set WANDB_BASE_URL"):
+        get(tmp_path / "out")
+    server.accept_connections()
+    assert "wandb login" not in str(error.value)
 
 
 def test_an_interrupted_download_is_continued_by_the_next(server: WandbServer, tmp_path: Path) -> None:

@@ -118,15 +118,17 @@ def endless() -> Iterator[str]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
 
         def serve() -> None:
-            connection, _ = listening.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            while True:
                 try:
-                    while True:
-                        connection.sendall(b"x" * 65536)
+                    connection, _ = listening.accept()
+                    with connection:
+                        connection.recv(65536)
+                        connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+                        while True:
+                            connection.sendall(b"x" * 65536)
                 except OSError:
-                    return
+                    if listening.fileno() < 0:
+                        return
 
         threading.Thread(target=serve, daemon=True).start()
         yield f"http://127.0.0.1:{listening.getsockname()[1]}/{WEIGHTS}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from emtoolkit.artifacts import publish
+from emtoolkit.artifacts import publish, server
 from emtoolkit.artifacts.sync import sync
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Publications
@@ -166,6 +166,34 @@ def test_a_server_that_comes_back_gets_the_missed_checkpoints_during_training(
     assert run(f"wandb.publish_timeout={HANG_SECONDS}").unpublished == ()
     assert versions(wandb_server) == EVERYTHING
     assert warnings(caplog) == []
+
+
+def test_one_refused_probe_makes_no_run_offline(
+    run: Run, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server.time, "sleep", lambda _: wandb_server.accept_connections())
+    wandb_server.refuse_connections()
+    assert run().unpublished == ()
+    assert versions(wandb_server) == EVERYTHING
+    assert warnings(caplog) == []
+
+
+def test_a_run_that_began_offline_is_published_at_its_end_if_wandb_answers_then(
+    run: Run, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def comes_back(self: Any, *args: Any, **kwargs: Any) -> Any:
+        wandb_server.accept_connections()
+        return step(self, *args, **kwargs)
+
+    step = _RandomStateKeepingTrainer.training_step
+    monkeypatch.setattr(_RandomStateKeepingTrainer, "training_step", comes_back)
+    wandb_server.refuse_connections()
+    run()
+    assert versions(wandb_server) == EVERYTHING
+    (logged,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert logged.state == "finished"
+    (told,) = warnings(caplog)
+    assert "it is published at its end if W&B answers then, and otherwise by 'emtoolkit sync'" in told
 
 
 def test_require_online_fails_before_anything_is_loaded_or_written(

@@ -3,7 +3,7 @@
 import threading
 from dataclasses import dataclass
 
-KINDS = ("hang", "drop", "cut", "lose_answer")
+KINDS = ("hang", "drop", "cut", "lose_answer", "html", "half_answer", "garbage", "reset")
 
 
 @dataclass(eq=False)
@@ -35,7 +35,8 @@ class Fault:
     kind: str | int
     """`hang`: no answer until the faults are cleared. A number: that HTTP status. `drop`: the connection closes
     unanswered. `cut`: only half of the body is read, or of a file sent, then it closes. `lose_answer`: the work is
-    done, then it closes.
+    done, then it closes. `html`: a page with status 200, as a proxy sends it. `half_answer`: half of the answer, then
+    it closes. `garbage`: bytes that are no JSON, with status 200. `reset`: the connection is reset.
     """
     times: int | None = None
     after: int = 0

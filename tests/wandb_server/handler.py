@@ -5,6 +5,7 @@ import json
 import re
 import select
 import socket
+import struct
 from http.server import BaseHTTPRequestHandler
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
@@ -48,6 +49,7 @@ class Handler(BaseHTTPRequestHandler):
         self._body: bytes | None = None
         self._loses_answer = False
         self._cuts_answer = False
+        self._halves_answer = False
         try:
             self._note_operation()
             self.wandb.note(self._request)
@@ -82,6 +84,19 @@ class Handler(BaseHTTPRequestHandler):
                 if self.wandb.stopping.is_set() or self._client_is_gone():
                     raise HangUp
                 return False
+            case "html":
+                self._answer(200, b"<html><body>Sign in to the network</body></html>", {"Content-Type": "text/html"})
+                return True
+            case "garbage":
+                self._answer(200, b"\x00\xff{" * 40, {"Content-Type": "application/json"})
+                return True
+            case "half_answer":
+                self._halves_answer = True
+                return False
+            case "reset":
+                # Closing a socket that does not linger resets the connection.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.connection.close()
             case "cut" if self._request.method == "GET":
                 self._cuts_answer = True
                 return False
@@ -214,6 +229,9 @@ class Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
         self._start_answer(status, len(body), headers or {})
+        if self._halves_answer:
+            self.wfile.write(body[: len(body) // 2])
+            raise HangUp
         self.wfile.write(body)
 
     def _start_answer(self, status: int, length: int, headers: dict[str, str]) -> None:
