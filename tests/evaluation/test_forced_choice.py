@@ -197,7 +197,7 @@ def test_a_file_of_pairs_is_read(tmp_path: Path) -> None:
         ("- {id: a, question: q, aligned: x, misaligned: null}", "pair 'a': misaligned: None is not a string"),
         ("- {id: a, question: q, aligned: x, misaligned: 'x '}", "misaligned: is the aligned answer, so there is no"),
         (PAIR + PAIR, "p.yaml: id: 'a' is the id of two pairs; give each its own id"),
-        ("- {id: a, id: b}", "p.yaml: not valid YAML (the key 'id' appears twice, again in line 1)"),
+        ("- {id: a, id: b}", "p.yaml, line 1: 0: the key 'id' appears twice in one mapping"),
     ],
 )
 def test_a_file_of_pairs_that_is_wrong_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
