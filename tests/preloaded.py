@@ -1,17 +1,21 @@
 """Programs that start with torch, transformers and wandb imported, which is most of the work of a short program.
 
-A server, one for each pytest worker, imports the libraries once and forks for each program; no module of emtoolkit is
-imported before the fork. What a test starts is `preloaded_run.py`, a process that hands its arguments, environment,
+A server, one for all workers of pytest, imports the libraries once and forks for each program; no module of emtoolkit
+is imported before the fork. What a test starts is `preloaded_run.py`, a process that hands its arguments, environment,
 working directory and standard streams to the server, passes signals on, and ends as the program ends. If it is killed,
 so is the program.
 """
 
 import atexit
+import fcntl
+import gc
 import json
 import os
 import random
 import runpy
 import selectors
+import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -34,33 +38,51 @@ def command(module: str, *words: str | Path) -> list[str]:
     return [sys.executable, "-I", "-S", client, _server(), module, *map(str, words)]
 
 
+def interpreter() -> str:
+    """The path of a program that is Python, and preloaded where its first word is `-m`."""
+    *start, _ = map(shlex.quote, command(""))
+    path = Path(_server()).parent / f"python-{os.getpid()}"
+    if not path.exists():
+        preloaded = f'if [ "$1" = -m ]; then shift; exec {" ".join(start)} "$@"; fi'
+        path.write_text(f'#!/bin/sh\n{preloaded}\nexec {start[0]} "$@"\n')
+        path.chmod(0o755)
+    return str(path)
+
+
 @cache
 def _server() -> str:
-    """The path of the socket of this process's server, which ends with this process."""
-    path = Path(tempfile.mkdtemp(prefix="preloaded-"), "socket")
+    """The path of the socket of the server, which ends with the last process that has called this function."""
+    # The workers of one run of pytest share a server.
+    name = f"preloaded-{os.environ.get('PYTEST_XDIST_TESTRUNUID', os.getpid())}"
+    path = Path(tempfile.gettempdir(), name, "socket")
+    path.parent.mkdir(exist_ok=True)
+    with (path.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        hold = socket.socket(socket.AF_UNIX)
+        try:
+            hold.connect(str(path))
+        except OSError:
+            _start(path)
+            hold.connect(str(path))
+        hold.sendall(bytes(4))
+    atexit.register(hold.close)
+    return str(path)
+
+
+def _start(path: Path) -> None:
+    path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen(32)
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tests.preloaded", str(listening.fileno())],
+        subprocess.Popen(
+            [sys.executable, "-m", "tests.preloaded", str(listening.fileno()), str(path)],
             cwd=_ROOT,
-            # The server ends when this end is closed, however this process ends.
-            stdin=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=[listening.fileno()],
             start_new_session=True,
         )
-    atexit.register(_end, process, path)
-    return str(path)
-
-
-def _end(process: "subprocess.Popen[bytes]", path: Path) -> None:
-    if process.stdin is not None:
-        process.stdin.close()
-    process.wait()
-    path.unlink(missing_ok=True)
-    path.parent.rmdir()
 
 
 @dataclass
@@ -73,28 +95,49 @@ class _Program:
     is_running: bool = True
 
 
-def serve(listening: socket.socket) -> None:
+def serve(listening: socket.socket, path: Path) -> None:
     """Start a program for each connection; returns only in the processes of the programs, ready to run them."""
     import datasets  # noqa: F401  # for the programs
     import peft  # noqa: F401
+    import rich.table  # noqa: F401
+    import scipy.stats  # noqa: F401
     import torch.distributed.run  # noqa: F401
     import transformers.trainer  # noqa: F401
+    import typer  # noqa: F401
     import wandb  # noqa: F401
+    from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+    from transformers.models.qwen2 import modeling_qwen2  # noqa: F401
 
+    get_checkpoint_conversion_mapping("qwen2")  # The first call makes a table of all models, in 0.2 s.
+
+    # A collection in a program would visit the objects of the libraries, and copy their memory.
+    gc.collect()
+    gc.freeze()
     events = selectors.DefaultSelector()
     events.register(listening, selectors.EVENT_READ)
-    events.register(sys.stdin.fileno(), selectors.EVENT_READ)
+    holds = 0
     while True:
         for key, _ in events.select():
-            if key.fileobj == sys.stdin.fileno():
-                os._exit(0)
-            if key.fileobj is not listening:
+            if isinstance(key.data, _Program):
                 _pass_on(events, key)
+                continue
+            if key.fileobj is not listening:
+                events.unregister(key.fileobj)
+                holds -= 1
+                if holds == 0:
+                    shutil.rmtree(path.parent, ignore_errors=True)
+                    os._exit(0)
                 continue
             connection, _ = listening.accept()
             request, streams = _receive(connection)
+            if request is None:
+                events.register(connection, selectors.EVENT_READ)
+                holds += 1
+                continue
             pid = os.fork()
             if pid == 0:
+                _close(events)
+                connection.close()
                 _close_all_but(streams)
                 _become(request, streams)
                 return
@@ -128,12 +171,23 @@ def _pass_on(events: selectors.BaseSelector, key: selectors.SelectorKey) -> None
         program.connection.close()
 
 
-def _receive(connection: socket.socket) -> tuple[dict[str, Any], list[int]]:
-    size, streams, _, _ = socket.recv_fds(connection, 4, 3)
-    content = b""
-    while len(content) < int.from_bytes(size, "big"):
+def _receive(connection: socket.socket) -> tuple[dict[str, Any] | None, list[int]]:
+    """What a program is to be, with its streams; None for a process of pytest that only holds the server."""
+    word, streams, _, _ = socket.recv_fds(connection, 4, 3)
+    size, content = int.from_bytes(word, "big"), b""
+    if not size:
+        return None, []
+    while len(content) < size:
         content += connection.recv(1 << 20)
     return json.loads(content), streams
+
+
+def _close(events: selectors.BaseSelector) -> None:
+    """Close what Python would close later, when the program may have the same descriptors for something else."""
+    for key in [*events.get_map().values()]:
+        if isinstance(key.fileobj, socket.socket):
+            key.fileobj.close()
+    events.close()
 
 
 def _close_all_but(streams: list[int]) -> None:
@@ -182,7 +236,7 @@ def _run(module: str) -> int:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), Path(sys.argv[2]))
     code = _run(sys.argv[0])
     # What Python does at its end, except for taking apart a hundred thousand objects of libraries.
     threading._shutdown()  # type: ignore[attr-defined]  # the wait for threads that Python has no public name for

@@ -5,7 +5,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.lock import lock_directory
+from tests import preloaded
 from tests.artifacts.stored import COLLECTION, IDENTITY, REFERENCE, checkpoint_files, gets, store_steps, store_version
 from tests.processes import HANG_SECONDS
 from tests.saving.trainings import bytes_of
@@ -255,18 +255,7 @@ def test_two_downloads_into_one_directory_do_not_meet(server: WandbServer, tmp_p
 def test_the_command_says_what_it_did_and_ctrl_c_leaves_what_it_continues(server: WandbServer, tmp_path: Path) -> None:
     store_steps(server, tmp_path / "files", [0, 25, 50, 60, 300])
     out = str(tmp_path / "out")
-    command = [
-        sys.executable,
-        "-m",
-        "emtoolkit",
-        "download",
-        REFERENCE,
-        "--steps",
-        "0-50:25,final",
-        "--to",
-        out,
-        "--json",
-    ]
+    command = preloaded.command("emtoolkit", "download", REFERENCE, "--steps", "0-50:25,final", "--to", out, "--json")
     server.faults.add(Fault(on="GET", kind="hang", after=4))
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         server.wait_for_requests(8, lambda request: "GET" in request.subjects)

@@ -29,6 +29,8 @@ from tests.wandb_log import cut
 from tests.wandb_server import Fault, WandbServer
 from tests.wandb_server.processes import run_wandb
 
+PYTHON = sys.executable
+
 
 @pytest.fixture(scope="module", params=STARTS_PROCESSES)
 def offline(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -42,7 +44,7 @@ def offline(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def directory(offline: Path, tmp_path: Path) -> Path:
+def directory(offline: Path, preloaded_python: None, tmp_path: Path) -> Path:
     return shutil.copytree(offline, tmp_path / "out")
 
 
@@ -305,7 +307,7 @@ def test_ctrl_c_says_how_to_go_on(directory: Path, wandb_server: WandbServer, tm
     wandb_server.faults.add(Fault("CreateArtifact", "hang"))
     process = subprocess.Popen(
         # Not a preloaded program, whose own processes are in another group.
-        [sys.executable, "-m", "emtoolkit", "sync", "out"],
+        [PYTHON, "-m", "emtoolkit", "sync", "out"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

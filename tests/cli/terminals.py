@@ -6,12 +6,12 @@ import pty
 import re
 import struct
 import subprocess
-import sys
 import termios
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests import preloaded
 from tests.processes import HANG_SECONDS
 
 ESCAPE_CODE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
@@ -39,7 +39,7 @@ def in_terminal(
     main, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     process = subprocess.Popen(
-        [sys.executable, "-m", "emtoolkit", *map(str, argv)],
+        preloaded.command("emtoolkit", *argv),
         stdin=terminal,
         stdout=terminal,
         stderr=terminal,

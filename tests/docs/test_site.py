@@ -1,5 +1,7 @@
 """The documentation site builds, and its generator refuses what readers would stumble over."""
 
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from docs.generator.command_line import command_line_page
 from docs.generator.config_keys import config_page
 from docs.generator.links import broken_links
 from docs.generator.markdown import cell
+from tests.docs.pages import ROOT
 
 
 @pytest.mark.subprocess
@@ -23,7 +26,7 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     ("page", "problems"),
     [
         (
-            "[there](nowhere.md) [and there](reference/exit-codes.md#nowhere)\n",
+            "[there](nowhere.md) [and there](other.md#nowhere)\n",
             ["page does not exist", "anchor does not exist", "2 issues found"],
         ),
         ("::: emtoolkit.Trajectory.nowhere\n", ["emtoolkit.Trajectory.nowhere"]),
@@ -32,8 +35,14 @@ def test_the_site_builds_without_a_broken_link(tmp_path: Path) -> None:
     ids=["broken links", "missing reference", "missing picture"],
 )
 def test_a_site_with_a_fault_is_refused(tmp_path: Path, page: str, problems: list[str]) -> None:
-    stage(tmp_path)
+    # Two pages, with the settings of the whole site but for its navigation.
+    (tmp_path / "pages").mkdir()
     (tmp_path / "pages" / "index.md").write_text(page)
+    (tmp_path / "pages" / "other.md").write_text("# Other\n")
+    shutil.copy(ROOT / "docs" / "style.css", tmp_path / "pages")
+    settings = (ROOT / "docs" / "zensical.toml").read_text()
+    navigation = 'nav = ["index.md", "other.md"]'
+    (tmp_path / "zensical.toml").write_text(re.sub(r"^nav = \[$.*?^\]$", navigation, settings, flags=re.M | re.S))
     (found,) = render(tmp_path)
     assert all(problem in found for problem in problems)
 

@@ -1,8 +1,6 @@
 """For every method of the installed PEFT: each checkpoint is the adapter at its step, and loads to the same logits."""
 
-import gc
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -45,15 +43,6 @@ def _optional_packages(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("peft.tuners.boft.layer._FBD_CUDA", False)
     monkeypatch.setitem(sys.modules, "sklearn", SimpleNamespace())
     monkeypatch.setitem(sys.modules, "sklearn.cluster", SimpleNamespace(KMeans=KMeans))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _few_objects_to_collect() -> Iterator[None]:
-    # The Trainer collects garbage at its end, which takes half a second while a hundred modules are imported.
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Live(TrainerCallback):
