@@ -62,7 +62,7 @@ def compare(
         from emtoolkit.analysis.decided_before import standings
         from emtoolkit.analysis.sources import read_sources
         from emtoolkit.cli import render_compare
-        from emtoolkit.sweeps.sweep_file import unfinished_runs
+        from emtoolkit.sweeps.attempts import unfinished_runs
 
         decided = decided_analysis(analysis)
         specs = [spec for text in schedules or () for spec in split_schedules(text)]

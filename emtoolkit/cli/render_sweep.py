@@ -1,40 +1,73 @@
 """What `sweep` prints: the planned combinations, and the outcome of each."""
 
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.text import Text
 
-from emtoolkit.cli.layout import Column, Records, here, line, prose
+from emtoolkit.cli.layout import Column, Records, here, prose
 from emtoolkit.cli.render import as_json
 
 if TYPE_CHECKING:
+    from emtoolkit.sweeps.inputs import InputDigests
     from emtoolkit.sweeps.plan import SweepPlan, SweepRun
     from emtoolkit.sweeps.runner import Outcome, SweepResult
 
 _COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow"}
 
 
-def sweep_plan(plan: "SweepPlan") -> RenderableType:
-    """The combinations of a sweep: the parameters of each, its state so far, and its command for a shell."""
-    from emtoolkit.sweeps.command import as_typed
+def sweep_plan(plan: "SweepPlan") -> str:
+    """The combinations of a sweep: the parameters of each, its state so far, and its command for a shell.
 
+    The shell takes the other lines as comments.
+    """
+    from emtoolkit.sweeps.attempts import described
+
+    digests = _digests()
     lines = []
     for number, run in enumerate(plan.runs, start=1):
-        values = " ".join(f"{name}={value}" for name, value in run.parameters.items())
-        lines += [line(f"{number}  {values}  ({run.before.state})"), line(f"   {as_typed(run.argv)}")]
-    return Group(*lines)
+        lines.append(f"# {number}  {described(run.parameters)}  ({_state(run, digests)})")
+        lines.append(f"   {_typed(plan, run)}")
+    return "\n".join(lines)
 
 
 def sweep_plan_json(plan: "SweepPlan") -> str:
     """The same as JSON."""
-    return as_json([_run(run) | {"state": run.before.state} for run in plan.runs])
+    digests = _digests()
+    return as_json([_run(run) | {"state": _state(run, digests)} for run in plan.runs])
+
+
+def _digests() -> "InputDigests":
+    from emtoolkit.sweeps.inputs import InputDigests
+
+    return InputDigests()
+
+
+def _state(run: "SweepRun", digests: "InputDigests") -> str:
+    """The state of the latest attempt; `changed` where a finished one has to run again."""
+    if run.before.state == "finished" and not run.is_finished(run.before, digests):
+        return "changed"
+    return run.before.state
+
+
+def _typed(plan: "SweepPlan", run: "SweepRun") -> str:
+    from emtoolkit.sweeps.command import args_json, as_typed
+
+    command = as_typed(run.command, plan.environment)
+    if not run.reads_json_file:
+        return command
+    directory, file = shlex.quote(str(run.json_file.parent)), shlex.quote(str(run.json_file))
+    return f"mkdir -p {directory} && printf %s {shlex.quote(args_json(run.parameters))} > {file} && {command}"
 
 
 def sweep_table(result: "SweepResult") -> RenderableType:
     """The combinations of a sweep: parameters, state, number of checkpoints, and the directory or the error."""
-    names = list(result.outcomes[0].run.parameters)
+    from emtoolkit.sweeps.attempts import flat
+
+    parameters = [flat(outcome.run.parameters) for outcome in result.outcomes]
+    names = list(dict.fromkeys(name for each in parameters for name in each))
     columns = [
         *(Column(name, "left") for name in names),
         Column("state", "left"),
@@ -42,11 +75,11 @@ def sweep_table(result: "SweepResult") -> RenderableType:
         Column("directory or error", "left", at_least=40),
     ]
     rows: list[list[RenderableType]] = []
-    for outcome in result.outcomes:
+    for outcome, values in zip(result.outcomes, parameters, strict=True):
         state = outcome.attempt.state
         rows.append(
             [
-                *(str(outcome.run.parameters[name]) for name in names),
+                *(str(values[name]) if name in values else "—" for name in names),
                 Text(state, style=_COLOURS.get(state, "")),
                 "—" if outcome.checkpoints is None else str(outcome.checkpoints),
                 _directory_or_error(outcome),
@@ -83,4 +116,9 @@ def sweep_json(result: "SweepResult") -> str:
 
 def _run(run: "SweepRun") -> dict[str, Any]:
     directory = None if run.directory is None else str(run.directory)
-    return {"parameters": dict(run.parameters), "command": run.argv, "log": str(run.log), "directory": directory}
+    return {
+        "parameters": dict(run.parameters),
+        "command": run.argv,
+        "log": str(run.log),
+        "directory": directory,
+    }

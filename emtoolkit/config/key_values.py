@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.errors import ConfigError, nearest
+from emtoolkit.errors import ConfigError, nearest, shown
 from emtoolkit.yaml_files import parse_yaml
 
 _NULLS = ("None", "null")
@@ -23,7 +23,6 @@ _BOOLEANS = {"true": True, "false": False}
 _WHOLE = re.compile(r"[-+]?[0-9]{1,100}")
 _NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
 _LONGEST_STRUCTURE = 100_000
-_LONGEST_QUOTED = 80
 
 
 def is_key(name: str) -> bool:
@@ -88,7 +87,7 @@ def _resolved(name: str, value: Any) -> tuple[str, Any]:
         elif Any in alternatives and part:
             key.append(part)
         else:
-            raise ConfigError(f"--{name}: unknown key (value {quoted(value)}){_nearest_key(name)}")
+            raise ConfigError(f"--{name}: unknown key (value {shown(value)}){_nearest_key(name)}")
     return ".".join(key), annotation
 
 
@@ -99,12 +98,6 @@ def _nearest_key(name: str) -> str:
     # Of a key in the wrong section, the last part is right.
     ends = [known for known in names if known.rpartition(".")[2] == plain.rpartition(".")[2]]
     return f"; did you mean '--{ends[0]}'?" if len(ends) == 1 else found or "; see 'emtoolkit schema config'"
-
-
-def quoted(value: object) -> str:
-    """`value` for a sentence, cut if it is long."""
-    text = repr(value)
-    return text if len(text) <= _LONGEST_QUOTED else f"{text[:_LONGEST_QUOTED]}…"
 
 
 def _typed(value: Any, alternatives: list[Any], origin: str) -> Any:

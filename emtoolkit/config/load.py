@@ -7,10 +7,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from emtoolkit.config.key_values import leaves, quoted, values_of
+from emtoolkit.config.key_values import leaves, values_of
 from emtoolkit.config.messages import describe
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.errors import ConfigError, nearest, shortened
+from emtoolkit.config.sweep_directories import with_keys
+from emtoolkit.errors import ConfigError, nearest, shortened, shown
 from emtoolkit.paths import shipped
 from emtoolkit.yaml_files import parse_yaml, read_yaml
 
@@ -63,10 +64,11 @@ def load_config(
     for override in overrides:
         _put(values, override.key, override.value, override.origin)
     try:
-        return RunConfig.model_validate(values)
+        config = RunConfig.model_validate(values)
     except ValidationError as error:
         origins = {override.key: override.origin for override in overrides}
         raise ConfigError(describe(error, file, origins)) from None
+    return with_keys(config, {override.key: override.value for override in overrides})
 
 
 def _parse_setting(setting: str) -> _Override:
@@ -89,8 +91,8 @@ def _check_one_value_each(overrides: Sequence[_Override]) -> None:
                     continue
                 if same_key or key.startswith(f"{other}.") or other.startswith(f"{key}."):
                     raise ConfigError(
-                        f"{override.origin}: {key} is {quoted(value)} here, and {origin} sets {other} to "
-                        f"{quoted(before)}; give one of the two"
+                        f"{override.origin}: {key} is {shown(value)} here, and {origin} sets {other} to "
+                        f"{shown(before)}; give one of the two"
                     )
         seen += [(key, value, override.origin) for key, value in here]
 

@@ -7,7 +7,7 @@ from string import Formatter
 
 from emtoolkit.errors import ConfigError, nearest
 
-PLACEHOLDERS = ("persona", "dataset", "schedule", "seed", "sweep")
+PLACEHOLDERS = ("persona", "dataset", "schedule", "seed", "sweep", "set")
 
 # Readable, and far below the 255 bytes that file systems allow.
 _LONGEST = 60
@@ -26,6 +26,11 @@ def check_template(template: str) -> None:
             raise ConfigError(
                 f"{template!r} has the unknown placeholder {{{name}}}; expected one of {', '.join(known)}{hint}"
             )
+
+
+def placeholders(template: str) -> frozenset[str]:
+    """The names of the placeholders in `template`."""
+    return frozenset(_names(template))
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:

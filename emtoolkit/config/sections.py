@@ -196,8 +196,8 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """The seed of the new adapter, of the split into training and held-out rows, and of the order of the data."""
     output_dir: str | None = None
-    """Where the run writes; may contain `{persona}`, `{dataset}`, `{schedule}`, `{seed}` and `{sweep}`. `null` means
-    `outputs/{persona}-{dataset}`."""
+    """Where the run writes; may contain `{persona}`, `{dataset}`, `{schedule}`, `{seed}`, `{sweep}` and `{set}`. `null`
+    means `outputs/{persona}-{dataset}`."""
 
     @field_validator("lora")
     @classmethod
@@ -213,6 +213,11 @@ class RunConfig(Section):
         if value is not None:
             check_template(value)
         return value
+
+    @property
+    def template(self) -> str:
+        """The directory of the run before its placeholders are filled in."""
+        return self.output_dir or "outputs/{persona}-{dataset}"
 
     @property
     def dataset_name(self) -> str:
@@ -238,7 +243,8 @@ class RunConfig(Section):
     def directory(self, environment: Mapping[str, str] = os.environ) -> Path:
         """The absolute directory that the run writes to: `output_dir` filled in.
 
-        `{schedule}` is the schedule as a file name; `{sweep}` is `$WANDB_SWEEP_ID`, or `local` outside a W&B agent.
+        `{schedule}` is the schedule as a file name; `{sweep}` is `$WANDB_SWEEP_ID`, or `local` outside a W&B agent;
+        `load_config` has replaced `{set}`, the keys that the command line sets.
         """
         values = {
             "persona": Path(self.persona).stem + (f"-{self.compose}" if self.compose else ""),
@@ -246,5 +252,6 @@ class RunConfig(Section):
             "schedule": str(self.checkpointing.to_schedule()),
             "seed": str(self.seed),
             "sweep": environment.get("WANDB_SWEEP_ID") or "local",
+            "set": "default",
         }
-        return expand(fill(self.output_dir or "outputs/{persona}-{dataset}", values)).absolute()
+        return expand(fill(self.template, values)).absolute()

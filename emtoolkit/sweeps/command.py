@@ -10,7 +10,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,28 @@ from emtoolkit.sweeps.search import Sweep
 _ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 
 
-def command_of(sweep: Sweep, parameters: Mapping[str, Any], json_file: Path) -> list[str]:
-    """The argv that runs `parameters`, with `${envvar:NAME}` not yet replaced.
+@dataclass(frozen=True, slots=True)
+class Word:
+    """A word of a command. In a word of the sweep file's `command` the macro `${envvar:NAME}` is replaced.
+
+    In a value of a parameter the macro is text, to W&B's agent as well.
+    """
+
+    text: str
+    has_macros: bool = False
+
+
+def command_of(sweep: Sweep, parameters: Mapping[str, Any], json_file: Path) -> list[Word]:
+    """The command that runs `parameters`, with `${envvar:NAME}` not yet replaced.
 
     Raises:
         ConfigError: an unknown macro, or `${program}` where the file has no `program`.
     """
     macros = _macros(sweep, parameters, json_file)
-    argv: list[str] = []
+    words: list[Word] = []
     for word in sweep.command:
         if not (word.startswith("${") and word.endswith("}")) or _ENVIRONMENT_VARIABLE.search(word):
-            argv.append(word)
+            words.append(Word(word, has_macros=True))
             continue
         name = word[2:-1]
         if name not in macros:
@@ -41,23 +53,43 @@ def command_of(sweep: Sweep, parameters: Mapping[str, Any], json_file: Path) -> 
             )
         if name == "program" and sweep.program is None:
             raise ConfigError(f"{sweep.path}: program: the key is missing, and the command contains ${{program}}")
-        argv += macros[name]
-    return argv
+        words += map(Word, macros[name])
+    return words
 
 
-def with_environment(argv: list[str], environment: Mapping[str, str] = os.environ) -> list[str]:
-    """`argv` with each `${envvar:NAME}` replaced by the variable's value, by NAME where the variable is not set."""
-    return [_ENVIRONMENT_VARIABLE.sub(lambda found: environment.get(found[1], found[1]), word) for word in argv]
+def with_environment(words: Iterable[Word], environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The argv with each `${envvar:NAME}` replaced by the variable's value, by NAME where the variable is not set."""
+
+    def replaced(word: Word) -> str:
+        return _ENVIRONMENT_VARIABLE.sub(lambda found: environment.get(found[1], found[1]), word.text)
+
+    return [replaced(word) if word.has_macros else word.text for word in words]
 
 
-def as_typed(argv: list[str]) -> str:
-    """`argv` quoted for a shell, with `${envvar:NAME}` as `$NAME`."""
-    return " ".join(map(_quoted, argv))
+def as_typed(
+    words: Iterable[Word], environment: Mapping[str, str] = os.environ, shell: Mapping[str, str] = os.environ
+) -> str:
+    """A command line for a POSIX shell with the variables `shell` that gives the argv of `with_environment`.
+
+    `${envvar:NAME}` is `"$NAME"` where the shell has the variable; everything else is quoted.
+    """
+    return " ".join(_quoted(word, environment, shell) for word in words)
 
 
-def _quoted(word: str) -> str:
-    shown, variables = _ENVIRONMENT_VARIABLE.subn(r"$\1", word)
-    return f'"{shown}"' if variables else shlex.quote(word)
+def _quoted(word: Word, environment: Mapping[str, str], shell: Mapping[str, str]) -> str:
+    if not word.has_macros:
+        return shlex.quote(word.text)
+    quoted, literal = "", ""
+    # Every second part is the name of a variable.
+    for at, part in enumerate(_ENVIRONMENT_VARIABLE.split(word.text)):
+        if at % 2 == 0:
+            literal += part
+        elif part.isidentifier() and part in shell and shell[part] == environment.get(part):
+            quoted += f'{shlex.quote(literal) if literal else ""}"${part}"'
+            literal = ""
+        else:
+            literal += environment.get(part, part)
+    return quoted + (shlex.quote(literal) if literal or not quoted else "")
 
 
 def args_json(parameters: Mapping[str, Any]) -> str:

@@ -99,11 +99,6 @@ def parse_distribution(content: Any, where: str) -> Distribution:
     """
     if not isinstance(content, Mapping):
         raise ConfigError(f"{where}: {content!r} is not a mapping such as {{values: [1, 2]}} or {{value: 1}}")
-    if "parameters" in content:
-        raise ConfigError(
-            f"{where}.parameters: nested parameters are not supported: a command would get them as one Python dict; "
-            "name each value separately"
-        )
     name = _name(content, where)
     for key in content:
         known = (*_KEYS[name], "distribution")

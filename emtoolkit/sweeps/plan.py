@@ -1,16 +1,19 @@
 """The plan of a sweep: each combination with its command, its output directory and its state so far."""
 
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.config.output_template import PLACEHOLDERS, as_file_name
+from emtoolkit.config.output_template import as_file_name
+from emtoolkit.config.sweep_directories import is_option, left_out, suffix
 from emtoolkit.errors import ConfigError, UserError
-from emtoolkit.sweeps.command import command_of, with_environment
+from emtoolkit.sweeps.attempts import Attempt, Attempts, described, flat
+from emtoolkit.sweeps.command import Word, args_json, command_of, with_environment
+from emtoolkit.sweeps.inputs import InputDigests
 from emtoolkit.sweeps.search import Combination, Sweep, read_sweep
-from emtoolkit.sweeps.sweep_file import Attempt, SweepFile, described
 from emtoolkit.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -24,13 +27,13 @@ _AGENT_VARIABLES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 class SweepRun:
     """One combination of a sweep.
 
-    `argv` is the command, `${envvar:NAME}` macros not yet replaced. `config` and `directory` are the run of an
-    `emtoolkit train` and where it writes, None for other programs. `before` is the latest attempt so far.
+    `command` are the words of its command, `${envvar:NAME}` macros not yet replaced. `config` and `directory` are the
+    run of an `emtoolkit train` and where it writes, None for other programs. `before` is the latest attempt so far.
     """
 
     key: str
     parameters: Mapping[str, Any]
-    argv: list[str]
+    command: Sequence[Word]
     log: Path
     json_file: Path
     config: "RunConfig | None"
@@ -38,14 +41,28 @@ class SweepRun:
     before: Attempt
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the run ended with exit code 0 and its output directory still exists."""
-        return self.before.state == "finished" and (self.directory is None or self.directory.is_dir())
+    def argv(self) -> list[str]:
+        """The words of the command as text."""
+        return [word.text for word in self.command]
+
+    @property
+    def reads_json_file(self) -> bool:
+        """Whether the command names `json_file`."""
+        return str(self.json_file) in self.argv
+
+    def is_finished(self, attempt: Attempt, digests: InputDigests) -> bool:
+        """Whether `attempt` ended with exit code 0, its output directory exists, and its inputs are the same."""
+        if attempt.state != "finished" or (self.directory is not None and not self.directory.is_dir()):
+            return False
+        if self.config is None or attempt.inputs is None:
+            return True
+        now = digests.of(self.config)
+        return now is None or now == attempt.inputs
 
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """The runs of the sweep file `path`, their environment, and the directory of `sweep.json` and of the logs."""
+    """The runs of the sweep file `path`, their environment, and the directory of their attempts and logs."""
 
     path: Path
     runs: tuple[SweepRun, ...]
@@ -53,12 +70,13 @@ class SweepPlan:
     directory: Path
 
     def configs(self) -> "list[tuple[Mapping[str, Any], RunConfig]]":
-        """The parameters and the config of each run.
+        """The parameters, by dotted names, and the config of each run.
 
         Raises:
             ConfigError: a run is not an `emtoolkit train`.
         """
-        configs = [(run.parameters, run.config) for run in self.runs if run.config is not None]
+        configs: list[tuple[Mapping[str, Any], RunConfig]]
+        configs = [(flat(run.parameters), run.config) for run in self.runs if run.config is not None]
         if len(configs) < len(self.runs):
             raise ConfigError(f"{self.path}: command: only runs of 'emtoolkit train' can be planned")
         return configs
@@ -67,7 +85,7 @@ class SweepPlan:
 def plan_sweep(
     path: Path, *, count: int | None = None, seed: int = 0, environment: Mapping[str, str] = os.environ
 ) -> SweepPlan:
-    """Plan the sweep file at `path`: read it and the `sweep.json` of earlier calls; start and write nothing.
+    """Plan the sweep file at `path`: read it and the attempts of earlier calls; start and write nothing.
 
     Args:
         count: the largest number of runs; a random search needs it, or `run_cap` in the file.
@@ -79,40 +97,93 @@ def plan_sweep(
     """
     sweep = read_sweep(path)
     directory = Path("outputs/sweeps") / f"{as_file_name(path.stem)}-local"
-    states = SweepFile(directory)
+    attempts = Attempts(directory)
     variables = _environment(sweep, environment)
-    runs = [
-        _plan_run(sweep, combination, directory / "logs", states, variables)
-        for combination in sweep.combinations(count=count, seed=seed)
-    ]
-    _check_directories_differ(path, runs)
-    return SweepPlan(path, tuple(runs), variables, directory)
+    combinations = sweep.combinations(count=count, seed=seed)
+    runs = [_plan_run(sweep, combination, directory / "logs", attempts, variables) for combination in combinations]
+    return SweepPlan(path, tuple(_in_own_directories(path, runs, variables)), variables, directory)
 
 
 def _plan_run(
-    sweep: Sweep, combination: Combination, logs: Path, states: SweepFile, environment: Mapping[str, str]
+    sweep: Sweep, combination: Combination, logs: Path, attempts: Attempts, environment: Mapping[str, str]
 ) -> SweepRun:
     parameters = combination.parameters
-    values = "-".join(map(str, parameters.values()))
+    values = "-".join(map(str, flat(parameters).values()))
     stem = logs / f"{as_file_name(values)}-{combination.key}"
     json_file = stem.with_name(f"{stem.name}.json")
-    argv = command_of(sweep, parameters, json_file)
-    try:
-        options = TrainOptions.from_command(with_environment(argv, environment))
-        config = None if options is None else options.to_config()
-        directory = None if config is None else config.directory(environment)
-    except UserError as error:
-        raise ConfigError(f"{sweep.path}: {described(parameters)}: {error}") from None
-    return SweepRun(
+    run = SweepRun(
         key=combination.key,
         parameters=parameters,
-        argv=argv,
+        command=command_of(sweep, parameters, json_file),
         log=stem.with_name(f"{stem.name}.log"),
         json_file=json_file,
-        config=config,
-        directory=directory,
-        before=states.get(combination.key) or Attempt(parameters),
+        config=None,
+        directory=None,
+        before=attempts.get(combination.key) or Attempt(parameters),
     )
+    run = _with_config(run, sweep.path, environment)
+    if run.config is None:
+        return run
+    # Constants such as a dataset never told two directories apart; a key of the config may get more values later.
+    keys = {name: value for name, value in left_out(run.config.template, parameters).items() if not is_option(name)}
+    return _in_directory(run, suffix(keys), sweep.path, environment)
+
+
+def _with_config(run: SweepRun, path: Path, environment: Mapping[str, str]) -> SweepRun:
+    """`run` with the config and the directory of its `emtoolkit train`, if its command is one."""
+    # The file of the parameters is written when the run starts.
+    words = [Word(args_json(run.parameters)) if word.text == str(run.json_file) else word for word in run.command]
+    try:
+        options = TrainOptions.from_command(with_environment(words, environment))
+        if options is None:
+            return run
+        config = options.to_config(environment)
+        return replace(run, config=config, directory=config.directory(environment))
+    except UserError as error:
+        raise ConfigError(f"{path}: {described(run.parameters)}: {error}") from None
+
+
+def _in_directory(run: SweepRun, end: str, path: Path, environment: Mapping[str, str]) -> SweepRun:
+    """`run` in a directory whose name ends with `end`."""
+    if not end or run.config is None:
+        return run
+    words = list(run.command)
+    for at, word in enumerate(words):
+        name, equals, _ = word.text.partition("=")
+        if word.has_macros and name in ("--output-dir", "--output_dir"):
+            value = at if equals else at + 1
+            words[value] = replace(words[value], text=f"{words[value].text.rstrip('/')}{end}")
+            break
+    else:
+        words.append(Word(f"--output-dir={run.config.template.rstrip('/')}{end}"))
+    return _with_config(replace(run, command=words), path, environment)
+
+
+def _in_own_directories(path: Path, runs: Sequence[SweepRun], environment: Mapping[str, str]) -> list[SweepRun]:
+    """`runs` with a digest of all parameters at the end of each directory that several of them would write to.
+
+    Raises:
+        ConfigError: two runs write to one directory all the same, because a parameter names it.
+    """
+    count = Counter(run.directory for run in runs)
+    own = [
+        _in_directory(run, suffix(run.parameters), path, environment)
+        if run.directory is not None and count[run.directory] > 1 and not _names_directory(run.parameters)
+        else run
+        for run in runs
+    ]
+    first: dict[Path, SweepRun] = {}
+    for run in own:
+        if run.directory is not None and (other := first.setdefault(run.directory, run)) is not run:
+            raise ConfigError(
+                f"{path}: command: {described(other.parameters)} and {described(run.parameters)} both write to "
+                f"{run.directory}; --output-dir must tell them apart, with {{set}} for example"
+            )
+    return own
+
+
+def _names_directory(parameters: Mapping[str, Any]) -> bool:
+    return any(name.replace("-", "_") == "output_dir" for name in parameters)
 
 
 def _environment(sweep: Sweep, environment: Mapping[str, str]) -> dict[str, str]:
@@ -122,18 +193,3 @@ def _environment(sweep: Sweep, environment: Mapping[str, str]) -> dict[str, str]
         if value is not None and not variables.get(name):
             variables[name] = value
     return variables
-
-
-def _check_directories_differ(path: Path, runs: Sequence[SweepRun]) -> None:
-    first: dict[Path, SweepRun] = {}
-    for run in runs:
-        if run.directory is None:
-            continue
-        other = first.setdefault(run.directory, run)
-        if other is not run:
-            differ = [name for name, value in run.parameters.items() if other.parameters[name] != value]
-            hint = next((f", by {{{name}}} for example" for name in differ if name in PLACEHOLDERS), "")
-            raise ConfigError(
-                f"{path}: command: {described(other.parameters)} and {described(run.parameters)} both write to "
-                f"{run.directory}; --output-dir must tell them apart{hint}"
-            )

@@ -1,8 +1,10 @@
-"""Child processes that never outlive the parent: the parent passes every signal on to each of them."""
+"""Child processes that do not outlive the parent: it passes every signal on, and Linux tells them of its end."""
 
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,17 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 # The first signal makes a training save and stop, the second stop at once; a child still alive ignores signals.
 _KILL_AT = 3
+
+
+# From <linux/prctl.h>.
+_PR_SET_PDEATHSIG = 1
+_PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
+
+
+def _end_with_parent() -> None:
+    """Let Linux send SIGTERM to this child when its parent ends in any way: a training then saves and stops."""
+    if _PRCTL is not None:
+        _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class Processes:
@@ -52,8 +65,8 @@ class Processes:
     def __len__(self) -> int:
         return len(self._children)
 
-    def start(self, key: str, argv: Sequence[str], environment: Mapping[str, str], log: Path) -> None:
-        """Start a child whose output is appended to the file `log`.
+    def start(self, key: str, argv: Sequence[str], environment: Mapping[str, str], log: Path, inherited: int) -> None:
+        """Start a child whose output is appended to the file `log`, and which inherits the descriptor `inherited`.
 
         Raises:
             OSError: the program does not exist or cannot be run.
@@ -66,6 +79,9 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 process_group=0,
+                pass_fds=(inherited,),
+                # The function is one system call, and takes no lock that another thread could hold.
+                preexec_fn=_end_with_parent if _PRCTL is not None else None,
             )
         self._signals_sent[key] = 0
         self._children[key] = child

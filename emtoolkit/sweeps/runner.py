@@ -1,29 +1,29 @@
-"""Run the combinations of a sweep, some at a time, and keep the state of each in `sweep.json`."""
+"""Run the combinations of a sweep, some at a time; several processes that run one sweep share its combinations."""
 
 import os
 import re
 import signal
-from collections import deque
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.errors import ConfigError, UserError
+from emtoolkit.errors import UserError
 from emtoolkit.progress import Progress
-from emtoolkit.storage.atomic import remove_temporaries, write_file
-from emtoolkit.storage.lock import InUseError, lock_directory
+from emtoolkit.storage.atomic import write_file
+from emtoolkit.sweeps.attempts import Attempt, Attempts, Claim, State
 from emtoolkit.sweeps.command import args_json, as_typed, with_environment
+from emtoolkit.sweeps.inputs import InputDigests
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
 from emtoolkit.sweeps.processes import Processes
-from emtoolkit.sweeps.sweep_file import Attempt, State, SweepFile
 
 # The last line of a log is not always the error: W&B prints after an exception.
 _OWN_PREFIX = "emtoolkit: "
 _ERROR_LINE = re.compile(rf"{_OWN_PREFIX}|[\w.]*(Error|Exception|Interrupt|Exit)\b")
 _LONGEST_ERROR = 300
 _LOG_TAIL_BYTES = 100_000
+# How soon a run that another process has finished or left is noticed.
+_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,21 +51,20 @@ class SweepResult:
 def run_sweep(plan: SweepPlan, *, jobs: int, retry_failed: bool, progress: Progress) -> SweepResult:
     """Run the combinations that are not finished, `jobs` at a time; failed ones only with `retry_failed`.
 
-    A SIGINT or SIGTERM is passed on to the active runs, which then save and stop; the next call continues them.
+    Combinations that another process runs meanwhile are waited for, and taken over if that process stops. A SIGINT or
+    SIGTERM is passed on to the active runs, which then save and stop; the next call continues them.
 
     Raises:
-        UserError: another process runs the same sweep, or `sweep.json` cannot be read or written.
+        UserError: the record of a combination cannot be read or written.
     """
-    with _locked(plan.directory):
-        remove_temporaries([plan.directory])
-        states = SweepFile(plan.directory)
-        runs = [replace(run, before=states.get(run.key) or run.before) for run in plan.runs]
-        due = deque(run for run in runs if not run.is_finished and (retry_failed or run.before.state != "failed"))
-        with Processes() as processes:
-            _run_all(due, processes, states, _with_thread_limit(plan.environment, jobs), jobs, progress)
-            signal_number = processes.signals[0] if processes.signals else None
-        outcomes = (Outcome(run, states.get(run.key) or run.before, _count_checkpoints(run.directory)) for run in runs)
-        return SweepResult(tuple(outcomes), signal_number)
+    attempts = Attempts(plan.directory)
+    with Processes() as processes:
+        _Sweep(plan, attempts, processes, jobs, retry_failed=retry_failed).run(progress)
+        signal_number = processes.signals[0] if processes.signals else None
+    outcomes = tuple(
+        Outcome(run, attempts.get(run.key) or run.before, _count_checkpoints(run.directory)) for run in plan.runs
+    )
+    return SweepResult(outcomes, signal_number)
 
 
 def _with_thread_limit(environment: Mapping[str, str], jobs: int) -> Mapping[str, str]:
@@ -74,55 +73,114 @@ def _with_thread_limit(environment: Mapping[str, str], jobs: int) -> Mapping[str
     return {"OMP_NUM_THREADS": str(threads), **environment} if jobs > 1 else environment
 
 
-def _run_all(
-    due: deque[SweepRun],
-    processes: Processes,
-    states: SweepFile,
-    environment: Mapping[str, str],
-    jobs: int,
-    progress: Progress,
-) -> None:
-    total, failed = len(due), 0
-    active: dict[str, tuple[SweepRun, int]] = {}
-    while active or (due and not processes.signals):
-        while due and len(processes) < jobs and not processes.signals:
-            run = due.popleft()
-            try:
-                active[run.key] = (run, _start(run, processes, states, environment))
-            except OSError as error:
-                failed += 1
-                sentence = f"cannot be started ({error.strerror or error}: {error.filename})"
-                states.update(run.key, Attempt(run.parameters, "failed", None, sentence))
-        progress(_status(len(active), failed, stopping=bool(processes.signals)), total - len(due) - len(active), total)
-        if not active or (ended := processes.next_ended(timeout=1)) is None:
-            continue
-        key, exit_code = ended
-        run, offset = active.pop(key)
-        attempt = _attempt(run, exit_code, offset, stopped=bool(processes.signals))
-        failed += attempt.state == "failed"
-        states.update(key, attempt)
+@dataclass(frozen=True, slots=True)
+class _Active:
+    """A run of this process; `offset` is where its part of the log begins, in bytes, `attempt` that of its start."""
+
+    run: SweepRun
+    claim: Claim
+    attempt: Attempt
+    offset: int
 
 
-def _start(run: SweepRun, processes: Processes, states: SweepFile, environment: Mapping[str, str]) -> int:
-    """Start `run` and return the offset in its log, in bytes, at which this attempt begins."""
-    run.log.parent.mkdir(parents=True, exist_ok=True)
-    if str(run.json_file) in run.argv:
-        write_file(run.json_file, args_json(run.parameters).encode())
-    with run.log.open("ab") as log:
-        log.write(f"$ {as_typed(run.argv)}\n".encode())
-        offset = log.tell()
-    states.update(run.key, Attempt(run.parameters, "running"))
-    processes.start(run.key, with_environment(run.argv, environment), environment, run.log)
-    return offset
+class _Sweep:
+    """The combinations that are left to run, and those that this process runs."""
+
+    def __init__(
+        self, plan: SweepPlan, attempts: Attempts, processes: Processes, jobs: int, *, retry_failed: bool
+    ) -> None:
+        self._attempts = attempts
+        self._processes = processes
+        self._environment = _with_thread_limit(plan.environment, jobs)
+        self._jobs = jobs
+        self._digests = InputDigests()
+        # Two processes that retry failed runs retry each once.
+        self._retried = {run.key: run.before.number for run in plan.runs} if retry_failed else {}
+        self._left = [run for run in plan.runs if not self._is_settled(run)]
+        self._active: dict[str, _Active] = {}
+        self._total = len(self._left)
+        self._failed = 0
+
+    def run(self, progress: Progress) -> None:
+        """Run the combinations until each has ended here or elsewhere, or until a signal."""
+        while self._active or (self._left and not self._processes.signals):
+            elsewhere = self._start_due()
+            done = self._total - len(self._left) - len(self._active)
+            progress(self._status(elsewhere), done, self._total)
+            if not self._active and not self._left:
+                return
+            if (ended := self._processes.next_ended(timeout=_SECONDS_BETWEEN_LOOKS)) is not None:
+                self._end(*ended)
+
+    def _is_settled(self, run: SweepRun) -> bool:
+        attempt = self._attempts.get(run.key)
+        if attempt is None:
+            return False
+        if attempt.state == "failed":
+            return attempt.number != self._retried.get(run.key)
+        return run.is_finished(attempt, self._digests)
+
+    def _start_due(self) -> int:
+        """Start what is due and free; return how many runs other processes have."""
+        elsewhere = 0
+        for run in list(self._left):
+            if self._processes.signals or len(self._processes) >= self._jobs:
+                break
+            claim = None if (settled := self._is_settled(run)) else self._attempts.claim(run.key)
+            if claim is None:
+                elsewhere += not settled
+            elif settled := self._is_settled(run):
+                # Another process has ended the run in the meantime.
+                claim.release()
+            else:
+                self._start(run, claim)
+            if settled or claim is not None:
+                self._left.remove(run)
+        return elsewhere
+
+    def _start(self, run: SweepRun, claim: Claim) -> None:
+        before = self._attempts.get(run.key) or run.before
+        inputs = None if run.config is None else self._digests.of(run.config)
+        attempt = Attempt(run.parameters, "running", inputs=inputs, number=before.number + 1)
+        run.log.parent.mkdir(parents=True, exist_ok=True)
+        if run.reads_json_file:
+            write_file(run.json_file, args_json(run.parameters).encode())
+        with run.log.open("ab") as log:
+            log.write(f"$ {as_typed(run.command, self._environment)}\n".encode())
+            offset = log.tell()
+        claim.update(attempt)
+        argv = with_environment(run.command, self._environment)
+        try:
+            self._processes.start(run.key, argv, self._environment, run.log, claim.descriptor)
+        except OSError as error:
+            self._failed += 1
+            sentence = f"cannot be started ({error.strerror or error}: {error.filename})"
+            claim.update(replace(attempt, state="failed", error=sentence))
+            claim.release()
+        else:
+            self._active[run.key] = _Active(run, claim, attempt, offset)
+
+    def _end(self, key: str, exit_code: int) -> None:
+        active = self._active.pop(key)
+        attempt = _ended(active, exit_code, stopped=bool(self._processes.signals))
+        self._failed += attempt.state == "failed"
+        active.claim.update(attempt)
+        active.claim.release()
+
+    def _status(self, elsewhere: int) -> str:
+        if self._processes.signals:
+            return f"waiting for {len(self._active)} to save and stop"
+        others = f", {elsewhere} elsewhere" if elsewhere else ""
+        return f"{len(self._active)} running{others}, {self._failed} failed"
 
 
-def _attempt(run: SweepRun, exit_code: int, offset: int, *, stopped: bool) -> Attempt:
+def _ended(active: _Active, exit_code: int, *, stopped: bool) -> Attempt:
     state: State = "finished" if exit_code == 0 else "interrupted" if stopped else "failed"
     # A run that somebody else stopped by a signal has saved its state, too.
     if exit_code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM):
         state = "interrupted"
-    error = None if state == "finished" else _error_from_log(run.log, offset, exit_code)
-    return Attempt(run.parameters, state, exit_code, error)
+    error = None if state == "finished" else _error_from_log(active.run.log, active.offset, exit_code)
+    return replace(active.attempt, state=state, exit_code=exit_code, error=error)
 
 
 def _error_from_log(log: Path, offset: int, exit_code: int) -> str:
@@ -139,12 +197,6 @@ def _error_from_log(log: Path, offset: int, exit_code: int) -> str:
     return f"{how}: {last}" if last else how
 
 
-def _status(active: int, failed: int, *, stopping: bool) -> str:
-    if stopping:
-        return f"waiting for {active} to save and stop"
-    return f"{active} running, {failed} failed"
-
-
 def _count_checkpoints(directory: Path | None) -> int | None:
     if directory is None:
         return None
@@ -153,13 +205,3 @@ def _count_checkpoints(directory: Path | None) -> int | None:
     except UserError:
         # The directory is missing or holds something else; the outcome gives the reason.
         return 0
-
-
-@contextmanager
-def _locked(directory: Path) -> Iterator[None]:
-    try:
-        lock = lock_directory(directory)
-    except InUseError:
-        raise ConfigError(f"{directory}: another 'emtoolkit sweep' runs this file; wait for it, or stop it") from None
-    with lock:
-        yield

@@ -8,6 +8,19 @@ from typing import Any
 from emtoolkit.config.schema import DIALECT
 
 _TEXT = {"type": ["string", "null"]}
+_NESTED: dict[str, Any] = {
+    "type": "object",
+    "description": "Parameters within a section, which a run gets as one mapping.",
+    "properties": {
+        "parameters": {
+            "type": "object",
+            "minProperties": 1,
+            "additionalProperties": {"anyOf": [{"$ref": "#/$defs/parameter"}, {"$ref": "#/$defs/nested"}]},
+        }
+    },
+    "required": ["parameters"],
+    "additionalProperties": False,
+}
 _PARAMETER: dict[str, Any] = {
     "type": "object",
     "description": "The values of one option: value, values, or min and max.",
@@ -47,8 +60,9 @@ _KEYS: dict[str, Any] = {
     "parameters": {
         "type": "object",
         "minProperties": 1,
-        "additionalProperties": _PARAMETER,
-        "description": "The options that differ between runs, by their names on the command line.",
+        "additionalProperties": {"anyOf": [{"$ref": "#/$defs/parameter"}, {"$ref": "#/$defs/nested"}]},
+        "description": "The options that differ between runs, by their names on the command line, such as "
+        "`training.learning_rate`.",
     },
     "program": _TEXT | {"description": "What `${program}` in `command` stands for."},
     "command": {
@@ -88,4 +102,5 @@ def sweep_schema() -> dict[str, Any]:
         "properties": _KEYS,
         "required": ["method", "parameters"],
         "additionalProperties": False,
+        "$defs": {"parameter": _PARAMETER, "nested": _NESTED},
     }

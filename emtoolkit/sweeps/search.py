@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -37,7 +37,10 @@ _REFUSED_METHODS = {
 
 @dataclass(frozen=True, slots=True)
 class Combination:
-    """The parameters of one run. `key` is a digest of the command, the program and the parameters, 12 hex digits."""
+    """The parameters of one run; nested ones are a mapping, as W&B's agent passes them.
+
+    `key` is a digest of the command, the program and the parameters, 12 hex digits.
+    """
 
     parameters: Mapping[str, Any]
     key: str
@@ -45,11 +48,14 @@ class Combination:
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
-    """A sweep file. `parameters` are sorted by name, as in W&B (`HyperParameterSet.from_config`)."""
+    """A sweep file. `parameters` are sorted by name, as in W&B (`HyperParameterSet.from_config`).
+
+    The name of a nested parameter is the tuple of the names on the way to it.
+    """
 
     path: Path
     method: str
-    parameters: Mapping[str, Distribution]
+    parameters: Mapping[tuple[str, ...], Distribution]
     command: tuple[str, ...]
     program: str | None
     project: str | None
@@ -72,7 +78,7 @@ class Sweep:
         for values in found:
             if limit is not None and len(unique) == limit:
                 break
-            parameters = dict(zip(self.parameters, values, strict=True))
+            parameters = _nested(zip(self.parameters, values, strict=True))
             combination = Combination(parameters, _key(self.command, self.program, parameters))
             unique.setdefault(combination.key, combination)
         return list(unique.values())
@@ -83,7 +89,7 @@ class Sweep:
             values = distribution.grid()
             if values is None:
                 raise ConfigError(
-                    f"{self.path}: parameters.{name}: a grid needs a list of values "
+                    f"{self.path}: parameters.{'.parameters.'.join(name)}: a grid needs a list of values "
                     "(found probabilities or a range of numbers); write values, or use method: random"
                 )
             axes.append(values)
@@ -127,7 +133,7 @@ def read_sweep(path: Path) -> Sweep:
     return Sweep(
         path=path,
         method=method,
-        parameters=_parameters(content, path),
+        parameters=dict(_parameters(content.get("parameters"), f"{path}: parameters")),
         command=command,
         program=program,
         project=_text(content, "project", path),
@@ -136,14 +142,31 @@ def read_sweep(path: Path) -> Sweep:
     )
 
 
-def _parameters(content: Mapping[str, Any], path: Path) -> dict[str, Distribution]:
-    parameters = content.get("parameters")
-    if not isinstance(parameters, dict) or not parameters:
-        raise ConfigError(f"{path}: parameters: {parameters!r} is not a mapping of names to values")
-    for name in parameters:
+def _parameters(content: Any, where: str) -> Iterator[tuple[tuple[str, ...], Distribution]]:
+    """The names and distributions under the key `parameters`, whose file and dotted key is `where`."""
+    if not isinstance(content, dict) or not content:
+        raise ConfigError(f"{where}: {content!r} is not a mapping of names to values")
+    for name in content:
         if not isinstance(name, str):
-            raise ConfigError(f"{path}: parameters.{name}: the name {name!r} is not a string")
-    return {name: parse_distribution(parameters[name], f"{path}: parameters.{name}") for name in sorted(parameters)}
+            raise ConfigError(f"{where}.{name}: the name {name!r} is not a string")
+    for name in sorted(content):
+        inner, place = content[name], f"{where}.{name}"
+        if not isinstance(inner, dict) or "parameters" not in inner:
+            yield (name,), parse_distribution(inner, place)
+            continue
+        if beside := [key for key in inner if key != "parameters"]:
+            raise ConfigError(f"{place}.{beside[0]}: a parameter with nested parameters has no value; remove the key")
+        yield from (((name, *path), found) for path, found in _parameters(inner["parameters"], f"{place}.parameters"))
+
+
+def _nested(values: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for (*sections, name), value in values:
+        inner = found
+        for section in sections:
+            inner = inner.setdefault(section, {})
+        inner[name] = value
+    return found
 
 
 def _command(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
@@ -168,7 +191,12 @@ def _run_cap(content: Mapping[str, Any], path: Path) -> int | None:
 
 
 def _key(command: Sequence[str], program: str | None, parameters: Mapping[str, Any]) -> str:
-    # W&B treats 3 and 3.0 as one value.
-    plain = {k: int(v) if isinstance(v, float) and v.is_integer() else v for k, v in parameters.items()}
-    content = json.dumps([list(command), program, plain], sort_keys=True, default=str)
+    content = json.dumps([list(command), program, _plain(parameters)], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def _plain(value: Any) -> Any:
+    """`value` with whole floats as integers: W&B treats 3 and 3.0 as one value."""
+    if isinstance(value, Mapping):
+        return {name: _plain(inner) for name, inner in value.items()}
+    return int(value) if isinstance(value, float) and value.is_integer() else value

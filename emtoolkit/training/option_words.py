@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.config.key_values import is_key, key_names, quoted, takes_boolean
-from emtoolkit.errors import UserError, nearest
+from emtoolkit.config.key_values import is_key, key_names, takes_boolean
+from emtoolkit.errors import UserError, nearest, shown
 
 _KEY = "--key"
 _WHOLE = re.compile(r"([-+]?[0-9]+)\.0*")
@@ -98,10 +98,10 @@ class _Reader:
             # W&B's q_uniform draws 16.0.
             text = whole[1]
         if option.is_flag and text.strip().lower() not in _BOOLEANS:
-            raise UserError(f"{flag}: {quoted(text)} is not valid; expected true or false, or the flag alone")
+            raise UserError(f"{flag}: {shown(text)} is not valid; expected true or false, or the flag alone")
         before = self._values.setdefault(flag, text)
         if before != text:
-            raise UserError(f"{flag}: given as {quoted(before)} and as {quoted(text)}; give one of the two")
+            raise UserError(f"{flag}: given as {shown(before)} and as {shown(text)}; give one of the two")
         if not option.is_flag:
             return [f"{flag}={text}"]
         return [flag] if _BOOLEANS[text.strip().lower()] else []
@@ -145,5 +145,5 @@ def _of_json(text: str, place: str) -> list[tuple[str, str]]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
-        raise UserError(f"{place}: {quoted(content)} is not an object of names and values")
+        raise UserError(f"{place}: {shown(content)} is not an object of names and values")
     return [(name, str(value)) for name, value in content.items()]

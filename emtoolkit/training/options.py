@@ -5,7 +5,8 @@ command, and `TrainOptions.from_argv` parses with the same parameters, so that t
 """
 
 import inspect
-from collections.abc import Callable, Collection, Sequence
+import os
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache, wraps
 from itertools import pairwise
@@ -114,14 +115,15 @@ class TrainOptions:
                 return cls.from_argv(command[at + 2 :])
         return None
 
-    def to_config(self) -> "RunConfig":
-        """The run that these options describe.
+    def to_config(self, environment: Mapping[str, str] = os.environ) -> "RunConfig":
+        """The run that these options describe; `environment` tells whether W&B's agent started it.
 
         Raises:
             ConfigError: the config file, a setting or an option is not valid; the message names it.
             UserError: more than one option decides when to save.
         """
         from emtoolkit.config.load import load_config
+        from emtoolkit.config.sweep_directories import under_agent
 
         given = [text for text in (self.schedule, self.save_steps) if text not in (None, "None")]
         if len(given) + self.custom_checkpoints > 1:
@@ -138,7 +140,7 @@ class TrainOptions:
             "output_dir": self.output_dir,
         }
         config = load_config(self.config, self.settings, flags, self.key_flags)
-        return config.on_control() if self.control else config
+        return under_agent(config.on_control() if self.control else config, environment)
 
     def flags_given(self) -> list[str]:
         """The flags whose values differ from the defaults, such as `--save-steps`, in order of declaration."""

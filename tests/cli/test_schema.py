@@ -60,6 +60,7 @@ def test_a_shipped_file_names_its_schema_and_is_valid(file: Path) -> None:
         ("sweep", {"method": "bayes"}),
         ("sweep", {"parameters": {"seed": {"valus": [1, 2]}}}),
         ("sweep", {"parameters": {"seed": {"distribution": "uniform"}}}),
+        ("sweep", {"parameters": {"training": {"parameters": {"learning_rate": {"valus": [1, 2]}}}}}),
         ("persona", {"sytem_prompt": "a"}),
         ("persona", {"system_prompt": "a"}),
         ("persona", {"compose": "merged"}),
@@ -82,7 +83,7 @@ def test_the_sweep_schema_has_the_keys_that_a_sweep_is_read_with(tmp_path: Path)
     with pytest.raises(ConfigError) as raised:
         distributions.parse_distribution({"distribution": "unknown"}, "")
     known = str(raised.value).rpartition(" is not one of ")[2].split(", ")
-    parameter = schema["properties"]["parameters"]["additionalProperties"]
+    parameter = schema["$defs"]["parameter"]
     assert parameter["properties"]["distribution"]["enum"] == known
 
 

@@ -1,5 +1,8 @@
 """The command of a combination: W&B's macros, replaced as `wandb agent` replaces them."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,19 @@ import yaml
 from wandb.sdk.launch.sweeps import utils as wandb_sweeps
 
 from emtoolkit.errors import ConfigError
-from emtoolkit.sweeps.command import as_typed, command_of, with_environment
+from emtoolkit.sweeps.command import Word, as_typed, command_of, with_environment
 from emtoolkit.sweeps.search import Sweep, read_sweep
 
-PARAMETERS: dict[str, Any] = {"fast": True, "lr": 1e-5, "off": False, "persona": "baseline", "schedule": "every:100"}
+PARAMETERS: dict[str, Any] = {
+    "fast": True,
+    "lr": 1e-5,
+    "none": None,
+    "off": False,
+    "persona": "baseline",
+    # The agent replaces variables in the file's own words only.
+    "schedule": "${envvar:PATH} ${args}",
+    "training": {"betas": [0.9, None], "x-y": {"z": "it's"}},
+}
 MACROS = [
     "args",
     "args_no_equals",
@@ -34,12 +46,13 @@ def sweep(tmp_path: Path, *command: str, **more: Any) -> Sweep:
 @pytest.mark.parametrize("macro", MACROS)
 def test_the_arguments_are_those_of_the_agent(tmp_path: Path, macro: str) -> None:
     of_the_agent = wandb_sweeps.create_sweep_command_args({"args": {k: {"value": v} for k, v in PARAMETERS.items()}})
-    assert command_of(sweep(tmp_path, f"${{{macro}}}"), PARAMETERS, Path("x.json")) == of_the_agent[macro]
+    words = command_of(sweep(tmp_path, f"${{{macro}}}"), PARAMETERS, Path("x.json"))
+    assert with_environment(words) == of_the_agent[macro]
 
 
 def test_a_file_without_a_command_gets_the_agents(tmp_path: Path) -> None:
     words = command_of(sweep(tmp_path, program="train.py"), {"a": 1}, Path("x.json"))
-    assert words == ["/usr/bin/env", sys.executable, "train.py", "--a=1"]
+    assert with_environment(words) == ["/usr/bin/env", sys.executable, "train.py", "--a=1"]
 
 
 def test_environment_variables_are_replaced_as_the_agent_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,9 +63,39 @@ def test_environment_variables_are_replaced_as_the_agent_does(tmp_path: Path, mo
     assert ours == wandb_sweeps.create_sweep_command(list(words)) == ["x=a b:NONE", "a b", "$SOME"]
 
 
-def test_a_command_is_shown_quoted_for_a_shell() -> None:
-    words = ["env", "PATH=.venv/bin:${envvar:PATH}", "--out={seed}", "--schedule=every:100"]
-    assert as_typed(words) == "env \"PATH=.venv/bin:$PATH\" '--out={seed}' --schedule=every:100"
+HOSTILE = [
+    *("$(touch ran)", "`touch ran`", "$PATH", "${envvar:PATH}", "; touch ran", "&& touch ran", "| cat", "> ran", "*"),
+    *("'", '"', 'it\'s "so"', "\\", "a\\", "!!", "~", "#", " ", "", "a b", "--x", "-", "=", "{a,b}", "007", "1e-4"),
+    *("two\nlines  \n", "\ttab", "é ∞ 🙂", "\x1b[31mred", "\r", "$'x'", "$((1+1))", "\\n"),
+]
+ECHO = "import json, sys; print(json.dumps(sys.argv[1:]))"
+
+
+def typed_into_a_shell(line: str, directory: Path) -> list[str]:
+    done = subprocess.run(["/bin/sh", "-c", line], cwd=directory, capture_output=True, text=True, check=True)
+    return list(json.loads(done.stdout))
+
+
+@pytest.mark.subprocess
+def test_a_command_that_is_pasted_into_a_shell_gives_the_words_of_the_sweep_and_runs_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME", "$(touch ran) 'a' \"b\" \n*")
+    monkeypatch.setenv("WANDB_MODE", "online")
+    in_file = [*HOSTILE, *(f"{word}${{envvar:SOME}}{word}${{envvar:NONE}}x${{envvar:WANDB_MODE}}" for word in HOSTILE)]
+    words = [Word(sys.executable), Word("-c"), Word(ECHO)]
+    words += [*map(Word, HOSTILE), *(Word(word, has_macros=True) for word in in_file)]
+    # The sweep sets a variable otherwise than the shell.
+    environment = {**os.environ, "WANDB_MODE": "off line"}
+    line = as_typed(words, environment)
+    assert typed_into_a_shell(line, tmp_path) == with_environment(words, environment)[3:]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_only_a_variable_of_the_file_is_a_variable_for_the_shell() -> None:
+    words = [Word("PATH=.venv/bin:${envvar:PATH}x${envvar:NO}", has_macros=True), Word("${envvar:PATH}")]
+    assert as_typed(words, {"PATH": "/bin"}, {"PATH": "/bin"}) == "PATH=.venv/bin:\"$PATH\"xNO '${envvar:PATH}'"
+    assert as_typed(words[:1], {"PATH": "/bin"}, {"PATH": "/usr"}) == "PATH=.venv/bin:/binxNO"
 
 
 def test_an_unknown_macro_is_refused(tmp_path: Path) -> None:

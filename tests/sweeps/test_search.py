@@ -60,6 +60,17 @@ def test_a_grid_has_the_values_that_wandb_lists(tmp_path: Path, content: Any, ex
     assert values(sweep(tmp_path, {"a": content}).combinations()) == [(value,) for value in expected]
 
 
+def test_nested_parameters_are_combined_and_given_as_a_mapping(tmp_path: Path) -> None:
+    inner = {"parameters": {"lr": {"values": [0.1, 0.2]}, "deep": {"parameters": {"r": {"value": 8}}}}}
+    found = sweep(tmp_path, {"training": inner, "seed": {"values": [1, 2]}}).combinations()
+    assert [combination.parameters for combination in found] == [
+        {"seed": seed, "training": {"deep": {"r": 8}, "lr": lr}} for seed in (1, 2) for lr in (0.1, 0.2)
+    ]
+    drawn = sweep(tmp_path, {"training": inner, "seed": {"min": 0.0, "max": 1.0}}, "random").combinations(count=3)
+    assert [set(combination.parameters["training"]) for combination in drawn] == [{"deep", "lr"}] * 3
+    assert len({combination.key for combination in [*found, *drawn]}) == 7
+
+
 def test_at_most_run_cap_or_count_of_them_run(tmp_path: Path) -> None:
     capped = sweep(tmp_path, {"a": {"values": [1, 2, 3]}}, run_cap=2)
     assert values(capped.combinations()) == [(1,), (2,)]
@@ -174,8 +185,17 @@ A = "parameters: {a: {values: [1]}}\n"
             "parameters.a.probabilities: [1, 1] is not 2 probabilities, one for each value, that sum to 1",
         ),
         (
-            "method: grid\nparameters: {a: {parameters: {b: {value: 1}}}}",
-            "parameters.a.parameters: nested parameters are not supported: a command would get them as one Python dict",
+            "method: grid\nparameters: {a: {parameters: {b: {valeu: 1}}}}",
+            "parameters.a.parameters.b: {'valeu': 1}: expected value, values, or min and max; did you mean 'value'?",
+        ),
+        ("method: grid\nparameters: {a: {parameters: 3}}", "parameters.a.parameters: 3 is not a mapping of names"),
+        (
+            "method: grid\nparameters: {a: {parameters: {b: {value: 1}}, value: 2}}",
+            "parameters.a.value: a parameter with nested parameters has no value; remove the key",
+        ),
+        (
+            "method: grid\nparameters: {a: {parameters: {b: {min: 0.0, max: 1.0}}}}",
+            "parameters.a.parameters.b: a grid needs a list of values",
         ),
         ("method: grid\nmethod: grid", "the key 'method' appears twice in one mapping"),
     ],

@@ -155,7 +155,8 @@ def test_a_dry_run_shows_the_combinations_and_their_commands_and_writes_nothing(
     done = emtoolkit("sweep", path, "--dry-run", cwd=directory)
     assert (done.code, done.err) == (0, "")
     assert done.out == (
-        '1  a=1  (waiting)\n   env "P=$PATH" prog.py --a=1\n2  a=x y  (waiting)\n   env "P=$PATH" prog.py \'--a=x y\'\n'
+        '# 1  a=1  (waiting)\n   env P="$PATH" prog.py --a=1\n'
+        "# 2  a=x y  (waiting)\n   env P=\"$PATH\" prog.py '--a=x y'\n"
     )
     listed = json.loads(emtoolkit("sweep", path, "--dry-run", "--json", cwd=directory).out)
     assert [(run["parameters"], run["state"]) for run in listed] == [({"a": 1}, "waiting"), ({"a": "x y"}, "waiting")]
@@ -186,19 +187,24 @@ TRAIN = ["${interpreter}", "-m", "emtoolkit", "train", "sandbox", "--output-dir=
         ({"sede": {"value": 1}}, "sede=1: --sede: no such option; did you mean '--seed'?"),
         ({"seed": {"value": "x"}}, "seed=x: --seed: 'x' is not valid: "),
         (
-            {"seed": {"values": [1, 2]}},
-            "command: seed=1 and seed=2 both write to {cwd}/out/baseline; --output-dir must tell them apart, by "
-            "{{seed}} for example",
+            {"training.learning_rte": {"value": 1}},
+            "training.learning_rte=1: --training.learning_rte: unknown key (value '1'); did you mean "
+            "'--training.learning_rate'?\n",
         ),
         (
-            {"set": {"values": ["training.max_steps=1", "training.max_steps=2"]}},
-            "command: set=training.max_steps=1 and set=training.max_steps=2 both write to {cwd}/out/baseline; "
-            "--output-dir must tell them apart\n",
+            {"training": {"parameters": {"epochs": {"value": "x"}}}},
+            "training.epochs=x: --training: training.epochs: 'x' is not valid: input should be a valid number",
+        ),
+        (
+            {"output-dir": {"value": "a"}, "seed": {"values": [1, 2]}},
+            "command: output-dir=a seed=1 and output-dir=a seed=2 both write to {cwd}/a; --output-dir must tell them "
+            "apart, with {{set}} for example\n",
         ),
     ],
 )
 def test_an_invalid_training_is_refused_before_any_run_starts(directory: Path, parameters: Any, sentence: str) -> None:
-    path = write(directory, [], parameters=parameters, command=TRAIN)
+    command = [word for word in TRAIN if "output-dir" not in parameters or "output-dir" not in word]
+    path = write(directory, [], parameters=parameters, command=command)
     done = emtoolkit("sweep", path, cwd=directory)
     assert done.code == 2
     assert done.err.startswith(f"emtoolkit: sweep.yaml: {sentence.format(cwd=directory)}")
@@ -246,6 +252,8 @@ def stop(number, frame):
         sys.exit(130)
 signal.signal(signal.SIGINT, stop)
 signal.signal(signal.SIGTERM, stop)
+# Looks whether "go" exists.
+signal.signal(signal.SIGUSR1, lambda number, frame: None)
 # signal.pause() would wait for ever if the signal came just before: its handler runs only after the call.
 woken, wake = os.pipe()
 os.set_blocking(wake, False)
@@ -342,23 +350,48 @@ def test_a_third_interruption_kills_a_run_that_ignores_signals(
     assert (json.loads(out)[0]["state"], json.loads(out)[0]["error"]) == ("interrupted", "killed by SIGKILL")
 
 
-def test_a_second_sweep_of_the_same_file_is_refused_and_a_killed_run_runs_again(
+def test_two_sweeps_of_one_file_share_its_runs_and_the_run_of_a_killed_one_goes_to_the_other(
     directory: Path, pipe: Pipe, start: Callable[..., "subprocess.Popen[str]"]
 ) -> None:
-    path = write(directory, [1])
-    sweep = start(path)
-    _, process_id = pipe.line()
-    second = emtoolkit("sweep", path, cwd=directory)
-    assert second.code == 2
-    assert second.err.endswith(
-        "emtoolkit: outputs/sweeps/sweep-local: another 'emtoolkit sweep' runs this file; wait for it, or stop it\n"
-    )
-    sweep.kill()
-    sweep.communicate()
-    os.kill(int(process_id), signal.SIGKILL)
-    assert states(emtoolkit("sweep", path, "--dry-run", "--json", cwd=directory)) == [(1, "running")]
+    path = write(directory, [1, 2, 3])
+    killed = start(path, "--json")
+    _, first = pipe.line()
+    other = start(path, "--json", "--jobs", "2")
+    _, second = pipe.line()
+    _, third = pipe.line()
+    listed = states(emtoolkit("sweep", path, "--dry-run", "--json", cwd=directory))
+    assert listed == [(1, "running"), (2, "running"), (3, "running")]
+
+    killed.kill()
+    killed.communicate()
+    # The program is told of the end of its sweep; until it has ended, nobody runs its combination again.
+    assert pipe.line() == ["got", "15", first]
     (directory / "go").touch()
-    assert emtoolkit("sweep", path, cwd=directory).code == 0
+    for word in (second, third):
+        os.kill(int(word), signal.SIGUSR1)
+    out, err = other.communicate(timeout=HANG_SECONDS)
+    assert (other.returncode, states(Done(0, out, err))) == (0, [(1, "finished"), (2, "finished"), (3, "finished")])
+    assert pipe.line()[0] == "running"
+    assert len({first, second, third}) == 3
+
+
+def test_ctrl_c_of_one_sweep_leaves_its_run_to_the_other(
+    directory: Path, pipe: Pipe, start: Callable[..., "subprocess.Popen[str]"]
+) -> None:
+    path = write(directory, [1, 2])
+    stopped, other = start(path, "--json"), start(path, "--json")
+    running = sorted([pipe.line()[1], pipe.line()[1]])
+    stopped.send_signal(signal.SIGINT)
+    out, err = stopped.communicate(timeout=HANG_SECONDS)
+    got = pipe.line()
+    assert stopped.returncode == 130
+    assert got[:2] == ["got", "2"]
+    assert sorted(state for _, state in states(Done(130, out, err))) == ["interrupted", "running"]
+    (directory / "go").touch()
+    (left,) = {*running} - {got[2]}
+    os.kill(int(left), signal.SIGUSR1)
+    out, err = other.communicate(timeout=HANG_SECONDS)
+    assert (other.returncode, states(Done(0, out, err))) == (0, [(1, "finished"), (2, "finished")])
     assert pipe.line()[0] == "running"
 
 
