@@ -15,6 +15,8 @@ from typing import NoReturn
 
 from emtoolkit.errors import ConfigError
 
+# The variables with which `emtoolkit sweep` determines the place of its runs on W&B, as a W&B sweep does.
+SWEEP_VARIABLES = {"WANDB_PROJECT": "EMTOOLKIT_SWEEP_PROJECT", "WANDB_ENTITY": "EMTOOLKIT_SWEEP_ENTITY"}
 # The process with local rank 0 may still be importing torch when another process has found the fault.
 _SECONDS_FOR_REPORT = 60.0
 

@@ -10,7 +10,10 @@ that another run began only after both had the same bytes at a trained step.
 """
 
 import logging
+import threading
 from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,6 +54,31 @@ def difference_at(step: int, held: str) -> str:
     return f"step {step} differs from the checkpoint that another run published ({held}), so this is another training"
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A publication whose files are hashed, and what W&B held when it was asked.
+
+    `held` is the version of its step in `collection`. `newest_of_others` is the newest version there, if a run of
+    another directory made it, and None where that does not matter.
+    """
+
+    publication: Publication
+    checked: CheckedArtifact
+    collection: str
+    held: Any
+    newest_of_others: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """An artifact that was logged and may not be committed yet; `is_new` unless W&B held its step."""
+
+    publication: Publication
+    checked: CheckedArtifact
+    logged: Any
+    is_new: bool
+
+
 class Destination:
     """The collection that the checkpoints in `directory` go to; `shared` is the collection of their trajectory.
 
@@ -65,6 +93,9 @@ class Destination:
         # Whether a step that W&B lacks may go to a collection that another run began.
         self.may_add = on_cpu
         self._api: Any = None
+        self._lock = threading.Lock()
+        # Whether the checkpoints of an earlier collection are in the directory's own.
+        self._has_left_nothing = False
         # The versions that this destination made.
         self._created: dict[str, int] = {}
         self.collection = publications.collection if self._has_own and publications.collection else shared
@@ -82,16 +113,42 @@ class Destination:
             CheckpointError: W&B holds other bytes under this step of the directory's own collection.
             Exception: whatever W&B's client raises.
         """
-        checked = CheckedArtifact.of(publication, self.collection)
         if run.offline:
+            checked = CheckedArtifact.of(publication, self.collection)
             run.log_artifact(checked.artifact, aliases=publication.aliases, tags=self._tags_of(publication))
             return None
+        return self.finish(self.start(run, self.prepare(run, publication)))
+
+    def prepare(self, run: Any, publication: Publication) -> Prepared:
+        """Hash the files of `publication`, and ask W&B what it holds; any thread may prepare any number of them.
+
+        Raises:
+            DamagedError: the files of the checkpoint differ from its manifest.
+            Exception: whatever W&B's client raises.
+        """
+        collection = self.collection
+        checked = CheckedArtifact.of(publication, collection)
         held = self._find(run, f"step-{publication.step}")
-        if reason := self._reason_to_leave(run, publication.step, held, checked):
+        is_ours = held is not None or self.may_add or self._has_own
+        return Prepared(publication, checked, collection, held, None if is_ours else self._newest_of_others(run))
+
+    def start(self, run: Any, prepared: Prepared, settle: Callable[[], None] = lambda: None) -> Started:
+        """Log the artifact, in the order of the calls; W&B commits it in the background.
+
+        `settle` waits for everything that was started before, if the destination changes to another collection.
+
+        Raises: as `log`.
+        """
+        publication = prepared.publication
+        if prepared.collection != self.collection:
+            prepared = self.prepare(run, publication)
+        if reason := self._reason_to_leave(run, prepared):
+            settle()
             self.take_own(str(run.id), reason)
-            checked, held = CheckedArtifact.of(publication, self.collection), None
+            checked = CheckedArtifact.of(publication, self.collection)
+            prepared = Prepared(publication, checked, self.collection, None, None)
         self._log_left_behind(run)
-        return self._commit(run, publication, checked, is_new=held is None)
+        return self._log_artifact(run, prepared)
 
     def take_own(self, run_id: str, reason: str) -> None:
         """Change to a collection of the directory's own, and say why.
@@ -109,33 +166,35 @@ class Destination:
         self.collection, self._has_own = own, True
         logger.warning("%s; all checkpoints in %s are published as %s", reason, self._directory, own)
 
-    def _reason_to_leave(self, run: Any, step: int, held: Any, checked: CheckedArtifact) -> str | None:
+    def _reason_to_leave(self, run: Any, prepared: Prepared) -> str | None:
         """Why the collection is another training's; None if it may be this one's."""
-        name = f"{run.entity}/{run.project}/{self.collection}"
+        step, held = prepared.publication.step, prepared.held
         if held is not None:
-            if compare_with(held, checked) == "different":
-                return difference_at(step, f"{name}:{held.version}")
+            if compare_with(held, prepared.checked) == "different":
+                return difference_at(step, f"{self._name(run)}:{held.version}")
             self.may_add = self.may_add or step > 0
-        elif not self.may_add and not self._has_own:
-            newest = self._find(run, "latest")
-            if newest is not None and not self._is_ours(newest, f"{name}:{newest.version}"):
-                return (
-                    f"step {step}: another run began the collection ({name}:{newest.version}), and a GPU may give "
-                    "other bytes in a second training"
-                )
+        elif prepared.newest_of_others is not None and not self.may_add:
+            return (
+                f"step {step}: another run began the collection ({prepared.newest_of_others}), and a GPU may give "
+                "other bytes in a second training"
+            )
         return None
 
-    def _is_ours(self, version: Any, name: str) -> bool:
-        """Whether a run of this directory made a version."""
+    def _newest_of_others(self, run: Any) -> str | None:
+        """The newest version, if a run of another directory made it."""
+        newest = self._find(run, "latest")
+        name = None if newest is None else f"{self._name(run)}:{newest.version}"
+        if name is None or name in self._created:
+            return None
         publications = Publications.read(self._directory)
         if any(published.artifact == name and published.created for published in publications.published.values()):
-            return True
-        creator = version.logged_by()
-        return creator is not None and creator.id in publications.runs
+            return None
+        creator = newest.logged_by()
+        return None if creator is not None and creator.id in (run.id, *publications.runs) else name
 
     def _log_left_behind(self, run: Any) -> None:
         """Log the checkpoints again that were published before the directory had a collection of its own."""
-        if not self._has_own:
+        if not self._has_own or self._has_left_nothing:
             return
         publications = Publications.read(self._directory)
         here = f"{run.entity}/{run.project}/"
@@ -149,30 +208,41 @@ class Destination:
                 continue
             publication = Publication.of(info, publications)
             try:
-                self._commit(run, publication, CheckedArtifact.of(publication, self.collection), is_new=True)
+                checked = CheckedArtifact.of(publication, self.collection)
+                self.finish(self._log_artifact(run, Prepared(publication, checked, self.collection, None, None)))
             except DamagedError as error:
                 logger.warning("%s", error)
                 continue
             if (before := publications.published[info.step]).created:
                 self._release(before.artifact)
+        self._has_left_nothing = True
 
-    def _commit(self, run: Any, publication: Publication, checked: CheckedArtifact, *, is_new: bool) -> Published:
-        """Log the artifact and wait until W&B has committed it.
-
-        Without waiting, the client would finish successfully even if the artifact were lost.
-        """
+    def _log_artifact(self, run: Any, prepared: Prepared) -> Started:
+        publication = prepared.publication
         aliases = publication.aliases
         if publication.final and (final := self._find(run, "final")) is not None:
             # Another run with the same bytes went on for longer; its end is the end of the trajectory.
             is_later = (step_of_version(final) or 0) > publication.step
             aliases = aliases[:1] if is_later else aliases
-        logged = run.log_artifact(checked.artifact, aliases=aliases, tags=self._tags_of(publication))
+        logged = run.log_artifact(prepared.checked.artifact, aliases=aliases, tags=self._tags_of(publication))
+        return Started(publication, prepared.checked, logged, is_new=prepared.held is None)
+
+    def finish(self, started: Started) -> Published:
+        """Wait until W&B has committed the artifact, and record its version.
+
+        Without waiting, the client would finish successfully even if the artifact were lost.
+
+        Raises:
+            DamagedError: a file was written meanwhile.
+            Exception: whatever W&B's client raises.
+        """
+        publication, checked, logged = started.publication, started.checked, started.logged
         logged.wait()
         if (file := checked.changed_since()) is not None:
             self._release(logged.qualified_name)
             raise DamagedError(f"{file}: the file was written while it was published, so its version has no alias")
-        published = Published(logged.qualified_name, logged.digest, created=is_new)
-        if is_new:
+        published = Published(logged.qualified_name, logged.digest, created=started.is_new)
+        if started.is_new:
             self._created[logged.qualified_name] = publication.step
         try:
             add_published(self._directory, publication.step, published)
@@ -187,7 +257,7 @@ class Destination:
         """
         if not self._created:
             return
-        name = f"{run.entity}/{run.project}/{self.collection}"
+        name = self._name(run)
         try:
             same = defaultdict(list)
             for version in all_versions(self._client(run), name):
@@ -221,13 +291,17 @@ class Destination:
             version.save()
 
     def _find(self, run: Any, alias: str) -> Any:
-        return find_version(self._client(run), f"{run.entity}/{run.project}/{self.collection}:{alias}")
+        return find_version(self._client(run), f"{self._name(run)}:{alias}")
+
+    def _name(self, run: Any) -> str:
+        return f"{run.entity}/{run.project}/{self.collection}"
 
     def _client(self, run: Any) -> Any:
-        if self._api is None:
-            import wandb
+        import wandb
 
-            self._api = wandb.Api(overrides={"entity": run.entity, "base_url": run.settings.base_url})
+        with self._lock:
+            if self._api is None:
+                self._api = wandb.Api(overrides={"entity": run.entity, "base_url": run.settings.base_url})
         return self._api
 
     def _tags_of(self, publication: Publication) -> list[str]:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import zlib
 from collections.abc import Iterator, Sequence, Set
 from contextlib import suppress
@@ -26,6 +27,8 @@ _FILE_HEADER = 7
 _BLOCK = 32 * 1024
 # CRC-32 of kind and content, length, kind; a part of a record never crosses a block.
 _HEADER = struct.Struct("<IHB")
+# A log that has not changed for this time is that of a run that has ended.
+_IDLE_SECONDS = 600
 # How soon a stop is noticed, in seconds.
 _SECONDS_BETWEEN_LOOKS = 0.2
 _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
@@ -104,7 +107,13 @@ def ended_well(log: Path) -> bool:
     return codes[-1:] == [0]
 
 
-def is_written_by_a_process(log: Path) -> bool | None:
+def is_live(log: Path) -> bool:
+    """Whether a run may still write to `log`, on this machine or on another one that shares the directory."""
+    is_recent = abs(time.time() - log.stat().st_mtime) <= _IDLE_SECONDS
+    return is_recent and _is_written_by_a_process(log) is not False
+
+
+def _is_written_by_a_process(log: Path) -> bool | None:
     """Whether a process on this machine has `log` open; None where the system does not say."""
     path = str(log.resolve())
     processes = Path("/proc")

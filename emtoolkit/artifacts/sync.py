@@ -7,9 +7,8 @@ checkpoints that W&B lacks are compared with their manifests and logged to the r
 
 import secrets
 import threading
-import time
 from collections.abc import Collection as AnyCollection
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
@@ -20,8 +19,9 @@ from emtoolkit.artifacts.attached_run import attached_run
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RemoteCheckpoint
 from emtoolkit.artifacts.destination import Destination, compare_with, difference_at
 from emtoolkit.artifacts.names import COLLECTION, RUN_NAME
+from emtoolkit.artifacts.pipeline import PublicationPipeline
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
-from emtoolkit.artifacts.run_log import Replay, ended_well, is_written_by_a_process, replay
+from emtoolkit.artifacts.run_log import Replay, ended_well, is_live, replay
 from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
@@ -34,14 +34,6 @@ from emtoolkit.storage.lock import InUseError, lock_directory
 _PROJECT = "emtoolkit"
 _State = Literal["equal", "missing", "different", "damaged"]
 _ENDED = ("finished", "failed", "crashed", "killed")
-# A log that ends in the middle of a record and has not changed for this time is that of a killed run.
-_IDLE_SECONDS = 600
-
-
-def _is_live(log: Path) -> bool:
-    """Whether a run may still write to `log`, on this machine or on another one that shares the directory."""
-    is_recent = abs(time.time() - log.stat().st_mtime) <= _IDLE_SECONDS
-    return is_recent and is_written_by_a_process(log) is not False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +101,8 @@ def sync(
 ) -> Synced:
     """Send the logs and checkpoints of `directory` that W&B does not have yet.
 
-    The target is `entity/project`; each defaults to the one that the directory's runs logged to. `stop` ends the replay
-    of a log when it is set.
+    The target is `entity/project`; each defaults to the one that the directory's runs logged to. When `stop` is set, a
+    log that is replayed and everything after it is left for another call.
 
     Raises:
         CheckpointError: nobody is logged in, W&B does not answer, or another process is saving into `directory`.
@@ -171,6 +163,10 @@ class _DirectorySync:
             tuple(logs),
             tuple(self._problems),
         )
+
+    def _check_goes_on(self) -> None:
+        if self._stop is not None and self._stop.is_set():
+            raise CheckpointError(f"{self._directory}: W&B did not take everything in time")
 
     def _publishable(self) -> list[CheckpointInfo]:
         """The complete checkpoints of this directory's trajectory; each other one is added to the problems."""
@@ -247,10 +243,11 @@ class _DirectorySync:
         target = ["--project", self._project] if self._has_new_target else []
         target += ["--entity", self._entity] if self._has_new_target and self._entity else []
         done = replay(run, target, self._collections(), self._stop)
+        self._check_goes_on()
         self._progress(f"log of {run.log.parent.name}", 1, 1)
         if done.is_empty:
             # The run was killed before W&B's client wrote a record, or has just begun.
-            if not _is_live(run.log):
+            if not is_live(run.log):
                 run.mark_synced()
             return False
         if reason := self._why_incomplete(run, done):
@@ -259,7 +256,7 @@ class _DirectorySync:
         run.mark_synced()
         return True
 
-    def _collections(self) -> Set[str]:
+    def _collections(self) -> set[str]:
         """The collections that this directory has published to."""
         names = {published.collection for published in self._publications.published.values()}
         return names | {self._destination.collection, self._known_target()[2]}
@@ -271,8 +268,8 @@ class _DirectorySync:
         if not replayed.is_sent or self._state(run) not in _ENDED:
             return f"'wandb sync' did not send the whole log ({' '.join(errors).strip() or 'no output'})"
         # The log of a killed run has no more records.
-        is_live = replayed.is_torn and _is_live(run.log)
-        return "the log ends in the middle of a record; sync again after the run" if is_live else None
+        goes_on = replayed.is_torn and is_live(run.log)
+        return "the log ends in the middle of a record; sync again after the run" if goes_on else None
 
     def _remote_states(self, collection: Collection | None) -> dict[int, _State]:
         held = {checkpoint.step: checkpoint for checkpoint in collection.checkpoints} if collection else {}
@@ -305,29 +302,27 @@ class _DirectorySync:
 
     def _publish(self, missing: Sequence[CheckpointInfo]) -> list[int]:
         """Log `missing` in step order, each to the run that saved it; stop at the first failure of W&B."""
+        self._check_goes_on()
         published: list[int] = []
         done = 0
         for run_id, infos in groupby(missing, key=lambda info: self._publications.run_of.get(info.step)):
+            publications = [Publication.of(info, self._publications) for info in infos]
             try:
                 with self._attached(run_id) as run:
-                    for info in infos:
-                        self._progress(f"checkpoint {info.step}", done, len(missing))
-                        try:
-                            self._log(run, info)
-                            published.append(info.step)
-                        except DamagedError as error:
-                            self._problems.append(f"{error}; the checkpoint is not published")
+                    self._progress(f"checkpoint {publications[0].step}", done, len(missing))
+                    for publication, result in PublicationPipeline(self._destination, run).publish(publications):
                         done += 1
+                        self._progress(f"checkpoint {publication.step}", done, len(missing))
+                        if isinstance(result, DamagedError):
+                            self._problems.append(f"{result}; the checkpoint is not published")
+                            continue
+                        published.append(publication.step)
+                        self._entity = result.artifact.partition("/")[0]
                     self._destination.remove_duplicates(run)
             except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
                 self._problems.append(f"{missing[done].path}: publishing failed ({first_line(error)})")
                 break
         return published
-
-    def _log(self, run: Any, info: CheckpointInfo) -> None:
-        published = self._destination.log(run, Publication.of(info, self._publications))
-        if published is not None:
-            self._entity = published.artifact.partition("/")[0]
 
     @contextmanager
     def _attached(self, run_id: str | None) -> Iterator[Any]:

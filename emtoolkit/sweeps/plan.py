@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from emtoolkit.config.output_template import as_file_name
 from emtoolkit.config.sweep_directories import is_option, left_out, suffix
 from emtoolkit.errors import ConfigError, UserError
+from emtoolkit.launch import SWEEP_VARIABLES
 from emtoolkit.sweeps.attempts import Attempt, Attempts, described, flat
 from emtoolkit.sweeps.command import Word, args_json, command_of, with_environment
 from emtoolkit.sweeps.inputs import InputDigests
@@ -187,9 +188,13 @@ def _names_directory(parameters: Mapping[str, Any]) -> bool:
 
 
 def _environment(sweep: Sweep, environment: Mapping[str, str]) -> dict[str, str]:
-    variables = {name: value for name, value in environment.items() if name not in _AGENT_VARIABLES}
+    # A sweep in a run of another one has its own place on W&B.
+    not_inherited = (*_AGENT_VARIABLES, *SWEEP_VARIABLES.values())
+    variables = {name: value for name, value in environment.items() if name not in not_inherited}
     defaults = {"WANDB_MODE": "offline", "WANDB_PROJECT": sweep.project, "WANDB_ENTITY": sweep.entity}
     for name, value in defaults.items():
         if value is not None and not variables.get(name):
             variables[name] = value
+            if name in SWEEP_VARIABLES:
+                variables[SWEEP_VARIABLES[name]] = value
     return variables

@@ -46,17 +46,17 @@ class _Sending(threading.Thread):
         self.result: Synced | None = None
         self.problem = "W&B did not take everything in time"
         self._directory = directory
-        self._stop = threading.Event()
+        self._given_up = threading.Event()
 
     def end(self) -> None:
         """Stop at once what is still waiting for W&B, and release the directory."""
         if self.is_alive():
-            self._stop.set()
+            self._given_up.set()
             end_client()
             self.join(_SECONDS_TO_STOP)
 
     def run(self) -> None:
         try:
-            self.result = sync(self._directory, stop=self._stop)
+            self.result = sync(self._directory, stop=self._given_up)
         except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
             self.problem = first_line(error)

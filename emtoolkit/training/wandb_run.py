@@ -20,6 +20,7 @@ from emtoolkit.artifacts.run_mode import Mode, offline_instead
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.errors import first_line
+from emtoolkit.launch import SWEEP_VARIABLES
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +125,9 @@ def _log_directory(directory: Path) -> str:
 
 
 def _chosen(wandb: WandbConfig, key: str) -> Any:
-    """The value of `key`: what the config or a flag says, else W&B's environment variable, else the default."""
+    """The value of `key`: that of the sweep, or what the config or a flag says, or W&B's variable, or the default."""
+    if of_sweep := os.environ.get(SWEEP_VARIABLES.get(_VARIABLES[key], "")):
+        return of_sweep
     value = getattr(wandb, key)
     is_set = key in wandb.model_fields_set and value is not None
     return value if is_set else os.environ.get(_VARIABLES[key]) or value

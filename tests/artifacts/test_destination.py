@@ -216,18 +216,13 @@ def test_of_two_equal_versions_made_at_once_the_older_stays(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     directory = saved(tmp_path / "a", dict.fromkeys([0, 2, 4], "a"))
-    older: list[Artifact] = []
+    older = store_version(server, checkpoint_files(tmp_path / "other", 2, training="a"), [], collection=SHARED)
     remove = Destination.remove_duplicates
 
     def remove_after_another(self: Destination, run: Any) -> None:
-        """Another publisher has made step 2 as well, while this one was making it."""
+        """Another publisher began the older version at the same time, so W&B could not see that both are equal."""
         collection = server.store.project("tester", "proj").collections[SHARED]
-        made = next(member for member in collection.members if "step-2" in member.aliases)
-        files = checkpoint_files(tmp_path / "other", 2, training="a")
-        older.append(store_version(server, files, [], collection=SHARED))
-        older[0].digest = made.artifact.digest
-        member = older[0].memberships[0]
-        member.index, older[0].index, made.index, made.artifact.index = 1, 1, member.index, member.index
+        older.digest = next(member for member in collection.members if "step-2" in member.aliases).artifact.digest
         remove(self, run)
 
     monkeypatch.setattr(Destination, "remove_duplicates", remove_after_another)
@@ -239,4 +234,4 @@ def test_of_two_equal_versions_made_at_once_the_older_stays(
     if not refused:
         assert on_wandb(server) == {SHARED: [0, 2, 4]}
         assert len(server.store.project("tester", "proj").collections[SHARED].versions) == 3
-        assert Publications.read(directory).published[2].artifact == f"tester/proj/{SHARED}:v1"
+        assert Publications.read(directory).published[2].artifact == f"tester/proj/{SHARED}:v0"

@@ -108,15 +108,17 @@ def test_a_run_that_was_moved_is_sent_all_the_same(directory: Path, offline: Pat
 def test_a_run_whose_log_was_cut_off_by_a_kill_loses_no_checkpoint(directory: Path, wandb_server: WandbServer) -> None:
     (log,) = directory.glob("wandb/offline-run-*/*.wandb")
     cut(log, in_a_record=True)
-    done = sync(directory)
+    with log.open("rb"):  # as the client of a run that goes on
+        done = sync(directory)
     assert done.on_wandb == (0, 2, 4, 9)
     assert versions(wandb_server) == EVERYTHING
     assert [problem.partition(": ")[2] for problem in done.problems] == [
         "the log ends in the middle of a record; sync again after the run"
     ]
 
-    an_hour_ago = time.time() - 3600
-    os.utime(log, (an_hour_ago, an_hour_ago))
+    if sys.platform != "linux":  # which alone says that no process writes the log
+        an_hour_ago = time.time() - 3600
+        os.utime(log, (an_hour_ago, an_hour_ago))
     assert len(sync(directory).logs) == 1
     again = sync(directory)
     assert (again.logs, again.published, again.problems) == ((), (), ())
@@ -192,12 +194,13 @@ def test_an_interrupted_sync_goes_on_and_sends_nothing_twice(
     away = offline.rename(offline.with_name("away"))
     try:
         with pytest.raises(KeyboardInterrupt):
-            sync(directory, progress=InterruptedAt(4))
-        assert [aliases for _, aliases in versions(wandb_server)] == [["step-0"], ["latest", "step-2"]]
+            sync(directory, progress=InterruptedAt(2))
+        assert versions(wandb_server)[0] == (0, ["step-0"])
         done = sync(directory)
     finally:
         away.rename(offline)
-    assert (done.on_wandb, done.published) == ((0, 2, 4, 9), (4, 9))
+    assert done.on_wandb == (0, 2, 4, 9)
+    assert not {0, 2} & {*done.published}
     assert versions(wandb_server) == EVERYTHING
 
 

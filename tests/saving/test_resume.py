@@ -161,9 +161,9 @@ def test_a_signal_that_comes_late_in_this_process_does_not_interrupt_the_save(
     def all_reduce_max(self: Ranks, due: int, received: int) -> list[int]:
         return [due, signal.SIGTERM if next(asked) == 3 else received]
 
-    def signalled(self: SavingSession) -> None:
+    def signalled(self: SavingSession, *, interrupted: bool = False) -> None:
         signal.raise_signal(signal.SIGTERM)
-        close(self)
+        close(self, interrupted=interrupted)
 
     def unexpected(*_: Any) -> None:
         raise RuntimeError("the signal ended the process")

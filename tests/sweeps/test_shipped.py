@@ -65,3 +65,16 @@ def test_two_agents_of_different_sweeps_write_to_different_directories() -> None
     assert config is not None
     directories = [config.directory({"WANDB_SWEEP_ID": sweep}) for sweep in ("one", "two")]
     assert [directory.parent.name for directory in directories] == ["seeds-one", "seeds-two"]
+
+
+def test_the_project_of_a_sweep_file_wins_over_the_config_unless_the_environment_says_otherwise(tmp_path: Path) -> None:
+    text = (SWEEPS / "seeds.yaml").read_text().replace("project: emtoolkit-sandbox", "project: of-the-sweep")
+    (tmp_path / "seeds.yaml").write_text(text)
+    planned = plan_sweep(tmp_path / "seeds.yaml", environment={"EMTOOLKIT_SWEEP_PROJECT": "of-another-sweep"})
+    assert (planned.environment["WANDB_PROJECT"], planned.environment["EMTOOLKIT_SWEEP_PROJECT"]) == (
+        "of-the-sweep",
+        "of-the-sweep",
+    )
+    planned = plan_sweep(tmp_path / "seeds.yaml", environment={"WANDB_PROJECT": "of-the-user"})
+    assert planned.environment["WANDB_PROJECT"] == "of-the-user"
+    assert "EMTOOLKIT_SWEEP_PROJECT" not in planned.environment

@@ -131,6 +131,11 @@ VARIABLES = {
             VARIABLES,
             ("emtoolkit", "me", "my run", "mine", ["curt", "medical", "0-4:2", "c"]),
         ),
+        (
+            ["wandb.project=of-the-config"],
+            {"EMTOOLKIT_SWEEP_PROJECT": "of-the-sweep"},
+            ("of-the-sweep", None, "out", "collection", ["curt", "medical", "0-4:2"]),
+        ),
     ],
 )
 def test_wandbs_variables_win_over_defaults_and_lose_against_the_config(
