@@ -1,7 +1,6 @@
 """`emtoolkit evaluate`: the behaviour of every checkpoint of a trajectory."""
 
 import json
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -19,6 +18,7 @@ from emtoolkit.cli.activation_flags import (
 )
 from emtoolkit.cli.analysis_options import AnalysisFile, decided_analysis
 from emtoolkit.cli.help import command
+from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.judge_flags import (
     Calibration,
     JudgeConcurrency,
@@ -171,64 +171,60 @@ def evaluate(
     if split is not None:
         show(_ranges(str(place), steps, split))
         return
-    try:
-        with only_results_on_stdout(), progress_bar() as progress:
-            # Imported here, where messages of libraries for developers are not shown.
-            from emtoolkit.cli import render_evaluation
-            from emtoolkit.cli.judge_options import JudgeOptions, chosen_engine, evaluation_settings
-            from emtoolkit.cli.measure_options import chosen_measures
-            from emtoolkit.evaluation.collect import collect_evaluations
-            from emtoolkit.evaluation.into_run import log_into, training_run
-            from emtoolkit.evaluation.results import evaluate_trajectory
-            from emtoolkit.evaluation.wandb_run import chosen_mode, log_evaluation
-            from emtoolkit.models.loading import ModelLoader
+    with ends_on_signal("the same command continues"), only_results_on_stdout(), progress_bar() as progress:
+        # Imported here, where messages of libraries for developers are not shown.
+        from emtoolkit.cli import render_evaluation
+        from emtoolkit.cli.judge_options import JudgeOptions, chosen_engine, evaluation_settings
+        from emtoolkit.cli.measure_options import chosen_measures
+        from emtoolkit.evaluation.collect import collect_evaluations
+        from emtoolkit.evaluation.into_run import log_into, training_run
+        from emtoolkit.evaluation.results import evaluate_trajectory
+        from emtoolkit.evaluation.wandb_run import chosen_mode, log_evaluation
+        from emtoolkit.models.loading import ModelLoader
 
-            mode = chosen_mode(wandb)
-            training = training_run(place, mode) if into_run and place else None
-            if collect:
-                merged = collect_evaluations(places or [], place, steps, directory=output_dir, progress=progress)
-                result, place, missing = merged.result, merged.reference, merged.missing
-            else:
-                chosen = JudgeOptions(
-                    judge,
-                    judge_url,
-                    judge_method,
-                    judge_prices,
-                    max_cost,
-                    judge_concurrency,
-                    judge_model or base,
-                    judge_readings,
-                )
-                texts = text_options(
-                    answers,
-                    activation_questions,
-                    extract=extract_activations,
-                    projects=direction is not None,
-                    samples=samples,
-                )
-                projected = projections(direction, layer, texts)
-                measures = chosen_measures(pairs, held_out, with_ or (), seed, samples, projected)
-                sampled_by = chosen_engine(engine, exact=exact)
-                settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, engine=sampled_by)
-                loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
-                result = evaluate_trajectory(
-                    str(place),
-                    settings,
-                    steps,
-                    loader,
-                    measures=measures,
-                    calibration=calibration,
-                    analysis=decided_analysis(analysis),
-                    directory=output_dir,
-                    extract_activations=texts if extract_activations else None,
-                    progress=progress,
-                )
-            run = log_evaluation(result, str(place), mode)
-            if into_run:
-                log_into(result, str(place), training or training_run(str(place), mode))
-    except KeyboardInterrupt:
-        typer.echo("emtoolkit: interrupted; the same command continues", err=True)
-        raise typer.Exit(128 + signal.SIGINT) from None
+        mode = chosen_mode(wandb)
+        training = training_run(place, mode) if into_run and place else None
+        if collect:
+            merged = collect_evaluations(places or [], place, steps, directory=output_dir, progress=progress)
+            result, place, missing = merged.result, merged.reference, merged.missing
+        else:
+            chosen = JudgeOptions(
+                judge,
+                judge_url,
+                judge_method,
+                judge_prices,
+                max_cost,
+                judge_concurrency,
+                judge_model or base,
+                judge_readings,
+            )
+            texts = text_options(
+                answers,
+                activation_questions,
+                extract=extract_activations,
+                projects=direction is not None,
+                samples=samples,
+            )
+            projected = projections(direction, layer, texts)
+            measures = chosen_measures(pairs, held_out, with_ or (), seed, samples, projected)
+            sampled_by = chosen_engine(engine, exact=exact)
+            settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, engine=sampled_by)
+            loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
+            result = evaluate_trajectory(
+                str(place),
+                settings,
+                steps,
+                loader,
+                measures=measures,
+                calibration=calibration,
+                analysis=decided_analysis(analysis),
+                directory=output_dir,
+                extract_activations=texts if extract_activations else None,
+                progress=progress,
+            )
+        run = log_evaluation(result, str(place), mode)
+        if into_run:
+            log_into(result, str(place), training or training_run(str(place), mode))
     for note in result.notes:
         typer.echo(f"emtoolkit: {note}", err=True)
     show(render_evaluation.evaluation_json(result, run) if as_json else render_evaluation.evaluation_text(result, run))

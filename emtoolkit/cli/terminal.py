@@ -78,8 +78,9 @@ def progress_bar() -> AbstractContextManager[Progress]:
 def _bar() -> Iterator[Progress]:
     from tqdm import tqdm
 
+    # Without `miniters` tqdm learns to redraw after many bytes, and does not redraw after a few checkpoints.
     look: dict[str, Any] = {"bar_format": "{desc:<32} {percentage:3.0f}% |{bar}| {elapsed}", "mininterval": 0.1}
-    with tqdm(**look, leave=False, delay=_SECONDS_BEFORE_BAR, disable=False) as bar:
+    with tqdm(**look, miniters=0, leave=False, delay=_SECONDS_BEFORE_BAR, disable=False) as bar:
 
         def show(what: str, done: int, total: int) -> None:
             bar.total = total

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from emtoolkit.artifacts.run_end import finish_run
+from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.run_mode import Mode, wandb_mode
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun
@@ -86,6 +86,7 @@ def log_evaluation(result: EvaluationResult, reference: str, mode: Mode) -> Eval
 def _log(content: Content, kept: EvaluationRun, mode: Mode, *, in_sweep: bool) -> EvaluationRun:
     """Log everything to a new run, or what an offline run can hold."""
     run = _begin(content, kept, mode, in_sweep=in_sweep)
+    guarded = GuardedRun(run)
     log = WandbRun.of(run)
     kept = replace(
         kept,
@@ -99,11 +100,16 @@ def _log(content: Content, kept: EvaluationRun, mode: Mode, *, in_sweep: bool) -
         if not run.offline:
             content.use_checkpoints(run)
             content.log_files(run)
-    finally:
+    except KeyboardInterrupt:
+        guarded.abandon()
+        raise
+    except Exception:
         # The evaluation has not failed, whatever W&B does.
-        problem = finish_run(run, _FINISH_SECONDS, failed=False)
-    if problem is not None:
-        raise IncompleteError(problem)
+        guarded.finish(_FINISH_SECONDS, failed=False)
+        raise
+    guarded.finish(_FINISH_SECONDS, failed=False)
+    if guarded.problem is not None:
+        raise IncompleteError(guarded.problem)
     if run.offline:
         return kept
     kept = replace(kept, sent=True)

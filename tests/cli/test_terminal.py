@@ -1,7 +1,9 @@
 """Output in a terminal and in a pipe: widths, colours, progress, and nothing that libraries print for developers."""
 
 import io
+import itertools
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -129,6 +131,21 @@ def test_long_work_shows_a_bar_in_a_terminal_and_short_work_does_not(
     assert ("% |" in screen.getvalue()) is bar
     # The bar is removed at the end.
     assert screen.getvalue().rpartition("\r")[2] == ""
+
+
+def test_a_bar_of_few_pieces_moves_after_a_bar_of_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = _Screen()
+    monkeypatch.setattr(sys, "stderr", screen)
+    monkeypatch.setattr(terminal, "_SECONDS_BEFORE_BAR", 0.0)
+    seconds = itertools.count()
+    monkeypatch.setattr("tqdm.std.time", lambda: float(next(seconds)))
+    with progress_bar() as progress:
+        progress("hashing", 0, 10**9)
+        progress("hashing", 10**9, 10**9)
+        for done in range(4):
+            progress(f"checkpoint {done}", done, 4)
+    shown = re.findall(r"checkpoint \d +(\d+)%", screen.getvalue())
+    assert shown == ["0", "25", "50", "75"]
 
 
 def test_long_work_writes_a_line_now_and_then_in_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
