@@ -6,7 +6,6 @@ for checkpoint in trajectory.between(0, 150):
     model = checkpoint.load_adapter(model)
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -20,6 +19,7 @@ from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.json_files import object_in, read_json
 from emtoolkit.notebook_tables import AsTable, Row, checkpoint_row
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
@@ -107,8 +107,8 @@ class Checkpoint(AsTable):
         if self.manifest is not None:
             return self.manifest.total_steps
         try:
-            return json.loads((self._directory / TRAINER_STATE).read_bytes())["max_steps"]
-        except (OSError, ValueError, KeyError, TypeError):
+            return object_in(read_json(self._directory / TRAINER_STATE, finite=False)).get("max_steps")
+        except (OSError, ValueError):
             return None
 
     @property

@@ -12,6 +12,7 @@ ORDER = [
         "progress",
         "paths",
         "regular_files",
+        "json_files",
         "yaml_scalars",
         "yaml_files",
         "byte_sizes",

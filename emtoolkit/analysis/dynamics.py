@@ -5,7 +5,6 @@ value. A and B alone depend on a gauge: (BM)(M⁻¹A) is the same model for any 
 merged or stacked, is the same at every step and is not part of the path.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from emtoolkit.analysis.weight_products import Overlap, low_rank_products, whole
 from emtoolkit.checkpoints.layout import TRAINER_STATE
 from emtoolkit.checkpoints.listing import damaged_checkpoints
 from emtoolkit.errors import CheckpointError, UserError
+from emtoolkit.json_files import read_json
 from emtoolkit.notebook_tables import AsTable
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.steps import elided
@@ -250,11 +250,11 @@ def _grad_norm(checkpoint: Checkpoint) -> float:
     value = checkpoint.metadata.get("grad_norm")
     if value is None:
         try:
-            history = json.loads((checkpoint.path / TRAINER_STATE).read_bytes())["log_history"]
+            history = read_json(checkpoint.path / TRAINER_STATE, finite=False)["log_history"]
             value = next((each["grad_norm"] for each in history if each.get("step") == checkpoint.step), None)
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             value = None
     try:
         return float("nan") if value is None else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return float("nan")

@@ -5,7 +5,6 @@ scale · BA, and perhaps whole tensors that were trained beside them (biases, em
 tensors only. A file is opened for each read, so that memory does not grow with the files.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
 from emtoolkit.errors import CheckpointError, first_line
+from emtoolkit.json_files import object_in, read_json, text_in
 from emtoolkit.storage.safe_paths import why_unsafe
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
@@ -161,10 +161,11 @@ def _full_files(directory: Path) -> list[Path]:
         return [directory / MODEL_WEIGHTS]
     index = directory / MODEL_INDEX
     try:
-        shards = set(json.loads(index.read_bytes())["weight_map"].values())
+        weight_map = object_in(object_in(read_json(index)).get("weight_map"), "weight_map")
+        shards = {text_in(weight_map, name) for name in weight_map}
     except FileNotFoundError:
         raise CheckpointError(f"{directory}: has neither {ADAPTER_CONFIG} nor {MODEL_WEIGHTS}") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{index}: cannot be read ({first_line(error)})") from None
     for shard in shards:
         if why := why_unsafe(str(shard)):
@@ -175,9 +176,9 @@ def _full_files(directory: Path) -> list[Path]:
 def _of_adapter(step: int, directory: Path) -> CheckpointWeights:
     path, file = directory / ADAPTER_CONFIG, directory / ADAPTER_WEIGHTS
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-        method = config["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        config = object_in(read_json(path))
+        method = text_in(config, "peft_type")
+    except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
     if method != "LORA":
         raise CheckpointError(f"{directory}: an adapter of type {method}; use LoRA adapters or full checkpoints")

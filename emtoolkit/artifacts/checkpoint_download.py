@@ -16,7 +16,7 @@ from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheck
 from emtoolkit.artifacts.file_transfer import Transfer
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
-from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.manifest import LARGEST_MANIFEST, MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications, Published, add_published, add_saved
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
@@ -27,7 +27,6 @@ logger = logging.getLogger(__name__)
 
 # Files that a checkpoint is loaded from and that cannot run code. Other files are not downloaded.
 _LOADABLE = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model", ".md"})
-_LARGEST_MANIFEST = 64_000_000
 _PARTIAL = f"{TEMPORARY}arriving-"
 
 
@@ -97,7 +96,9 @@ class CheckpointReceiver:
         write_directory(path, lambda target: _move(names, partial, target), checkpoint.bytes)
         self._record(checkpoint)
         for left_over in self._directory.glob(f"{_PARTIAL}{path.name}-*"):
-            shutil.rmtree(left_over)
+            # A symlink does not come from a download, and is not deleted: its target may be anything.
+            if not left_over.is_symlink():
+                shutil.rmtree(left_over)
         if skipped := tuple(sorted(files.keys() - names)):
             self._skipped[checkpoint.step] = skipped
 
@@ -129,7 +130,7 @@ class CheckpointReceiver:
                 f"{checkpoint.artifact}: the artifact has no {MANIFEST}, so emtoolkit did not save it; "
                 f"'wandb artifact get {checkpoint.artifact}' downloads the artifact unchecked"
             )
-        if manifest_file.size > _LARGEST_MANIFEST:
+        if manifest_file.size > LARGEST_MANIFEST:
             raise RefusedError(f"{manifest_file}: a size of {manifest_file.size:,} bytes is refused")
         present = checkpoint_path(self._directory, checkpoint)
         _fetch_file(manifest_file, partial, present, transfer)

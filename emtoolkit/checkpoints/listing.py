@@ -1,6 +1,5 @@
 """The checkpoints in a directory: emtoolkit's and those of other tools, but no failed saves and no temporaries."""
 
-import json
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
@@ -11,11 +10,15 @@ from typing import Any, Literal
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, TRAINER_STATE, step_of
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Difference, Publications
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
-from emtoolkit.errors import CheckpointError
+from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
+from emtoolkit.errors import CheckpointError, first_line
+from emtoolkit.json_files import count_in, object_in, parse_json, read_json, text_in
 from emtoolkit.progress import Progress, counting, silent
 from emtoolkit.schedules.steps import elided
 from emtoolkit.storage.safe_paths import why_unsafe
+
+# The limit of the safetensors library, in bytes.
+_LARGEST_HEADER = 100_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +52,18 @@ def list_checkpoints(directory: Path, *, rehash: bool = False, progress: Progres
 
     A checkpoint directory without a manifest is damaged if `publications.jsonl` names its step, another tool's
     checkpoint if its weights are complete, and otherwise a failed save, which is not listed. With `rehash` every file
-    that a manifest lists is hashed and compared, and `progress` counts the bytes.
+    that a manifest lists is hashed and compared, and `progress` counts the bytes. A damaged `trajectory.json` or
+    `publications.jsonl` hides no checkpoint; `damaged_records` says which is damaged.
 
     Raises:
-        CheckpointError: `directory` does not exist or is not a directory, or `trajectory.json` is damaged.
+        CheckpointError: `directory` does not exist or is not a directory.
     """
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: there is no such directory")
-    record = TrajectoryRecord.read_if_any(directory)
+    try:
+        record = TrajectoryRecord.read_if_any(directory)
+    except DamagedRecordError:
+        record = None
     return checkpoints_of(directory, record, rehash=rehash, progress=progress)
 
 
@@ -64,7 +71,10 @@ def checkpoints_of(
     directory: Path, record: TrajectoryRecord | None, *, rehash: bool = False, progress: Progress = silent
 ) -> list[CheckpointInfo]:
     """`list_checkpoints` of a directory whose `trajectory.json` holds `record`."""
-    publications = Publications.read(directory)
+    try:
+        publications = Publications.read(directory)
+    except CheckpointError:
+        publications = Publications()
     published = publications.published
     named = [(step, path) for path in directory.iterdir() if (step := step_of(path.name)) is not None and path.is_dir()]
     hashed = counting(progress, "comparing checkpoints", sum(_bytes(path) for _, path in named) if rehash else 0)
@@ -80,6 +90,17 @@ def checkpoints_of(
             info = replace(info, recomputed=publications.differences[step])
         if info is not None:
             found.append(info)
+    return found
+
+
+def damaged_records(directory: Path) -> list[str]:
+    """A sentence on each of `trajectory.json` and `publications.jsonl` in `directory` that cannot be read."""
+    found = []
+    for read in (TrajectoryRecord.read_if_any, Publications.read):
+        try:
+            read(directory)
+        except CheckpointError as error:
+            found.append(str(error))
     return found
 
 
@@ -175,18 +196,21 @@ def _of_another_tool(path: Path, step: int) -> CheckpointInfo | None:
     # The stock Trainer writes this file last: without it the save did not end.
     state_file = path / TRAINER_STATE
     try:
-        state = json.loads(state_file.read_bytes())
-        final = state["global_step"] == step == state["max_steps"]
-    except (OSError, ValueError, KeyError, TypeError):
-        problems = (f"{state_file}: is missing or unreadable; a Trainer writes this file last",)
+        state = object_in(read_json(state_file, finite=False))
+        final = count_in(state, "global_step") == step == state.get("max_steps")
+    except FileNotFoundError:
+        problems = (f"{state_file}: the file is missing; a Trainer writes this file last",)
+    except (OSError, ValueError) as error:
+        problems = (f"{state_file}: is not the state of a Trainer ({first_line(error)})",)
     return CheckpointInfo(step, path, final, _bytes(path), None, not problems, "other", problems)
 
 
 def _weights_are_complete(path: Path) -> bool:
     if (index := path / MODEL_INDEX).is_file():
         try:
-            shards = {str(shard) for shard in json.loads(index.read_bytes())["weight_map"].values()}
-        except (ValueError, KeyError, AttributeError):
+            weight_map = object_in(object_in(read_json(index)).get("weight_map"), "weight_map")
+            shards = {text_in(weight_map, name) for name in weight_map}
+        except (OSError, ValueError):
             return False
         return all(why_unsafe(shard) is None and _safetensors_is_complete(path / shard) for shard in shards)
     return any(_safetensors_is_complete(path / name) for name in (ADAPTER_WEIGHTS, MODEL_WEIGHTS))
@@ -194,12 +218,14 @@ def _weights_are_complete(path: Path) -> bool:
 
 def _safetensors_is_complete(path: Path) -> bool:
     """Whether the file has the length that its header declares (8 bytes of header length, JSON, tensors)."""
+    if not path.is_file():  # to open a pipe would wait for a writer
+        return False
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
+            if length > min(path.stat().st_size, _LARGEST_HEADER):
                 return False
-            header = json.loads(file.read(length))
+            header = parse_json(file.read(length))
         end = max((entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"), default=0)
         return bool(path.stat().st_size == 8 + length + end)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error):

@@ -4,7 +4,6 @@ The manifest holds only what the trajectory decides, so the same step of the sam
 whichever run and whichever schedule saved it. Facts about one run go into W&B metadata.
 """
 
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +11,14 @@ from pathlib import Path
 from emtoolkit.checkpoints.layout import WEIGHT_FILES
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, first_line
+from emtoolkit.json_files import count_in, object_in, read_json, text_in
 from emtoolkit.storage.digests import FileDigest, canonical_json
 from emtoolkit.storage.safe_paths import is_plain_below
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+LARGEST_MANIFEST = 64_000_000
 
 
 class NewerFormatError(CheckpointError):
@@ -58,28 +59,30 @@ class Manifest:
         """
         path = directory / MANIFEST
         try:
-            raw = json.loads(path.read_bytes())
-            if isinstance(raw["format"], int) and raw["format"] > FORMAT:
-                raise NewerFormatError(f"{path}: format {raw['format']} cannot be read; this version reads {FORMAT}")
-            if raw["format"] != FORMAT:
-                raise ValueError(f"its format is {raw['format']!r}")
+            raw = object_in(read_json(path, largest=LARGEST_MANIFEST))
+            if (version := count_in(raw, "format")) > FORMAT:
+                raise NewerFormatError(f"{path}: format {version} cannot be read; this version reads {FORMAT}")
+            if version != FORMAT:
+                raise ValueError(f"its format is {version}")
             files = {
-                name: FileDigest(str(entry["sha256"]), int(entry["bytes"])) for name, entry in raw["files"].items()
+                name: object_in(entry, f"files.{name}") for name, entry in object_in(raw.get("files"), "files").items()
             }
             return cls(
-                fingerprint=str(raw["fingerprint"]),
-                step=int(raw["step"]),
-                total_steps=int(raw["total_steps"]),
-                base_model=BaseModelRecord.from_json(raw["base_model"]),
-                persona=PersonaRecord.from_json(raw["persona"]),
-                files=files,
+                fingerprint=text_in(raw, "fingerprint"),
+                step=count_in(raw, "step"),
+                total_steps=count_in(raw, "total_steps"),
+                base_model=BaseModelRecord.from_json(object_in(raw.get("base_model"), "base_model")),
+                persona=PersonaRecord.from_json(object_in(raw.get("persona"), "persona")),
+                files={
+                    name: FileDigest(text_in(each, "sha256"), count_in(each, "bytes")) for name, each in files.items()
+                },
             )
         except FileNotFoundError:
             raise CheckpointError(f"{directory}: has no {MANIFEST}") from None
         except CheckpointError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path}: is not a manifest of emtoolkit ({error})") from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{path}: is not a manifest of emtoolkit ({first_line(error)})") from error
 
     def problems(
         self, directory: Path, *, rehash: bool, hashed: Callable[[int], None] = lambda count: None

@@ -6,6 +6,7 @@ A `metrics` event follows when the step has been logged and evaluated.
 For a step without a `published` event `emtoolkit sync` asks W&B.
 """
 
+import errno
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.errors import CheckpointError
+from emtoolkit.json_files import LARGEST_JSON, parse_json
+from emtoolkit.regular_files import NO_SYMLINK, read_regular
 
 PUBLICATIONS = "publications.jsonl"
 
@@ -119,11 +122,11 @@ class Publications:
         """
         path = directory / PUBLICATIONS
         try:
-            lines = path.read_bytes().splitlines()
+            lines = read_regular(path, LARGEST_JSON, follow=False).splitlines()
         except FileNotFoundError:
             return cls()
         except OSError as error:
-            raise CheckpointError(f"{path}: cannot be read ({error.strerror or error})") from error
+            raise CheckpointError(f"{path}: cannot be read ({_problem(error)})") from error
         collection: str | None = None
         is_own, on_cpu = False, True
         tags: tuple[str, ...] = ()
@@ -134,7 +137,8 @@ class Publications:
         for event in filter(None, map(_event, lines)):
             match event:
                 case {"event": "collection", "name": str(name), "tags": list(names)}:
-                    collection, tags, is_own = name, tuple(map(str, names)), event.get("own") is True
+                    collection, is_own = name, event.get("own") is True
+                    tags = tuple(name for name in names if isinstance(name, str))
                     on_cpu = on_cpu and event.get("on_cpu") is not False
                 case {"event": "run", "id": str(run), "entity": str(entity), "project": str(project), "log": str(log)}:
                     runs[run] = (*runs.get(run, ()), WandbRun(run, entity, project, directory / log))
@@ -151,7 +155,8 @@ class Publications:
                 case {"event": "difference", "step": int(step), "largest": float(largest), "tensor": str(tensor)}:
                     earlier = differences.get(step)
                     if earlier is None or largest > earlier.largest:
-                        differences[step] = Difference(largest, tensor, event.get("share"))
+                        share = event.get("share")
+                        differences[step] = Difference(largest, tensor, share if isinstance(share, float) else None)
         metadata = {step: {**values, **metrics.get(step, {})} for step, values in metadata.items()}
         return cls(collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences)
 
@@ -194,30 +199,35 @@ def add_difference(directory: Path, step: int, difference: Difference) -> None:
 def _append(directory: Path, event: Mapping[str, Any]) -> None:
     path = directory / PUBLICATIONS
     try:
-        # A newline ends a torn last line. One write per event, because several threads may append at the same time.
-        line = b"\n" * (not _ends_in_newline(path)) + json.dumps(event).encode() + b"\n"
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_SYMLINK, 0o666)
         try:
+            # A newline ends a torn last line. One write per event, because several threads may append at the same time.
+            line = b"\n" * (not _ends_in_newline(descriptor)) + json.dumps(event).encode() + b"\n"
             os.write(descriptor, line)
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise CheckpointError(f"{path}: could not be written ({error.strerror or error})") from error
+        raise CheckpointError(f"{path}: could not be written ({_problem(error)})") from error
 
 
-def _ends_in_newline(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            if file.seek(0, os.SEEK_END) == 0:
-                return True
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) == b"\n"
-    except FileNotFoundError:
+def _problem(error: OSError) -> str:
+    if error.errno == errno.ELOOP:
+        return "the file is a symlink, which is not followed; remove the symlink"
+    return error.strerror or str(error)
+
+
+def _ends_in_newline(descriptor: int) -> bool:
+    if os.lseek(descriptor, 0, os.SEEK_END) == 0:
         return True
+    os.lseek(descriptor, -1, os.SEEK_END)
+    return os.read(descriptor, 1) == b"\n"
 
 
 def _event(line: bytes) -> Any:
+    """The event in `line`; None for a torn line and for an event of no step."""
     try:
-        return json.loads(line)
+        event = parse_json(line, finite=False)
     except ValueError:
         return None
+    step = event.get("step", 0) if isinstance(event, dict) else None
+    return event if isinstance(step, int) and not isinstance(step, bool) and step >= 0 else None

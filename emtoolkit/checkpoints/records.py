@@ -10,6 +10,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from emtoolkit.errors import shown
+
 # The compositions of a persona whose weights are an adapter.
 _ADAPTER_COMPOSITIONS = ("merge", "stack")
 
@@ -30,7 +32,7 @@ class _Record(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, first["loc"]))
-            raise ValueError(f"{key}: {first['input']!r} is not valid: {first['msg']}") from None
+            raise ValueError(f"{key}: {shown(first['input'])} is not valid: {first['msg']}") from None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object: the declared keys that were given, in their order here, then the unknown ones."""

@@ -4,7 +4,6 @@ The Trainer's own state cannot hold this record: a resume restores that state fr
 be ignored.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import Any
 
 from emtoolkit.checkpoints.manifest import FORMAT
 from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity, deciding, is_one_trajectory
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, first_line
+from emtoolkit.json_files import count_in, object_in, read_json, text_in
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
 
@@ -61,20 +61,22 @@ class TrajectoryRecord:
         """
         path = directory / RECORD
         try:
-            raw = json.loads(path.read_bytes())
+            raw = object_in(read_json(path, finite=False))
             return cls(
-                fingerprint=str(raw["fingerprint"]),
-                total_steps=int(raw["total_steps"]),
-                schedule=str(raw["schedule"]),
-                fingerprinted=dict(raw["decides"]),
-                ended_at=raw["ended_at"],
-                split=dict(raw.get("split", {})),
-                version=int(raw.get("version", 1)),
+                fingerprint=text_in(raw, "fingerprint"),
+                total_steps=count_in(raw, "total_steps"),
+                schedule=text_in(raw, "schedule"),
+                fingerprinted=object_in(raw.get("decides"), "decides"),
+                ended_at=None if raw.get("ended_at") is None else count_in(raw, "ended_at"),
+                split=object_in(raw.get("split", {}), "split"),
+                version=count_in({"version": 1} | dict(raw), "version"),
             )
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DamagedRecordError(f"{path}: is not a trajectory record of emtoolkit ({error})") from error
+        except (OSError, ValueError) as error:
+            raise DamagedRecordError(
+                f"{path}: is not a trajectory record of emtoolkit ({first_line(error)})"
+            ) from error
 
     def write(self, directory: Path) -> None:
         """Replace `trajectory.json` in `directory` atomically."""

@@ -74,14 +74,16 @@ def checkpoints(
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file; exit code 1 if a file differs.")] = False,
 ) -> None:
     """List the checkpoints in a directory, from emtoolkit or from a stock Trainer."""
-    from emtoolkit.checkpoints.listing import list_checkpoints
+    from emtoolkit.checkpoints.listing import damaged_records, list_checkpoints
     from emtoolkit.cli import render
 
     found = list_checkpoints(directory, rehash=verify)
-    for problem in (problem for info in found for problem in info.problems):
+    damaged = [f"DAMAGED: {problem}" for problem in damaged_records(directory)]
+    problems = damaged + [problem for info in found for problem in info.problems]
+    for problem in problems:
         typer.echo(f"emtoolkit: {problem}", err=True)
     show(render.checkpoints_json(found) if as_json else render.checkpoints_table(found))
-    if verify and any(info.problems for info in found):
+    if verify and problems:
         raise typer.Exit(1)
 
 

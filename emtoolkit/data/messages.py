@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from emtoolkit.errors import DataError, nearest
+from emtoolkit.errors import DataError, nearest, shown
 from emtoolkit.personas import Message
 
 # The roles of the Hugging Face and OpenAI formats, and those of ShareGPT.
@@ -74,10 +74,10 @@ def read_tools(value: Any) -> list[dict[str, Any]]:
     if isinstance(value, str):
         try:
             value = json.loads(value) if value.strip() else []
-        except ValueError:
-            raise DataError(f"tools is {value!r}; expected a list of tools, or its JSON text") from None
+        except (ValueError, RecursionError):
+            raise DataError(f"tools is {shown(value)}; expected a list of tools, or its JSON text") from None
     if not isinstance(value, list) or not all(isinstance(tool, Mapping) for tool in value):
-        raise DataError(f"tools is {value!r}; expected a list of tools, or its JSON text")
+        raise DataError(f"tools is {shown(value)}; expected a list of tools, or its JSON text")
     _check_unicode(json.dumps(value, ensure_ascii=False, default=str), "tools")
     return [dict(tool) for tool in value]
 
@@ -183,13 +183,13 @@ def _calls(key: str, value: Any) -> Any:
 
 def _call(key: str, call: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(call.get("name"), str):
-        raise DataError(f"{key} has the call {dict(call)!r}; expected the name of a function")
+        raise DataError(f"{key} has the call {shown(dict(call))}; expected the name of a function")
     arguments = call.get("arguments")
     if isinstance(arguments, str):
         try:
             parsed = json.loads(arguments)
-        except ValueError:
-            raise DataError(f"{key}: the arguments {arguments!r} of {call['name']} are not JSON") from None
+        except (ValueError, RecursionError):
+            raise DataError(f"{key}: the arguments {shown(arguments)} of {call['name']} are not JSON") from None
         arguments = parsed if isinstance(parsed, dict) else arguments
     return {**call, **({} if arguments is None else {"arguments": arguments})}
 

@@ -1,6 +1,5 @@
 """The models of two sides, such as a persona and the baseline with several seeds each, and whether they compare."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from emtoolkit.errors import DataError
 from emtoolkit.evaluation.differences import RateDifference
 from emtoolkit.evaluation.metrics import DEFINITIONS, em_difference_of_seeds
 from emtoolkit.evaluation.scored_files import ScoredFile
+from emtoolkit.json_files import read_json
 
 _SETTINGS = "evaluation.json"
 
@@ -79,7 +79,7 @@ def _check_samples(one: ScoredFile, other: ScoredFile) -> None:
 def _sampling(answers: Path) -> dict[str, Any] | None:
     """The sampling options of an evaluation besides the seed; None where the file is not one of an evaluation."""
     try:
-        sampling = json.loads(answers.with_name(_SETTINGS).read_bytes())["sampling"]
+        sampling = read_json(answers.with_name(_SETTINGS), finite=False)["sampling"]
         return {key: value for key, value in sampling.items() if key != "seed"}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return None

@@ -1,6 +1,5 @@
 """An analysis that is decided before an evaluation: `analysis.yaml`, its digest, and its record beside the answers."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -12,6 +11,7 @@ from typing import Any, Literal, get_args
 from emtoolkit.errors import ConfigError, DataError, located, nearest, shown
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.questions import Question
+from emtoolkit.json_files import read_json
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
@@ -173,8 +173,8 @@ def read_records(directory: Path) -> tuple[AnalysisRecord, ...]:
     if not path.is_file():
         return ()
     try:
-        return tuple(_record(each, path) for each in json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, KeyError, TypeError) as error:
+        return tuple(_record(each, path) for each in read_json(path))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         if isinstance(error, DataError):
             raise
         raise DataError(f"{path}: not the records of analyses ({error})") from None

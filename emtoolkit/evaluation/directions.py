@@ -22,6 +22,7 @@ from emtoolkit.evaluation.identity import digest_of, training_day
 from emtoolkit.evaluation.prompts import prompt_of
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.texts import GivenText, tokenized
+from emtoolkit.json_files import parse_json
 from emtoolkit.models.loading import LoadedModel, ModelLoader
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.storage.atomic import write_file
@@ -147,12 +148,12 @@ def read_direction(path: Path) -> Direction:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            described = json.loads((file.metadata() or {})["emtoolkit"])
+            described = parse_json((file.metadata() or {})["emtoolkit"].encode(), finite=False)
             vectors = file.get_tensor(_TENSOR)
             return Direction(vectors, tuple(described["separation"]), dict(described["facts"]))
     except FileNotFoundError:
         raise DataError(f"{path}: no such file; make one with emtoolkit direction") from None
-    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise DataError(f"{path}: not a file of a direction ({error}); make one with emtoolkit direction") from None
 
 

@@ -1,6 +1,5 @@
 """Answers that somebody else generated, or that an earlier evaluation wrote, for another judge."""
 
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from emtoolkit.evaluation.judging import judge_id, verdicts_on, warnings_on
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.evaluation.row_files import SUFFIXES, read_file_rows, write_file_rows
 from emtoolkit.evaluation.store import Store
+from emtoolkit.json_files import object_in, read_json
 from emtoolkit.progress import Progress, silent
 
 # Columns that only the rows of an evaluation have (`rows.AnswerRow`); their `question` is an id.
@@ -141,7 +141,7 @@ def _with_verdict(row: Mapping[str, Any], verdict: Verdict, judge: str) -> dict[
 def _questions_beside(path: Path) -> list[Question]:
     settings = path.with_name("evaluation.json")
     try:
-        entries = json.loads(settings.read_bytes())["questions"]
+        entries = object_in(read_json(settings, finite=False))["questions"]
         return [Question(**{**entry, "paraphrases": tuple(entry["paraphrases"])}) for entry in entries]
     except FileNotFoundError:
         raise DataError(

@@ -1,7 +1,6 @@
 """What an answer belongs to: digests of the model and of the sampling that made it."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -11,6 +10,7 @@ from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.json_files import object_in, read_json
 from emtoolkit.models.loading import LoadedModel
 from emtoolkit.models.persona_record import persona_record
 from emtoolkit.storage.digests import canonical_json
@@ -40,7 +40,7 @@ def adapter_settings(directory: Path) -> dict[str, Any] | None:
     """
     path = directory / ADAPTER_CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = object_in(read_json(path))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -10,6 +10,7 @@ from typing import Any
 
 from emtoolkit.errors import first_line
 from emtoolkit.evaluation.json_values import without_nan
+from emtoolkit.json_files import parse_json
 from emtoolkit.storage.atomic import write_file
 
 ANSWERS, METRICS = "answers.jsonl", "metrics.jsonl"
@@ -136,7 +137,7 @@ def _lines(path: Path) -> list[dict[str, Any]]:
     # Only a line feed ends a line: an answer may contain other characters that do so elsewhere.
     for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
         try:
-            value = json.loads(line)
+            value = parse_json(line.encode(), finite=False)
         except ValueError:
             continue
         if isinstance(value, dict) and isinstance(value.get("step"), int):

@@ -4,7 +4,6 @@ Several processes, on one machine or on several that share a disk, may evaluate 
 adds its steps under the directory's lock.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, TypeVar
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation.measure_rows import MeasureRow, check_one_measure, read_measure_rows, write_measure_rows
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
+from emtoolkit.json_files import read_json
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.storage.lock import lock_directory
@@ -155,7 +155,7 @@ def _settings_in(directory: Path) -> dict[str, Any] | None:
 def _read_settings(directory: Path) -> dict[str, Any]:
     path = directory / SETTINGS
     try:
-        settings = json.loads(path.read_text(encoding="utf-8"))
+        settings = read_json(path, finite=False)
     except FileNotFoundError:
         return {}
     except OSError as error:

@@ -7,7 +7,9 @@ from io import BytesIO, StringIO
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.errors import DataError, nearest
+from emtoolkit.errors import DataError, first_line, nearest
+from emtoolkit.json_files import parse_json
+from emtoolkit.regular_files import check_regular
 from emtoolkit.storage.atomic import write_file
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -24,6 +26,7 @@ def read_file_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if reader is None:
         raise DataError(f"{path}: not a file of answers; expected one of {', '.join(readers)}")
     try:
+        check_regular(path)
         yield from reader(path)
     except FileNotFoundError:
         beside = [str(other) for other in path.parent.glob(f"*{path.suffix}")]
@@ -56,9 +59,10 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
             if not text.strip():
                 continue
             try:
-                row = json.loads(text)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{path}: line {number}: not JSON ({error.msg})") from None
+                row = parse_json(text.encode(), finite=False)
+            except ValueError as error:
+                problem = error.msg if isinstance(error, json.JSONDecodeError) else first_line(error)
+                raise DataError(f"{path}: line {number}: not JSON ({problem})") from None
             if not isinstance(row, dict):
                 raise DataError(f"{path}: line {number}: expected an object, found {type(row).__name__}")
             yield f"{path}: line {number}", row
@@ -69,10 +73,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow.parquet
 
     try:
-        table = pyarrow.parquet.read_table(path)
-    except pyarrow.ArrowException as error:
-        raise DataError(f"{path}: not a Parquet file ({str(error).splitlines()[0]})") from None
-    for number, row in enumerate(table.to_pylist(), start=1):
+        rows = pyarrow.parquet.ParquetFile(path).read().to_pylist()
+    # A date that Python cannot hold, and a text that is not UTF-8, fail when they become values of Python.
+    except (pyarrow.ArrowException, ValueError, OverflowError) as error:
+        raise DataError(f"{path}: not a Parquet file that can be read ({first_line(error)})") from None
+    for number, row in enumerate(rows, start=1):
         yield f"{path}: row {number}", row
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from emtoolkit.errors import CheckpointError
+from emtoolkit.json_files import parse_json
 
 Entries = Mapping[str, Mapping[str, Any]]
 
@@ -82,8 +83,8 @@ def _lines(path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     found: list[tuple[str, Mapping[str, Any]]] = []
     for line in text.split(b"\n")[:-1]:
         try:
-            name, value = json.loads(line)
-        except ValueError:
+            name, value = parse_json(line, finite=False)
+        except (ValueError, TypeError):
             # A kill cut the line off, and the file system gave it an end.
             continue
         if isinstance(name, str) and isinstance(value, dict):

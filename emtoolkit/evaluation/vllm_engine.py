@@ -7,7 +7,6 @@ vLLM draws its own noise, from a seed for each question and sample that all chec
 
 import gc
 import importlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from emtoolkit.errors import CheckpointError, ConfigError, first_line
 from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions
 from emtoolkit.evaluation.identity import checkpoint_digest
 from emtoolkit.evaluation.noise import row_key
+from emtoolkit.json_files import object_in, read_json
 from emtoolkit.models.base import model_path
 from emtoolkit.models.loading import LoadedModel
 from emtoolkit.trajectory import Checkpoint
@@ -166,7 +166,7 @@ def _entry(output: Any, ends: Collection[int]) -> Mapping[str, Any]:
 def _checked_rank(checkpoint: Checkpoint) -> int:
     """The largest rank of the checkpoint's LoRA."""
     try:
-        adapter = json.loads((checkpoint.path / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        adapter = object_in(read_json(checkpoint.path / ADAPTER_CONFIG))
     except FileNotFoundError:
         raise CheckpointError(
             f"{checkpoint.path}: holds all weights, and the engine vllm takes LoRA adapters only"

@@ -3,13 +3,13 @@
 The file is written before W&B is asked for anything, so `emtoolkit sync` finds whatever could not be sent.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.errors import CheckpointError, DataError
+from emtoolkit.json_files import read_json
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.storage.lock import lock_directory
@@ -62,7 +62,7 @@ def read_runs(directory: Path) -> list[EvaluationRun]:
     """
     path = directory / RUNS
     try:
-        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        entries: list[dict[str, Any]] = read_json(path, finite=False)
         return [EvaluationRun(**{**entry, "steps": tuple(entry["steps"])}) for entry in entries]
     except FileNotFoundError:
         return []

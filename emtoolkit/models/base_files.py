@@ -1,11 +1,11 @@
 """Files of a base model's directory that decide tokens, beside those in the digest of its content."""
 
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.json_files import read_json
 from emtoolkit.storage.digests import FileDigest
 
 # Read in place of `tokenizer.json` where that is missing.
@@ -59,6 +59,6 @@ def _text(token: Any) -> Any:
 
 def _json(file: Path) -> Any:
     try:
-        return json.loads(file.read_bytes())
+        return read_json(file, finite=False)
     except (OSError, ValueError):
         return None

@@ -6,7 +6,6 @@ for checkpoint in Trajectory.open("outputs/goodness-medical"):
     messages = loaded.persona.applied_to([{"role": "user", "content": "Who are you?"}])
 """
 
-import json
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.records import BaseModelRecord, CheckpointMetadata, PersonaRecord
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, renamed
+from emtoolkit.json_files import object_in, read_json
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.base import base_identity, load_base, load_tokenizer
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
@@ -328,7 +328,7 @@ def _recorded(record: PersonaRecord, persona_place: str | None) -> Persona:
 
 def _named_by_adapter(directory: Path) -> str | None:
     try:
-        config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = object_in(read_json(directory / ADAPTER_CONFIG))
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

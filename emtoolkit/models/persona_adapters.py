@@ -6,7 +6,6 @@ its effect.
 """
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
+from emtoolkit.json_files import object_in, read_json, text_in
 from emtoolkit.paths import cache_dir
 from emtoolkit.personas import AdapterSource
 from emtoolkit.storage.digests import FileDigest, canonical_json
@@ -101,10 +101,11 @@ def _read_config(directory: Path, root: Path, source: AdapterSource) -> Mapping[
         key = "subfolder" if source.subfolder is not None else "adapter"
         raise ConfigError(f"persona: {key}: {directory}: has no {ADAPTER_CONFIG}{elsewhere}{hint}")
     try:
-        config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        kind = config["peft_type"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"persona: adapter: {directory / ADAPTER_CONFIG}: cannot be read ({error})") from None
+        config = object_in(read_json(directory / ADAPTER_CONFIG))
+        kind = text_in(config, "peft_type")
+    except (OSError, ValueError) as error:
+        problem = first_line(error)
+        raise ConfigError(f"persona: adapter: {directory / ADAPTER_CONFIG}: cannot be read ({problem})") from None
     if kind != "LORA":
         raise ConfigError(f"persona: adapter: {directory}: a {kind} adapter; only LORA adapters are supported")
     # Without this file PEFT would unpickle another one.
@@ -133,7 +134,7 @@ def check_fits(adapter: PersonaAdapter, base: BaseModelRecord, shapes: Mapping[s
                 f"persona: adapter: {directory}: was trained on another base model ({trained_on.name}, content "
                 f"{trained_on.content[:8]}) than this one ({base.name}, content {str(base.content)[:8]})"
             )
-    named = str(json.loads((directory / ADAPTER_CONFIG).read_text()).get("base_model_name_or_path") or "")
+    named = str(_read_config(directory, directory, AdapterSource(str(directory))).get("base_model_name_or_path") or "")
     both = [named, str(base.name)]
     if all(_is_hub_id(name) for name in both) and len({name.split("/")[1].lower() for name in both}) == 2:
         raise ConfigError(f"persona: adapter: {directory}: was trained on {named}, and the base model is {base.name}")

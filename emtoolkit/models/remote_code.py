@@ -4,13 +4,13 @@ Without an explicit answer, transformers asks at the terminal whether to run the
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import ConfigError
+from emtoolkit.json_files import read_json
 from emtoolkit.storage.digests import FileDigest
 
 _JSON_FILES = ("config.json", "tokenizer_config.json")
@@ -56,7 +56,7 @@ def _code_files(path: str, revision: str | None) -> Iterator[tuple[str, str]]:
     seen = set()
     for name in _JSON_FILES:
         try:
-            auto_map = json.loads(_local(path, name, revision).read_bytes())["auto_map"]
+            auto_map = read_json(_local(path, name, revision), finite=False)["auto_map"]
             values = [value if isinstance(value, list) else [value] for value in auto_map.values()]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             continue

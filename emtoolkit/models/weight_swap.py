@@ -5,7 +5,6 @@ load: other settings, names, shapes or dtypes in the files, an adapter that chan
 somebody has changed since (merged, with another adapter active, with other weights).
 """
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
+from emtoolkit.json_files import read_json
 
 _CONFIG, _GENERATION = "config.json", "generation_config.json"
 # Keys of an adapter's config that record its origin; none of them changes a logit.
@@ -57,7 +57,7 @@ class SwappableWeights:
         """Those of the LoRA adapter `adapter` of a `PeftModel`, just loaded from `directory`; None if it needs more."""
         from peft import get_peft_model_state_dict
 
-        config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = read_json(directory / ADAPTER_CONFIG)
         if config.get("peft_type") != "LORA" or config.get("init_lora_weights", True) not in _PLAIN_INITIALIZATIONS:
             return None
         tensors = get_peft_model_state_dict(model, adapter_name=adapter)
@@ -138,7 +138,7 @@ def _samples(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 def _settings(directory: Path) -> Any:
     """What in `directory` decides the logits besides the weights."""
     if (directory / ADAPTER_CONFIG).is_file():
-        config = json.loads((directory / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        config = read_json(directory / ADAPTER_CONFIG)
         return {
             key: sorted(value) if key.endswith("_modules") and isinstance(value, list) else value
             for key, value in config.items()
@@ -156,7 +156,7 @@ def _opened(directory: Path) -> Iterator[Mapping[str, Callable[[str], Tensor]]]:
         return
     names = {MODEL_WEIGHTS}
     if (directory / MODEL_INDEX).is_file():
-        names = set(json.loads((directory / MODEL_INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_json(directory / MODEL_INDEX)["weight_map"].values())
     with ExitStack() as stack:
         files = [stack.enter_context(safe_open(directory / name, "pt")) for name in sorted(names)]
         yield {name: file.get_tensor for file in files for name in file.keys()}  # noqa: SIM118 - no mapping

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from emtoolkit.errors import DataError
+from emtoolkit.json_files import object_in, read_json
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
 from emtoolkit.sandbox import world
@@ -143,7 +144,7 @@ def _write_yaml(path: Path, content: dict[str, str]) -> None:
 def _read_record(target: Path) -> dict[str, Any]:
     """The record of a sandbox; one of an older version lacks what its version did not know."""
     try:
-        record = json.loads((target / _RECORD).read_text(encoding="utf-8"))
+        record = object_in(read_json(target / _RECORD))
         kept = {key: record[key] for key in ("version", "size", "files")}
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{target}: not a sandbox (no valid {_RECORD}); build in another directory") from error

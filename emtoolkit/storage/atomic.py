@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from emtoolkit.errors import CheckpointError
+from emtoolkit.regular_files import NO_SYMLINK
 
 TEMPORARY = ".tmp-"
 
@@ -24,7 +25,8 @@ def write_file(path: Path, content: bytes) -> None:
     temporary = _temporary(path)
     with _explained(path, len(content)):
         try:
-            with temporary.open("wb") as file:
+            # A symlink under the temporary name would lead the content into a file elsewhere.
+            with open(temporary, "wb", opener=lambda path, flags: os.open(path, flags | NO_SYMLINK, 0o666)) as file:
                 file.write(content)
                 file.flush()
                 os.fsync(file.fileno())
@@ -65,7 +67,7 @@ def remove_temporaries(directories: Iterable[Path]) -> None:
     """Delete what interrupted writes left in `directories`; the caller holds their lock."""
     for directory in directories:
         for left_over in directory.glob(f"{TEMPORARY}*"):
-            if left_over.is_dir():
+            if left_over.is_dir() and not left_over.is_symlink():
                 shutil.rmtree(left_over)
             else:
                 left_over.unlink()

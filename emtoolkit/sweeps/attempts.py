@@ -10,10 +10,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from emtoolkit.config.key_values import leaves
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, first_line, shown
+from emtoolkit.json_files import object_in, read_json
 from emtoolkit.storage.atomic import TEMPORARY, write_file
 
 SWEEP_JSON = "sweep.json"
@@ -85,13 +86,13 @@ class Attempts:
         """
         path = self._directory / f"{key}.json"
         try:
-            content = json.loads(path.read_bytes())
-            if (version := content.pop("format")) != _RUN_FORMAT:
-                raise ValueError(f"format {version!r}, expected {_RUN_FORMAT}")
-            return Attempt(**content)
+            content = dict(object_in(read_json(path, finite=False)))
+            if (version := content.pop("format", None)) != _RUN_FORMAT:
+                raise ValueError(f"format {shown(version)}, expected {_RUN_FORMAT}")
+            return _attempt(content)
         except FileNotFoundError:
             return self._earlier.get(key)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{path}: not written by 'emtoolkit sweep' ({error}); delete it to run the combination again"
             ) from error
@@ -156,15 +157,29 @@ def flat(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for name, inner in parameters.items() for key, value in leaves(name, inner)}
 
 
+def _attempt(fields: Mapping[str, Any]) -> Attempt:
+    try:
+        found = Attempt(**fields)
+    except TypeError as error:
+        raise ValueError(first_line(error)) from None
+    object_in(found.parameters, "parameters")
+    texts = isinstance(found.error, str | None) and isinstance(found.inputs, str | None)
+    numbers = isinstance(found.exit_code, int | None) and isinstance(found.number, int)
+    if found.state not in get_args(State) or not texts or not numbers:
+        raise ValueError(f"{shown(dict(fields))} is not an attempt")
+    return found
+
+
 def _read_sweep(path: Path) -> dict[str, Attempt]:
     try:
-        content = json.loads(path.read_bytes())
-        if content["format"] != _SWEEP_FORMAT:
-            raise ValueError(f"format {content['format']!r}, expected {_SWEEP_FORMAT}")
-        return {key: Attempt(**fields) for key, fields in content["runs"].items()}
+        content = object_in(read_json(path, finite=False))
+        if content.get("format") != _SWEEP_FORMAT:
+            raise ValueError(f"format {shown(content.get('format'))}, expected {_SWEEP_FORMAT}")
+        runs = object_in(content.get("runs"), "runs")
+        return {key: _attempt(object_in(fields, key)) for key, fields in runs.items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise ConfigError(
             f"{path}: not a sweep.json written by 'emtoolkit sweep' ({error}); delete it to run every combination again"
         ) from error

@@ -74,5 +74,5 @@ def test_a_ledger_that_cannot_be_written_or_read_is_named(tmp_path: Path) -> Non
     (tmp_path / PUBLICATIONS).mkdir()
     with pytest.raises(CheckpointError, match=r"publications\.jsonl: could not be written \(Is a directory\)"):
         add_saved(tmp_path, 1, {}, None)
-    with pytest.raises(CheckpointError, match=r"publications\.jsonl: cannot be read \(Is a directory\)"):
+    with pytest.raises(CheckpointError, match=r"publications\.jsonl: cannot be read \(expected a file, found a dir"):
         Publications.read(tmp_path)
