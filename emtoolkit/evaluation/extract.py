@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from emtoolkit.data.rendering import rendered_on
 from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.activations import Text, activations, is_written, texts_digest, texts_of, write_activations
+from emtoolkit.evaluation.downloads import downloading_ahead
 from emtoolkit.evaluation.identity import training_day
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.texts import TextOptions, tokenized
@@ -42,23 +44,29 @@ def write_all_activations(
         raise CheckpointError(f"{directory}: cannot be made ({error.strerror or error})") from error
     gaps: set[str] = set()
     texts: Sequence[Text] = ()
-    for done, checkpoint in enumerate(checkpoints):
-        progress("extracting activations", done, len(checkpoints))
-        with no_library_bars():
-            loaded = loader.load(checkpoint)
-        with rendered_on(training_day(checkpoint)):
-            texts = tokenized(loaded, chosen)
-        facts = {
-            "step": checkpoint.step,
-            "fingerprint": "" if checkpoint.manifest is None else checkpoint.manifest.fingerprint,
-            "persona": loaded.persona_override or loaded.persona.name,
-            "answers_of_step": None if options.given else min(row.step for row in rows),
-            "shape": "[texts, layers + 1, hidden]; index 0 is the output of the embeddings",
-        }
-        path = directory / f"step-{checkpoint.step}.safetensors"
-        if not is_written(path, texts, facts):
-            write_activations(path, activations(loaded.model, texts), facts)
-        gaps |= {text.name for text in texts if not text.answer}
+    known: dict[Any, Sequence[Text]] = {}
+    with downloading_ahead(checkpoints) as in_order:
+        for done, checkpoint in enumerate(in_order):
+            progress("extracting activations", done, len(checkpoints))
+            described = loader.describe(checkpoint)
+            origin = (id(described.tokenizer), described.persona, day := training_day(checkpoint))
+            if origin not in known:
+                with rendered_on(day):
+                    known[origin] = tokenized(described, chosen)
+            texts = known[origin]
+            facts = {
+                "step": checkpoint.step,
+                "fingerprint": "" if checkpoint.manifest is None else checkpoint.manifest.fingerprint,
+                "persona": described.persona_override or described.persona.name,
+                "answers_of_step": None if options.given else min(row.step for row in rows),
+                "shape": "[texts, layers + 1, hidden]; index 0 is the output of the embeddings",
+            }
+            path = directory / f"step-{checkpoint.step}.safetensors"
+            if not is_written(path, texts, facts):
+                with no_library_bars():
+                    loaded = loader.load(checkpoint)
+                write_activations(path, activations(loaded.model, texts), facts)
+            gaps |= {text.name for text in texts if not text.answer}
     notes = [f"activations: {name} has no answer, so its answer mean is NaN" for name in sorted(gaps)]
     others = [path for path in directory.glob("step-*.safetensors") if texts_of(path) != texts_digest(texts)]
     if others:

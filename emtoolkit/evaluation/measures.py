@@ -13,15 +13,17 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, TypeGuard, runtime_checkable
 
 from emtoolkit.data.rendering import names_the_day, rendered_on
 from emtoolkit.errors import CheckpointError, DataError, located
+from emtoolkit.evaluation.downloads import downloading_ahead
 from emtoolkit.evaluation.identity import checkpoint_digest, digest_of, training_day
 from emtoolkit.evaluation.measure_rows import MeasureRow, check_one_measure
 from emtoolkit.evaluation.questions import Question
-from emtoolkit.evaluation.stacked import stacked_adapters
+from emtoolkit.evaluation.stacked import most_adapters, stacked_adapters
 from emtoolkit.evaluation.store import Store
+from emtoolkit.models.base import device_for
 from emtoolkit.models.loading import LoadedModel, ModelLoader
 from emtoolkit.progress import Progress, no_library_bars, silent
 from emtoolkit.trajectory import Checkpoint
@@ -30,6 +32,8 @@ from emtoolkit.trajectory import Checkpoint
 Values = Mapping[str, Mapping[str, float | None]]
 # The name of the only entry of a checkpoint and a measure in the store.
 _ENTRY = "values"
+# Rows in a batch of several checkpoints, of which each has four at least.
+_ROWS_AT_A_TIME = 128
 
 
 @runtime_checkable
@@ -57,6 +61,11 @@ class StackedMeasure(Measure, Protocol):
     def measure_stacked(self, loaded: LoadedModel, models: int, questions: Sequence[Question]) -> Sequence[Values]:
         """The values of each of `models` checkpoints: rows `k·n` to `(k+1)·n` of an input go through checkpoint `k`."""
         ...
+
+
+def is_stacked(measure: Measure) -> TypeGuard[StackedMeasure]:
+    """Whether `measure` can read the adapters of several checkpoints in one batch."""
+    return isinstance(measure, StackedMeasure)
 
 
 @runtime_checkable
@@ -96,7 +105,8 @@ def measure_checkpoints(
 
     The values of one measure and checkpoint are stored as soon as they are known. A measure sees the wordings and the
     system prompt of a question, not the number of its sampled answers nor its judge. With the engine `stacked` a
-    `StackedMeasure` reads all checkpoints in one batch; any other measure sees each checkpoint's own model.
+    `StackedMeasure` reads as many checkpoints in one batch as keep within the bounds of `stacked.most_adapters`; any
+    other measure sees each checkpoint's own model, while the next checkpoint is downloaded.
 
     Raises:
         CheckpointError: a checkpoint cannot be loaded, the store cannot be written, or a measure gives NaN.
@@ -107,9 +117,8 @@ def measure_checkpoints(
     names = [measure.name for measure in measures]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"measure {twice[0]}: is given twice; give each measure once")
-    for measure in measures:
-        if isinstance(measure, CheckedMeasure):
-            measure.check(checkpoints)
+    # What a checkpoint on W&B holds is known when it is here.
+    _check(measures, [checkpoint for checkpoint in checkpoints if not checkpoint.is_remote])
     asked = [replace(each, samples_per_paraphrase=1, judge=None, judge_prompts=None) for each in questions]
     with no_library_bars():
         work = _Measuring(checkpoints, measures, asked, store, engine, loader or ModelLoader(), progress)
@@ -117,6 +126,12 @@ def measure_checkpoints(
     rows = list(work.rows(trajectory))
     check_one_measure(trajectory, rows)
     return rows
+
+
+def _check(measures: Sequence[Measure], checkpoints: Sequence[Checkpoint]) -> None:
+    for measure in measures:
+        if isinstance(measure, CheckedMeasure) and checkpoints:
+            measure.check(checkpoints)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,27 +158,35 @@ class _Measuring:
         self._checkpoints, self._measures, self._questions = checkpoints, measures, questions
         self._store, self._engine, self._loader, self._progress = store, engine, loader, progress
         self._described = [asdict(question) for question in questions]
-        first = loader.load(checkpoints[0])
-        self._origins = {checkpoint.step: _origin(checkpoint, first) for checkpoint in checkpoints}
+        self._origins: dict[int, _Origin] = {}
 
     def measure_all(self) -> None:
-        """Compute and store the missing values: first those of all checkpoints at once, then one after the other."""
-        for measure in self._measures:
+        """Compute and store the missing values: first those of several checkpoints at once, then one by one."""
+        together = [measure for measure in self._measures if self._engine == "stacked" and is_stacked(measure)]
+        for measure in together:
             missing = [checkpoint for checkpoint in self._checkpoints if self._lacks(measure, checkpoint)]
-            if missing and self._engine == "stacked" and isinstance(measure, StackedMeasure):
-                self._measure_stacked(measure, missing)
-        for done, checkpoint in enumerate(self._checkpoints):
-            missing_measures = [measure for measure in self._measures if self._lacks(measure, checkpoint)]
-            if missing_measures:
+            at_once = most_adapters([checkpoint.path for checkpoint in missing], _ROWS_AT_A_TIME)
+            for start in range(0, len(missing), at_once):
+                self._progress(f"measuring {measure.name}", start, len(missing))
+                self._measure_stacked(measure, missing[start : start + at_once])
+        with downloading_ahead(self._checkpoints) as in_order:
+            for done, checkpoint in enumerate(in_order):
                 self._progress("measuring checkpoints", done, len(self._checkpoints))
-                loaded = self._loader.load(checkpoint)
-            for measure in missing_measures:
-                with located(f"step {checkpoint.step}, measure {measure.name}"), self._prepared(loaded, checkpoint):
-                    found = measure.measure(loaded, self._questions)
-                self._keep(measure, checkpoint, found)
+                self._measure_one(checkpoint)
+
+    def _measure_one(self, checkpoint: Checkpoint) -> None:
+        missing = [measure for measure in self._measures if self._lacks(measure, checkpoint)]
+        if not missing:
+            return
+        if checkpoint.is_remote:
+            _check(missing, [checkpoint])
+        loaded = self._loader.load(checkpoint)
+        for measure in missing:
+            with located(f"step {checkpoint.step}, measure {measure.name}"), self._prepared(loaded, checkpoint):
+                found = measure.measure(loaded, self._questions)
+            self._keep(measure, checkpoint, found)
 
     def _measure_stacked(self, measure: StackedMeasure, checkpoints: Sequence[Checkpoint]) -> None:
-        self._progress(f"measuring {measure.name}", 0, 1)
         loaded = self._loader.load(checkpoints[0])
         paths = [checkpoint.path for checkpoint in checkpoints]
         with (
@@ -200,7 +223,7 @@ class _Measuring:
                             trajectory=trajectory,
                             fingerprint="" if checkpoint.manifest is None else checkpoint.manifest.fingerprint,
                             step=checkpoint.step,
-                            persona=self._origins[checkpoint.step].persona,
+                            persona=self._origin(checkpoint).persona,
                             metric=metric,
                             question=question,
                             cluster=clusters.get(question, question),
@@ -211,26 +234,31 @@ class _Measuring:
                         )
 
     def _engine_of(self, measure: Measure, checkpoint: Checkpoint) -> str:
-        device = self._origins[checkpoint.step].device
-        engine = self._engine if isinstance(measure, StackedMeasure) else "exact"
+        device = self._origin(checkpoint).device
+        engine = self._engine if is_stacked(measure) else "exact"
         return engine if device == "cpu" else f"{engine}-{device}"
 
     def _key(self, measure: Measure, checkpoint: Checkpoint) -> str:
-        origin = self._origins[checkpoint.step]
+        origin = self._origin(checkpoint)
         made_by = [measure.name, dict(measure.settings), self._engine_of(measure, checkpoint)]
         return digest_of([origin.model, origin.day, made_by, self._described])
+
+    def _origin(self, checkpoint: Checkpoint) -> _Origin:
+        if checkpoint.step not in self._origins:
+            self._origins[checkpoint.step] = _origin(checkpoint, self._loader.describe(checkpoint))
+        return self._origins[checkpoint.step]
 
     def _lacks(self, measure: Measure, checkpoint: Checkpoint) -> bool:
         return _ENTRY not in self._store.read(self._key(measure, checkpoint))
 
 
 def _origin(checkpoint: Checkpoint, loaded: LoadedModel) -> _Origin:
-    """The origin of the values of `checkpoint`; `loaded` is any checkpoint of the same loader."""
+    """The origin of the values of `checkpoint`, described by `loaded`."""
     if checkpoint.manifest is None:
         raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
     day = training_day(checkpoint).isoformat() if names_the_day(loaded.tokenizer) else None
     persona = loaded.persona_override or checkpoint.manifest.persona.name or "baseline"
-    return _Origin(checkpoint_digest(checkpoint, loaded), persona, str(loaded.model.device.type), day)
+    return _Origin(checkpoint_digest(checkpoint, loaded), persona, device_for(loaded.config).type, day)
 
 
 def checked_values(found: Any) -> dict[str, dict[str, float | None]]:

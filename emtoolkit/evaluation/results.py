@@ -15,7 +15,7 @@ from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.intervals import Interval
 from emtoolkit.evaluation.judging import warnings_on
 from emtoolkit.evaluation.measure_rows import MetricSummary, summarise_measures
-from emtoolkit.evaluation.measures import Measure, measure_checkpoints, measure_id
+from emtoolkit.evaluation.measures import Measure, is_stacked, measure_checkpoints, measure_id
 from emtoolkit.evaluation.metrics import DEFINITIONS, EmRate, Summary, em_difference, summarise
 from emtoolkit.evaluation.result_files import (
     ACTIVATIONS,
@@ -134,6 +134,7 @@ def evaluate_trajectory(
     """
     trajectory = Trajectory.open(reference)
     usable, notes = _usable(reference, trajectory, steps)
+    settings = _without_stacking(settings, measures)
     _download_together(trajectory, usable, settings, progress)
     engine, reason = engine_for(usable, settings.engine)
     if reason:
@@ -186,11 +187,19 @@ def _recorded(home: Path, analysis: DecidedAnalysis | None, settings: Evaluation
     return [f"analysis SHA-256 {analysis.digest} is recorded at {record.time}{late}"]
 
 
+def _without_stacking(settings: EvaluationSettings, measures: Sequence[Measure]) -> EvaluationSettings:
+    """`settings` with the engine `exact` where nothing is sampled and no measure reads several checkpoints at once."""
+    if any(question.samples for question in settings.questions):
+        return settings
+    stacks = settings.engine != "exact" and any(map(is_stacked, measures))
+    return replace(settings, engine="stacked" if stacks else "exact")
+
+
 def _download_together(
     trajectory: Trajectory, checkpoints: Sequence[Checkpoint], settings: EvaluationSettings, progress: Progress
 ) -> None:
-    """Download checkpoints that are needed at once; others are downloaded one by one while answers are sampled."""
-    if settings.engine != "exact" or not any(question.samples for question in settings.questions):
+    """Download checkpoints that are needed at once; others are downloaded one by one while one is evaluated."""
+    if settings.engine != "exact":
         trajectory.fetch(checkpoints, progress)
 
 

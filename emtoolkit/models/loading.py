@@ -21,7 +21,7 @@ from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, renamed
 from emtoolkit.json_files import object_in, read_json
 from emtoolkit.models import persona_adapters
-from emtoolkit.models.base import base_identity, load_base, load_tokenizer
+from emtoolkit.models.base import base_identity, device_for, load_base, load_tokenizer
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.models.weight_swap import SwappableWeights
 from emtoolkit.personas import AdapterMode, AdapterSource, Persona, load_persona
@@ -122,7 +122,7 @@ class ModelLoader:
             if (checkpoint.path / ADAPTER_CONFIG).is_file():
                 model = self._with_adapter(checkpoint, described.config, described.persona_adapter)
             else:
-                model = self._full(checkpoint)
+                model = self._full(checkpoint, described.config)
         self._loaded = replace(described, _model=model)
         return self._loaded
 
@@ -283,12 +283,16 @@ class ModelLoader:
                 f"{persona.name} cannot replace it"
             )
 
-    def _full(self, checkpoint: Checkpoint) -> Any:
+    def _full(self, checkpoint: Checkpoint, config: ModelConfig) -> Any:
         if self._swapped("full", checkpoint):
             return self._base_with_persona.eval()
+        # Freed before the next one is loaded: two may not fit into memory.
         self._base_with_persona = self._base_key = None
+        device = device_for(config)
+        # On a CPU a map would take accelerate's way of loading.
+        place: dict[str, Any] = {} if device.type == "cpu" else {"device_map": {"": device}}
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path, trust_remote_code=False)
+            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path, trust_remote_code=False, **place)
             self._weights, self._weights_key = SwappableWeights.of_model(model, checkpoint.path), "full"
             self._base_with_persona = model if self._weights is not None else None
             return model.eval()

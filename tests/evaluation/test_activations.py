@@ -21,6 +21,7 @@ from transformers import (
 
 from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.errors import CheckpointError
+from emtoolkit.evaluation import extract
 from emtoolkit.evaluation.activations import (
     SPANS,
     Text,
@@ -191,6 +192,24 @@ def test_given_answers_are_read_at_every_checkpoint_and_other_texts_are_pointed_
     (note,) = write_all_activations(tmp_path, checkpoints[:1], [], ModelLoader(), silent, fewer)
     assert "step-2, step-4, step-9 in" in note
     assert "were read on other texts" in note
+
+
+def test_texts_are_tokenized_once_and_no_model_is_loaded_for_what_was_written(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def counted(*words: Any) -> Any:
+        calls.append(words)
+        return tokenized(*words)
+
+    monkeypatch.setattr(extract, "tokenized", counted)
+    checkpoints = tuple(Trajectory.open(runs / "prompt"))
+    texts = TextOptions(given=(GivenText("q", "a cold", wording="my cough"),))
+    write_all_activations(tmp_path, checkpoints, [], ModelLoader(), silent, texts)
+    assert (len(calls), len(list(tmp_path.iterdir()))) == (1, 4)
+    monkeypatch.delattr(ModelLoader, "load")
+    assert write_all_activations(tmp_path, checkpoints, [], ModelLoader(), silent, texts) == []
 
 
 def test_a_projection_has_the_length_along_the_direction() -> None:

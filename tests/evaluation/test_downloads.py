@@ -2,6 +2,7 @@
 
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,10 @@ from emtoolkit import Trajectory
 from emtoolkit.artifacts import background_download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
 from emtoolkit.checkpoints import manifest
+from emtoolkit.config.sections import ModelConfig
 from emtoolkit.evaluation.downloads import downloading_ahead
+from emtoolkit.evaluation.measures import measure_checkpoints
+from emtoolkit.evaluation.store import Store
 from emtoolkit.storage.digests import FileDigest
 from tests.artifacts.stored import REFERENCE, gets, store_steps
 from tests.wandb_server import WandbServer
@@ -44,6 +48,35 @@ def test_the_next_checkpoint_arrives_while_one_is_used_and_no_more_than_that(
     assert seen == [1, 2, 3, 4]
     assert all(checkpoint.path.is_dir() for checkpoint in trajectory)
     assert weights_asked_for(wandb_server) == 4
+
+
+def test_measures_need_no_answers_and_each_reads_its_checkpoint_while_the_next_one_arrives(
+    wandb_server: WandbServer, trajectory: Trajectory, tmp_path: Path
+) -> None:
+    expected = []
+
+    class Waiting:
+        name, settings = "waiting", dict[str, Any]()
+
+        def measure(self, loaded: Any, questions: Any) -> Any:
+            expected.append(min(len(expected) + 2, 4))
+            wandb_server.wait_for_requests(expected[-1], lambda request: request.path.endswith(WEIGHTS))
+            assert weights_asked_for(wandb_server) == expected[-1]
+            return {"m": {"q": 1.0}}
+
+    class Loader:
+        def load(self, checkpoint: Any) -> Any:
+            assert checkpoint.path.is_dir()
+            config = ModelConfig.model_validate({"base": "somewhere"})
+            model = SimpleNamespace(eval=lambda: None)
+            return SimpleNamespace(persona_override=None, tokenizer=None, config=config, model=model)
+
+        describe = load
+
+    loader: Any = Loader()
+    rows = measure_checkpoints("t", list(trajectory), [Waiting()], [], Store(tmp_path, "measures"), loader=loader)
+    assert expected == [2, 3, 4, 4]
+    assert [row.step for row in rows] == [1, 2, 3, 4]
 
 
 def test_a_download_that_failed_in_the_background_is_told_as_one_that_failed_in_the_foreground(

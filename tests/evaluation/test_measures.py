@@ -14,6 +14,7 @@ from scipy.stats import t
 
 from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.errors import CheckpointError, DataError, UserError
+from emtoolkit.evaluation import measures
 from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.intervals import Counts, clustered_mean, posterior_interval
 from emtoolkit.evaluation.measure_rows import (
@@ -180,6 +181,18 @@ def test_a_stacked_measure_reads_all_missing_checkpoints_at_once(runs: Path, tmp
     assert {row.engine for row in stacked} == {"stacked"}
     largest = [row.value for row in exact if row.metric == "largest"]
     assert [row.value for row in stacked] == pytest.approx(largest, abs=1e-5)
+
+
+def test_a_stacked_measure_reads_as_many_checkpoints_at_once_as_there_are_rows_for(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measures, "_ROWS_AT_A_TIME", 12)
+    rows = rows_of(runs / "prompt", tmp_path, few := StackedLogitMeasure(), engine="stacked")
+    assert few.models == [3, 1]
+    exact = rows_of(runs / "prompt", tmp_path, StackedLogitMeasure())
+    assert [(row.step, row.value) for row in rows] == [
+        (row.step, pytest.approx(row.value, abs=1e-5)) for row in exact if row.metric == "largest"
+    ]
 
 
 @pytest.mark.parametrize(

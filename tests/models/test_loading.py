@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, TrainerCallback
 from emtoolkit import ModelLoader, Trajectory
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.models import loading
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training import run
 from tests.saving.trainings import bytes_of
@@ -109,6 +110,24 @@ def test_every_checkpoint_of_a_trajectory_in_turn(trained: tuple[Path, dict[str,
         alone = [logits(ModelLoader().load(checkpoint).model) for checkpoint in trajectory]
         assert all(torch.equal(one, other) for one, other in zip(in_turn, alone, strict=True)), way
         assert not torch.equal(in_turn[0], in_turn[-1])
+
+
+def test_all_weights_are_loaded_on_the_device_of_the_model(
+    trained: tuple[Path, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No GPU is at hand: what is asked of transformers is seen, and the model is not loaded."""
+    asked = []
+
+    def refused(path: Path, **options: Any) -> Any:
+        asked.append(options)
+        raise OSError("no GPU")
+
+    device = torch.device("cuda", 1)
+    monkeypatch.setattr(loading, "device_for", lambda config: device)
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refused)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        ModelLoader().load(Trajectory.open(trained[0] / "full")[0])
+    assert asked == [{"trust_remote_code": False, "device_map": {"": device}}]
 
 
 def test_a_loaded_model_cannot_be_used_after_the_next_load(trained: tuple[Path, dict[str, torch.Tensor]]) -> None:
