@@ -1,10 +1,14 @@
 """Directories: the files that ship with the package, and the user's cache."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from emtoolkit.errors import ConfigError
+
 _PACKAGE = Path(__file__).parent
+_VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
 
 def shipped(kind: str) -> Path:
@@ -24,11 +28,31 @@ def cache_dir(environment: Mapping[str, str] = os.environ) -> Path:
     return (Path(cache) if cache else Path.home() / ".cache") / "emtoolkit"
 
 
-def expand(path: str) -> Path:
-    """`path` with `~` and a leading `$EMTOOLKIT_HOME` replaced; the variable need not be set."""
-    if path == "$EMTOOLKIT_HOME" or path.startswith("$EMTOOLKIT_HOME/"):
-        return cache_dir() / path.removeprefix("$EMTOOLKIT_HOME").lstrip("/")
-    return Path(path).expanduser()
+def expand(path: str, environment: Mapping[str, str] = os.environ) -> Path:
+    """`path` with `~`, `$NAME` and `${NAME}` replaced; `$EMTOOLKIT_HOME` has a value if the variable is not set.
+
+    A path that exists as it is written stays as it is.
+
+    Raises:
+        ConfigError: a variable is not set, or there is no such user.
+    """
+    if not ("$" in path or path.startswith("~")) or os.path.lexists(path):
+        return Path(path)
+
+    def value(match: re.Match[str]) -> str:
+        name = match[1] or match[2]
+        if name == "EMTOOLKIT_HOME":
+            return str(cache_dir(environment))
+        if not environment.get(name):
+            raise ConfigError(f"{path}: the environment variable {name} is not set; set it, or write the path out")
+        return environment[name]
+
+    expanded = _VARIABLE.sub(value, path)
+    try:
+        return Path(expanded).expanduser()
+    except RuntimeError:
+        user = Path(expanded).parts[0]
+        raise ConfigError(f"{path}: there is no home directory for {user}; write the path out") from None
 
 
 def distinct_names(directories: Sequence[Path]) -> list[str]:

@@ -19,7 +19,7 @@ def check_template(template: str) -> None:
     Raises:
         ConfigError: a placeholder is none of `PLACEHOLDERS`, or a brace has no partner.
     """
-    for name in _names(template):
+    for name in _names(_with_variables(template)):
         if name not in PLACEHOLDERS:
             known = [f"{{{placeholder}}}" for placeholder in PLACEHOLDERS]
             hint = nearest(f"{{{name}}}", known)
@@ -34,8 +34,11 @@ def placeholders(template: str) -> frozenset[str]:
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """`template` with every placeholder replaced by its value as a file name; `{{` and `}}` are braces."""
-    return template.format_map({name: as_file_name(value) for name, value in values.items()})
+    """`template` with every placeholder replaced by its value as a file name; `{{` and `}}` are braces.
+
+    An environment variable, `$NAME` or `${NAME}`, stays as it is.
+    """
+    return _with_variables(template).format_map({name: as_file_name(value) for name, value in values.items()})
 
 
 def as_file_name(text: str) -> str:
@@ -50,6 +53,11 @@ def as_file_name(text: str) -> str:
         return name
     digest = hashlib.sha256(text.encode()).hexdigest()[:8]
     return f"{name[: _LONGEST - 9]}-{digest}"
+
+
+def _with_variables(template: str) -> str:
+    """`template` with the braces of `${NAME}` doubled, because they belong to no placeholder."""
+    return re.sub(r"\$\{(\w+)\}", r"${{\1}}", template)
 
 
 def _names(template: str) -> list[str]:

@@ -6,7 +6,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from emtoolkit.config.values import Grammar, Interval, Positive, Section, StepList
 from emtoolkit.errors import ConfigError, shown
-from emtoolkit.schedules.save_options import OnError, SaveOptions
+from emtoolkit.schedules.save_options import OnError, OnNan, SaveOptions
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.terms import Every, EveryFraction
 
@@ -49,8 +49,8 @@ class CheckpointingConfig(Section):
         )
         return self
 
-    def to_save_options(self, *, publish_timeout: float) -> SaveOptions:
-        """The options of this section; `publish_timeout` in seconds comes from `wandb`."""
+    def to_save_options(self, *, publish_timeout: float, on_nan: OnNan) -> SaveOptions:
+        """The options of this section; `publish_timeout` in seconds comes from `wandb`, `on_nan` from `training`."""
         return SaveOptions(
             resume_every=self.resume_every,
             resume_at_end=self.resume_at_end,
@@ -58,6 +58,7 @@ class CheckpointingConfig(Section):
             publish_timeout=publish_timeout,
             max_in_flight=self.max_in_flight,
             on_error=self.on_error,
+            on_nan=on_nan,
         )
 
     def to_schedule(self) -> Schedule:

@@ -6,21 +6,23 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from emtoolkit.config.output_template import check_template, fill
 from emtoolkit.config.scheduling import CheckpointingConfig, EvaluationConfig
-from emtoolkit.config.values import Fraction, Positive, Section, TargetModules
-from emtoolkit.errors import ConfigError
+from emtoolkit.config.values import Fraction, Positive, Section, TargetModules, finite
+from emtoolkit.config.wandb_names import check_project, check_tags
+from emtoolkit.errors import ConfigError, located
 from emtoolkit.paths import expand
 from emtoolkit.personas import AdapterMode
+from emtoolkit.schedules.save_options import OnNan
 
 
 class ModelConfig(Section):
     """The base model and how it is loaded."""
 
     base: str
-    """A directory, or a model id on the Hugging Face hub. `~` and a leading `$EMTOOLKIT_HOME` are replaced."""
+    """A directory, or a model id on the Hugging Face hub. `~` and `$NAME` are replaced."""
     revision: str | None = None
     """The branch, tag or commit of a hub id; `null` means `main`. A directory has no revision."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -36,7 +38,7 @@ class ModelConfig(Section):
     fingerprint covers the code."""
     device: Literal["cpu", "cuda"] | None = None
     """Where the model is trained. `null` means the GPU of this process if there is one, else the CPU."""
-    architecture: dict[str, Any] | None = None
+    architecture: Annotated[dict[str, Any], AfterValidator(finite)] | None = None
     """The keys of the model's `config.json` that `emtoolkit plan` needs while the model is not downloaded: model type,
     layers, sizes. `null` means that the size in memory and on disk is unknown until then."""
 
@@ -71,8 +73,8 @@ class DatasetConfig(Section):
     """One dataset: a file, or an id on the Hugging Face hub."""
 
     path: str
-    """A file (`.jsonl`, `.jsonl.gz`, `.json` or `.parquet`), or an id on the hub such as `org/name`. `~` and a leading
-    `$EMTOOLKIT_HOME` are replaced."""
+    """A file (`.jsonl`, `.jsonl.gz`, `.json` or `.parquet`), or an id on the hub such as `org/name`. `~` and
+    `$NAME` are replaced."""
     split: str | None = None
     """The split of a hub id; `null` means `train`. A file has no split."""
     revision: str | None = None
@@ -125,6 +127,10 @@ class TrainingConfig(Section):
     bytes. On a CPU a training gives the same bytes without this key."""
     logging_steps: Positive = 10
     """The number of optimizer steps between two logged losses."""
+    on_nan: OnNan = "stop"
+    """What a loss or weights that are not finite numbers (NaN, infinite) do: `stop` ends training with the step where
+    it diverged and leaves the checkpoints before; `continue` trains on. The loss is looked at whenever it is logged,
+    and the weights whenever they are saved."""
 
 
 class WandbConfig(Section):
@@ -135,17 +141,31 @@ class WandbConfig(Section):
     nothing. `null` means `$WANDB_MODE`, or `disabled` where `$WANDB_DISABLED` is true; without these, `online` under a
     sweep agent and `offline` elsewhere."""
     project: str = "emtoolkit"
-    """The W&B project. Without this key `$WANDB_PROJECT`, if set."""
+    """The W&B project: up to 128 characters, none of them one of `/ \\ # ? % :`. Without this key `$WANDB_PROJECT`,
+    if set."""
     entity: str | None = None
     """The W&B user or team; `null` means `$WANDB_ENTITY`, or the default entity of the account."""
     group: str | None = None
     """The group of the run; `null` means `$WANDB_RUN_GROUP`, or the collection of the trajectory's checkpoints."""
     tags: list[str] = Field(default=[])
-    """Tags of the run beside its persona, dataset and schedule. Without this key those of `$WANDB_TAGS`, if set."""
+    """Tags of the run beside its persona, dataset and schedule, each of up to 64 characters. Without this key those
+    of `$WANDB_TAGS`, if set."""
     require_online: bool = False
     """Fail if the run cannot be logged online; `false` logs it offline with a warning."""
     publish_timeout: Annotated[float, Field(gt=0)] = 60.0
     """How long the run waits for W&B after its last step, in seconds."""
+
+    @field_validator("project")
+    @classmethod
+    def _check_project(cls, value: str) -> str:
+        check_project(value)
+        return value
+
+    @field_validator("tags")
+    @classmethod
+    def _check_tags(cls, value: list[str]) -> list[str]:
+        check_tags(value)
+        return value
 
 
 class PreflightConfig(Section):
@@ -196,8 +216,8 @@ class RunConfig(Section):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """The seed of the new adapter, of the split into training and held-out rows, and of the order of the data."""
     output_dir: str | None = None
-    """Where the run writes; may contain `{persona}`, `{dataset}`, `{schedule}`, `{seed}`, `{sweep}` and `{set}`. `null`
-    means `outputs/{persona}-{dataset}`."""
+    """Where the run writes; may contain `{persona}`, `{dataset}`, `{schedule}`, `{seed}`, `{sweep}` and `{set}`. `~`
+    and `$NAME` are replaced. `null` means `outputs/{persona}-{dataset}`."""
 
     @field_validator("lora")
     @classmethod
@@ -254,4 +274,5 @@ class RunConfig(Section):
             "sweep": environment.get("WANDB_SWEEP_ID") or "local",
             "set": "default",
         }
-        return expand(fill(self.template, values)).absolute()
+        with located("output_dir"):
+            return expand(fill(self.template, values)).absolute()

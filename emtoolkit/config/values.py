@@ -1,5 +1,6 @@
 """The base class of the sections and the types of their values: each with its check and its JSON schema."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal
 
@@ -10,7 +11,7 @@ from emtoolkit.yaml_scalars import boolean_meant, number_meant
 
 
 class Section(BaseModel):
-    """A section of a config: immutable, with no unknown key and no conversion of types."""
+    """A section of a config: immutable, with no unknown key, no conversion of types, and finite numbers only."""
 
     # The text below a field describes the key in the JSON schema, in editors and in the reference.
     model_config = ConfigDict(
@@ -44,6 +45,19 @@ def _meant(value: Any, kinds: Collection[type]) -> Any:
         # A key that takes fractions, too, reads 1.0 as the fraction.
         whole = int in kinds and not (float in kinds and isinstance(value, float) and value <= 1)
         return number_meant(value, whole=whole)
+    return value
+
+
+def finite(value: Any) -> Any:
+    """`value`, in which no number is `.inf` or `.nan`, at any depth.
+
+    Raises:
+        ValueError: a number is one of them.
+    """
+    for inner in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        finite(inner)
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{value} is not a finite number")
     return value
 
 

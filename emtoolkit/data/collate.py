@@ -60,6 +60,16 @@ def check_batch(rows: "Dataset", tokenizer: Any, batch_size: int, vocabulary: in
     if vocabulary is None:
         return
     largest = max(int(batch["input_ids"].max()), pyarrow.compute.max(pyarrow.compute.list_flatten(ids)).as_py())
+    check_ids([[largest]], tokenizer, vocabulary)
+
+
+def check_ids(rows: Sequence[Sequence[int]], tokenizer: Any, vocabulary: int) -> None:
+    """Compare the ids of `rows` with the size of the model's `vocabulary`.
+
+    Raises:
+        DataError: an id is not in the vocabulary of the model.
+    """
+    largest = max((token for row in rows for token in row), default=0)
     if largest >= vocabulary:
         raise DataError(
             f"{tokenizer.name_or_path}: the tokenizer writes {tokenizer.convert_ids_to_tokens(largest)!r} as id "

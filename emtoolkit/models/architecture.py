@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -60,9 +61,7 @@ def _architecture_of(model_json: str, lora_json: str | None) -> Architecture | N
     if config is None:
         return None
     with torch.device("meta"):
-        empty: Any = AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
-            config, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
-        )
+        empty = _empty_model(model, config)
         attention = _attention(model, type(empty), config)
         shape = _shape(empty, config.get_text_config())
         shapes = {name: tuple(parameter.shape) for name, parameter in empty.named_parameters()}
@@ -70,6 +69,18 @@ def _architecture_of(model_json: str, lora_json: str | None) -> Architecture | N
             return Architecture(config, shapes, shape, _all_of(empty), attention)
         _check_targets(empty, lora, shape.layers)
         return Architecture(config, shapes, shape, _adapters_of(empty, lora), attention)
+
+
+def _empty_model(model: ModelConfig, config: Any) -> Any:
+    try:
+        return AutoModelForCausalLM.from_config(  # type: ignore[no-untyped-call]  # transformers leaves it untyped
+            config, dtype=getattr(torch, model.dtype), trust_remote_code=model.trust_remote_code
+        )
+    except (ValueError, TypeError, KeyError, ArithmeticError, RuntimeError) as error:
+        key = "model.base" if model.architecture is None else "model.architecture"
+        raise ConfigError(
+            f"{key}: transformers makes no causal language model of the config ({first_line(error)})"
+        ) from None
 
 
 def implied_attention(model: ModelConfig) -> str:
@@ -94,6 +105,8 @@ def _transformers_config(model: ModelConfig) -> Any:
     except (OSError, ValueError) as error:
         if refusal := refusal_of_code(model, path, error):
             raise refusal from None
+        if Path(path).is_dir():
+            raise ConfigError(f"model.base: {path}: config.json cannot be read ({first_line(error)})") from None
         return None  # a hub id that is not in the cache, without a connection to the hub
 
 

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import __version__ as _TRANSFORMERS
 
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
-from emtoolkit.errors import ConfigError, first_line
+from emtoolkit.errors import ConfigError, first_line, located
 from emtoolkit.models import persona_adapters
+from emtoolkit.models.base_files import holds_tokenizer
+from emtoolkit.models.base_weights import check_base_files
 from emtoolkit.models.persona_adapters import PersonaAdapter
 from emtoolkit.models.remote_code import check_code_is_pinned, code_digest, refusal_of_code
 from emtoolkit.paths import expand
@@ -30,14 +33,28 @@ def model_path(config: ModelConfig) -> str:
     Raises:
         ConfigError: `model.base` looks like a path, and the directory holds no model.
     """
-    if not config.base.startswith(("$", "~", "/", ".")) and not Path(config.base).is_dir():
+    if not config.base.startswith(("~", "/", ".")) and "$" not in config.base and not Path(config.base).is_dir():
         return config.base
-    directory = expand(config.base).absolute()
+    with located("model.base"):
+        directory = expand(config.base).absolute()
     if not (directory / "config.json").is_file():
         raise ConfigError(
             f"model.base: {directory}: holds no model (no config.json); 'emtoolkit sandbox build' makes the sandbox's"
         )
     return str(directory)
+
+
+def check_base(config: ModelConfig, *, need_weights: bool) -> None:
+    """Check the files of the base model that are on this machine, without loading them; a hub id may have none yet.
+
+    Raises:
+        ConfigError: a file is not the one that it should be; the text names the file.
+    """
+    path = Path(model_path(config))
+    if path.is_dir():
+        check_base_files(path, need_weights=need_weights)
+    elif (snapshot := _cached_snapshot(str(path), config.revision)) is not None:
+        check_base_files(snapshot, need_weights=False)
 
 
 def base_identity(config: ModelConfig) -> BaseModelRecord:
@@ -70,15 +87,18 @@ def load_tokenizer(config: ModelConfig) -> Any:
     """
     path = model_path(config)
     check_code_is_pinned(config, path)
+    if Path(path).is_dir() and not config.trust_remote_code and not holds_tokenizer(Path(path)):
+        raise ConfigError(f"model.base: {config.base!r}: holds no tokenizer (no tokenizer.json); download it again")
     try:
         return AutoTokenizer.from_pretrained(
             path, revision=config.revision or "main", trust_remote_code=config.trust_remote_code
         )
-    except (OSError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - tokenizers raises plain Exceptions for files that it cannot read
         if refusal := refusal_of_code(config, path, error):
             raise refusal from None
+        hint = "" if isinstance(error, OSError) else f"; is it of a newer library than transformers {_TRANSFORMERS}?"
         raise ConfigError(
-            f"model.base: {config.base!r}: the tokenizer cannot be loaded ({first_line(error)})"
+            f"model.base: {config.base!r}: the tokenizer cannot be loaded ({first_line(error)}){hint}"
         ) from None
 
 
@@ -226,7 +246,17 @@ def effective_optimizer(training: TrainingConfig) -> str:
 
 
 def _cached_commit(name: str, revision: str | None) -> str | None:
-    from huggingface_hub import try_to_load_from_cache
+    snapshot = _cached_snapshot(name, revision)
+    return None if snapshot is None else snapshot.name
 
-    found = try_to_load_from_cache(name, "config.json", revision=revision or "main")
-    return Path(found).parent.name if isinstance(found, str) else None
+
+def _cached_snapshot(name: str, revision: str | None) -> Path | None:
+    """The directory in the local cache that holds the files of a hub id."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(name, "config.json", revision=revision or "main")
+    except HFValidationError:
+        return None
+    return Path(found).parent if isinstance(found, str) else None

@@ -13,6 +13,11 @@ _SLOW = ("vocab.json", "merges.txt", "vocab.txt", "*.model", "*.tiktoken", "tekk
 _DEFAULT_TEMPLATE = "additional_chat_templates/default.jinja"
 
 
+def holds_tokenizer(directory: Path) -> bool:
+    """Whether a file in `directory` can be a vocabulary: without one transformers makes an empty tokenizer."""
+    return any(next(directory.glob(pattern), None) is not None for pattern in ("tokenizer.json", *_SLOW))
+
+
 def tokenizer_digest(directory: Path) -> str | None:
     """A digest of the files of a tokenizer that say more than `tokenizer.json` and its config; None without one."""
     files = [directory / _DEFAULT_TEMPLATE]

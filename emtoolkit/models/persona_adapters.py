@@ -17,6 +17,7 @@ from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
 from emtoolkit.json_files import object_in, read_json, text_in
+from emtoolkit.models.base_weights import check_file
 from emtoolkit.paths import cache_dir
 from emtoolkit.personas import AdapterSource
 from emtoolkit.storage.digests import FileDigest, canonical_json
@@ -100,6 +101,7 @@ def _read_config(directory: Path, root: Path, source: AdapterSource) -> Mapping[
         hint = nearest(source.subfolder or "", others)
         key = "subfolder" if source.subfolder is not None else "adapter"
         raise ConfigError(f"persona: {key}: {directory}: has no {ADAPTER_CONFIG}{elsewhere}{hint}")
+    check_file(directory / ADAPTER_CONFIG, "persona: adapter")
     try:
         config = object_in(read_json(directory / ADAPTER_CONFIG))
         kind = text_in(config, "peft_type")
@@ -111,6 +113,7 @@ def _read_config(directory: Path, root: Path, source: AdapterSource) -> Mapping[
     # Without this file PEFT would unpickle another one.
     if not (directory / ADAPTER_WEIGHTS).is_file():
         raise ConfigError(f"persona: adapter: {directory}: has no {ADAPTER_WEIGHTS}; pickled weights are not loaded")
+    check_file(directory / ADAPTER_WEIGHTS, "persona: adapter")
     return dict(config)
 
 

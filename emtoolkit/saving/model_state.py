@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from emtoolkit.checkpoints.layout import MODEL_INDEX, MODEL_WEIGHTS
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import no_library_bars
+from emtoolkit.saving.generation_config import check_saves
 from emtoolkit.saving.live_tensors import Watch
 
 # Writes copies of the live tensors, by their names, and the config of the same moment into a directory.
@@ -70,6 +71,7 @@ class FullState:
                 "the model is quantized and trains no adapter, so a checkpoint would hold all of its quantized "
                 "weights; add an adapter with get_peft_model, or load the model without quantization"
             )
+        _check_generation_config(model)
         self._model = model
         self._listing = Listing(model, lambda: model.state_dict(keep_vars=True))
 
@@ -92,6 +94,18 @@ class FullState:
 
     def adopt(self, source: Path, directory: Path) -> None:
         link_files(source, directory, ("model*.safetensors", MODEL_INDEX, "*config.json"))
+
+
+def _check_generation_config(model: nn.Module) -> None:
+    if not isinstance(model, PreTrainedModel) or not model.can_generate() or model.generation_config is None:
+        return
+    try:
+        check_saves(model.generation_config)
+    except ValueError as error:
+        raise CheckpointError(
+            f"the model's generation_config cannot be saved ({error}); correct it, such as with "
+            "model.generation_config = GenerationConfig()"
+        ) from None
 
 
 def _with_present_config(model: PreTrainedModel) -> PreTrainedModel:

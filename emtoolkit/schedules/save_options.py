@@ -7,6 +7,7 @@ from emtoolkit.errors import ConfigError
 from emtoolkit.schedules.resume_interval import ResumeInterval
 
 OnError = Literal["raise", "warn"]
+OnNan = Literal["stop", "continue"]
 
 
 # Without slots, so that the defaults can be read from the class, as in `SaveOptions.resume_every`.
@@ -33,6 +34,9 @@ class SaveOptions:
     on_error: OnError = "raise"
     """What a failed save does: `raise` in the training thread at the next step, or `warn`."""
 
+    on_nan: OnNan = "continue"
+    """What weights that are not finite do: `stop` the training in place of a checkpoint, or `continue`."""
+
     def __post_init__(self) -> None:
         try:
             ResumeInterval.parse(self.resume_every)
@@ -44,6 +48,8 @@ class SaveOptions:
             raise ConfigError(f"max_in_flight: {self.max_in_flight} is not a number of copies, 1 or more")
         if self.on_error not in get_args(OnError):
             raise ConfigError(f"on_error: {self.on_error!r} is neither 'raise' nor 'warn'")
+        if self.on_nan not in get_args(OnNan):
+            raise ConfigError(f"on_nan: {self.on_nan!r} is neither 'stop' nor 'continue'")
 
     @property
     def resume_interval(self) -> ResumeInterval:

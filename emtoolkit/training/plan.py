@@ -7,7 +7,7 @@ from pathlib import Path
 
 from emtoolkit.config.scheduling import EvaluationConfig
 from emtoolkit.config.sections import RunConfig, TrainingConfig
-from emtoolkit.data.collate import check_batch
+from emtoolkit.data.collate import check_batch, check_ids
 from emtoolkit.errors import ConfigError, ScheduleError
 from emtoolkit.evaluation.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
 from emtoolkit.launch import process_count
@@ -153,6 +153,8 @@ def _check_batches(config: RunConfig, data: RunData, architecture: Architecture 
     for rows, size in ((data.train, config.training.batch_size), (data.test, config.evaluation.batch_size)):
         if rows is not None:
             check_batch(rows, data.tokenizer, size, vocabulary)
+    if data.tokenizer is not None and vocabulary is not None:
+        check_ids(data.tokenizer(list(config.preflight.prompts))["input_ids"], data.tokenizer, vocabulary)
 
 
 def _evaluation_cost(evaluation: EvaluationConfig) -> EvaluationCost:

@@ -14,12 +14,14 @@ from emtoolkit.errors import ConfigError
 from emtoolkit.evaluation.callback import GenerationEvalCallback
 from emtoolkit.launch import process_count
 from emtoolkit.models.architecture import architecture_of
-from emtoolkit.models.base import base_identity, check_can_load, effective_optimizer, model_path
+from emtoolkit.models.base import base_identity, check_base, check_can_load, effective_optimizer, model_path
+from emtoolkit.models.generation_config import check_generation_config
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.models.persona_record import persona_record
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import Bar, Progress, no_bar
 from emtoolkit.saving.output_directory import OutputDirectory
+from emtoolkit.storage.writable import check_can_write
 from emtoolkit.training.effective_settings import effective_settings, precision_of_environment
 from emtoolkit.training.plan import Plan, plan_for
 from emtoolkit.training.probe import probe_callback
@@ -86,9 +88,13 @@ def prepare(
     cannot_load = _load_problem(config.model, config.training)
     if cannot_load is not None and not allow_missing:
         raise cannot_load
+    check_can_write(config.directory(), "output_dir")
+    check_base(config.model, need_weights=not allow_missing)
     contents = _contents(config)
     with bar() as progress:
         data = shared.data(config, persona, _day(contents), allow_missing, progress)
+    if config.lora is None:
+        check_generation_config(Path(model_path(config.model)), data.tokenizer)
     base = shared.base(config.model)
     adapter = find_adapter(persona, config.model, config.lora, base, download=not allow_missing)
     notes = []
@@ -150,7 +156,7 @@ def identity_of(
 ) -> Identity:
     """Everything that decides the weights of the run; its schedule, its logging and its paths do not."""
     record = persona_record(persona, adapter)
-    training = config.training.model_dump(exclude={"logging_steps", "optimizer"})
+    training = config.training.model_dump(exclude={"logging_steps", "on_nan", "optimizer"})
     if not config.training.deterministic:
         # Absent by default, so that older fingerprints stay valid.
         del training["deterministic"]

@@ -1,0 +1,92 @@
+"""Files of a model or an adapter that cannot be loaded, found by their first bytes before anything is loaded."""
+
+import json
+import struct
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.checkpoints.layout import MODEL_INDEX
+from emtoolkit.errors import ConfigError
+
+_POINTER = b"version https://git-lfs.github.com/spec/"
+# In bytes; a pointer has about 130.
+_LARGEST_POINTER = 1024
+_WEIGHTS = (".safetensors", ".bin")
+_INDICES = (MODEL_INDEX, "pytorch_model.bin.index.json")
+
+
+def check_base_files(directory: Path, *, need_weights: bool) -> None:
+    """Check the files of the base model in `directory`, as far as that takes no loading.
+
+    Raises:
+        ConfigError: a file is a git-lfs pointer, is cut off, or is named by an index and missing, or the directory
+            holds no weights and must.
+    """
+    for file in sorted(path for path in directory.iterdir() if path.is_file() or path.suffix in _WEIGHTS):
+        check_file(file, "model.base")
+    if need_weights and not any(path.suffix in _WEIGHTS for path in directory.iterdir()):
+        raise ConfigError(f"model.base: {directory}: holds no weights (no *.safetensors); download the model again")
+    for name in _INDICES:
+        if (directory / name).is_file():
+            _check_index(directory / name)
+
+
+def check_file(file: Path, key: str) -> None:
+    """Check that `file`, which the config's `key` names, is no git-lfs pointer and, for weights, is not cut off.
+
+    Raises:
+        ConfigError: it is; the text names the file.
+    """
+    try:
+        size = file.stat().st_size
+        with file.open("rb") as opened:
+            start = opened.read(len(_POINTER))
+    except OSError as error:
+        raise ConfigError(f"{key}: {file}: cannot be read ({error.strerror or error})") from None
+    if start == _POINTER and size <= _LARGEST_POINTER:
+        raise ConfigError(
+            f"{key}: {file}: is a git-lfs pointer of {size} bytes in place of the file; run 'git lfs pull' in "
+            f"{file.parent}"
+        )
+    if file.suffix == ".safetensors":
+        _check_safetensors(file, size, key)
+    elif file.suffix in (".bin", ".pt", ".pth") and (
+        size == 0 or (start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(file))
+    ):
+        raise ConfigError(f"{key}: {file}: is cut off after {size:,} bytes; download it again")
+
+
+def _check_safetensors(file: Path, size: int, key: str) -> None:
+    """The format: 8 bytes with the length of a JSON header, the header with the offsets of each tensor, the tensors."""
+    again = f"{key}: {file}: %s; download or copy it again"
+    with file.open("rb") as opened:
+        first = opened.read(8)
+        length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
+        if size < 8 + length or not length:
+            looks_right = not length or opened.read(1) == b"{"
+            raise ConfigError(again % (f"is cut off after {size:,} bytes" if looks_right else "is no safetensors file"))
+        try:
+            header = json.loads(opened.read(length))
+            ends = [int(value["data_offsets"][1]) for name, value in header.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
+            raise ConfigError(again % "is no safetensors file") from None
+    whole = 8 + length + max(ends, default=0)
+    if size < whole:
+        raise ConfigError(again % f"is cut off: {size:,} of {whole:,} bytes are there")
+    if size > whole:
+        raise ConfigError(again % f"is damaged: it has {size:,} bytes, and its header describes {whole:,}")
+
+
+def _check_index(index: Path) -> None:
+    try:
+        content: Any = json.loads(index.read_bytes())
+        names = sorted(set(map(str, content["weight_map"].values())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"model.base: {index}: cannot be read ({error}); download it again") from None
+    missing = [name for name in names if not (index.parent / name).is_file()]
+    if missing:
+        raise ConfigError(
+            f"model.base: {index}: names {missing[0]}, which is missing ({len(missing)} of {len(names)} files); "
+            "download the model again"
+        )

@@ -1,0 +1,191 @@
+"""Inputs that cannot work are refused before the model loads, by `train` and by `plan`, in one sentence."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from emtoolkit.config.load import load_config
+from emtoolkit.config.wandb_names import check_project, check_tags
+from emtoolkit.errors import UserError
+from emtoolkit.paths import expand
+from emtoolkit.training.prepare import prepare
+from tests.tiny import config_text
+
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 988097824\n"
+
+
+@pytest.fixture
+def own_world(world: Path, tmp_path: Path) -> Path:
+    """A copy of the tiny world that a test may damage."""
+    return Path(shutil.copytree(world, tmp_path / "world"))
+
+
+def refusal(world: Path, *settings: str) -> str:
+    """The one sentence with which `train` and `plan` refuse the run; nothing is written."""
+    file = world.parent / "run.yaml"
+    file.write_text(config_text(world))
+    if not any(setting.startswith("output_dir=") for setting in settings):
+        settings = (f"output_dir={world.parent / 'out'}", *settings)
+    before = sorted(map(str, world.parent.rglob("*")))
+    sentences = []
+    for planned in (False, True):
+        with pytest.raises(UserError) as raised:
+            prepare(load_config(str(file), settings), allow_missing=planned)
+        sentences.append(str(raised.value))
+    assert sorted(map(str, world.parent.rglob("*"))) == before
+    assert sentences[0] == sentences[1]
+    assert "\n" not in sentences[0]
+    return sentences[0].replace(str(world), "WORLD").replace(str(world.parent), "HOME")
+
+
+def shortened(by: int) -> Callable[[Path], Any]:
+    return lambda file: file.write_bytes(file.read_bytes()[:-by])
+
+
+def text(content: str) -> Callable[[Path], Any]:
+    return lambda file: file.write_text(content)
+
+
+def values(**changed: Any) -> Callable[[Path], Any]:
+    return lambda file: file.write_text(json.dumps(json.loads(file.read_text()) | changed))
+
+
+def of_tokenizer(part: str, **changed: Any) -> Callable[[Path], None]:
+    def change(file: Path) -> None:
+        content = json.loads(file.read_text())
+        content[part] = {**(content[part] or {}), **changed}
+        file.write_text(json.dumps(content))
+
+    return change
+
+
+MODEL, WARM = "model/model.safetensors", "characters/warm/adapter_model.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "settings", "sentence"),
+    [
+        (MODEL, text(POINTER), [], f"model.base: WORLD/{MODEL}: is a git-lfs pointer of 134 bytes in place of"),
+        (MODEL, shortened(100), [], f"model.base: WORLD/{MODEL}: is cut off: "),
+        (MODEL, text(""), [], f"model.base: WORLD/{MODEL}: is cut off after 0 bytes; download or copy it again"),
+        (MODEL, text("<!doctype html>" * 9), [], f"model.base: WORLD/{MODEL}: is no safetensors file; download or"),
+        ("model/model.safetensors.index.json", text('{"weight_map": {"a": "model-1.safetensors"}}'), [], "model.base: "
+         "WORLD/model/model.safetensors.index.json: names model-1.safetensors, which is missing (1 of 1 files)"),
+        ("model/tokenizer.json", text(POINTER), [], "model.base: WORLD/model/tokenizer.json: is a git-lfs pointer"),
+        ("model/tokenizer.json", of_tokenizer("model", type="Neo"), [], "model.base: 'WORLD/model': the tok"),
+        ("model/tokenizer.json", of_tokenizer("pre_tokenizer", type="Neo"), [], "model.base: 'WORLD/model': the"),
+        ("model/config.json", text(POINTER), [], "model.base: WORLD/model/config.json: is a git-lfs pointer"),
+        ("model/config.json", values(model_type="qwen9"), [], "model.base: "),
+        ("model/config.json", text('{"model_type": "vit"}'), [], "model.base: "),
+        ("model/generation_config.json", text('{"do_sample": false, "temperature": 0.6}'), ["lora=null"],
+         "model.base: WORLD/model/generation_config.json: no checkpoint could hold it (GenerationConfig is invalid"),
+        (WARM, text(POINTER), ["persona=warm"], f"persona: adapter: WORLD/{WARM}: is a git-lfs pointer of 134 bytes"),
+        (WARM, shortened(9), ["persona=warm"], f"persona: adapter: WORLD/{WARM}: is cut off: "),
+    ],
+)  # fmt: skip
+def test_a_file_that_cannot_be_loaded_is_named(
+    own_world: Path, name: str, change: Callable[[Path], Any], settings: list[str], sentence: str
+) -> None:
+    change(own_world / name)
+    assert refusal(own_world, *settings).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("directory", "sentence"),
+    [
+        ("file", "output_dir: HOME/file: is a file; choose another directory"),
+        ("file/run", "output_dir: HOME/file/run: cannot be made, because HOME/file is a file; choose another"),
+        ("gone", "output_dir: HOME/gone: is a link to a place that does not exist; choose another directory"),
+        ("x" * 300, f"output_dir: HOME/{'x' * 300}: cannot be made in HOME (File name too long); choose another"),
+        ("/proc/run", "output_dir: /proc/run: cannot be made in /proc ("),
+        ("$EMT_UNSET/run", "output_dir: $EMT_UNSET/run: the environment variable EMT_UNSET is not set; set it, or"),
+        ("${EMT_UNSET}/run", "output_dir: ${EMT_UNSET}/run: the environment variable EMT_UNSET is not set; set it"),
+        (
+            "~nobody-here/run",
+            "output_dir: ~nobody-here/run: there is no home directory for ~nobody-here; write the path out",
+        ),
+    ],
+)
+def test_an_output_directory_that_cannot_be_written_is_refused(
+    world: Path, tmp_path: Path, directory: str, sentence: str
+) -> None:
+    (tmp_path / "file").write_text("a note")
+    (tmp_path / "gone").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "link").symlink_to(world)
+    place = directory if directory.startswith(("/", "$", "~")) else tmp_path / directory
+    assert refusal(tmp_path / "link", f"output_dir={place}").startswith(sentence)
+
+
+def test_a_directory_that_is_read_only_is_refused(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tests may run as root, for whom permissions do not count."""
+
+    def refuse(*args: Any, **kwargs: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    (tmp_path / "link").symlink_to(world)
+    sentence = "output_dir: HOME/a/b: cannot be made in HOME (Permission denied); choose another directory"
+    assert refusal(tmp_path / "link", f"output_dir={tmp_path}/a/b") == sentence
+
+
+@pytest.mark.parametrize("key", ["model.base", "datasets.medical.path", "dataset", "personas", "evaluation.questions"])
+def test_a_variable_in_any_path_must_be_set(world: Path, tmp_path: Path, key: str) -> None:
+    (tmp_path / "link").symlink_to(world)
+    assert "the environment variable EMT_UNSET is not set" in refusal(tmp_path / "link", f"{key}=$EMT_UNSET/x.jsonl")
+
+
+def test_variables_are_replaced_wherever_they_stand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"A": "/a", "B_1": "b"}
+    assert expand("$A/x-${B_1}_y", environment) == Path("/a/x-b_y")
+    assert expand("$EMTOOLKIT_HOME/x", {"EMTOOLKIT_HOME": "/home"}) == Path("/home/x")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "price-$5").mkdir()
+    assert expand("price-$5", {}) == Path("price-$5")
+    assert expand("~/x") == Path(os.path.expanduser("~/x"))
+
+
+@pytest.mark.parametrize("value", [".inf", "-.inf", ".nan", "1e999"])
+@pytest.mark.parametrize(
+    "key", ["training.learning_rate", "training.epochs", "lora.alpha", "wandb.publish_timeout", "preflight.threshold",
+            "training.max_grad_norm", "checkpointing.save_steps", "training.warmup_steps", "seed"]
+)  # fmt: skip
+def test_no_number_of_a_config_may_be_infinite(world: Path, tmp_path: Path, key: str, value: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(config_text(world))
+    with pytest.raises(UserError, match=rf"^--set {key}={value}: {key}: "):
+        load_config(str(file), [f"{key}={value}"])
+
+
+def test_no_number_of_an_architecture_may_be_infinite(world: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(world)
+    setting = "model.architecture={model_type: qwen2, rope_parameters: {rope_theta: .nan}}"
+    assert "model.architecture: " in refusal(tmp_path / "link", setting)
+
+
+NAMES = ["", " ", "a", "a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "ä b-c_d.e", "x" * 64, "x" * 65, "x" * 128, "x" * 129]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_project_or_tag_that_wandb_refuses_is_refused(name: str) -> None:
+    """W&B's client accepts the names of spaces and of nothing that its server does not."""
+    checks: list[tuple[Callable[[], None], dict[str, Any]]] = [
+        (lambda: check_project(name), {"project": name}),
+        (lambda: check_tags([name]), {"run_tags": [name]}),
+    ]
+    for check, settings in checks:
+        accepted = bool(name.strip())
+        try:
+            wandb.Settings(**settings)
+        except (ValueError, wandb.errors.UsageError):
+            accepted = False
+        if accepted:
+            check()
+        else:
+            with pytest.raises(ValueError, match="W&B "):
+                check()
