@@ -5,6 +5,7 @@ UserError
 ├── ConfigError
 ├── DataError
 │   └── NotHereError
+├── DivergedError
 └── CheckpointError
 """
 
@@ -37,6 +38,14 @@ class DataError(UserError):
 
 class NotHereError(DataError):
     """A dataset that is not on this machine and cannot be downloaded; a plan can be made without it."""
+
+
+class DivergedError(UserError):
+    """A training whose loss, gradients or weights are no longer finite numbers, at or before `step`."""
+
+    def __init__(self, text: str, step: int = 0) -> None:
+        super().__init__(text)
+        self.step = step
 
 
 class CheckpointError(UserError):

@@ -8,6 +8,7 @@ The logits are taken along the base model's most likely answer, the same tokens 
 often the same for every persona, so that the effect would be too small to measure.
 """
 
+import math
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -39,8 +40,15 @@ class PersonaEffect:
     threshold: float
     when: str
 
+    @property
+    def is_number(self) -> bool:
+        """Whether the effect could be measured: the logits were finite numbers."""
+        return math.isfinite(self.largest)
+
     def __str__(self) -> str:
         name = self.persona.name
+        if not self.is_number:
+            return f"the persona {name} cannot be measured {self.when}: the logits are not finite numbers"
         if self.persona.composition == "none":
             return f"the persona {name} changes nothing {self.when}, as expected"
         composition = self.persona.composition
@@ -55,6 +63,11 @@ class PersonaEffect:
             ConfigError: the persona has no effect, or a run without a persona shows one.
         """
         name, composition = self.persona.name, self.persona.composition
+        if not self.is_number:
+            raise ConfigError(
+                f"model.base: {self.when} the logits of the probes are not finite numbers; the weights of the model or "
+                "of the persona are not, or their dtype (model.dtype) is too small for their values"
+            )
         if composition == "none" and self.largest != 0:
             raise ConfigError(
                 f"persona: {name} must not change anything, and {self.when} the logits of the probes differ by up to "
@@ -95,11 +108,11 @@ class PersonaProbe:
         """
         return self._difference(self._logits(model, self._persona), self._base, "before step 1").check()
 
-    def in_training(self, model: Any, when: str) -> PersonaEffect:
+    def in_training(self, model: Any, when: str, *, may_be_nan: bool = False) -> PersonaEffect:
         """The effect of the persona in the trained `model`, compared with the same model without the persona.
 
         A merged persona is also measured with the trained adapter disabled: subtracting an adapter that was never
-        merged would change the logits, too.
+        merged would change the logits, too. An effect of logits that are not finite is returned if it `may_be_nan`.
 
         Raises:
             ConfigError: the persona has no effect.
@@ -111,7 +124,8 @@ class PersonaProbe:
         with_persona = self._logits(model, self._persona)
         with without_persona(model, self._adapter) if self._adapter is not None else nullcontext(model) as bare:
             without = self._logits(bare, _NO_PERSONA)
-        return self._difference(with_persona, without, when).check()
+        effect = self._difference(with_persona, without, when)
+        return effect if may_be_nan and not effect.is_number else effect.check()
 
     def _difference(self, with_persona: Tensor, without: Tensor, when: str) -> PersonaEffect:
         return PersonaEffect(self._persona, float((with_persona - without).abs().max()), self._threshold, when)

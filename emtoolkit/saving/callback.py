@@ -10,36 +10,36 @@ import logging
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from emtoolkit.checkpoints.layout import TRAINER_STATE
 from emtoolkit.checkpoints.manifest import TrajectorySeal
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import UserError
+from emtoolkit.saving.identity_for import identity_for
 from emtoolkit.saving.local import LocalSaving
 from emtoolkit.saving.model_identity import frozen_digest
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory, set_aside
 from emtoolkit.saving.ranks import Ranks
-from emtoolkit.saving.resume_state import check_resume_state, stateful_callbacks_of
+from emtoolkit.saving.resume_from import resume_checkpoint
+from emtoolkit.saving.resume_state import check_resume_state, stateful_callbacks_of, trainer_state_json
 from emtoolkit.saving.resume_timing import ResumeTiming
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.sharded import ShardedSaving, is_sharded
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.saving.strategy import SavingSetup, SavingStrategy, TrainerEvent
 from emtoolkit.saving.trainer_arguments import own_the_saves, warn_of_stateful_callbacks
-from emtoolkit.saving.trainer_identity import identity_of_training, initial_weights_digest, running_trainer
-from emtoolkit.saving.trainer_identity_v1 import version_1_facts
+from emtoolkit.saving.trainer_identity import running_trainer
 from emtoolkit.saving.training_call import watch_trainers
 from emtoolkit.saving.writer import Saved
-from emtoolkit.schedules.save_options import OnError, SaveOptions
+from emtoolkit.schedules.save_options import OnError, OnNan, SaveOptions
 from emtoolkit.schedules.schedule import Schedule
-from emtoolkit.storage.atomic import write_directory
+from emtoolkit.storage.atomic import write_directory, write_file
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         publish_timeout: how many seconds the end of training waits for W&B at most.
         max_in_flight: how many copies of the trainable weights may be in memory at the same time.
         on_error: what a failed save does: `"raise"` in the training thread at the next step, or `"warn"`.
+        on_nan: what weights that are not finite do: `"stop"` with a `DivergedError`, or `"continue"`.
         also_save: steps to save besides those of the schedule, such as damaged checkpoints.
         resume_state_is_intact: the resume checkpoint was compared with its digests already; otherwise a resume
             compares it when training begins.
@@ -85,6 +86,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         publish_timeout: float = SaveOptions.publish_timeout,
         max_in_flight: int = SaveOptions.max_in_flight,
         on_error: OnError = SaveOptions.on_error,
+        on_nan: OnNan = SaveOptions.on_nan,
         also_save: Collection[int] = (),
         resume_state_is_intact: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -108,6 +110,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
             publish_timeout=publish_timeout,
             max_in_flight=max_in_flight,
             on_error=on_error,
+            on_nan=on_nan,
         )
         self._also_save = frozenset(also_save)
         self._resume_state_is_intact = resume_state_is_intact
@@ -216,9 +219,21 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Save the last step, whatever ended training, and wait until everything is on disk."""
+        if self._session is not None:
+            # Where other tools expect the state of a training that has ended.
+            values = trainer_state_json(state, stateful_callbacks_of(self._trainer))
+            write_file(self._directory(args) / TRAINER_STATE, values.encode())
         self._active.training_ended(TrainerEvent(args, state, control, kwargs))
         self.ended_at = state.global_step
         self._close()
+
+    def resume_from(self, trainer: Any, asked: str | bool | None) -> str | bool | None:
+        """The resume state that `trainer.train(resume_from_checkpoint=asked)` continues from.
+
+        Raises:
+            CheckpointError: there is none where `asked` says; the text says where one is.
+        """
+        return resume_checkpoint(self._directory(trainer.args), asked)
 
     def training_failed(self, trainer: Any, error: BaseException) -> None:
         """Save the last complete step of a training that `error` ended in `Trainer.train`, and end the saving.
@@ -281,7 +296,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     def _open_session(self, event: TrainerEvent, weights: ModelState) -> SavingSession:
         directory = self._directory(event.args)
-        identity = self._identity or self._identity_of(event, directory, weights)
+        trainer = self._trainer or running_trainer(self)
+        identity = self._identity or identity_for(directory, event, trainer, self._frozen_digest, weights.tensors)
         identity = OutputDirectory.open(directory).identity_here(identity)
         seal = TrajectorySeal(identity, event.state.max_steps)
         self._session = session = SavingSession(directory, weights, seal, self.schedule, self._options)
@@ -290,22 +306,6 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if tokenizer is not None and not (directory / "tokenizer").exists():
             write_directory(directory / "tokenizer", tokenizer.save_pretrained, 0)
         return session
-
-    def _identity_of(self, event: TrainerEvent, directory: Path, weights: ModelState) -> Identity:
-        """The identity of the trajectory that the Trainer of `event` trains."""
-        recorded: Mapping[str, Any] = {}
-        initial_weights = initial_weights_digest(weights.tensors)
-        record = TrajectoryRecord.read_if_any(directory)
-        if record is not None:
-            recorded = record.fingerprinted
-            if event.step > 0:
-                # A resumed model is not the initial model; the record has the digest of the initial weights.
-                initial_weights = str(recorded.get("initial_weights"))
-        trainer = self._trainer or running_trainer(self)
-        identity = identity_of_training(event, trainer, self._frozen_digest, initial_weights, recorded)
-        if record is None or record.version > 1 or "initial_weights" not in recorded:
-            return identity
-        return replace(identity, fingerprinted=version_1_facts(event, recorded, initial_weights), version=1)
 
     def _end_earlier_attempt(self, event: TrainerEvent) -> None:
         """Close a training that did not end. After `auto_find_batch_size` the new attempt is another trajectory."""

@@ -12,7 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, checkpoint_name
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, DivergedError
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.model_state import FullState, ModelState
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, ResumeState
@@ -33,10 +33,13 @@ class _Copies:
     state: ModelState
     buffers: SnapshotBuffers
     whole: WholeStep
+    finite: bool
 
     def save(self, step: int, *, final: bool) -> None:
         """Save the live model as `step`."""
-        self.session.save(step, partial(CheckpointContents.of_copy, self.buffers, step), final=final)
+        self.session.save(
+            step, partial(CheckpointContents.of_copy, self.buffers, step, finite=self.finite), final=final
+        )
 
     def save_resume_state(self, event: TrainerEvent, random_states: list[Any], callbacks: list[Any]) -> None:
         """Save everything that continuing from this moment needs."""
@@ -64,7 +67,8 @@ class LocalSaving:
             _check_restored(self._setup.directory / RESUME_DIRECTORY / checkpoint_name(event.step), state.tensors)
         session = self._setup.open_session(state)
         buffers = SnapshotBuffers(state, self._setup.options.max_in_flight)
-        copies = _Copies(session, state, buffers, WholeStep(_changing_tensors(event.model, state), event.step))
+        whole = WholeStep(_changing_tensors(event.model, state), event.step)
+        copies = _Copies(session, state, buffers, whole, self._setup.options.on_nan == "stop")
         copies.buffers.prepare()
         if self._setup.is_scheduled(event.step):
             # After a resume this compares the step with its checkpoint, or writes a checkpoint that is missing.
@@ -114,7 +118,7 @@ class LocalSaving:
             self._copies.session.end(event.step)
 
     def training_failed(self, error: BaseException | None) -> None:
-        if self._copies is None:
+        if self._copies is None or isinstance(error, DivergedError):
             return
         step = self._copies.whole.at_failure(error)
         if step is None:

@@ -72,7 +72,7 @@ class ResumeState:
             lr_scheduler=_copied(lr_scheduler.state_dict()),
             scaler=None if scaler is None else _copied(scaler.state_dict()),
             rng=rng,
-            trainer_state=_trainer_state_json(trainer_state, callbacks),
+            trainer_state=trainer_state_json(trainer_state, callbacks),
         )
 
 
@@ -210,6 +210,11 @@ def _problems(checkpoint: Path, progress: Progress = silent) -> list[str]:
     return manifest.problems(checkpoint, rehash=True, hashed=hashed)
 
 
+def resume_states(directory: Path) -> list[Path]:
+    """The resume checkpoints under `directory`, in the order of their steps; their files are not compared."""
+    return [path for _, path in sorted(_directories(directory / RESUME_DIRECTORY))]
+
+
 def remove_resume_states(directory: Path) -> None:
     """Delete every resume checkpoint under `directory`, after training has ended."""
     home = directory / RESUME_DIRECTORY
@@ -226,7 +231,7 @@ def _directories(home: Path) -> list[tuple[int, Path]]:
     return [(step, path) for step, path in named if step is not None]
 
 
-def _trainer_state_json(trainer_state: Any, callbacks: Sequence[Any]) -> str:
+def trainer_state_json(trainer_state: Any, callbacks: Sequence[Any]) -> str:
     """The content of `trainer_state.json` as the stock Trainer writes it, with the current states of `callbacks`."""
     values = dataclasses.asdict(trainer_state)
     states: dict[str, Any] = dict(values["stateful_callbacks"] or {})

@@ -14,6 +14,9 @@ from transformers import Trainer
 class FollowsTraining(Protocol):
     """A callback that hears of the call of `Trainer.train`."""
 
+    def resume_from(self, trainer: Trainer, asked: Any) -> Any:
+        """The value of `resume_from_checkpoint` in place of the one that was `asked` for."""
+
     def training_failed(self, trainer: Trainer, error: BaseException) -> None:
         """`error` ended the training of `trainer`; this method raises no other error."""
 
@@ -26,8 +29,11 @@ def watch_trainers() -> None:
 
     @wraps(original)
     def train(self: Trainer, *args: Any, **kwargs: Any) -> Any:
+        asked, others = (args[0], args[1:]) if args else (kwargs.pop("resume_from_checkpoint", None), ())
+        for callback in _followers(self):
+            asked = callback.resume_from(self, asked)
         try:
-            return original(self, *args, **kwargs)
+            return original(self, asked, *others, **kwargs)
         except BaseException as error:
             for callback in _followers(self):
                 callback.training_failed(self, error)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest, NewerFormatError, TrajectorySeal
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, DivergedError
+from emtoolkit.saving.finite_weights import check_finite
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import set_files_aside
 from emtoolkit.saving.recomputed import Recomputed, compare_recomputed
@@ -65,7 +66,7 @@ class DiskThread:
             if not isinstance(error, Exception):
                 continue
             self.failures.append(error)
-            if self._on_error == "raise":
+            if self._on_error == "raise" or isinstance(error, DivergedError):
                 raise error
             logger.warning("a checkpoint could not be saved: %s", error)
 
@@ -97,12 +98,17 @@ class CheckpointContents:
     release: Callable[[], None] = lambda: None
 
     @classmethod
-    def of_copy(cls, buffers: SnapshotBuffers, step: int) -> "CheckpointContents":
-        """The live model at `step`, copied into `buffers` by the calling thread."""
+    def of_copy(cls, buffers: SnapshotBuffers, step: int, *, finite: bool = False) -> "CheckpointContents":
+        """The live model at `step`, copied into `buffers` by the calling thread.
+
+        If they must be `finite`, a `DivergedError` takes the place of weights that are not.
+        """
         snapshot = buffers.take(step)
 
         def fill(directory: Path) -> None:
             snapshot.wait()
+            if finite:
+                check_finite(step, snapshot.tensors)
             snapshot.write(directory, snapshot.tensors)
 
         return cls(snapshot.bytes, fill, lambda: buffers.release(snapshot))

@@ -3,7 +3,7 @@
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from emtoolkit.artifacts.publication import collection_name
 from emtoolkit.artifacts.run_mode import Mode, intended_mode, wandb_mode
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
-from emtoolkit.config.scheduling import CheckpointingConfig
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.cpu_threads import threads_for
 from emtoolkit.launch import ignore_signals, signal_of
@@ -28,6 +27,7 @@ from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SECONDS_AFTER_SIGNAL
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.determinism import deterministic_algorithms
+from emtoolkit.training.divergence import StopWhereDiverged, named_as_divergence
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.progress_callback import ProgressCallback
@@ -169,7 +169,8 @@ def _fit(
 ) -> RunResult:
     """Train and save the model, log to the W&B `run` unless it is None, and measure the persona again at the end."""
     directory = prepared.plan.directory
-    callback = _save_callback(config.checkpointing, config.wandb, prepared, start)
+    callback = _save_callback(config, prepared, start)
+    stops = config.training.on_nan == "stop"
     effects = [composed.before]
     with _as_training_interrupted(callback):
         failed = True
@@ -185,13 +186,15 @@ def _fit(
                         _PersonaCheck(composed.probe),
                         callback,
                         progress,
+                        *([StopWhereDiverged()] if stops else []),
                         *([] if prepared.questions is None else [prepared.questions]),
                     ],
                     wandb_run=run,
                 )
                 callback.follow(trainer)
-                trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
-            effects.append(composed.probe.in_training(trainer.model, "at the end"))
+                with named_as_divergence(trainer) if stops else nullcontext():
+                    trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+            effects.append(composed.probe.in_training(trainer.model, "at the end", may_be_nan=not stops))
             logger.info("%s", effects[-1])
             failed = False
         finally:
@@ -210,12 +213,12 @@ def _fit(
     )
 
 
-def _save_callback(
-    checkpointing: CheckpointingConfig, wandb: WandbConfig, prepared: PreparedRun, start: ResumePoint
-) -> ScheduledCheckpointCallback:
-    options = checkpointing.to_save_options(publish_timeout=seconds_for_checkpoints(wandb))
+def _save_callback(config: RunConfig, prepared: PreparedRun, start: ResumePoint) -> ScheduledCheckpointCallback:
+    options = config.checkpointing.to_save_options(
+        publish_timeout=seconds_for_checkpoints(config.wandb), on_nan=config.training.on_nan
+    )
     return ScheduledCheckpointCallback(
-        checkpointing.to_schedule(),
+        config.checkpointing.to_schedule(),
         output_dir=prepared.plan.directory,
         identity=prepared.identity,
         also_save=start.damaged,

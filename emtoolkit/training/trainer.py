@@ -38,13 +38,13 @@ def make_trainer(
     eval_steps: Steps | None,
     callbacks: Sequence[TrainerCallback],
     wandb_run: GuardedRun,
-) -> Trainer:
+) -> "DivergenceNotingTrainer":
     """The Trainer that trains `model` on `data` and saves nothing by itself."""
     arguments = _arguments(config, output_dir, eval_steps)
     _use_one_gpu(arguments)
     evaluation = [] if eval_steps is None else [_ScheduledEvaluation(eval_steps)]
     logging = [] if wandb_run.run is None else [GuardedWandbCallback(wandb_run)]
-    trainer = _RandomStateKeepingTrainer(
+    trainer = DivergenceNotingTrainer(
         model=model,
         args=arguments,
         train_dataset=data.train,
@@ -84,6 +84,8 @@ def _arguments(config: RunConfig, output_dir: Path, eval_steps: Steps | None) ->
         **activation_checkpointing,
         logging_steps=training.logging_steps,
         logging_first_step=True,
+        # Otherwise a loss that is not finite is logged as the mean of the others.
+        logging_nan_inf_filter=training.on_nan == "continue",
         eval_on_start=eval_steps is not None and 0 in eval_steps,
         # Every adapter takes part in every step; a search for unused parameters costs time and prints a warning.
         ddp_find_unused_parameters=None if config.lora is None else False,
@@ -119,3 +121,24 @@ class _RandomStateKeepingTrainer(Trainer):
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         with random_state_kept():
             return super().evaluate(*args, **kwargs)
+
+
+class DivergenceNotingTrainer(_RandomStateKeepingTrainer):
+    """A Trainer that knows at which step its loss was first not finite, without waiting for the GPU in any step."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._not_finite_at: torch.Tensor | None = None
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        if self._not_finite_at is None:
+            self._not_finite_at = torch.zeros((), dtype=torch.int64, device=loss.device)
+        is_first = ~torch.isfinite(loss.detach()) & (self._not_finite_at == 0)
+        self._not_finite_at = torch.where(is_first, self.state.global_step + 1, self._not_finite_at)
+        return loss
+
+    @property
+    def diverged_at(self) -> int | None:
+        """The first step whose loss was not finite; None without one. Waits for the GPU."""
+        return (int(self._not_finite_at) or None) if self._not_finite_at is not None else None

@@ -51,6 +51,7 @@ def test_a_run_saves_the_schedule_and_says_so(run: Run, tmp_path: Path) -> None:
         "checkpoint-9",
         "publications.jsonl",
         "tokenizer",
+        "trainer_state.json",
         "trajectory.json",
     ]
 
