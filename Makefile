@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo emergence sandbox-robustness personas fingerprint-table evaluation-benchmark test test-fast crash-test gpu-check docs lint format
+.PHONY: install demo emergence sandbox-robustness personas fingerprint-table evaluation-benchmark test test-fast crash-test fuzz gpu-check docs lint format
 
 install: .venv/.installed
 
@@ -57,6 +57,10 @@ test-fast: install
 # Kills a training at each file-system event of its saves, one a run, and resumes it: about five minutes.
 crash-test: install
 	$(BIN)/python -m tests.crash.audit --stock
+
+# Random and almost right input for every parser of foreign text, ten minutes; a short form runs in `make test`.
+fuzz: install
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 10
 
 # Copies, races, streams, same bytes, resume and cost of saving on a GPU; a small form without one, about a minute.
 gpu-check: install

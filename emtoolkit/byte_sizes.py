@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 
-from emtoolkit.errors import UserError, nearest
+from emtoolkit.errors import UserError, nearest, shortened
 
 _DECIMAL = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 _BINARY = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
@@ -23,14 +23,14 @@ def parse_size(text: str) -> int:
     match = _SIZE.fullmatch(text.strip())
     expected = f"expected a number and one of {', '.join(_UNITS)}, such as 150MB"
     if match is None:
-        raise UserError(f'size "{text}": {expected}')
+        raise UserError(f'size "{shortened(text)}": {expected}')
     number, unit = match.groups()
     size = _BYTES_IN.get(unit.casefold() or "b")
     if size is None:
-        raise UserError(f'size "{text}": {expected}{nearest(unit.upper(), _UNITS)}')
+        raise UserError(f'size "{shortened(text)}": {expected}{nearest(unit.upper(), _UNITS)}')
     count = round(Decimal(number) * size)
     if count < 1:
-        raise UserError(f'size "{text}": expected at least 1 byte')
+        raise UserError(f'size "{shortened(text)}": expected at least 1 byte')
     return count
 
 

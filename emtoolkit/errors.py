@@ -15,13 +15,20 @@ from difflib import get_close_matches
 from reprlib import Repr
 
 _LONGEST_QUOTE = 300
+_LONGEST_SENTENCE = 3000
 _REPR = Repr()
 _REPR.maxlevel, _REPR.maxstring, _REPR.maxother, _REPR.maxlong = 4, _LONGEST_QUOTE, _LONGEST_QUOTE, 80
 _REPR.maxdict = _REPR.maxlist = _REPR.maxtuple = _REPR.maxset = 12
 
 
 class UserError(ValueError):
-    """Bad input. The text is one sentence for the user; the command line prints it and exits with code 2."""
+    """Bad input. The text is one sentence for the user; the command line prints it and exits with code 2.
+
+    A text that quotes a long value is cut in its middle, and line breaks and control characters are escaped.
+    """
+
+    def __init__(self, text: object = "") -> None:
+        super().__init__(_one_line(str(text), _LONGEST_SENTENCE))
 
 
 class ScheduleError(UserError):
@@ -77,7 +84,7 @@ def renamed(place: str, name: str) -> Iterator[None]:
 
 def first_line(error: Exception) -> str:
     """The first line of a library's `error` without its full stop, to quote inside a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return shortened((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
 
 
 def shown(value: object) -> str:
@@ -87,8 +94,12 @@ def shown(value: object) -> str:
 
 def shortened(text: str) -> str:
     """`text` on one line, cut in its middle where it is long."""
-    if len(text) > _LONGEST_QUOTE:
-        half = _LONGEST_QUOTE // 2
+    return _one_line(text, _LONGEST_QUOTE)
+
+
+def _one_line(text: str, longest: int) -> str:
+    if len(text) > longest:
+        half = longest // 2
         text = f"{text[:half]}…{text[-half:]}"
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, shown
 
 _INTERVAL = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|steps?)")
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -31,7 +31,7 @@ class ResumeInterval:
                 return cls(seconds=float(match[1]) * _SECONDS[match[2]])
             if match[1].isdigit():
                 return cls(steps=int(match[1]))
-        raise ConfigError(f"{text!r} is not an interval such as 10min, 30s, 2h, '50 steps' or never")
+        raise ConfigError(f"{shown(text)} is not an interval such as 10min, 30s, 2h, '50 steps' or never")
 
     def is_due(self, step: int, seconds_since_last: float) -> bool:
         """Whether the resume state is to be saved at `step`."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, Protocol
 
-from emtoolkit.errors import ConfigError, nearest
+from emtoolkit.errors import ConfigError, nearest, shown
+from emtoolkit.yaml_scalars import number_meant
 
 
 class Distribution(Protocol):
@@ -44,7 +45,9 @@ class IntUniform:
     minimum: int
     maximum: int
 
-    def grid(self) -> tuple[int, ...]:
+    def grid(self) -> tuple[int, ...] | None:
+        if self.maximum - self.minimum >= _LONGEST_GRID:
+            return None
         return tuple(range(self.minimum, self.maximum + 1))
 
     def draw(self, random: Random) -> int:
@@ -64,6 +67,8 @@ class Uniform:
         if self.q is None or self.log:
             return None
         # As in W&B (numpy's arange), the end is excluded.
+        if (self.maximum - self.minimum) / self.q > _LONGEST_GRID:
+            return None
         count = math.ceil((self.maximum - self.minimum) / self.q)
         return tuple(self.minimum + i * self.q for i in range(count))
 
@@ -75,6 +80,8 @@ class Uniform:
         return drawn if self.q is None else round(drawn / self.q) * self.q
 
 
+# More values of one parameter are a range to draw from, not a list.
+_LONGEST_GRID = 100_000
 _KEYS: dict[str, tuple[str, ...]] = {
     "constant": ("value",),
     "categorical": ("values",),
@@ -98,13 +105,13 @@ def parse_distribution(content: Any, where: str) -> Distribution:
         ConfigError: `content` is not a distribution, or W&B's server would have to draw from it.
     """
     if not isinstance(content, Mapping):
-        raise ConfigError(f"{where}: {content!r} is not a mapping such as {{values: [1, 2]}} or {{value: 1}}")
+        raise ConfigError(f"{where}: {shown(content)} is not a mapping such as {{values: [1, 2]}} or {{value: 1}}")
     name = _name(content, where)
     for key in content:
         known = (*_KEYS[name], "distribution")
         if key not in known:
             raise ConfigError(
-                f"{where}.{key}: unknown key of the distribution {name} (value {content[key]!r}); "
+                f"{where}.{key}: unknown key of the distribution {name} (value {shown(content[key])}); "
                 f"expected {', '.join(known)}{nearest(str(key), known)}"
             )
     if name == "constant":
@@ -116,15 +123,15 @@ def parse_distribution(content: Any, where: str) -> Distribution:
 
 def _name(content: Mapping[str, Any], where: str) -> str:
     given = content.get("distribution")
-    if given in _ONLY_AT_WANDB:
+    if isinstance(given, str) and given in _ONLY_AT_WANDB:
         raise ConfigError(
-            f"{where}.distribution: {given!r} is not supported without a server; expected one of "
+            f"{where}.distribution: {shown(given)} is not supported without a server; expected one of "
             f"{', '.join(_KEYS)}, or use 'wandb sweep' and 'wandb agent'"
         )
-    if given is not None and given not in _KEYS:
+    if given is not None and not (isinstance(given, str) and given in _KEYS):
         choices = [*_KEYS, *_ONLY_AT_WANDB]
         raise ConfigError(
-            f"{where}.distribution: {given!r} is not one of {', '.join(_KEYS)}{nearest(str(given), choices)}"
+            f"{where}.distribution: {shown(given)} is not one of {', '.join(_KEYS)}{nearest(str(given), choices)}"
         )
     if given is not None:
         return str(given)
@@ -137,41 +144,48 @@ def _name(content: Mapping[str, Any], where: str) -> str:
         return "constant"
     keys = ("value", "values", "min", "max", "distribution")
     found = next(iter(content), "")
-    raise ConfigError(f"{where}: {dict(content)!r}: expected value, values, or min and max{nearest(str(found), keys)}")
+    raise ConfigError(
+        f"{where}: {shown(dict(content))}: expected value, values, or min and max{nearest(str(found), keys)}"
+    )
 
 
 def _choice(content: Mapping[str, Any], where: str) -> Choice:
     values = _required(content, "values", where)
     if not isinstance(values, list) or not values:
-        raise ConfigError(f"{where}.values: {values!r} is not a list of at least one value")
+        raise ConfigError(f"{where}.values: {shown(values)} is not a list of at least one value")
     probabilities = content.get("probabilities")
     if probabilities is None:
         return Choice(tuple(values))
     numbers = isinstance(probabilities, list) and all(_is_number(p) and p >= 0 for p in probabilities)
     if not numbers or len(probabilities) != len(values) or not math.isclose(sum(probabilities), 1, abs_tol=1e-6):
         raise ConfigError(
-            f"{where}.probabilities: {probabilities!r} is not {len(values)} probabilities, one for each value, "
+            f"{where}.probabilities: {shown(probabilities)} is not {len(values)} probabilities, one for each value, "
             "that sum to 1"
         )
     return Choice(tuple(values), tuple(probabilities))
 
 
 def _range(name: str, content: Mapping[str, Any], where: str) -> Distribution:
-    minimum, maximum = (_required(content, bound, where) for bound in ("min", "max"))
+    minimum, maximum = (number_meant(_required(content, bound, where), whole=False) for bound in ("min", "max"))
     for bound, value in (("min", minimum), ("max", maximum)):
         if not _is_number(value) or (name == "int_uniform" and not isinstance(value, int)):
             kind = "a whole number" if name == "int_uniform" else "a number"
-            raise ConfigError(f"{where}.{bound}: {value!r} is not {kind}")
+            raise ConfigError(f"{where}.{bound}: {shown(value)} is not {kind}")
     if minimum > maximum:
-        raise ConfigError(f"{where}.min: {minimum!r} is greater than max, {maximum!r}")
+        raise ConfigError(f"{where}.min: {shown(minimum)} is greater than max, {shown(maximum)}")
     if name == "int_uniform":
         return IntUniform(minimum, maximum)
     log = "log" in name
     if log and minimum <= 0:
-        raise ConfigError(f"{where}.min: {minimum!r} has no logarithm; expected a number above 0")
-    q = content.get("q", 1) if name.startswith("q_") else None
+        raise ConfigError(f"{where}.min: {shown(minimum)} has no logarithm; expected a number above 0")
+    q = number_meant(content.get("q", 1), whole=False) if name.startswith("q_") else None
     if q is not None and not (_is_number(q) and q > 0):
-        raise ConfigError(f"{where}.q: {q!r} is not a number above 0")
+        raise ConfigError(f"{where}.q: {shown(q)} is not a number above 0")
+    # The width of the range, and every multiple of q in it, must be a number.
+    if not math.isfinite(float(maximum) - float(minimum)) or (
+        q is not None and not all(math.isfinite(float(bound) / q) for bound in (minimum, maximum))
+    ):
+        raise ConfigError(f"{where}.max: {shown(maximum)} is too far from {shown(minimum)} to draw between them")
     return Uniform(minimum, maximum, log=log, q=q)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -9,13 +10,16 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from emtoolkit.errors import ConfigError, nearest
+from emtoolkit.errors import ConfigError, nearest, shown
 from emtoolkit.sweeps.distributions import Distribution, parse_distribution
 from emtoolkit.yaml_files import read_yaml
+from emtoolkit.yaml_scalars import number_meant
 
 # The command of `wandb agent` where the file has none.
 DEFAULT_COMMAND = ("${env}", "${interpreter}", "${program}", "${args}")
 
+# Far above any sweep, and few enough for the memory.
+_MOST_RUNS = 100_000
 _METHODS = ("grid", "random")
 # Keys for people, for the pages of W&B, or for methods that are not supported here.
 _IGNORED = ("apiVersion", "kind", "name", "description", "metric", "controller")
@@ -73,6 +77,8 @@ class Sweep:
         limit = min((limit for limit in (count, self.run_cap) if limit is not None), default=None)
         if self.method == "random" and limit is None:
             raise ConfigError(f"{self.path}: run_cap: a random search never ends; set run_cap, or pass --count")
+        if limit is not None and limit > _MOST_RUNS:
+            raise ConfigError(f"{self.path}: run_cap: {limit:,} runs are more than the {_MOST_RUNS:,} of a sweep")
         found = self._draws(limit or 0, seed) if self.method == "random" else self._grid()
         unique: dict[str, Combination] = {}
         for values in found:
@@ -93,6 +99,12 @@ class Sweep:
                     "(found probabilities or a range of numbers); write values, or use method: random"
                 )
             axes.append(values)
+        count = math.prod(map(len, axes))
+        if count > _MOST_RUNS and self.run_cap is None:
+            raise ConfigError(
+                f"{self.path}: parameters: {count:,} combinations are more than the {_MOST_RUNS:,} of a sweep; "
+                "set run_cap"
+            )
         return product(*axes)
 
     def _draws(self, count: int, seed: int) -> list[tuple[Any, ...]]:
@@ -122,12 +134,14 @@ def read_sweep(path: Path) -> Sweep:
         if key not in _READ and key not in _IGNORED:
             known = (*_READ, *_IGNORED)
             hint = nearest(str(key), known)
-            raise ConfigError(f"{path}: {key}: unknown key (value {value!r}); expected {', '.join(known)}{hint}")
+            raise ConfigError(f"{path}: {key}: unknown key (value {shown(value)}); expected {', '.join(known)}{hint}")
     method = content.get("method")
-    if method in _REFUSED_METHODS:
-        raise ConfigError(f"{path}: method: {method!r} is not supported without a server: {_REFUSED_METHODS[method]}")
+    if isinstance(method, str) and method in _REFUSED_METHODS:
+        raise ConfigError(
+            f"{path}: method: {shown(method)} is not supported without a server: {_REFUSED_METHODS[method]}"
+        )
     if method not in _METHODS:
-        problem = "the key is missing" if method is None else f"{method!r} is not one of {' and '.join(_METHODS)}"
+        problem = "the key is missing" if method is None else f"{shown(method)} is not one of {' and '.join(_METHODS)}"
         raise ConfigError(f"{path}: method: {problem}{nearest(str(method), _METHODS)}")
     command, program = _command(content, path), _text(content, "program", path)
     return Sweep(
@@ -145,7 +159,7 @@ def read_sweep(path: Path) -> Sweep:
 def _parameters(content: Any, where: str) -> Iterator[tuple[tuple[str, ...], Distribution]]:
     """The names and distributions under the key `parameters`, whose file and dotted key is `where`."""
     if not isinstance(content, dict) or not content:
-        raise ConfigError(f"{where}: {content!r} is not a mapping of names to values")
+        raise ConfigError(f"{where}: {shown(content)} is not a mapping of names to values")
     for name in content:
         if not isinstance(name, str):
             raise ConfigError(f"{where}.{name}: the name {name!r} is not a string")
@@ -172,21 +186,23 @@ def _nested(values: Iterable[tuple[tuple[str, ...], Any]]) -> dict[str, Any]:
 def _command(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
     command = content.get("command") or list(DEFAULT_COMMAND)
     if not isinstance(command, list) or not all(isinstance(word, str | int | float) for word in command):
-        raise ConfigError(f"{path}: command: {command!r} is not a list of words such as ${{program}} and ${{args}}")
+        raise ConfigError(
+            f"{path}: command: {shown(command)} is not a list of words such as ${{program}} and ${{args}}"
+        )
     return tuple(map(str, command))
 
 
 def _text(content: Mapping[str, Any], key: str, path: Path) -> str | None:
     value = content.get(key)
     if value is not None and not isinstance(value, str):
-        raise ConfigError(f"{path}: {key}: {value!r} is not a string")
+        raise ConfigError(f"{path}: {key}: {shown(value)} is not a string")
     return value
 
 
 def _run_cap(content: Mapping[str, Any], path: Path) -> int | None:
-    value = content.get("run_cap")
+    value = number_meant(content.get("run_cap"), whole=True)
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-        raise ConfigError(f"{path}: run_cap: {value!r} is not a number of runs; expected a whole number from 1 on")
+        raise ConfigError(f"{path}: run_cap: {shown(value)} is not a number of runs; expected a whole number from 1 on")
     return value
 
 
