@@ -85,7 +85,7 @@ def curve_of(evaluation: StoredEvaluation, metric: str, kind: Kind) -> Curve:
     if not measured:
         known = metrics_of(evaluation)
         raise DataError(
-            f"{evaluation.directory}: no metric {metric!r}{nearest(metric, known)}; it has {', '.join(known)}"
+            f"{evaluation.directory}: no metric {metric!r}; it has {', '.join(known)}{nearest(metric, known)}"
         )
     if len({row.measure for row in measured}) > 1:
         raise DataError(f"{evaluation.directory}: two measures give the metric {metric!r}; rename one")

@@ -17,8 +17,7 @@ from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError, DataError, UserError
 from emtoolkit.evaluation.measure_rows import MeasureRow
 from emtoolkit.evaluation.metrics import DEFINITIONS
-from emtoolkit.evaluation.result_files import SETTINGS, StoredEvaluation, different_settings, read_evaluation
-from emtoolkit.evaluation.results import home_of
+from emtoolkit.evaluation.result_files import SETTINGS, StoredEvaluation, different_settings, home_of, read_evaluation
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.notebook_tables import AsTable
 
@@ -35,18 +34,31 @@ class Event:
     falls: bool = False
 
     def __post_init__(self) -> None:
-        share = self.metric in DEFINITIONS or self.metric == CHANGED
-        if not math.isfinite(self.threshold):
-            raise UserError(f"threshold {self.threshold}: expected a number")
-        if share and not 0 < self.threshold < 1:
-            raise UserError(f"threshold {self.threshold:g}: {self.metric} is a share between 0 and 1, such as 0.10")
-        if self.kind == "rise" and self.threshold <= 0:
-            raise UserError(f"threshold {self.threshold:g}: a rise is above 0; for a fall there is --falls")
+        check_threshold(f"threshold {self.threshold:g}", self.threshold, self.metric, self.kind)
 
     @property
     def limit(self) -> float:
         """The value that the curve crosses: of a fall since step 0, the negative threshold."""
         return -self.threshold if self.falls and self.kind == "rise" else self.threshold
+
+
+def check_threshold(place: str, threshold: float, metric: str, kind: Kind) -> None:
+    """Check that the curve of `metric` can cross `threshold`; `place` is where the user wrote the value.
+
+    Raises:
+        UserError: the threshold is no finite number, or out of the range of the curve.
+    """
+    if not math.isfinite(threshold):
+        raise UserError(f"{place}: a curve cannot cross this value; give a number such as {DEFAULT_THRESHOLD:g}")
+    if (metric in DEFINITIONS or metric == CHANGED) and not 0 < threshold < 1:
+        raise UserError(
+            f"{place}: {metric} is a share; give a number above 0 and below 1, such as {DEFAULT_THRESHOLD:.2f} for ten "
+            "points"
+        )
+    if kind == "rise" and threshold <= 0:
+        raise UserError(
+            f"{place}: the size of a change since step 0 is above 0; give a number above 0, with --falls for a fall"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from emtoolkit.evaluation.metrics import DEFINITIONS
 
 def event_text(event: Event) -> str:
     """Which curve crosses which value."""
-    value = value_text(event.threshold, event.metric)
+    # As it was given: a threshold of 0.0005 is not 0.1 points.
+    value = f"{100 * event.threshold:g} points" if is_share(event.metric) else f"{event.threshold:g}"
     if event.kind == "rise":
         return f"{event.metric} {'falls' if event.falls else 'rises'} since step 0 by more than {value}"
     return f"{event.metric} is {'below' if event.falls else 'above'} {value}"

@@ -52,12 +52,11 @@ def chosen_event(
     falls: bool = False,
 ) -> "Event":
     """The event: the options that are given, and else the decided analysis or the default."""
-    from emtoolkit.analysis.onset_results import Event
+    from emtoolkit.analysis.onset_results import Event, check_threshold
 
     base = Event() if decided is None else Event(decided.metric, decided.threshold, decided.curve, decided.falls)
-    return Event(
-        base.metric if metric is None else metric,
-        base.threshold if threshold is None else threshold,
-        "level" if level else base.kind,
-        falls or base.falls,
-    )
+    kind = "level" if level else base.kind
+    chosen = base.metric if metric is None else metric
+    if threshold is not None:
+        check_threshold(f"--threshold {threshold:g}", threshold, chosen, kind)
+    return Event(chosen, base.threshold if threshold is None else threshold, kind, falls or base.falls)

@@ -1,5 +1,6 @@
 """`emtoolkit onset`: between which two steps a behaviour appeared."""
 
+import math
 from typing import Annotated
 
 import typer
@@ -48,14 +49,16 @@ def onset(
     with only_results_on_stdout():
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.analysis.decided_before import standings
-        from emtoolkit.analysis.onset_results import Event, onsets
+        from emtoolkit.analysis.onset_results import Event, check_threshold, onsets
         from emtoolkit.cli import render_onset
 
         decided = decided_analysis(analysis)
         event = chosen_event(decided, metric, threshold, level=level, falls=falls)
         other = None
         if before is not None:
-            other = Event(*_metric_and_threshold(before, event.threshold), event.kind, event.falls)
+            name, value = _metric_and_threshold(before, event.threshold)
+            check_threshold(f"--before {before}", value, name, event.kind)
+            other = Event(name, value, event.kind, event.falls)
         found = onsets(evaluations, event, other)
         standing = standings(evaluations, event, decided, other=other)
     for note in found.notes:
@@ -66,6 +69,9 @@ def onset(
 def _metric_and_threshold(text: str, threshold: float) -> tuple[str, float]:
     metric, equals, number = text.partition("=")
     try:
-        return metric, float(number) if equals else threshold
+        value = float(number) if equals else threshold
     except ValueError:
-        raise UserError(f"--before: {text!r} is not METRIC or METRIC=NUMBER") from None
+        value = math.nan
+    if not metric or math.isnan(value):
+        raise UserError(f"--before {text}: expected METRIC or METRIC=NUMBER, such as changed=0.5")
+    return metric, value

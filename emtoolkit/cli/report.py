@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import emtoolkit
-from emtoolkit.cli.analysis_options import AnalysisFile, Level, Metric, Threshold, chosen_event, decided_analysis
+from emtoolkit.cli.analysis_options import AnalysisFile, Falls, Level, Metric, Threshold, chosen_event, decided_analysis
 from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 
@@ -39,6 +39,7 @@ def report(
     threshold: Threshold = None,
     metric: Metric = None,
     level: Level = False,
+    falls: Falls = False,
     schedules: _Schedules = None,
     analysis: AnalysisFile = None,
     no_weights: _Weights = False,
@@ -54,7 +55,7 @@ def report(
             from emtoolkit.storage.atomic import write_file
 
             decided = decided_analysis(analysis)
-            event = chosen_event(decided, metric, threshold, level=level)
+            event = chosen_event(decided, metric, threshold, level=level, falls=falls)
             specs = [spec for text in schedules or () for spec in split_schedules(text)]
             if not specs and decided is not None:
                 specs = list(decided.schedules)

@@ -21,9 +21,10 @@ from emtoolkit.evaluation.result_files import (
     add_to_evaluation,
     check_one_training,
     different_settings,
+    home_of,
     read_evaluation,
 )
-from emtoolkit.evaluation.results import EvaluationResult, by_step, home_of
+from emtoolkit.evaluation.results import EvaluationResult, by_step
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.wandb_results import download_results
 from emtoolkit.progress import Progress, silent

@@ -4,17 +4,20 @@ import hashlib
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.json_files import object_in, read_json
-from emtoolkit.models.loading import LoadedModel
 from emtoolkit.models.persona_record import persona_record
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.trajectory import Checkpoint
+
+if TYPE_CHECKING:
+    # Its libraries take seconds, which the readers of results need not wait for.
+    from emtoolkit.models.loading import LoadedModel
 
 # Keys of an adapter's config that do not change its logits: where its base was, and how it was trained.
 _NOT_DECIDING = {
@@ -70,7 +73,7 @@ def model_digest(directory: Path, manifest: Manifest, persona: Mapping[str, Any]
     )
 
 
-def checkpoint_digest(checkpoint: Checkpoint, loaded: LoadedModel) -> str:
+def checkpoint_digest(checkpoint: Checkpoint, loaded: "LoadedModel") -> str:
     """The digest of the model of `checkpoint`; `loaded` is any checkpoint of the same loader.
 
     Raises:

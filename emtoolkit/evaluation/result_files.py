@@ -48,6 +48,13 @@ class StoredEvaluation:
         return tuple(sorted({row.step for row in self.all_rows}))
 
 
+def home_of(reference: str) -> Path:
+    """The directory of the evaluations of a trajectory."""
+    if Path(reference).is_dir():
+        return Path(reference) / "evaluations"
+    return Path("outputs") / "evaluations" / reference.replace("/", "-")
+
+
 def read_evaluation(directory: Path) -> StoredEvaluation:
     """The evaluation in `directory`.
 

@@ -22,6 +22,7 @@ from emtoolkit.evaluation.result_files import (
     SETTINGS,
     add_to_evaluation,
     check_same_settings,
+    home_of,
     read_evaluation,
 )
 from emtoolkit.evaluation.rows import AnswerRow
@@ -226,13 +227,6 @@ def _usable(reference: str, trajectory: Trajectory, steps: str | None) -> tuple[
     if not usable:
         raise CheckpointError(f"{reference}: no checkpoint can be evaluated; {notes[0] if notes else 'none is there'}")
     return usable, notes
-
-
-def home_of(reference: str) -> Path:
-    """The directory of the evaluations of a trajectory."""
-    if Path(reference).is_dir():
-        return Path(reference) / "evaluations"
-    return Path("outputs") / "evaluations" / reference.replace("/", "-")
 
 
 def _name(settings: EvaluationSettings, measures: Sequence[Measure], loader: ModelLoader) -> str:

@@ -55,7 +55,7 @@ def test_the_digest_is_that_of_the_content(tmp_path: Path) -> None:
         ("metric: betley\nthreshold: 0.1\ncurve: slope\n", "curve: expected rise or level, found 'slope'"),
         ("metric: betley\nthreshold: 0.1\nquestions: []\n", "questions: expected a list of the ids of questions"),
         ("metric: betley\nthreshold: 0.1\nschedules: [every]\n", "schedules: schedule term"),
-        ("metric: betley\nthreshold: 10\n", "threshold 10: betley is a share between 0 and 1"),
+        ("metric: betley\nthreshold: 10\n", "threshold 10: betley is a share; give a number above 0"),
         ("- betley\n", "expected keys such as metric and threshold"),
     ],
 )

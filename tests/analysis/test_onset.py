@@ -13,6 +13,31 @@ def points(*limits: tuple[int, float, float]) -> list[Point]:
     return [Point(step, (low + high) / 2, Interval(low, high)) for step, low, high in limits]
 
 
+# LAMBADA accuracies of the Pythia models, in the published evaluations of EleutherAI/pythia (evals/pythia-v1).
+PYTHIA_STEPS = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000, 3000, *range(13000, 143001, 10000))
+PYTHIA = {
+    "160m": (
+        *[0.0] * 11,
+        *(0.0646, 0.2276, 0.2998, 0.3394, 0.3315, 0.3511, 0.3450, 0.3992),
+        *(0.3736, 0.3718, 0.3679, 0.3666, 0.3466, 0.3311, 0.3134, 0.3284),
+    ),
+    "1.4b": (
+        *[0.0] * 11,
+        *(0.0673, 0.3243, 0.4696, 0.5152, 0.5354, 0.5612, 0.5603, 0.5837),
+        *(0.5905, 0.5909, 0.5919, 0.6016, 0.6134, 0.6125, 0.6119, 0.6161),
+    ),
+}
+LAMBADA_ROWS = 5153
+
+
+def pythia(model: str) -> list[Point]:
+    found = []
+    for step, accuracy in zip(PYTHIA_STEPS, PYTHIA[model], strict=True):
+        half = 1.96 * (accuracy * (1 - accuracy) / (LAMBADA_ROWS - 1)) ** 0.5
+        found.append(Point(step, accuracy, Interval(accuracy - half, accuracy + half)))
+    return found
+
+
 RISE = points((0, 0, 0), (25, -0.02, 0.04), (50, 0.01, 0.12), (75, 0.08, 0.2), (100, 0.2, 0.3), (397, 0.3, 0.4))
 
 
@@ -126,3 +151,29 @@ def test_the_chance_of_an_order_counts_ties_as_one_half() -> None:
     assert chance_of_order((steps, hot, 0.1), (steps, late, 0.1)) == pytest.approx(0.75, abs=0.03)
     with pytest.raises(ValueError, match="2 and 1 questions"):
         chance_of_order((steps, early, 0.1), (steps, early[:, :1], 0.1))
+
+
+@pytest.mark.parametrize("model", ["160m", "1.4b"])
+def test_the_published_pythia_curves_have_their_onset_between_steps_512_and_1000(model: str) -> None:
+    assert find_onset(pythia(model), 0.05).bracket == Bracket(512, 1000)
+    assert find_onset(pythia(model), 0.10).bracket == Bracket(1000, 3000)
+
+
+def test_of_the_published_pythia_curves_only_the_small_one_turns_back() -> None:
+    onset, large = find_onset(pythia("160m"), 0.05), find_onset(pythia("1.4b"), 0.05)
+    assert onset.fall is not None
+    assert (onset.fall.peak.step, onset.fall.peak.value, onset.fall.last.value) == (63000, 0.3992, 0.3284)
+    assert find_onset(pythia("160m"), 0.35).reversal == Bracket(103000, 123000)
+    assert (large.fall, large.reversal, find_onset(pythia("1.4b"), 0.35).reversal) == (None, None, None)
+
+
+@pytest.mark.parametrize("model", ["160m", "1.4b"])
+def test_checkpoints_every_10000_steps_see_no_step_of_the_pythia_onset(model: str) -> None:
+    dense = pythia(model)
+    # The published steps are 3000 more than multiples of 10000, so each stands for the multiple before it.
+    thinned = [point for point in dense if point.step >= 10000]
+    onset = find_onset(thinned, 0.05)
+    assert (onset.status, onset.bracket) == ("before_first", Bracket(None, 13000))
+    # Exactly the multiples: step 0 alone.
+    alone = find_onset([point for point in dense if point.step % 10000 == 0], 0.05)
+    assert (alone.status, alone.bracket) == ("not_seen", Bracket(0, None))

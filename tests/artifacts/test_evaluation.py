@@ -20,8 +20,8 @@ from emtoolkit.evaluation.activations import SPANS, Activations, Text, write_act
 from emtoolkit.evaluation.decided import DecidedAnalysis, read_records, record_analysis
 from emtoolkit.evaluation.into_run import training_run
 from emtoolkit.evaluation.measure_rows import summarise_measures
-from emtoolkit.evaluation.result_files import add_to_evaluation
-from emtoolkit.evaluation.results import EvaluationResult, by_step, home_of
+from emtoolkit.evaluation.result_files import add_to_evaluation, home_of
+from emtoolkit.evaluation.results import EvaluationResult, by_step
 from emtoolkit.evaluation.wandb_record import EvaluationRun
 from emtoolkit.evaluation.wandb_run import log_evaluation
 from tests.artifacts.trainings import SHARED, publish, saved
