@@ -29,6 +29,7 @@ from emtoolkit.checkpoints.publications import (
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.finite_weights import check_finite
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.recomputed import LARGEST_NOISE, Recomputed
@@ -148,7 +149,13 @@ class SavingSession:
 
     def save_resume_state(self, state: ResumeState) -> None:
         """Write `state` as the newest resume checkpoint in the background."""
-        self.disk.submit(lambda: write_resume_state(self._directory, state, self._seal))
+
+        def write() -> None:
+            if self._options.on_nan == "stop":
+                check_finite(state.step, state.tensors)
+            write_resume_state(self._directory, state, self._seal)
+
+        self.disk.submit(write)
 
     def adopt_resume_state(self, step: int, source: Path, rng: Sequence[Mapping[str, Any]]) -> None:
         """Move the files that the Trainer saved into `source` to the resume checkpoint of `step`, in the background.

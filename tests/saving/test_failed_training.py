@@ -11,6 +11,8 @@ import pytest
 import torch
 from transformers import Trainer, TrainerCallback
 
+from emtoolkit.errors import UserError
+from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.trainer_identity import running_trainer
 from tests.saving.callbacks import FailAt, callback
 from tests.saving.trainings import bytes_of, make_trainer, saved_steps
@@ -126,3 +128,20 @@ def test_weights_beside_those_of_the_step_are_not_saved(
     assert nothing_is_left()
     assert saved_steps(tmp_path) == [0, 2]
     assert "training failed while the weights were those of no step, so only scheduled steps are saved" in caplog.text
+
+
+def test_an_error_of_one_process_is_told_to_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[UserError | None] = []
+
+    def gather(errors: list[Any], own: UserError | None, group: Any) -> None:
+        told.append(own)
+        errors[:] = [told[0], None]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    with pytest.raises(RuntimeError, match="no memory"), Ranks(0, 2, "the group").raise_on_all():
+        raise RuntimeError("no memory")
+    with (
+        pytest.raises(UserError, match="process 0: RuntimeError: no memory"),
+        Ranks(1, 2, "the group").raise_on_all(),
+    ):
+        pass

@@ -56,6 +56,11 @@ def run(config: Path, directory: Path, *settings: str) -> Any:
         ("weights", (), "training diverged: the grad_norm of step 5 is nan; the checkpoints of earlier"),
         ("weights", ("training.logging_steps=50",), "training diverged: the loss of step 6 is not a finite number"),
         ("weights", ("training.logging_steps=50", "training.max_steps=5"), r"training diverged: .* of step 5 holds"),
+        (
+            "weights",
+            ("training.logging_steps=50", "checkpointing.resume_every=1 steps"),
+            "of step 5 holds numbers that",
+        ),
     ],
 )
 def test_a_training_that_diverges_ends_at_its_step_and_the_finite_checkpoints_stay(
@@ -70,9 +75,9 @@ def test_a_training_that_diverges_ends_at_its_step_and_the_finite_checkpoints_st
     with pytest.raises(DivergedError, match=sentence):
         run(write_config("schedule: '0,every:2'"), tmp_path / "out", *settings)
     assert [step for step in saved_steps(tmp_path / "out") if step < 5] == [0, 2, 4]
-    for checkpoint in (tmp_path / "out").glob("checkpoint-*"):
-        for name, tensor in load_file(checkpoint / "adapter_model.safetensors").items():
-            assert torch.isfinite(tensor).all(), (checkpoint, name)
+    for file in (tmp_path / "out").rglob("adapter_model.safetensors"):
+        for name, tensor in load_file(file).items():
+            assert torch.isfinite(tensor).all(), (file, name)
 
 
 def test_a_training_that_may_diverge_goes_on_and_says_that_the_persona_cannot_be_measured(

@@ -102,7 +102,7 @@ def test_a_file_that_cannot_be_loaded_is_named(
         ("file", "output_dir: HOME/file: is a file; choose another directory"),
         ("file/run", "output_dir: HOME/file/run: cannot be made, because HOME/file is a file; choose another"),
         ("gone", "output_dir: HOME/gone: is a link to a place that does not exist; choose another directory"),
-        ("x" * 300, f"output_dir: HOME/{'x' * 300}: cannot be made in HOME (File name too long); choose another"),
+        ("x" * 300, f"output_dir: HOME/{'x' * 300}: cannot be written to (File name too long); choose another"),
         ("/proc/run", "output_dir: /proc/run: cannot be made in /proc ("),
         ("$EMT_UNSET/run", "output_dir: $EMT_UNSET/run: the environment variable EMT_UNSET is not set; set it, or"),
         ("${EMT_UNSET}/run", "output_dir: ${EMT_UNSET}/run: the environment variable EMT_UNSET is not set; set it"),
