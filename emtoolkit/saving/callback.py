@@ -19,7 +19,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from emtoolkit.checkpoints.layout import TRAINER_STATE
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.trajectory_identity import Identity
-from emtoolkit.errors import UserError
+from emtoolkit.errors import DivergedError, UserError
 from emtoolkit.saving.identity_for import identity_for
 from emtoolkit.saving.local import LocalSaving
 from emtoolkit.saving.model_identity import frozen_digest
@@ -245,7 +245,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
             self._save_and_close(error)
         except (UserError, OSError, RuntimeError) as problem:
             # The training raises `error`, and this one is often its consequence.
-            logger.warning("the last step could not be saved after the training failed: %s", problem)
+            if not (isinstance(error, DivergedError) and isinstance(problem, DivergedError)):
+                logger.warning("the last step could not be saved after the training failed: %s", problem)
 
     def save_after_failure(self) -> None:
         """Save the last complete step of a training that an exception ended, and wait for the disk.
