@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo emergence sandbox-robustness personas fingerprint-table evaluation-benchmark test test-fast crash-test fuzz gpu-check docs lint format
+.PHONY: install demo emergence sandbox-robustness personas fingerprint-table evaluation-benchmark test test-fast test-lowest test-newest crash-test fuzz gpu-check docs lint format
 
 install: .venv/.installed
 
@@ -61,6 +61,17 @@ crash-test: install
 # Random and almost right input for every parser of foreign text, ten minutes; a short form runs in `make test`.
 fuzz: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes 10
+
+# The fast tests, the callback's and the W&B client's with the lowest versions that pyproject.toml admits and with the
+# newest, each in an environment of its own: 2 GB and half an hour. torch stays as it is, since its builds are large.
+test-lowest: RESOLUTION := lowest-direct
+test-newest: RESOLUTION := highest
+test-lowest test-newest:
+	$(PYTHON) -m venv build/$@
+	build/$@/bin/pip install --quiet --disable-pip-version-check uv
+	build/$@/bin/uv pip install --quiet --python build/$@/bin/python --resolution $(RESOLUTION) -e '.[dev]' torch==2.13.0
+	build/$@/bin/pytest -n 2 -m "not (slow or subprocess or server)"
+	build/$@/bin/pytest -n 2 tests/saving/test_callback.py tests/artifacts/test_publish.py tests/wandb_server
 
 # Copies, races, streams, same bytes, resume and cost of saving on a GPU; a small form without one, about a minute.
 gpu-check: install

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Collection as AnyCollection
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +23,7 @@ from emtoolkit.artifacts.pipeline import PublicationPipeline
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
 from emtoolkit.artifacts.run_log import Replay, ended_well, is_live, replay
 from emtoolkit.checkpoints.layout import step_of
-from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications, Published, WandbRun, add_published
 from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
@@ -77,17 +77,19 @@ def sync_all(
     entity: str | None = None,
     progress: Progress = silent,
 ) -> list[Synced]:
-    """Call `sync` for each directory; a directory in use by another process is skipped and reported as a problem.
+    """Call `sync` for each directory; one that another process uses or whose records are damaged is skipped.
 
     Raises:
         CheckpointError: nobody is logged in, or W&B does not answer.
     """
     results = []
     for directory in directories:
+        skipped = Synced(directory, None, (), (), (), tuple(damaged_records(directory)))
         try:
-            results.append(sync(directory, project=project, entity=entity, progress=progress))
+            synced = None if skipped.problems else sync(directory, project=project, entity=entity, progress=progress)
+            results.append(synced or skipped)
         except InUseError as error:
-            results.append(Synced(directory, None, (), (), (), (str(error),)))
+            results.append(replace(skipped, problems=(str(error),)))
     return results
 
 

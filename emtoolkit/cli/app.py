@@ -1,5 +1,6 @@
 """The command line: each command parses its arguments, calls one function and prints the result."""
 
+import errno
 import sys
 from typing import Annotated
 
@@ -24,7 +25,7 @@ from emtoolkit.cli import (
 )
 from emtoolkit.cli.help import Group, examples
 from emtoolkit.cpu_threads import let_waiting_threads_sleep
-from emtoolkit.errors import UserError
+from emtoolkit.errors import UserError, shortened
 from emtoolkit.launch import exit_with_error
 from emtoolkit.usage_errors import UsageError, usage_sentence
 
@@ -75,4 +76,9 @@ def main() -> None:
         if sentence := usage_sentence(error):
             exit_with_error(f"emtoolkit: {sentence}")
         sys.exit(2)
+    except OSError as error:
+        # Python asks for a name this long and gets an error in place of "there is none".
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        exit_with_error(f"emtoolkit: {shortened(str(error.filename))}: no file has a name this long")
     sys.exit(exit_code or 0)

@@ -14,6 +14,7 @@ from emtoolkit.data.strict_json import parse_file, parse_line
 from emtoolkit.errors import ConfigError, DataError, NotHereError, first_line, located, nearest
 from emtoolkit.paths import expand
 from emtoolkit.progress import Progress
+from emtoolkit.regular_files import check_regular
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 # The number of rows between two reports of progress.
@@ -101,6 +102,7 @@ def raw_rows(source: Source, progress: Progress) -> Iterator[tuple[str, Any]]:
         return
     path = source.path
     try:
+        check_regular(path)
         if path.name.endswith((".jsonl", ".jsonl.gz")):
             with path.open("rb") as file:
                 yield from _json_lines(path, file, progress)

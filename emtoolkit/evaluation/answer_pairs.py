@@ -13,7 +13,7 @@ A YAML list:
 from dataclasses import dataclass
 from pathlib import Path
 
-from emtoolkit.errors import DataError, nearest
+from emtoolkit.errors import DataError, nearest, shortened, shown
 from emtoolkit.evaluation.questions import check_distinct_ids, read_entries
 
 _REQUIRED = ("id", "question", "aligned", "misaligned")
@@ -45,18 +45,23 @@ def read_pairs(path: Path) -> list[AnswerPair]:
 
 def _pair(path: Path, number: int, entry: object) -> AnswerPair:
     if not isinstance(entry, dict):
-        raise DataError(f"{path}: pair {number}: {entry!r} is not a pair with {', '.join(_REQUIRED)}")
+        raise DataError(f"{path}: pair {number}: {shown(entry)} is not a pair with {', '.join(_REQUIRED)}")
     name = entry.get("id")
-    where, keys = f"{path}: pair {name!r}" if isinstance(name, str) else f"{path}: pair {number}", _REQUIRED + _OPTIONAL
+    where, keys = (
+        f"{path}: pair {shown(name)}" if isinstance(name, str) else f"{path}: pair {number}",
+        _REQUIRED + _OPTIONAL,
+    )
     for key in entry:
         if key not in keys:
-            raise DataError(f"{where}: {key}: unknown key; expected one of {', '.join(keys)}{nearest(str(key), keys)}")
+            raise DataError(
+                f"{where}: {shortened(key)}: unknown key; expected one of {', '.join(keys)}{nearest(str(key), keys)}"
+            )
     for key in _REQUIRED:
         if key not in entry:
             raise DataError(f"{where}: {key}: the key is missing")
     for key, value in entry.items():
         if not (isinstance(value, str) and value.strip()) and not (value is None and key in _OPTIONAL):
-            raise DataError(f"{where}: {key}: {value!r} is not a string")
+            raise DataError(f"{where}: {key}: {shown(value)} is not a string")
     if entry["aligned"].strip() == entry["misaligned"].strip():
         raise DataError(f"{where}: misaligned: is the aligned answer, so there is no choice")
     return AnswerPair(**entry)

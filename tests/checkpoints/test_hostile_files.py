@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from emtoolkit.artifacts.sync import sync_all
 from emtoolkit.checkpoints.listing import damaged_records, list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest, TrajectorySeal
 from emtoolkit.checkpoints.publications import Publications, Published, add_published
@@ -160,6 +161,12 @@ def test_the_command_lists_the_checkpoints_and_says_damaged(run: Path) -> None:
     assert f"emtoolkit: DAMAGED: {run}/publications.jsonl: cannot be read (expected a file, found a dir" in listed.err
     assert (listed.code, listed.out.count("checkpoint-")) == (0, 3)
     assert emtoolkit("checkpoints", str(run), "--verify").code == 1
+
+
+def test_sync_goes_on_after_a_directory_with_a_damaged_record(run: Path, tmp_path: Path) -> None:
+    (run / "trajectory.json").write_text("[]")
+    (synced,) = sync_all([run])
+    assert synced.problems[0].startswith(f"{run}/trajectory.json: is not a trajectory record of emtoolkit (expected an")
 
 
 @pytest.mark.parametrize("kind", [*HOSTILE, "a pipe", "huge"])

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -228,3 +229,10 @@ def test_reading_tells_how_far_it_is(suffix: str, tmp_path: Path) -> None:
     assert {what for what, _, _ in told} == {f"reading rows{suffix}"}
     assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
     assert told[-1][1] == told[-1][2]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".parquet", ".jsonl.gz"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    os.mkfifo(tmp_path / f"rows{suffix}")
+    with pytest.raises(DataError, match=r"cannot be read \(expected a file, found a pipe\)"):
+        read_rows(File(tmp_path / f"rows{suffix}"))

@@ -198,6 +198,24 @@ A = "parameters: {a: {values: [1]}}\n"
             "parameters.a.parameters.b: a grid needs a list of values",
         ),
         ("method: grid\nmethod: grid", "the key 'method' appears twice in one mapping"),
+        ("method: [grid]\nparameters: {a: {value: 1}}", "method: ['grid'] is not one of grid and random"),
+        ("method: grid\nparameters: {a: {distribution: [constant], value: 1}}", "['constant'] is not one of constant,"),
+        (
+            "method: grid\nparameters: {a: {min: 1, max: 1_000_000}}",
+            "parameters.a: a grid needs a list of values (found",
+        ),
+        (
+            "method: random\nrun_cap: 1e9\nparameters: {a: {value: 1}}",
+            "1,000,000,000 runs are more than the 100,000 of a",
+        ),
+        (
+            "method: grid\nparameters: {a: {min: 1, max: 1000}, b: {min: 1, max: 1000}}",
+            "parameters: 1,000,000 combinations are more than the 100,000 of a sweep; set run_cap",
+        ),
+        (
+            "method: random\nrun_cap: 1\nparameters: {a: {min: -1e308, max: 1e308}}",
+            "parameters.a.max: 1e+308 is too far from -1e+308 to draw between them",
+        ),
     ],
 )
 def test_an_unsupported_sweep_is_one_sentence_with_the_file_the_key_and_the_reason(
