@@ -11,6 +11,8 @@ from emtoolkit.errors import first_line
 
 logger = logging.getLogger(__name__)
 
+# The time limit of one call, in seconds.
+_CALL_SECONDS = 20.0
 # What the end of a run may take longer than W&B's own limit, in seconds.
 _GRACE_SECONDS = 10.0
 
@@ -25,19 +27,22 @@ class GuardedRun:
         self._is_over = run is None
 
     def call(self, action: Callable[[], object]) -> None:
-        """Call `action`, unless W&B's process has ended."""
+        """Call `action`, unless W&B's process has ended, and wait at most 20 s for it."""
         if self._is_over:
             return
-        try:
-            action()
-        except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
-            why = self._process.why_ended()
-            if self.problem is None:
-                self.problem = why or f"W&B's client failed ({first_line(error)})"
-                logger.info("%s; training goes on", self.problem)
-            if why is not None or isinstance(error, ConnectionError):
-                self._is_over = True
-                end_client()
+        call = _Call(action)
+        call.start()
+        call.join(_CALL_SECONDS)
+        if call.error is None and not call.is_alive():
+            return
+        why = self._process.why_ended()
+        if why is None and call.is_alive():
+            why = f"W&B's process wandb-core did not answer in {_CALL_SECONDS:g} s"
+        if self.problem is None:
+            self.problem = why or f"W&B's client failed ({call.why})"
+            logger.info("%s; training goes on", self.problem)
+        if why is not None or isinstance(call.error, ConnectionError):
+            self.abandon()
 
     def finish(self, timeout: float, *, failed: bool) -> None:
         """End the run; `problem` says afterwards if W&B does not hold its log, which is asked for in `timeout` seconds.
@@ -51,7 +56,7 @@ class GuardedRun:
         ending = _Ending(self.run, timeout, failed=failed)
         ending.start()
         try:
-            ending.join(timeout + _GRACE_SECONDS)
+            ending.join(timeout + min(timeout, _GRACE_SECONDS))
         except KeyboardInterrupt:
             end_client()
             raise
@@ -64,6 +69,25 @@ class GuardedRun:
         """End W&B's client at once; the log of the run stays on disk."""
         self._is_over = True
         end_client()
+
+
+class _Call(threading.Thread):
+    """A call of W&B's client, which waits without end for a process that hangs."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        super().__init__(name="emtoolkit-wandb", daemon=True)
+        self.error: Exception | None = None
+        self._action = action
+
+    @property
+    def why(self) -> str:
+        return "" if self.error is None else first_line(self.error)
+
+    def run(self) -> None:
+        try:
+            self._action()
+        except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
+            self.error = error
 
 
 class _Ending(threading.Thread):

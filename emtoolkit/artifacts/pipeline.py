@@ -24,7 +24,9 @@ class PublicationPipeline:
 
     def __init__(self, destination: Destination, run: Any) -> None:
         self._destination, self._run = destination, run
-        self._pool = ThreadPoolExecutor(_AT_ONCE, "emtoolkit-publish")
+        # Two, so that waiting for commits keeps no file from being hashed.
+        self._preparing = ThreadPoolExecutor(_AT_ONCE, "emtoolkit-prepare")
+        self._finishing = ThreadPoolExecutor(_AT_ONCE, "emtoolkit-finish")
         self._started: deque[tuple[Publication, Future[Published]]] = deque()
         self._results: deque[Result] = deque()
 
@@ -40,7 +42,8 @@ class PublicationPipeline:
         try:
             while True:
                 while len(prepared) < _AT_ONCE and (publication := next(waiting, None)) is not None:
-                    prepared.append((publication, self._pool.submit(self._destination.prepare, self._run, publication)))
+                    preparing = self._preparing.submit(self._destination.prepare, self._run, publication)
+                    prepared.append((publication, preparing))
                 if not prepared:
                     break
                 self._start(*prepared.popleft())
@@ -54,7 +57,8 @@ class PublicationPipeline:
             raise
         finally:
             # A thread that waits for a server that hangs keeps nobody.
-            self._pool.shutdown(wait=False, cancel_futures=True)
+            for pool in (self._preparing, self._finishing):
+                pool.shutdown(wait=False, cancel_futures=True)
 
     def _start(self, publication: Publication, preparing: Future[Prepared]) -> None:
         try:
@@ -67,7 +71,7 @@ class PublicationPipeline:
         except Exception:
             self._finish_all()
             raise
-        self._started.append((publication, self._pool.submit(self._destination.finish, started)))
+        self._started.append((publication, self._finishing.submit(self._destination.finish, started)))
 
     def _finish_all(self) -> None:
         while self._started:

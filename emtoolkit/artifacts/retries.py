@@ -42,8 +42,8 @@ def is_key_refused(error: BaseException) -> bool:
 
 
 def _has_waited(error: Exception) -> bool:
-    """Whether the client has asked again and again until its time limit."""
-    return isinstance(error, TimeoutError) or "did not respond in time" in str(error)
+    """Whether the client has asked again and again until its time limit, or its process has ended."""
+    return isinstance(error, TimeoutError) or "service process is" in str(error)
 
 
 def _is_answer(error: Exception) -> bool:

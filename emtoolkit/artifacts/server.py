@@ -42,12 +42,11 @@ def address() -> str:
 
 def why_not_logged_in() -> str | None:
     """The reason why there is no API key for the server, None if there is one; never asks at the terminal."""
-    import wandb
     from wandb.sdk.lib import wbauth
 
     try:
         found = wbauth.authenticate_session(host=address(), source="emtoolkit", prompt=False, update_session=False)
-    except wandb.errors.AuthenticationError as error:
+    except Exception as error:  # noqa: BLE001 - also for settings and files of W&B that cannot be read
         return first_line(error)
     return None if found is not None else "nobody is logged in"
 

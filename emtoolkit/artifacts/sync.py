@@ -174,10 +174,11 @@ class _DirectorySync:
         """The complete checkpoints of this directory's trajectory; each other one is added to the problems."""
         record = TrajectoryRecord.read_if_any(self._directory)
         found = list_checkpoints(self._directory)
+        listed = {info.path for info in found}
         self._problems += [
             f"{path}: has no {MANIFEST}; the checkpoint is not published"
             for path in sorted(self._directory.iterdir())
-            if step_of(path.name) is not None and path not in [info.path for info in found]
+            if step_of(path.name) is not None and path not in listed
         ]
         publishable = []
         for info in found:

@@ -95,6 +95,9 @@ def _replay(content: Content, run: WandbRun) -> None:
         return
     target = ["--project", run.project, *(["--entity", run.entity] if run.entity else [])]
     done = replay(run, target, content.artifact_names())
+    if done.is_empty:
+        # The run was killed before W&B's client wrote a record; everything is in the evaluation's files.
+        return
     state = _state(EvaluationRun(run.id, "", "", (), run.entity, run.project))
     if not done.is_sent or state not in _ENDED:
         lines = done.output.splitlines()

@@ -57,7 +57,7 @@ _SMALL = 32_000_000
 
 
 # The time that W&B gets after a signal for what it has begun, in seconds.
-SECONDS_AFTER_SIGNAL = 3.0
+SECONDS_AFTER_SIGNAL = 2.0
 
 
 class SavingSession:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import wandb
 
+from emtoolkit.artifacts import guarded_run
 from emtoolkit.artifacts.client_process import ClientProcess
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.publish import WandbPublisher
@@ -106,6 +107,26 @@ def test_a_killed_process_of_wandb_is_told_where_every_checkpoint_is_published(
     assert run().unpublished == ()
     (told,) = warnings(caplog)
     assert told.startswith("W&B's process wandb-core ended (SIGKILL)")
+    assert "'emtoolkit sync" in told
+
+
+def test_training_goes_on_when_wandbs_process_hangs(
+    run: Run, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guarded_run, "_CALL_SECONDS", 0.2)
+    hangs, released = threading.Event(), threading.Event()
+    log = wandb.Run.log
+
+    def log_or_hang(self: wandb.Run, *args: Any, **kwargs: Any) -> None:
+        if hangs.is_set():
+            released.wait()
+        log(self, *args, **kwargs)
+
+    monkeypatch.setattr(wandb.Run, "log", log_or_hang)
+    at_step(monkeypatch, 3, hangs.set)
+    assert [info.step for info in run("wandb.mode=offline").checkpoints] == [0, 2, 4, 9]
+    released.set()
+    (told,) = warnings(caplog)
     assert "'emtoolkit sync" in told
 
 
