@@ -182,6 +182,14 @@ def test_a_config_reads_a_word_by_the_type_of_its_key(tmp_path: Path, setting: s
     assert (found, type(found)) == (value, type(value))
 
 
+def test_a_config_may_keep_what_it_merges_under_a_key_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "f.yaml").write_text(
+        f"x-mine: &mine {{epochs: 3, bf16: on}}\n{CONFIG}training: {{<<: *mine, epochs: 2}}\n"
+    )
+    training = load_config(str(tmp_path / "f.yaml")).training
+    assert (training.epochs, training.bf16) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [

@@ -141,6 +141,9 @@ class Publications:
                     tags = tuple(name for name in names if isinstance(name, str))
                     on_cpu = on_cpu and event.get("on_cpu") is not False
                 case {"event": "run", "id": str(run), "entity": str(entity), "project": str(project), "log": str(log)}:
+                    # `sync` reads the log and leaves a mark beside it, so that the path must be one of a log.
+                    if not log.endswith(".wandb") or ".." in Path(log).parts:
+                        continue
                     runs[run] = (*runs.get(run, ()), WandbRun(run, entity, project, directory / log))
                 case {"event": "saved", "step": int(step), "metadata": dict(values), "run": run}:
                     metadata.setdefault(step, values)

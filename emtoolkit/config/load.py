@@ -53,7 +53,8 @@ def load_config(
             where one key is given two values.
     """
     file = _find(path)
-    values = read_yaml(file)
+    # A key such as x-defaults holds what anchors repeat, as in other tools' files.
+    values = {key: value for key, value in read_yaml(file).items() if not key.startswith("x-")}
     overrides = [_parse_setting(setting) for setting in settings]
     typed = [(name, value, _flag(name)) for name, value in (flags or {}).items() if value is not None]
     typed += [(name, text, f"--{name}") for name, _, text in (flag.partition("=") for flag in key_flags)]

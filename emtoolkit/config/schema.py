@@ -24,7 +24,9 @@ _PERSONA_KEYS: dict[str, Any] = {
 
 def config_schema() -> dict[str, Any]:
     """The JSON schema of the YAML file that `emtoolkit train` takes."""
-    return {"$schema": DIALECT} | RunConfig.model_json_schema() | {"title": "emtoolkit config"}
+    anchors = {"description": "A value that anchors and merge keys repeat elsewhere; not read by itself."}
+    schema = RunConfig.model_json_schema() | {"title": "emtoolkit config", "patternProperties": {"^x-": anchors}}
+    return {"$schema": DIALECT} | schema
 
 
 def persona_schema() -> dict[str, Any]:

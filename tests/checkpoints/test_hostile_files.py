@@ -143,6 +143,8 @@ def test_events_of_wrong_types_are_ignored(run: Path) -> None:
         {"event": "saved", "step": [], "metadata": {}, "run": None},
         {"event": "difference", "step": 2, "largest": 0.5, "tensor": "t", "share": "much"},
         {"event": "collection", "name": "n", "tags": ["a", {"b": []}]},
+        {"event": "run", "id": "r", "entity": "e", "project": "p", "log": "../../elsewhere.wandb"},
+        {"event": "run", "id": "r", "entity": "e", "project": "p", "log": "/etc/hosts"},
         [],
         None,
         7,
@@ -151,6 +153,7 @@ def test_events_of_wrong_types_are_ignored(run: Path) -> None:
         file.writelines(json.dumps(event) + "\n" for event in events)
     found = Publications.read(run)
     assert (found.metadata, found.tags, str(found.differences[2])) == ({}, ("a",), "up to 0.5 in t")
+    assert found.runs == {}
 
 
 def test_the_command_lists_the_checkpoints_and_says_damaged(run: Path) -> None:
