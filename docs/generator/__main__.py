@@ -14,6 +14,7 @@ from pathlib import Path
 from docs.generator.command_line import command_line_page
 from docs.generator.config_keys import config_page
 from docs.generator.links import broken_links
+from docs.generator.notebook import write_notebook_page
 
 REPOSITORY = Path(__file__).parent.parent.parent
 BUILD = REPOSITORY / "build" / "docs"
@@ -33,6 +34,8 @@ def stage(target: Path) -> None:
         shutil.copy(REPOSITORY / name, pages / name.lower())
     (pages / "reference" / "command-line.md").write_text(command_line_page(), encoding="utf-8")
     (pages / "reference" / "config.md").write_text(config_page(), encoding="utf-8")
+    for notebook in pages.rglob("*.ipynb"):
+        write_notebook_page(notebook)
 
 
 def render(target: Path) -> list[str]:
