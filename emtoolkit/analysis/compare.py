@@ -19,7 +19,7 @@ from emtoolkit.analysis.onset import Bracket, Onset, Point, find_onset
 from emtoolkit.analysis.onset_results import Event
 from emtoolkit.analysis.sources import Sources
 from emtoolkit.checkpoints.listing import list_checkpoints
-from emtoolkit.errors import DataError, UserError
+from emtoolkit.errors import DataError, UserError, located
 from emtoolkit.evaluation.result_files import StoredEvaluation
 from emtoolkit.notebook_tables import AsTable
 from emtoolkit.schedules.schedule import Schedule
@@ -155,11 +155,14 @@ def compare(
     """
     curve = curve_of(evaluation, event.metric, event.kind)
     evaluated = [point.step for point in curve.new_questions]
-    chosen = evaluated if reference == "all" else list(select_steps(reference, evaluated, lambda: evaluated[-1]))
+    chosen = evaluated
+    if reference != "all":
+        with located("--reference"):
+            chosen = list(select_steps(reference, evaluated, lambda: evaluated[-1]))
     if len(chosen) < 3:
         raise DataError(
-            f"{evaluation.directory}: {len(chosen)} evaluated steps are no reference for schedules; evaluate a densely "
-            "saved trajectory"
+            f"{evaluation.directory}: a reference for schedules needs at least 3 evaluated steps, found {len(chosen)}; "
+            "evaluate a densely saved trajectory"
         )
     sizes = _sizes(evaluation)
     redrawn = _Redrawn(curve, event) if resample else None

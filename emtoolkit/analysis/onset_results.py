@@ -20,6 +20,7 @@ from emtoolkit.evaluation.metrics import DEFINITIONS
 from emtoolkit.evaluation.result_files import SETTINGS, StoredEvaluation, different_settings, home_of, read_evaluation
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.notebook_tables import AsTable
+from emtoolkit.schedules.steps import elided
 
 DEFAULT_THRESHOLD = 0.10
 
@@ -130,7 +131,8 @@ def onsets_in(evaluations: Sequence[StoredEvaluation], event: Event, before: Eve
     """`onsets` of evaluations that have been read."""
     check_comparable(evaluations)
     seeds = tuple(seed_onset(evaluation, event, before) for evaluation in evaluations)
-    notes = [f"{seed.directory}: {note}" for seed in seeds for note in seed.curve.notes]
+    notes = [note for each, seed in zip(evaluations, seeds, strict=True) for note in _about_steps(each, seed.curve)]
+    notes += [f"{seed.directory}: {note}" for seed in seeds for note in seed.curve.notes]
     several = len(seeds) > 1
     if len({seed.new_questions.last.step for seed in seeds}) > 1:
         ends = ", ".join(f"{seed.directory} at step {seed.new_questions.last.step}" for seed in seeds)
@@ -146,6 +148,17 @@ def onsets_in(evaluations: Sequence[StoredEvaluation], event: Event, before: Eve
     )
 
 
+def _about_steps(evaluation: StoredEvaluation, curve: Curve) -> list[str]:
+    """A sentence for one step, which is no curve, and one for evaluated steps without the metric."""
+    steps = [point.step for point in curve.new_questions]
+    notes = []
+    if len(steps) == 1:
+        notes.append(f"{evaluation.directory}: only step {steps[0]} is evaluated, so there is no curve")
+    if missing := sorted({*evaluation.steps} - {*steps}):
+        notes.append(f"{evaluation.directory}: {curve.metric} is not measured at steps {elided(missing)}")
+    return notes
+
+
 def evaluation_directory(place: str | Path) -> Path:
     """The directory of the evaluation that `place` names: itself, or the only one of a run or a collection.
 
@@ -157,10 +170,26 @@ def evaluation_directory(place: str | Path) -> Path:
     home = home_of(str(place))
     found = sorted(path.parent for path in home.glob(f"*/{SETTINGS}"))
     if not found:
+        _check_is_a_place(str(place))
         raise CheckpointError(f"{place}: there is no evaluation yet; run 'emtoolkit evaluate {place}' first")
     if len(found) > 1:
         raise CheckpointError(f"{place}: there are {len(found)} evaluations ({', '.join(map(str, found))}); name one")
     return found[0]
+
+
+def _check_is_a_place(place: str) -> None:
+    """Check that `place` is a directory, or looks like a collection on W&B.
+
+    Raises:
+        CheckpointError: it does neither.
+    """
+    if Path(place).is_file():
+        raise CheckpointError(f"{place}: is a file; name the directory of an evaluation or of a run")
+    # A collection is project/collection or entity/project/collection.
+    if not Path(place).is_dir() and (Path(place).is_absolute() or place.strip("./").count("/") not in (1, 2)):
+        raise CheckpointError(
+            f"{place}: there is no such directory; name an evaluation, a run, or entity/project/collection on W&B"
+        )
 
 
 def evaluation_directories(place: str | Path) -> list[Path]:

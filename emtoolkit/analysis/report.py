@@ -100,7 +100,7 @@ def gather(
         except UserError as error:
             notes.append(str(error))
     standing = standings(places, event, decided, schedules)
-    return Report(event, tuple(evaluations), results, comparisons, tuple(found), tuple(notes), standing)
+    return Report(event, tuple(evaluations), results, comparisons, tuple(found), tuple(dict.fromkeys(notes)), standing)
 
 
 def _differences(evaluations: Sequence[StoredEvaluation]) -> list[str]:

@@ -14,7 +14,7 @@ import numpy as np
 from emtoolkit.analysis.compare import interpolation_error, step_weights
 from emtoolkit.analysis.curves import Kind, curve_of
 from emtoolkit.analysis.sources import Sources
-from emtoolkit.errors import DataError, UserError
+from emtoolkit.errors import DataError, UserError, located
 from emtoolkit.notebook_tables import AsTable
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import select_steps
@@ -93,11 +93,12 @@ def suggest_for(
         raise DataError(f"the trajectories end at different steps ({named}); suggest for trajectories of one length")
     steps = sorted(set.intersection(*(set(each) for each in values)))
     if reference != "all":
-        steps = [*select_steps(reference, steps, lambda: steps[-1])]
+        with located("--reference"):
+            steps = [*select_steps(reference, steps, lambda: steps[-1])]
     if len(steps) <= budget:
         raise DataError(
             f"{evaluations[0].directory}: {len(steps)} steps are evaluated in every trajectory, too few to choose "
-            f"{budget} of them; evaluate densely saved trajectories"
+            f"{budget} of them (--budget); evaluate densely saved trajectories"
         )
     names = [str(evaluation.directory) for evaluation in evaluations]
     others = ("dense-early", f"every:{math.ceil(steps[-1] / budget)}")

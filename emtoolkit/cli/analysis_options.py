@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from emtoolkit.errors import located
+from emtoolkit.errors import UserError, located
 
 if TYPE_CHECKING:
     from emtoolkit.analysis.onset_results import Event
@@ -25,6 +25,20 @@ Metric = Annotated[
 ]
 Level = Annotated[bool, typer.Option("--level", help="The metric itself in place of its rise since step 0.")]
 Falls = Annotated[bool, typer.Option("--falls", help="A fall below the threshold in place of a rise.")]
+
+
+def check_can_write(option: str, path: Path, *, directory: bool = False) -> None:
+    """Check before the work begins that a file, or with `directory` a directory, can be written at `path`.
+
+    Raises:
+        UserError: something else is there, or the directory of the file is not.
+    """
+    if directory and path.exists() and not path.is_dir():
+        raise UserError(f"{option}: {path} is a file; name a directory")
+    if not directory and path.is_dir():
+        raise UserError(f"{option}: {path} is a directory; name a file in it")
+    if not directory and not path.parent.is_dir():
+        raise UserError(f"{option}: {path.parent}: no such directory; make it first")
 
 
 def decided_analysis(path: Path | None) -> "DecidedAnalysis | None":

@@ -93,7 +93,12 @@ def _seed(seed: SeedOnset, event: Event) -> list[RenderableType]:
         ("trajectory", here_or_name(seed.trajectory)),
         ("persona", seed.persona),
         ("event", event_text(event)),
-        ("evaluated", f"{len(evaluated)} steps from {evaluated[0].step} to {evaluated[-1].step}"),
+        (
+            "evaluated",
+            f"{len(evaluated)} steps from {evaluated[0].step} to {evaluated[-1].step}"
+            if len(evaluated) > 1
+            else f"step {evaluated[0].step} only",
+        ),
         ("new questions", onset_sentence(seed.new_questions, event)),
         ("these questions", onset_sentence(seed.these_questions, event)),
     ]

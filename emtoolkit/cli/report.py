@@ -7,7 +7,16 @@ from typing import Annotated
 import typer
 
 import emtoolkit
-from emtoolkit.cli.analysis_options import AnalysisFile, Falls, Level, Metric, Threshold, chosen_event, decided_analysis
+from emtoolkit.cli.analysis_options import (
+    AnalysisFile,
+    Falls,
+    Level,
+    Metric,
+    Threshold,
+    check_can_write,
+    chosen_event,
+    decided_analysis,
+)
 from emtoolkit.cli.help import command
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 
@@ -55,6 +64,9 @@ def report(
             from emtoolkit.storage.atomic import write_file
 
             decided = decided_analysis(analysis)
+            check_can_write("--out", out)
+            if figures is not None:
+                check_can_write("--figures", figures, directory=True)
             event = chosen_event(decided, metric, threshold, level=level, falls=falls)
             specs = [spec for text in schedules or () for spec in split_schedules(text)]
             if not specs and decided is not None:

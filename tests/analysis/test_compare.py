@@ -105,7 +105,7 @@ def test_disk_is_that_of_the_checkpoints_of_the_schedule(runs: Path, tmp_path: P
 def test_too_few_steps_are_no_reference(tmp_path: Path) -> None:
     done = emtoolkit("compare", write_evaluation(tmp_path / "e", {0: ZERO, 10: ZERO}), "--schedules", "every:5")
     assert (done.code, done.out) == (2, "")
-    assert "2 evaluated steps are no reference for schedules" in done.err
+    assert "a reference for schedules needs at least 3 evaluated steps, found 2" in done.err
 
 
 def test_dynamic_programming_finds_the_best_of_all_subsets() -> None:

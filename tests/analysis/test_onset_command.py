@@ -190,3 +190,34 @@ def test_mistakes_are_one_sentence(words: list[str], sentence: str, tmp_path: Pa
 def test_a_small_threshold_is_printed_as_it_was_given(tmp_path: Path) -> None:
     done = emtoolkit("onset", write_evaluation(tmp_path / "e", CURVE), "--threshold", "0.0005")
     assert "event            betley rises since step 0 by more than 0.05 points\n" in done.out
+
+
+@pytest.mark.parametrize(
+    ("counts", "words", "note"),
+    [
+        ({0: ZERO}, [], "only step 0 is evaluated, so there is no curve"),
+        ({50: HIGH}, ["--level"], "only step 50 is evaluated, so there is no curve"),
+        (CURVE, ["--metric", "margin"], "margin is not measured at steps 25, 75"),
+    ],
+)
+def test_steps_that_are_missing_from_a_curve_are_named(
+    counts: dict[int, list[int]], words: list[str], note: str, tmp_path: Path
+) -> None:
+    margin = measure_rows("margin", {0: [0, 0], 50: [0, 1], 100: [2, 3]}) if counts is CURVE else []
+    place = write_evaluation(tmp_path / "e", counts, margin)
+    done = emtoolkit("onset", place, *words)
+    assert (done.code, done.err) == (0, f"emtoolkit: {place}: {note}\n")
+    if len(counts) == 1:
+        assert f"evaluated        step {next(iter(counts))} only\n" in done.out
+
+
+def test_a_place_that_is_neither_a_directory_nor_a_collection_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for place, problem in (
+        (tmp_path / "nowhere", "there is no such directory; name an evaluation, a run, or entity/project/collection"),
+        (tmp_path / "file", "is a file; name the directory of an evaluation or of a run"),
+    ):
+        done = emtoolkit("onset", place)
+        assert (done.code, done.out) == (2, "")
+        assert done.err.startswith(f"emtoolkit: {place}: {problem}")
+    assert "run 'emtoolkit evaluate lab/em/run' first" in emtoolkit("onset", "lab/em/run", cwd=tmp_path).err

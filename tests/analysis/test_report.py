@@ -238,3 +238,17 @@ def test_a_long_trajectory_shows_fewer_questions_at_every_step(tmp_path: Path, m
     assert "The first 2 answers of each trajectory to each wording of 3 of the 4 questions." in page
     assert page.count('"question": "q0"') == 10
     assert '"question": "q3"' not in page
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_the_work_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    page, figures = tmp_path / "report.html", ("--figures", tmp_path / "file")
+    for words, problem in (
+        (("--out", tmp_path), f"--out: {tmp_path} is a directory; name a file in it"),
+        (("--out", tmp_path / "no" / "report.html"), f"--out: {tmp_path / 'no'}: no such directory; make it first"),
+        (("--out", page, *figures), f"--figures: {tmp_path / 'file'} is a file; name a directory"),
+    ):
+        # There is no evaluation either.
+        done = emtoolkit("report", tmp_path, *words)
+        assert (done.code, done.out, done.err) == (2, "", f"emtoolkit: {problem}\n")
+        assert not page.exists()

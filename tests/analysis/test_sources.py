@@ -121,7 +121,10 @@ def test_trajectories_that_were_asked_or_judged_otherwise_are_refused(
         (["compare", "--schedules", "dense-erly"], "'dense-early'"),
         (["compare", "--schedules", ";"], "--schedules: expected at least one schedule"),
         (["compare", "--schedules", "every:0"], "every:0"),
-        (["compare", "--schedules", "every:100", "--reference", "every:150"], "no reference for schedules"),
+        (
+            ["compare", "--schedules", "every:100", "--reference", "every:150"],
+            "a reference for schedules needs at least 3 evaluated steps",
+        ),
         (["compare", "--schedules", "every:100", "--reference", "every:foo"], "every:foo"),
         (["compare", "--schedules", "every:100", "--metric", "margn"], "did you mean 'margin'?"),
         (["suggest", "--budget", "0", "--in-sample"], "--budget"),
