@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
 from emtoolkit.config.output_template import check_template, fill
 from emtoolkit.config.scheduling import CheckpointingConfig, EvaluationConfig
@@ -234,6 +234,14 @@ class RunConfig(Section):
             check_template(value)
         return value
 
+    _set: str = PrivateAttr(default="default")
+
+    def with_set(self, text: str) -> "RunConfig":
+        """The same run in a directory where `{set}` is `text`."""
+        copy = self.model_copy()
+        copy._set = text
+        return copy
+
     @property
     def template(self) -> str:
         """The directory of the run before its placeholders are filled in."""
@@ -264,7 +272,7 @@ class RunConfig(Section):
         """The absolute directory that the run writes to: `output_dir` filled in.
 
         `{schedule}` is the schedule as a file name; `{sweep}` is `$WANDB_SWEEP_ID`, or `local` outside a W&B agent;
-        `load_config` has replaced `{set}`, the keys that the command line sets.
+        `{set}` is what `with_set` gave, `default` without it.
         """
         values = {
             "persona": Path(self.persona).stem + (f"-{self.compose}" if self.compose else ""),
@@ -272,7 +280,7 @@ class RunConfig(Section):
             "schedule": str(self.checkpointing.to_schedule()),
             "seed": str(self.seed),
             "sweep": environment.get("WANDB_SWEEP_ID") or "local",
-            "set": "default",
+            "set": self._set,
         }
         with located("output_dir"):
             return expand(fill(self.template, values)).absolute()

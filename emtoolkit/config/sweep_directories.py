@@ -33,8 +33,6 @@ _SHOWN_BY = {
     **dict.fromkeys(("output_dir", "resume", "dry_run", "json"), ""),
 }
 
-_SET = re.compile(r"(?<!\{)\{set\}(?!\})")
-
 
 def is_option(name: str) -> bool:
     """Whether the parameter `name` is an option of `train` in its own right, and not a key of the config."""
@@ -83,10 +81,8 @@ def under_agent(config: RunConfig, environment: Mapping[str, str]) -> RunConfig:
 
 
 def with_keys(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
-    """`config` with `{set}` in its template replaced by the keys in `overrides` that no other placeholder shows."""
+    """`config` in whose directory `{set}` is the keys in `overrides` that no other placeholder shows."""
     shown = placeholders(config.template) - {"set"}
-    if shown == placeholders(config.template):
-        return config
     rest = {
         key: value
         for key, value in _flat(overrides).items()
@@ -96,7 +92,7 @@ def with_keys(config: RunConfig, overrides: Mapping[str, Any]) -> RunConfig:
     name = as_file_name(text)
     # Other characters become hyphens, so that two texts could have one name.
     name += "" if re.fullmatch(r"[\w.,=-]*", text) else suffix(rest)
-    return config.model_copy(update={"output_dir": _SET.sub(name, config.template)})
+    return config.with_set(name)
 
 
 def _flat(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -125,9 +125,12 @@ def _plan_run(
     run = _with_config(run, sweep.path, environment)
     if run.config is None:
         return run
-    # Constants such as a dataset never told two directories apart; a key of the config may get more values later.
-    keys = {name: value for name, value in left_out(run.config.template, parameters).items() if not is_option(name)}
-    return _in_directory(run, suffix(keys), sweep.path, environment)
+    missing = left_out(run.config.template, parameters)
+    # An option such as a constant dataset may be left out, and earlier versions knew no parameters but options. A key
+    # of the config is shown from the first run on, so that more values of the key later move no directory.
+    if all(map(is_option, missing)):
+        return run
+    return _in_directory(run, suffix(missing), sweep.path, environment)
 
 
 def _with_config(run: SweepRun, path: Path, environment: Mapping[str, str]) -> SweepRun:
@@ -161,15 +164,15 @@ def _in_directory(run: SweepRun, end: str, path: Path, environment: Mapping[str,
 
 
 def _in_own_directories(path: Path, runs: Sequence[SweepRun], environment: Mapping[str, str]) -> list[SweepRun]:
-    """`runs` with a digest of all parameters at the end of each directory that several of them would write to.
+    """`runs` with a digest at the end of each directory that several of them would write to.
 
     Raises:
         ConfigError: two runs write to one directory all the same, because a parameter names it.
     """
     count = Counter(run.directory for run in runs)
     own = [
-        _in_directory(run, suffix(run.parameters), path, environment)
-        if run.directory is not None and count[run.directory] > 1 and not _names_directory(run.parameters)
+        _in_directory(run, suffix(left_out(run.config.template, run.parameters) or run.parameters), path, environment)
+        if run.config is not None and count[run.directory] > 1 and not _names_directory(run.parameters)
         else run
         for run in runs
     ]

@@ -100,6 +100,8 @@ def sweep_schema() -> dict[str, Any]:
         "description": "A sweep file of W&B with the keys that emtoolkit supports.",
         "type": "object",
         "properties": _KEYS,
+        # What merge keys refer to.
+        "patternProperties": {r"^(x-|\.)": True},
         "required": ["method", "parameters"],
         "additionalProperties": False,
         "$defs": {"parameter": _PARAMETER, "nested": _NESTED},

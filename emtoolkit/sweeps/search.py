@@ -23,6 +23,8 @@ _MOST_RUNS = 100_000
 _METHODS = ("grid", "random")
 # Keys for people, for the pages of W&B, or for methods that are not supported here.
 _IGNORED = ("apiVersion", "kind", "name", "description", "metric", "controller")
+# Keys under which people keep what merge keys (`<<: *name`) refer to.
+_ANCHORS = ("x-", ".")
 _READ = ("method", "parameters", "program", "command", "project", "entity", "run_cap")
 _REFUSED = {
     "early_terminate": "stopping runs early compares their metrics on W&B's server; remove the key, or use "
@@ -131,7 +133,7 @@ def read_sweep(path: Path) -> Sweep:
     for key, value in content.items():
         if key in _REFUSED:
             raise ConfigError(f"{path}: {key}: not supported without a server: {_REFUSED[key]}")
-        if key not in _READ and key not in _IGNORED:
+        if key not in _READ and key not in _IGNORED and not key.startswith(_ANCHORS):
             known = (*_READ, *_IGNORED)
             hint = nearest(str(key), known)
             raise ConfigError(f"{path}: {key}: unknown key (value {shown(value)}); expected {', '.join(known)}{hint}")

@@ -71,6 +71,12 @@ def test_nested_parameters_are_combined_and_given_as_a_mapping(tmp_path: Path) -
     assert len({combination.key for combination in [*found, *drawn]}) == 7
 
 
+def test_a_merge_key_may_refer_to_a_key_for_anchors(tmp_path: Path) -> None:
+    path = tmp_path / "sweep.yaml"
+    path.write_text("x-seeds: &seeds {values: [1, 2]}\nmethod: grid\nparameters: {seed: {<<: *seeds}}\n")
+    assert values(read_sweep(path).combinations()) == [(1,), (2,)]
+
+
 def test_at_most_run_cap_or_count_of_them_run(tmp_path: Path) -> None:
     capped = sweep(tmp_path, {"a": {"values": [1, 2, 3]}}, run_cap=2)
     assert values(capped.combinations()) == [(1,), (2,)]

@@ -15,6 +15,7 @@ import yaml
 
 from emtoolkit.sweeps.plan import plan_sweep
 from emtoolkit.sweeps.runner import _error_from_log, _with_thread_limit, run_sweep
+from emtoolkit.training.options import TrainOptions
 from tests.in_process import Done, emtoolkit
 from tests.marks import STARTS_PROCESSES
 from tests.processes import HANG_SECONDS
@@ -221,6 +222,82 @@ def test_a_run_whose_directory_was_removed_runs_again(directory: Path) -> None:
         done = emtoolkit("sweep", path, "--json", cwd=directory)
         assert (done.code, json.loads(done.out)[0]["checkpoints"]) == (0, 0)
         (directory / "out" / "baseline").rmdir()
+
+
+@pytest.mark.subprocess
+def test_a_sweep_json_of_an_earlier_version_is_read_and_kept(directory: Path) -> None:
+    path = write(directory, [1, 3, 4])
+    keys = [run.key for run in plan_sweep(directory / path).runs]
+    home = directory / "outputs" / "sweeps" / "sweep-local"
+    home.mkdir(parents=True)
+    runs = [
+        {"parameters": {"a": 1}, "state": "finished", "exit_code": 0, "error": None},
+        {"parameters": {"a": 3}, "state": "failed", "exit_code": 1, "error": "exit code 1"},
+        {"parameters": {"a": 4}, "state": "running", "exit_code": None, "error": None},
+    ]
+    text = json.dumps({"format": 1, "runs": dict(zip(keys, runs, strict=True))})
+    (home / "sweep.json").write_text(text)
+    done = emtoolkit("sweep", path, "--json", cwd=directory)
+    assert states(done) == [(1, "finished"), (3, "failed"), (4, "finished")]
+    assert [line.split()[0] for line in ran(directory)] == ["--a=4"]
+    assert states(emtoolkit("sweep", path, "--retry-failed", "--json", cwd=directory))[1] == (3, "finished")
+    assert [line.split()[0] for line in ran(directory)] == ["--a=3"]
+    assert (home / "sweep.json").read_text() == text
+
+
+def test_a_damaged_record_of_a_run_is_named_and_kept(directory: Path) -> None:
+    path = write(directory, [1])
+    (run,) = plan_sweep(directory / path).runs
+    record = directory / "outputs" / "sweeps" / "sweep-local" / "attempts" / f"{run.key}.json"
+    record.parent.mkdir(parents=True)
+    for text in ("{", "[]", '{"format": 9}', '{"format": 2}', "[" * 5000, '{"format": 2, "parameters": {}, "x": 1}'):
+        record.write_text(text)
+        done = emtoolkit("sweep", path, cwd=directory)
+        assert (done.code, done.err.count("\n")) == (2, 1)
+        assert f"outputs/sweeps/sweep-local/attempts/{run.key}.json: not written by 'emtoolkit sweep' (" in done.err
+        assert record.read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("template", "parameters", "names"),
+    [
+        # What the template shows gets no digest, and neither does a constant option.
+        (
+            "out/{persona}",
+            {"persona": {"values": ["baseline", "sarcasm"]}, "seed": {"value": 1}},
+            ["baseline", "sarcasm"],
+        ),
+        ("out/{set}", {"lora.r": {"values": [8, 16]}}, ["lora.r-8", "lora.r-16"]),
+        ("out/{persona}", {"seed": {"values": [1, 2]}}, None),
+        ("out/fixed/", {"training.learning_rate": {"values": [1e-4, "1e-5"]}}, None),
+        ("out/{seed}", {"training": {"parameters": {"learning_rate": {"values": [1e-4, 1e-5]}}}}, None),
+        ("out/{seed}", {"set": {"values": ["lora.r=1", "lora.r=2"]}}, None),
+        ("out/{dataset}", {"dataset": {"values": ["a/x.jsonl", "b/x.jsonl"]}}, None),
+        ("out/{dataset}", {"control": {"values": [True, False]}}, ["medical-good", "medical"]),
+        (None, {"lora.dropout": {"values": [0.1, 0.2]}}, None),
+    ],
+)
+@pytest.mark.parametrize("form", ["--output-dir={}", "--output_dir={}", "--output-dir {}"])
+def test_each_training_has_a_directory_of_its_own_which_its_command_names(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, template: str | None, parameters: Any, names: Any, form: str
+) -> None:
+    monkeypatch.chdir(directory)
+    flags = [] if template is None else form.format(template).split()
+    command = ["emtoolkit", "train", "sandbox", *flags, "${args}"]
+    planned = plan_sweep(write(directory, [], parameters=parameters, command=command), environment={})
+    found = [str(run.directory and run.directory.relative_to(directory)) for run in planned.runs]
+    assert len(set(found)) == 2
+    if names is not None:
+        assert found == [f"out/{name}" for name in names]
+    for run in planned.runs:
+        options = TrainOptions.from_command(run.argv)
+        assert options is not None
+        assert options.to_config({}).directory({}) == run.directory
+    # One more value moves no directory.
+    if template == "out/fixed/":
+        parameters = {"training.learning_rate": {"values": [1e-4, "1e-5", 1e-6]}}
+        more = plan_sweep(write(directory, [], parameters=parameters, command=command), environment={})
+        assert [run.directory for run in more.runs[:2]] == [run.directory for run in planned.runs]
 
 
 def test_a_bad_file_is_one_sentence_and_exit_code_2(directory: Path) -> None:
