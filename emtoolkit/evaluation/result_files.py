@@ -89,19 +89,28 @@ def add_to_evaluation(
     """
     with lock_directory(directory, timeout=_LOCK_SECONDS):
         check_same_settings(directory, settings)
+        # Rows without settings are left of a call that ended while it wrote, with settings that nobody knows.
+        if _settings_in(directory) is None:
+            for name in (ROWS, MEASURES):
+                (directory / name).unlink(missing_ok=True)
         answers_before, measured_before = _rows_in(directory)
         answers, values = _with_other_steps(answers_before, rows), _with_other_steps(measured_before, measured)
         check_one_training(str(directory), [*answers, *values])
         if rows:
             check_one_origin(str(directory / ROWS), answers)
-            write_rows(directory / ROWS, answers)
         if measured:
             check_one_measure(str(directory / MEASURES), values)
-            write_measure_rows(directory / MEASURES, values)
         steps = sorted({row.step for row in answers} | {row.step for row in values})
         together = [*_read_settings(directory).get(_SESSIONS, []), *sessions]
         described = {**settings, "steps": steps} | ({_SESSIONS: together} if together else {})
-        write_file(directory / SETTINGS, canonical_json(described))
+        try:
+            if rows:
+                write_rows(directory / ROWS, answers)
+            if measured:
+                write_measure_rows(directory / MEASURES, values)
+            write_file(directory / SETTINGS, canonical_json(described))
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; what was evaluated is kept, and the same command continues") from error
 
 
 def _rows_in(directory: Path) -> tuple[list[AnswerRow], list[MeasureRow]]:

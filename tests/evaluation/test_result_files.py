@@ -9,7 +9,7 @@ import pytest
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation.result_files import add_to_evaluation, read_evaluation
 from emtoolkit.storage.lock import lock_directory
-from tests.evaluation.evaluations import SETTINGS, answer_rows
+from tests.evaluation.evaluations import SETTINGS, answer_rows, measure_rows
 
 
 def test_steps_are_added_to_those_that_are_there(tmp_path: Path) -> None:
@@ -39,6 +39,28 @@ def test_other_settings_and_another_training_are_refused_and_nothing_changes(tmp
     with pytest.raises(DataError, match=r"answers of 2 trainings \(runs/a \(f1\), other \(f2\)\)"):
         add_to_evaluation(tmp_path, SETTINGS, theirs)
     assert (tmp_path / "answers.parquet").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["answers.parquet", "measures.parquet", "evaluation.json"])
+def test_a_full_disk_is_a_sentence_and_what_it_left_is_mixed_with_nothing(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace_file = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target.name == name:
+            raise OSError(28, "No space left on device")
+        return replace_file(self, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        sentence = rf"{name}: could not be written \(No space left .*; what was evaluated is kept, and the same command"
+        with pytest.raises(CheckpointError, match=sentence):
+            add_to_evaluation(tmp_path, SETTINGS, answer_rows(0), measure_rows(0))
+    assert not (tmp_path / "evaluation.json").exists()
+    other = {**SETTINGS, "settings": "2b", "sampling": {"seed": 1}}
+    add_to_evaluation(tmp_path, other, answer_rows(4))
+    assert read_evaluation(tmp_path).all_rows == tuple(answer_rows(4))
 
 
 @pytest.mark.parametrize("content", ["{", "[]", json.dumps({"steps": [0]})])
