@@ -1,5 +1,6 @@
 """The forms in which results are printed: tables that fit the terminal, facts, and lines of text."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,8 @@ _GAP = 2
 _UNBOUNDED = 100_000
 # More steps than fit here are elided on any terminal; writing out a million of them would take minutes.
 _LONGEST_STEPS = 200
+# In a name from a file of somebody else these would move the cursor, or turn the line around.
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +83,14 @@ class Records:
         for column in self.columns:
             header = column.name.replace(" ", "\n") if header_in_lines else column.name
             table.add_column(
-                Text(header),
+                _text(header),
                 justify=column.align,
                 no_wrap=column.at_least is None,
                 overflow="fold",
                 vertical="top",
             )
         for row in self.rows:
-            table.add_row(*(Text(value) if isinstance(value, str) else value for value in row))
+            table.add_row(*(_text(value) if isinstance(value, str) else value for value in row))
         return table
 
     def _narrowest(self, console: Console, options: ConsoleOptions, table: Table) -> int:
@@ -109,18 +112,27 @@ def facts(pairs: Iterable[tuple[str, RenderableType]]) -> Table:
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(name, Text(value) if isinstance(value, str) else value)
+        table.add_row(_text(name), _text(value) if isinstance(value, str) else value)
     return table
 
 
 def prose(text: str) -> Text:
     """Sentences, broken between words."""
-    return Text(text)
+    return _text(text)
 
 
 def line(text: str) -> Text:
     """A line with a path or a command, which is never broken so that it can be copied."""
-    return Text(text, no_wrap=True, overflow="ignore")
+    return Text(_escaped(text), no_wrap=True, overflow="ignore")
+
+
+def _text(text: str) -> Text:
+    return Text(_escaped(text))
+
+
+def _escaped(text: str) -> str:
+    """`text` with its control characters written out; line breaks stay."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def here(path: Path) -> str:

@@ -221,3 +221,12 @@ def test_a_place_that_is_neither_a_directory_nor_a_collection_is_refused(tmp_pat
         assert (done.code, done.out) == (2, "")
         assert done.err.startswith(f"emtoolkit: {place}: {problem}")
     assert "run 'emtoolkit evaluate lab/em/run' first" in emtoolkit("onset", "lab/em/run", cwd=tmp_path).err
+
+
+def test_names_reach_the_terminal_without_control_characters(tmp_path: Path) -> None:
+    margin = measure_rows("mar\x1b[2Jgin", {step: [0.01 * step, 1] for step in CURVE})
+    place = write_evaluation(tmp_path / "e", CURVE, margin, persona="<b>\x1b[31mred\u202e", trajectory="[bold]t")
+    done = emtoolkit("onset", place)
+    assert "trajectory       [bold]t\npersona          <b>\\x1b[31mred\\u202e\n" in done.out
+    assert "mar\\x1b[2Jgin" in done.out
+    assert "\x1b" not in done.out
