@@ -21,6 +21,7 @@ _LARGEST_FILE = 4_000_000
 _MOST_VALUES = 200_000
 _MOST_CHARACTERS = 64_000_000
 _DEEPEST = 60
+_TOO_DEEP = f"nested more than {_DEEPEST} levels deep"
 
 _Parser: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MERGE = "<<"
@@ -223,7 +224,7 @@ class _Document:
     def _enter(self, event: Any, depth: int) -> None:
         self._deepest = max(self._deepest, depth)
         if depth > _DEEPEST:
-            self._refuse(_line(event), f"nested more than {_DEEPEST} levels deep")
+            self._refuse(_line(event), _TOO_DEEP)
 
     def _count(self, event: Any, values: int, characters: int) -> None:
         self._values += values
@@ -259,4 +260,6 @@ def _explained(error: yaml.YAMLError, text: str) -> str:
         line = None if bad is None else text.count("\n", 0, bad) + 1
         problem = "a control character" if bad is None else f"the control character {text[bad]!a}"
     where = "" if line is None else f", line {line}"
+    if "nesting depth" in str(problem):  # newer parsers have a limit of their own
+        return f"{where}: {_TOO_DEEP}"
     return f"{where}: not valid YAML ({shortened(str(problem))})"
