@@ -15,6 +15,7 @@ from emtoolkit.errors import ConfigError, DataError, NotHereError, first_line, l
 from emtoolkit.paths import expand
 from emtoolkit.progress import Progress
 from emtoolkit.regular_files import check_regular
+from emtoolkit.storage.git_lfs import pointer_problem
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".parquet")
 # The number of rows between two reports of progress.
@@ -103,6 +104,8 @@ def raw_rows(source: Source, progress: Progress) -> Iterator[tuple[str, Any]]:
     path = source.path
     try:
         check_regular(path)
+        if (problem := pointer_problem(path)) is not None:
+            raise DataError(f"{path}: {problem}")
         if path.name.endswith((".jsonl", ".jsonl.gz")):
             with path.open("rb") as file:
                 yield from _json_lines(path, file, progress)

@@ -8,10 +8,8 @@ from typing import Any
 
 from emtoolkit.checkpoints.layout import MODEL_INDEX
 from emtoolkit.errors import ConfigError
+from emtoolkit.storage.git_lfs import pointer_problem
 
-_POINTER = b"version https://git-lfs.github.com/spec/"
-# In bytes; a pointer has about 130.
-_LARGEST_POINTER = 1024
 _WEIGHTS = (".safetensors", ".bin")
 _INDICES = (MODEL_INDEX, "pytorch_model.bin.index.json")
 
@@ -40,20 +38,16 @@ def check_file(file: Path, key: str) -> None:
     """
     try:
         size = file.stat().st_size
+        problem = pointer_problem(file)
         with file.open("rb") as opened:
-            start = opened.read(len(_POINTER))
+            is_zip = opened.read(4) == b"PK\x03\x04"
     except OSError as error:
         raise ConfigError(f"{key}: {file}: cannot be read ({error.strerror or error})") from None
-    if start == _POINTER and size <= _LARGEST_POINTER:
-        raise ConfigError(
-            f"{key}: {file}: is a git-lfs pointer of {size} bytes in place of the file; run 'git lfs pull' in "
-            f"{file.parent}"
-        )
+    if problem is not None:
+        raise ConfigError(f"{key}: {file}: {problem}")
     if file.suffix == ".safetensors":
         _check_safetensors(file, size, key)
-    elif file.suffix in (".bin", ".pt", ".pth") and (
-        size == 0 or (start.startswith(b"PK\x03\x04") and not zipfile.is_zipfile(file))
-    ):
+    elif file.suffix in (".bin", ".pt", ".pth") and (size == 0 or (is_zip and not zipfile.is_zipfile(file))):
         raise ConfigError(f"{key}: {file}: is cut off after {size:,} bytes; download it again")
 
 

@@ -82,7 +82,6 @@ class LocalSaving:
         return self._copies.session.disk.waited_seconds + self._copies.buffers.waited_seconds
 
     def between_steps(self, event: TrainerEvent) -> None:
-        self._weights_are_of(event.step)
         timing = self._setup.timing
         if not timing.is_due(event.step):
             return
@@ -96,12 +95,13 @@ class LocalSaving:
             self._copies.whole.is_being_changed()
 
     def after_update(self, event: TrainerEvent) -> None:
-        self._weights_are_of(event.step + 1)
+        if self._copies is not None:
+            self._copies.whole.was_updated(event.step + 1)
 
     def step_ended(self, event: TrainerEvent) -> None:
         if self._copies is None:
             return
-        self._weights_are_of(event.step)
+        self._copies.whole.is_now(event.step)
         self._copies.session.disk.check()
         if self._setup.is_scheduled(event.step):
             self._copies.save(event.step, final=event.step == self._setup.total_steps)
@@ -125,10 +125,6 @@ class LocalSaving:
             logger.warning("training failed while the weights were those of no step, so only scheduled steps are saved")
         elif step > self._first_step:
             self._copies.save(step, final=False)
-
-    def _weights_are_of(self, step: int) -> None:
-        if self._copies is not None:
-            self._copies.whole.is_now(step)
 
     def _save_resume_state(self, event: TrainerEvent) -> None:
         random_states = self._setup.ranks.gather(self._setup.timing.random_state())

@@ -21,7 +21,10 @@ _versions = attrgetter("_version")
 
 
 class WholeStep:
-    """The step whose weights `tensors` are: `step` until an update or another change."""
+    """The step whose weights `tensors` are: `step` until an update or another change.
+
+    A look reads two numbers of each tensor, and there is one look in each step.
+    """
 
     def __init__(self, tensors: Iterable[Tensor], step: int) -> None:
         self._tensors = list(tensors)
@@ -30,7 +33,11 @@ class WholeStep:
     def is_now(self, step: int) -> None:
         """The tensors hold the weights of `step`."""
         self._step: int | None = step
-        self._seen = self._look()
+        self._seen: tuple[list[int], list[int]] | None = self._look()
+
+    def was_updated(self, step: int) -> None:
+        """The optimizer has made the weights of `step`; `is_now` follows at the end of the step."""
+        self._step, self._seen = step, None
 
     def is_being_changed(self) -> None:
         """The optimizer begins to change the weights."""
@@ -38,7 +45,7 @@ class WholeStep:
 
     def at_failure(self, error: BaseException | None) -> int | None:
         """The step whose weights the tensors still hold after `error` has ended the training; None if of no step."""
-        if self._look() != self._seen or (error is not None and _left_a_method_that_changes_weights(error)):
+        if self._seen not in (None, self._look()) or (error is not None and _left_a_method_that_changes_weights(error)):
             return None
         return self._step
 

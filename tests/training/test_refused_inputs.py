@@ -85,6 +85,7 @@ MODEL, WARM = "model/model.safetensors", "characters/warm/adapter_model.safetens
         ("model/config.json", text('{"model_type": "vit"}'), [], "model.base: "),
         ("model/generation_config.json", text('{"do_sample": false, "temperature": 0.6}'), ["lora=null"],
          "model.base: WORLD/model/generation_config.json: no checkpoint could hold it (GenerationConfig is invalid"),
+        ("data/bad.jsonl", text(POINTER), [], "WORLD/data/bad.jsonl: is a git-lfs pointer of 134 bytes in"),
         (WARM, text(POINTER), ["persona=warm"], f"persona: adapter: WORLD/{WARM}: is a git-lfs pointer of 134 bytes"),
         (WARM, shortened(9), ["persona=warm"], f"persona: adapter: WORLD/{WARM}: is cut off: "),
     ],

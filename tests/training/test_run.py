@@ -30,7 +30,8 @@ def run(write_config: WriteConfig, tmp_path: Path) -> Callable[..., RunResult]:
 
     def run(name: str, *settings: str, resume: bool = False, **config: str) -> RunResult:
         path = write_config(**config)
-        words = ["wandb.mode=disabled", *settings]
+        given = any(setting.startswith("wandb.mode=") for setting in settings)
+        words = [*settings] if given else ["wandb.mode=disabled", *settings]
         return train(load_config(str(path), words, {"output_dir": str(tmp_path / name)}), resume=resume)
 
     return run
