@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emtoolkit.analysis.chart import STYLES
+from emtoolkit.analysis.compare import Comparisons
+from emtoolkit.analysis.compare_figure import save_compare_figure
+from emtoolkit.analysis.report import Report, charts
 from emtoolkit.analysis.report_charts import Chart
 from emtoolkit.errors import UserError
 from emtoolkit.storage.atomic import write_file
@@ -85,6 +88,20 @@ def save_figures(charts: Sequence[Chart], directory: Path) -> list[Path]:
             paths.append(directory / f"{chart.name}.{form}")
             write_file(paths[-1], content.getvalue())
     return paths
+
+
+def save_report_figures(report: Report, directory: Path) -> None:
+    """Write every figure of the report into `directory`, and the one of its schedules if they can be judged.
+
+    Raises:
+        UserError: matplotlib is not installed, or the directory cannot be written.
+    """
+    save_figures([chart for drawn in charts(report).values() for chart in drawn], directory)
+    views = zip(*(each.views for each in report.comparisons), strict=True)
+    if any(all(view.new_questions is not None for view in of_schedule) for of_schedule in views):
+        for form in ("png", "svg"):
+            path = directory / f"schedules.{form}"
+            save_compare_figure(Comparisons(report.event, report.comparisons, ()), path)
 
 
 def _plain(text: str) -> str:

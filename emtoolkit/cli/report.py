@@ -59,8 +59,8 @@ def report(
         with only_results_on_stdout(), progress_bar() as progress:
             # Imported here, where messages of libraries for developers are not shown.
             from emtoolkit.analysis.compare import split_schedules
-            from emtoolkit.analysis.figures import save_figures
-            from emtoolkit.analysis.report import charts, gather, page
+            from emtoolkit.analysis.figures import save_report_figures
+            from emtoolkit.analysis.report import gather, page
             from emtoolkit.storage.atomic import write_file
 
             decided = decided_analysis(analysis)
@@ -73,7 +73,7 @@ def report(
                 specs = list(decided.schedules)
             found = gather(evaluations, event, specs, decided=decided, weights=not no_weights, progress=progress)
             if figures is not None:
-                save_figures([chart for drawn in charts(found).values() for chart in drawn], figures)
+                save_report_figures(found, figures)
             write_file(out, page(found, f"emtoolkit {emtoolkit.__version__}").encode())
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted", err=True)

@@ -196,8 +196,8 @@ def test_three_hundred_checkpoints_are_three_hundred_marks_of_each_curve(tmp_pat
 def test_each_figure_is_a_png_and_an_svg_with_the_values_of_the_page(tmp_path: Path) -> None:
     margin = measure_rows("margin", {step: [0.1 * step + i for i in range(4)] for step in CURVE})
     place = write_evaluation(tmp_path / "e", CURVE, margin, persona="$5 _a_", trajectory="_$x$")
-    page_of(tmp_path, place, more=("--figures", str(tmp_path / "figures")))
-    names = ["coherence", "companion-1", "companion-2", "onset-1", "rate", "truncation"]
+    page_of(tmp_path, place, more=("--figures", str(tmp_path / "figures"), "--schedules", "0,every:50;every:10"))
+    names = ["coherence", "companion-1", "companion-2", "onset-1", "rate", "schedules", "truncation"]
     assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
         f"{name}.{form}" for name in names for form in ("png", "svg")
     ]
@@ -252,3 +252,10 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_work_begins(tmp_pa
         done = emtoolkit("report", tmp_path, *words)
         assert (done.code, done.out, done.err) == (2, "", f"emtoolkit: {problem}\n")
         assert not page.exists()
+
+
+def test_schedules_that_cannot_be_judged_have_no_figure(tmp_path: Path) -> None:
+    place = write_evaluation(tmp_path / "e", CURVE)
+    page_of(tmp_path, place, more=("--figures", str(tmp_path / "figures"), "--schedules", "every:10"))
+    assert not (tmp_path / "figures" / "schedules.png").exists()
+    assert (tmp_path / "figures" / "rate.png").exists()
