@@ -62,13 +62,19 @@ def _silence_threads() -> None:
     """Show no traceback of the client's threads, each of which fails if the process is gone."""
     for name in ("asyncio", "wandb.sdk"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    show = threading.excepthook
+    if not isinstance(threading.excepthook, _OfOtherThreads):
+        threading.excepthook = _OfOtherThreads(threading.excepthook)
 
-    def hook(failure: threading.ExceptHookArgs) -> None:
+
+@dataclass(frozen=True, slots=True)
+class _OfOtherThreads:
+    """Shows the failure of a thread, unless the thread is one of W&B's client."""
+
+    show: Callable[[threading.ExceptHookArgs], object]
+
+    def __call__(self, failure: threading.ExceptHookArgs) -> None:
         if failure.thread is None or not failure.thread.name.startswith("wandb-"):
-            show(failure)
-
-    threading.excepthook = hook
+            self.show(failure)
 
 
 def _quietly(action: Callable[[], object]) -> None:
