@@ -59,6 +59,8 @@ def _problem(error: Any, location: Sequence[str]) -> str:
             expected = error["ctx"]["expected"]
             choices = [choice.strip("'") for choice in expected.replace(" or ", ", ").split(", ")]
             return f"{shown(value)} is not one of {expected}{nearest(str(value), choices)}"
+        case "model_type" | "dict_type":
+            return f"{shown(value)} is not valid: expected a mapping of keys to values"
         case _:
             problem = f"{error['msg'][0].lower()}{error['msg'][1:]}"
             return f"{shown(value)} is not valid: {problem}{_advice(error['type'], value)}"

@@ -145,6 +145,8 @@ class TrainOptions:
     def flags_given(self) -> list[str]:
         """The flags whose values differ from the defaults, such as `--save-steps`, in order of declaration."""
         flags = {parameter.name: parameter.opts[0] for parameter in _parser().params}
+        if self.key_flags:
+            flags["key_flags"] = f"--{self.key_flags[0].partition('=')[0]}"
         return [flags[f.name] for f in fields(self) if f.name != "config" and getattr(self, f.name) != f.default]
 
 

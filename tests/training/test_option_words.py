@@ -95,6 +95,7 @@ def test_a_parameter_in_every_form_that_the_agent_writes_sets_its_key(
         ("--zzz=1", "--zzz: no such option; see 'emtoolkit train --help'"),
         ("--lora.r", "--lora.r: requires an argument; see 'emtoolkit train --help'"),
         ("--lora.r=x", "--lora.r: lora.r: 'x' is not valid: input should be a valid integer"),
+        ("--wandb=off", "--wandb: wandb: 'off' is not valid: expected a mapping of keys to values"),
         ("--lora.r=0", "--lora.r: lora.r: 0 is not valid: input should be greater than or equal to 1"),
         ("--seed=1.5", "--seed: '1.5' is not valid: "),
         (

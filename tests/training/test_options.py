@@ -39,6 +39,7 @@ def test_every_field_but_the_config_can_be_given_as_a_flag() -> None:
 def test_a_given_flag_is_named_as_it_is_typed() -> None:
     argv = ["sandbox", "--set", "seed=1", "--control", "--save-steps", "5"]
     assert TrainOptions.from_argv(argv).flags_given() == ["--control", "--save-steps", "--set"]
+    assert TrainOptions.from_argv(["sandbox", "--lora.r=8"]).flags_given() == ["--lora.r"]
     assert TrainOptions("sandbox").flags_given() == []
 
 
