@@ -39,6 +39,11 @@ class Bracket:
     lower: int | None
     upper: int | None
 
+    @property
+    def width(self) -> int | None:
+        """The steps between both ends; None where an end is open."""
+        return None if self.lower is None or self.upper is None else self.upper - self.lower
+
     def __str__(self) -> str:
         left = "before the first checkpoint" if self.lower is None else str(self.lower)
         return f"({left}, {'not seen' if self.upper is None else self.upper}]"

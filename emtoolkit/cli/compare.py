@@ -31,7 +31,7 @@ _Schedules = Annotated[
 ]
 _Reference = Annotated[str, typer.Option(metavar="SCHEDULE|all", help="Evaluated steps that count as the truth.")]
 _Figure = Annotated[
-    Path | None, typer.Option(metavar="FILE", help="Draw checkpoints against error: .png, .pdf or .svg.")
+    Path | None, typer.Option(metavar="FILE", help="Draw curves, brackets and costs: .png, .pdf or .svg.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 

@@ -137,7 +137,7 @@ def _over_trajectories(found: Sequence[Comparison]) -> RenderableType:
         views = [(each.views[number], each.reference) for each in found]
         known = [view.rmse for view, _ in views if not math.isnan(view.rmse)]
         seen = [v for v, reference in views if verdict(reference.new_questions, v.new_questions) == "seen"]
-        widths = [width for view in seen if (width := _width(view.new_questions)) is not None]
+        widths = [width for v in seen if v.new_questions and (width := v.new_questions.bracket.width) is not None]
         rows.append(
             [
                 views[0][0].schedule,
@@ -147,12 +147,6 @@ def _over_trajectories(found: Sequence[Comparison]) -> RenderableType:
             ]
         )
     return Records(columns, rows)
-
-
-def _width(onset: Onset | None) -> int | None:
-    if onset is None or onset.bracket.lower is None or onset.bracket.upper is None:
-        return None
-    return onset.bracket.upper - onset.bracket.lower
 
 
 def _number(value: float) -> str:
@@ -170,6 +164,6 @@ def _view_json(view: View, of: Comparison) -> Any:
                 "status": onset.status,
                 "lower": onset.bracket.lower,
                 "upper": onset.bracket.upper,
-                "width": _width(onset),
+                "width": onset.bracket.width,
             }
     return without_nan(value)

@@ -1,12 +1,14 @@
 """The figure of `emtoolkit compare`: which schedules are on the Pareto front, and the file."""
 
+import math
 from pathlib import Path
 
 import pytest
 
 from emtoolkit.analysis.compare import compare_all
-from emtoolkit.analysis.compare_figure import ScheduleCost, compare_figure, pareto_front, schedule_costs
+from emtoolkit.analysis.compare_figure import compare_figure
 from emtoolkit.analysis.onset_results import Event
+from emtoolkit.analysis.schedule_costs import ScheduleCost, pareto_front, schedule_costs
 from emtoolkit.analysis.sources import read_sources
 from tests.analysis.evaluations import write_evaluation
 from tests.in_process import emtoolkit
@@ -17,27 +19,43 @@ CURVE = {step: [0] * 4 if step < 75 else [25, 30, 20, 28] for step in STEPS}
 
 def test_a_schedule_is_on_the_front_where_no_other_is_better() -> None:
     costs = [
-        ScheduleCost("cheap", 2, 0.3),
-        ScheduleCost("equal", 2, 0.3),
-        ScheduleCost("worse", 3, 0.4),
+        ScheduleCost("cheap", 2, 0.3, width=100),
+        ScheduleCost("equal", 2, 0.3, width=100),
+        ScheduleCost("worse", 3, 0.4, width=100),
         ScheduleCost("as many, worse", 2, 0.35),
-        ScheduleCost("exact", 5, 0.0),
+        ScheduleCost("exact", 5, 0.0, width=25),
     ]
-    assert [each.schedule for each in pareto_front(costs[::-1])] == ["equal", "cheap", "exact"]
+    by_error = pareto_front(costs[::-1], lambda each: (each.checkpoints, each.rmse))
+    assert [each.schedule for each in by_error] == ["equal", "cheap", "exact"]
+    # A schedule that misses an onset has no width, however few checkpoints it saves.
+    by_width = pareto_front([ScheduleCost("least", 1, 0.5), *costs], lambda each: (each.checkpoints, each.width))
+    assert [each.schedule for each in by_width] == ["cheap", "equal", "exact"]
 
 
-def test_the_figure_has_a_dot_for_each_schedule_that_can_be_judged(tmp_path: Path) -> None:
+def test_the_figure_has_a_view_and_a_dot_for_each_schedule_that_can_be_judged(tmp_path: Path) -> None:
     place = write_evaluation(tmp_path / "e", CURVE)
     found = compare_all(
         read_sources([place]), ["0,every:100", "0,25,50,75,100,200", "0,every:10", "every:200"], Event()
     )
-    costs = {each.schedule: (each.checkpoints, round(each.rmse, 3)) for each in schedule_costs(found)}
-    assert list(costs) == ["0,every:100", "0,25,50,75,100,200", "every:200"]
-    assert costs["0,25,50,75,100,200"] == (6, 0.0)
-    (axes,) = compare_figure(found).axes
-    dots = {(line.get_xdata()[0], round(line.get_ydata()[0], 3)) for line in axes.lines if len(line.get_xdata()) == 1}
-    assert dots == set(costs.values())
-    assert [text.get_text() for text in axes.texts] == list(costs)
+    costs = {each.schedule: (each.checkpoints, round(each.rmse, 3), each.width) for each in schedule_costs(found)}
+    assert costs == {
+        "0,every:100": (3, 0.112, 100),
+        "0,25,50,75,100,200": (6, 0.0, 75),
+        "every:200": (1, 0.288, math.inf),
+    }
+    figure = compare_figure(found)
+    views, (widths, errors) = figure.axes[:-2], figure.axes[-2:]
+    assert [axes.get_ylabel() for axes in views] == list(costs)
+    _, reference, view = views[0].lines
+    assert (list(reference.get_xdata()), list(view.get_xdata())) == (STEPS, [0, 100, 200])
+    assert list(view.get_ydata()) == [0.0, pytest.approx(0.515), pytest.approx(0.515)]
+    dots = {(line.get_xdata()[0], round(line.get_ydata()[0], 3)) for line in errors.lines if len(line.get_xdata()) == 1}
+    assert dots == {(count, error) for count, error, _ in costs.values()}
+    assert sorted(text.get_text() for text in widths.texts) == [
+        "0,25,50,75,100,200",
+        "0,every:100",
+        "every:200: 0 of 1",
+    ]
 
 
 @pytest.mark.parametrize("suffix", ["png", "svg"])
