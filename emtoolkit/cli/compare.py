@@ -15,6 +15,7 @@ from emtoolkit.cli.analysis_options import (
     decided_analysis,
 )
 from emtoolkit.cli.help import command
+from emtoolkit.cli.layout import here
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 
 commands = typer.Typer()
@@ -32,6 +33,9 @@ _Schedules = Annotated[
 _Reference = Annotated[str, typer.Option(metavar="SCHEDULE|all", help="Evaluated steps that count as the truth.")]
 _Figure = Annotated[
     Path | None, typer.Option(metavar="FILE", help="Draw curves, brackets and costs: .png, .pdf or .svg.")
+]
+_Wandb = Annotated[
+    str | None, typer.Option(metavar="online|offline", help="W&B run with the table and plots. Default: none.")
 ]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -52,6 +56,7 @@ def compare(
     falls: Falls = False,
     analysis: AnalysisFile = None,
     figure: _Figure = None,
+    wandb: _Wandb = None,
     as_json: _Json = False,
 ) -> None:
     """Show what each schedule would have seen in densely saved and evaluated trajectories."""
@@ -59,11 +64,13 @@ def compare(
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.analysis.compare import compare_all, split_schedules
         from emtoolkit.analysis.compare_figure import save_compare_figure
+        from emtoolkit.analysis.compare_wandb import chosen_mode, log_comparison
         from emtoolkit.analysis.decided_before import standings
         from emtoolkit.analysis.sources import read_sources
         from emtoolkit.cli import render_compare
         from emtoolkit.sweeps.attempts import unfinished_runs
 
+        mode = None if wandb is None else chosen_mode(wandb)
         decided = decided_analysis(analysis)
         specs = [spec for text in schedules or () for spec in split_schedules(text)]
         if not specs and decided is not None:
@@ -75,9 +82,13 @@ def compare(
         standing = standings(sources.directories, event, decided, specs)
         if figure is not None:
             save_compare_figure(found, figure)
+        run = None if mode is None else log_comparison(found, mode)
     for note in (*unfinished, *found.notes):
         typer.echo(f"emtoolkit: {note}", err=True)
     show(render_compare.compare_json(found, standing) if as_json else render_compare.compare_text(found, standing))
+    if run is not None:
+        where = f"W&B run: {run.path}" if run.sent else f"Publish on W&B: wandb sync {here(run.log)}"
+        typer.echo(where, err=as_json)
 
 
 @command(
