@@ -11,7 +11,7 @@ from html import escape
 
 _WIDTH, _HEIGHT = 720.0, 300.0
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56.0, 12.0, 14.0, 40.0
-_TICKS = 5
+_TICKS = 6
 _DASHES = ("none", "7 4", "2 4", "9 3 2 3", "12 5", "4 2")
 _RADIUS = 4.0
 # Series after this one share colours, shapes and dashes with earlier ones.
@@ -111,7 +111,7 @@ class _ValueAxis:
 
 
 def _round_values(low: float, high: float) -> list[float]:
-    """About five multiples of 1, 2 or 5 times a power of ten from `low` to `high`."""
+    """At most seven multiples of 1, 2 or 5 times a power of ten from `low` to `high`."""
     size = 10.0 ** math.floor(math.log10((high - low) / _TICKS)) if high > low else 1.0
     size *= next(factor for factor in (1, 2, 5, 10) if (high - low) / (size * factor) <= _TICKS)
     return [size * k for k in range(math.ceil(low / size - 1e-9), math.floor(high / size + 1e-9) + 1)]

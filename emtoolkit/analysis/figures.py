@@ -6,6 +6,7 @@ figure_of(onset_charts([onsets(["outputs/goodness-medical"], Event())])[0])
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+from unicodedata import bidirectional
 
 from emtoolkit.analysis.chart import STYLES
 from emtoolkit.analysis.compare import Comparisons
@@ -105,5 +106,10 @@ def save_report_figures(report: Report, directory: Path) -> None:
 
 
 def _plain(text: str) -> str:
-    """`text` without the dollar signs that begin a formula, and without an underscore that hides a label."""
-    return (f" {text}" if text.startswith("_") else text).replace("$", r"\$")
+    """`text` without the dollar signs that begin a formula, and without an underscore that hides a label.
+
+    A name in a right-to-left script at the beginning would turn the whole line around.
+    """
+    turned = any(bidirectional(character) in ("R", "AL") for character in text)
+    before = "\u200e" if turned else " " if text.startswith("_") else ""
+    return f"{before}{text}".replace("$", r"\$")

@@ -77,7 +77,7 @@ def test_the_page_is_one_file_with_the_onset_and_the_values_of_the_curve(tmp_pat
 
 
 def test_personas_and_answers_cannot_add_elements_to_the_page(tmp_path: Path) -> None:
-    texts = [EVIL, "</script><b>x", "😀 שלום", "x" * 10_000]
+    texts = [EVIL, "</script><b>x", "😀 \u05e9\u05dc\u05d5\u05dd", "x" * 10_000]
     rows = answer_rows(CURVE, trials=4, persona=EVIL, trajectory="a&b")
     odd = [replace(row, answer=texts[row.sample % 2 + 2 * (row.question == "q1")]) for row in rows]
     (tmp_path / "e").mkdir()
@@ -88,7 +88,7 @@ def test_personas_and_answers_cannot_add_elements_to_the_page(tmp_path: Path) ->
     assert found.names.count("b") == 0
     assert EVIL not in page
     assert found.cells[:2] == [EVIL, "a&b"]
-    assert "😀 שלום" in page
+    assert "😀 \u05e9\u05dc\u05d5\u05dd" in page
     assert "x" * 2000 + "… (10000 characters)" in page
     assert "x" * 2001 not in page
 
@@ -259,3 +259,15 @@ def test_schedules_that_cannot_be_judged_have_no_figure(tmp_path: Path) -> None:
     page_of(tmp_path, place, more=("--figures", str(tmp_path / "figures"), "--schedules", "every:10"))
     assert not (tmp_path / "figures" / "schedules.png").exists()
     assert (tmp_path / "figures" / "rate.png").exists()
+
+
+def test_an_axis_has_enough_labels_to_read_a_value() -> None:
+    for high, labels in ((1.0, "0 20 40 60 80 100"), (0.97, "0 20 40 60 80"), (0.35, "0 10 20 30")):
+        chart = line_chart("rate", [Series("a", (Mark(0, 0.0, -0.08, 0.08), Mark(397, high)))], percent=True)
+        assert re.findall(r'tick end"[^>]*>(\d+) %', chart) == labels.split()
+
+
+def test_a_right_to_left_name_does_not_turn_the_title_of_a_figure_around(tmp_path: Path) -> None:
+    place = write_evaluation(tmp_path / "e", CURVE, persona="\u05e9\u05dc\u05d5\u05dd")
+    (axes,) = figure_of(onset_charts([onsets([place], Event())])[0]).axes
+    assert axes.get_title(loc="left").startswith("\u200e\u05e9\u05dc\u05d5\u05dd: betley")
