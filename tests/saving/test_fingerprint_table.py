@@ -13,7 +13,8 @@ SELECTED = ("lr_scheduler_kwargs", "lora_alpha", "seed", "eval_on_start", "loggi
 def test_each_option_is_changed_or_listed_with_the_reason_why_not(of: Of) -> None:
     changed = {change.name for change in CHANGES if change.of == of}
     listed = {name for kind, name in NOT_CHANGED if kind == of}
-    assert changed | listed == fields_of(of)
+    # Some options are newer than the oldest versions that are supported.
+    assert fields_of(of) <= changed | listed
     assert not changed & listed
 
 
