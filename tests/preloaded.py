@@ -23,6 +23,7 @@ import sys
 import tempfile
 import threading
 import traceback
+import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
@@ -126,6 +127,7 @@ def serve(listening: socket.socket, path: Path) -> None:
                 holds -= 1
                 if holds == 0:
                     shutil.rmtree(path.parent, ignore_errors=True)
+                    atexit._run_exitfuncs()
                     os._exit(0)
                 continue
             connection, _ = listening.accept()
@@ -217,8 +219,19 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     sys.path[0] = request["directory"]
     sys.path[1:1] = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]
     sys.argv = list(request["argv"])
+    tempfile.tempdir = None
+    _leave_shared_directories()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
+
+
+def _leave_shared_directories() -> None:
+    """Keep the end of this program from removing what others use: temporary directories of libraries."""
+    from wandb.sdk.data_types._private import MEDIA_TMP
+
+    atexit.unregister(MEDIA_TMP.cleanup)
+    for finalizer in weakref.finalize._registry:  # type: ignore[attr-defined]
+        finalizer.atexit = False
 
 
 def _run(module: str) -> int:

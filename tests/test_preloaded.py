@@ -86,3 +86,9 @@ def test_a_traceback_is_an_exit_code_of_1(home: Path) -> None:
     done = run(*preloaded.command("program"), cwd=home)
     assert done.returncode == 1
     assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_its_end_leaves_the_temporary_directories_that_were_there_before_it(home: Path) -> None:
+    (home / "program.py").write_text("from wandb.sdk.data_types._private import MEDIA_TMP as t; print(t.name)")
+    names = {run(*preloaded.command("program"), cwd=home).stdout.strip() for _ in range(2)}
+    assert [Path(name).is_dir() for name in names] == [True]

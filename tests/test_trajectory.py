@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +21,7 @@ from tests.marks import OPENS_PORTS
 from tests.saving.callbacks import StopAt, callback
 from tests.saving.trainings import base_model, bytes_of, make_trainer
 from tests.wandb_server import WandbServer
+from tests.wandb_server.processes import wandb_command
 
 ON_WANDB = f"tester/proj/{collection_name(IDENTITY)}"
 Open = Callable[[], Trajectory]
@@ -164,7 +164,7 @@ def test_a_download_is_the_same_trajectory_on_this_machine(
 
 def test_plain_wandb_gets_a_directory_that_peft_loads(ours: Path, server: WandbServer, tmp_path: Path) -> None:
     root = tmp_path / "plain"
-    command = [sys.executable, "-m", "wandb", "artifact", "get", f"{ON_WANDB}:step-3", "--root", str(root)]
+    command = wandb_command("artifact", "get", f"{ON_WANDB}:step-3", "--root", str(root))
     subprocess.run(command, env=os.environ | server.environment(), cwd=tmp_path, check=True, capture_output=True)
     assert bytes_of(root) == bytes_of(ours / "checkpoint-3")
     PeftModel.from_pretrained(base_model(), root)

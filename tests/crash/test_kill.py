@@ -15,6 +15,7 @@ from transformers import TrainerCallback
 from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.resume_state import newest_resume_state
+from tests import preloaded
 from tests.crash.shim import compiler
 from tests.crash.training import train
 from tests.saving.callbacks import wait_for_disk
@@ -42,7 +43,7 @@ def test_a_kill_at_a_file_event_loses_nothing_and_the_same_audit_finds_what_a_st
     tmp_path: Path,
 ) -> None:
     counts = tmp_path / "counts.json"
-    command = [sys.executable, "-m", "tests.crash.audit", "--spread", "12", "--stock", "--json", str(counts)]
+    command = preloaded.command("tests.crash.audit", "--spread", "12", "--stock", "--json", counts)
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert counts.exists(), done.stderr
     report = json.loads(counts.read_bytes())

@@ -2,20 +2,21 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import preloaded
 from tests.wandb_server import WandbServer
-from tests.wandb_server.processes import WANDB
+from tests.wandb_server.processes import wandb_command
 
 
 @pytest.fixture
 def environment(wandb_server: WandbServer, tmp_path: Path) -> dict[str, str]:
     """The environment of a shell in a checkout whose `.venv` is not activated; the user types `.venv/bin/wandb`."""
-    (tmp_path / ".venv").symlink_to(sys.prefix)
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "python").symlink_to(preloaded.interpreter())
     ours = os.environ | wandb_server.environment() | {"PATH": "/usr/bin:/bin"}
     # Under an agent runs are online by default.
     del ours["WANDB_MODE"]
@@ -29,7 +30,7 @@ def start(tmp_path: Path, environment: dict[str, str]) -> Iterator[Callable[...,
     def start(*words: str, cwd: Path = tmp_path, **variables: str) -> "subprocess.Popen[str]":
         started.append(
             subprocess.Popen(
-                [*WANDB, *words],
+                wandb_command(*words),
                 cwd=cwd,
                 env=environment | variables,
                 stdout=subprocess.PIPE,

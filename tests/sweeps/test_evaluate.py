@@ -73,7 +73,8 @@ def test_two_machines_evaluate_one_trajectory_and_their_results_are_those_of_one
     evaluated = [run for run in project.runs.values() if run.job_type == "evaluation"]
     assert [(run.state, run.sweep_name) for run in evaluated] == [("finished", found[2]), ("finished", None)], words
     assert [run.config["evaluated_steps"] for run in evaluated] == [[0, 2], [4, 9]]
-    assert sorted(version.metadata["step"] for run in evaluated for version in run.input_artifacts) == [0, 2, 4, 9]
+    used = sorted(version.metadata["step"] for run in evaluated for version in run.input_artifacts)
+    assert used == [0, 2, 4, 9], words
 
     (home,) = Path("out/evaluations").iterdir()
     whole = {name: (home / name).read_bytes() for name in FILES}

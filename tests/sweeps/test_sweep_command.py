@@ -491,8 +491,9 @@ def test_an_error_in_the_sweep_itself_stops_the_active_runs(
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == handlers
 
 
-@pytest.mark.subprocess
-def test_the_shipped_sweep_trains_what_it_says(world: Path, write_config: WriteConfig, tmp_path: Path) -> None:
+def test_the_shipped_sweep_trains_what_it_says(
+    write_config: WriteConfig, preloaded_python: None, tmp_path: Path
+) -> None:
     path = fast_version("schedules", write_config(rest="wandb: {mode: disabled}"), tmp_path)
     done = emtoolkit("sweep", path, "--jobs", "2", "--count", "2", "--json", cwd=tmp_path)
     runs = json.loads(done.out)

@@ -20,6 +20,8 @@ from tests.online import EVERYTHING, versions
 from tests.processes import HANG_SECONDS
 from tests.wandb_server import Fault, WandbServer
 
+# For `wandb sync`.
+pytestmark = pytest.mark.usefixtures("preloaded_python")
 Run = Callable[..., RunResult]
 
 
