@@ -41,8 +41,7 @@ class Synced:
     """The result for one directory.
 
     `on_wandb` are the steps that W&B holds now, `published` the steps that this call sent as artifacts, `logs` the run
-    logs that it sent. `problems` has one sentence for each thing still missing. `collection` is None if the directory
-    was not examined.
+    logs that it sent. `problems` has one sentence for each thing still missing. `collection` is None if not examined.
     """
 
     directory: Path

@@ -55,12 +55,14 @@ def load_config(
     file = _find(path)
     # A key such as x-defaults holds what anchors repeat, as in other tools' files.
     values = {key: value for key, value in read_yaml(file).items() if not key.startswith("x-")}
-    overrides = [_parse_setting(setting) for setting in settings]
+    settings_given = [_parse_setting(setting) for setting in settings]
+    options = []
     typed = [(name, value, _flag(name)) for name, value in (flags or {}).items() if value is not None]
     typed += [(name, text, f"--{name}") for name, _, text in (flag.partition("=") for flag in key_flags)]
     for name, value, flag in typed:
-        overrides += [_Override(key, found, flag) for key, found in values_of(name, value, flag)]
-    _check_one_value_each(overrides)
+        options += [_Override(key, found, flag) for key, found in values_of(name, value, flag)]
+    _check_one_value_each(settings_given, options)
+    overrides = settings_given + options
     _drop_alternatives(values, [override.key for override in overrides if override.value is not None])
     for override in overrides:
         _put(values, override.key, override.value, override.origin)
@@ -80,10 +82,12 @@ def _parse_setting(setting: str) -> _Override:
     return _Override(key, parse_yaml(text, origin), origin)
 
 
-def _check_one_value_each(overrides: Sequence[_Override]) -> None:
-    """Refuse two values for one key, and a value for a key within a section that is set as a whole."""
-    seen: list[tuple[str, Any, str]] = []
-    for override in overrides:
+def _check_one_value_each(settings: Sequence[_Override], options: Sequence[_Override]) -> None:
+    """Refuse an option that gives a key another value than `settings` or an option before; of two settings the last
+    wins, as `--set datasets={...} --set datasets.bad.rows=5`.
+    """
+    seen = [(key, value, each.origin) for each in settings for key, value in leaves(each.key, each.value)]
+    for override in options:
         here = list(leaves(override.key, override.value))
         for key, value in here:
             for other, before, origin in seen:

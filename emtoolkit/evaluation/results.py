@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from emtoolkit.checkpoints.listing import damaged_checkpoints
 from emtoolkit.errors import CheckpointError
@@ -151,16 +151,11 @@ def evaluate_trajectory(
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
     add_to_evaluation(home, described, rows, sessions=[] if session is None else [session.to_json()])
     # vLLM only samples.
-    together = engine == "stacked" or (engine == "vllm" and engine_for(usable, "stacked")[0] == "stacked")
+    how: Literal["stacked", "exact"] = "exact"
+    if engine == "stacked" or (engine == "vllm" and engine_for(usable, "stacked")[0] == "stacked"):
+        how = "stacked"
     measured = measure_checkpoints(
-        trajectory.name,
-        usable,
-        measures,
-        settings.questions,
-        values,
-        engine="stacked" if together else "exact",
-        loader=loader,
-        progress=progress,
+        trajectory.name, usable, measures, settings.questions, values, engine=how, loader=loader, progress=progress
     )
     add_to_evaluation(home, described, measured=measured)
     notes += [*warnings_on(rows), *(session.notes if session else ())]

@@ -132,6 +132,13 @@ def test_one_value_may_be_given_twice(write_config: WriteConfig) -> None:
     assert (config.lora and config.lora.r, config.seed) == (2, 3)
 
 
+def test_the_last_of_two_settings_wins(write_config: WriteConfig) -> None:
+    words = [str(write_config()), "--set", "lora={r: 2, alpha: 4}", "--set", "lora.r=3"]
+    lora = TrainOptions.from_argv(words).to_config().lora
+    assert lora is not None
+    assert (lora.r, lora.alpha) == (3, 4)
+
+
 def test_the_command_reads_them_too_and_help_names_them_once(write_config: WriteConfig, tmp_path: Path) -> None:
     words = ["--training.max_steps=4", "--save_steps", "2", "--dry_run=True", "--json", "control=False"]
     done = emtoolkit("train", write_config(), *words, cwd=tmp_path)
