@@ -26,7 +26,7 @@ from emtoolkit.evaluation.result_files import (
     read_evaluation,
 )
 from emtoolkit.evaluation.rows import AnswerRow
-from emtoolkit.evaluation.run import EvaluationSettings, engine_for, evaluate
+from emtoolkit.evaluation.run import Engine, EvaluationSettings, engine_for, evaluate
 from emtoolkit.evaluation.store import Store
 from emtoolkit.evaluation.texts import TextOptions
 from emtoolkit.models.loading import ModelLoader
@@ -150,10 +150,7 @@ def evaluate_trajectory(
     session = None if calibration is None else _calibrated(calibration, settings, store, progress)
     rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
     add_to_evaluation(home, described, rows, sessions=[] if session is None else [session.to_json()])
-    # vLLM only samples.
-    how: Literal["stacked", "exact"] = "exact"
-    if engine == "stacked" or (engine == "vllm" and engine_for(usable, "stacked")[0] == "stacked"):
-        how = "stacked"
+    how = _engine_for_measures(usable, engine)
     measured = measure_checkpoints(
         trajectory.name, usable, measures, settings.questions, values, engine=how, loader=loader, progress=progress
     )
@@ -171,6 +168,12 @@ def evaluate_trajectory(
         summarise_measures(measured),
         session,
     )
+
+
+def _engine_for_measures(usable: Sequence[Checkpoint], engine: Engine) -> Literal["stacked", "exact"]:
+    """The engine that measures what `engine` sampled: vLLM only samples."""
+    wanted: Engine = "stacked" if engine == "vllm" else engine
+    return "stacked" if engine_for(usable, wanted)[0] == "stacked" else "exact"
 
 
 def _recorded(home: Path, analysis: DecidedAnalysis | None, settings: EvaluationSettings) -> list[str]:
