@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from emtoolkit.analysis.onset_results import base_of, check_asked_alike, data_of, evaluation_directories
+from emtoolkit.analysis.wandb_sweep import is_wandb_sweep, sweep_evaluations
 from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
@@ -19,8 +20,8 @@ from emtoolkit.schedules.steps import elided
 class Sources:
     """One evaluation for each trajectory.
 
-    `directories` are those of all evaluations, and `schedules` are those of runs that are one trajectory together.
-    `notes` say what is missing or differs.
+    `directories` are those of all evaluations on this machine. `schedules` are those of runs that are one trajectory
+    together, or of a W&B sweep over schedules. `notes` say what is missing or differs.
     """
 
     trajectories: tuple[StoredEvaluation, ...]
@@ -30,14 +31,21 @@ class Sources:
 
 
 def read_sources(places: Sequence[str | Path]) -> Sources:
-    """The trajectories of the evaluations at `places`.
+    """The trajectories of the evaluations at `places`: directories, or sweeps on W&B.
 
     Raises:
-        CheckpointError: there is no evaluation, or a run has several.
+        CheckpointError: there is no evaluation, a run has several, or W&B lacks the sweep.
         DataError: the evaluations were not asked and judged alike.
     """
     directories, notes = list[Path](), list[str]()
+    downloaded, schedules = list[StoredEvaluation](), dict[str, None]()
     for place in places:
+        if is_wandb_sweep(place):
+            sweep = sweep_evaluations(str(place))
+            downloaded += sweep.evaluations
+            schedules |= dict.fromkeys(sweep.schedules)
+            notes += sweep.notes
+            continue
         runs = _runs_in(Path(place))
         pending = [run for run in runs if not any(run.glob("evaluations/*/evaluation.json"))]
         if runs and len(pending) == len(runs):
@@ -49,7 +57,9 @@ def read_sources(places: Sequence[str | Path]) -> Sources:
         directories += evaluation_directories(place)
     directories = list(dict.fromkeys(directories))
     evaluations = [read_evaluation(each) for each in directories]
-    return of_evaluations(evaluations, notes)
+    found = of_evaluations([*evaluations, *downloaded], notes)
+    several = dict.fromkeys([*found.schedules, *schedules]) if len(schedules) > 1 else found.schedules
+    return replace(found, directories=tuple(directories), schedules=tuple(several))
 
 
 def of_evaluations(evaluations: Sequence[StoredEvaluation], notes: Sequence[str] = ()) -> Sources:
