@@ -98,10 +98,15 @@ def shortened(text: str) -> str:
 
 
 def _one_line(text: str, longest: int) -> str:
-    if len(text) > longest:
-        half = longest // 2
-        text = f"{text[:half]}…{text[-half:]}"
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    text = _cut(text, longest)
+    if text.isprintable():
+        return text
+    return _cut("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text), longest)
+
+
+def _cut(text: str, longest: int) -> str:
+    half = longest // 2
+    return text if len(text) <= longest else f"{text[:half]}…{text[-half:]}"
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
