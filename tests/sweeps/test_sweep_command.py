@@ -224,6 +224,46 @@ def test_a_run_whose_directory_was_removed_runs_again(directory: Path) -> None:
         (directory / "out" / "baseline").rmdir()
 
 
+# Replaces the training: makes its directory, from the words of the training that follow.
+STAND_IN = ["${interpreter}", "-c", "import os, sys; from emtoolkit.training.options import TrainOptions"]
+STAND_IN[-1] += "; os.makedirs(TrainOptions.from_argv(sys.argv[3:]).to_config().directory(), exist_ok=True)"
+
+
+@pytest.mark.subprocess
+def test_a_finished_run_is_finished_until_its_config_or_its_rows_change(
+    directory: Path, write_config: WriteConfig
+) -> None:
+    config = write_config()
+    rows = directory / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "a", "completion": "b"}))
+    train = ["emtoolkit", "train", str(config), f"--dataset={rows}", "--output-dir=out/{seed}", "${args}"]
+    path = write(directory, [], parameters={"seed": {"value": 1}}, command=[*STAND_IN, *train])
+    attempts = []
+    changes: list[Callable[[], object]] = [
+        lambda: None,
+        lambda: None,
+        lambda: config.write_text(f"# a comment\n{config.read_text()}"),
+        lambda: config.write_text(config.read_text().replace("1e-2", "1e-3")),
+        lambda: rows.write_text(json.dumps({"prompt": "a", "completion": "c"})),
+        lambda: rows.unlink(),
+    ]
+    for change in changes:
+        change()
+        (listed,) = json.loads(emtoolkit("sweep", path, "--dry-run", "--json", cwd=directory).out)
+        done = emtoolkit("sweep", path, "--json", cwd=directory)
+        assert done.code == 0, done.out
+        (record,) = (directory / "outputs/sweeps/sweep-local/attempts").glob("*.json")
+        attempts.append((listed["state"], json.loads(record.read_text())["number"]))
+    assert attempts == [
+        ("waiting", 1),
+        ("finished", 1),
+        ("finished", 1),
+        ("changed", 2),
+        ("changed", 3),
+        ("finished", 3),
+    ]
+
+
 @pytest.mark.subprocess
 def test_a_sweep_json_of_an_earlier_version_is_read_and_kept(directory: Path) -> None:
     path = write(directory, [1, 3, 4])
