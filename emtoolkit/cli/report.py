@@ -34,6 +34,7 @@ _Weights = Annotated[bool, typer.Option("--no-weights", help="Leave out the comp
 _Figures = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Directory for a PNG and an SVG file of each figure.")
 ]
+_Wandb = Annotated[bool, typer.Option("--wandb", help="Make a W&B Report, too; needs W&B's server.")]
 
 
 @command(
@@ -53,6 +54,7 @@ def report(
     analysis: AnalysisFile = None,
     no_weights: _Weights = False,
     figures: _Figures = None,
+    wandb: _Wandb = False,
 ) -> None:
     """Write one self-contained HTML file: onsets, curves, schedules, weights and answers."""
     try:
@@ -61,6 +63,7 @@ def report(
             from emtoolkit.analysis.compare import split_schedules
             from emtoolkit.analysis.figures import save_report_figures
             from emtoolkit.analysis.report import gather, page
+            from emtoolkit.analysis.wandb_report import save_on_wandb
             from emtoolkit.storage.atomic import write_file
 
             decided = decided_analysis(analysis)
@@ -74,10 +77,14 @@ def report(
             found = gather(evaluations, event, specs, decided=decided, weights=not no_weights, progress=progress)
             if figures is not None:
                 save_report_figures(found, figures)
-            write_file(out, page(found, f"emtoolkit {emtoolkit.__version__}").encode())
+            made_by = f"emtoolkit {emtoolkit.__version__}"
+            write_file(out, page(found, made_by).encode())
+            on_wandb = save_on_wandb(found, made_by) if wandb else None
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted", err=True)
         raise typer.Exit(128 + signal.SIGINT) from None
-    for note in found.notes:
+    for note in (*found.notes, *(on_wandb.notes if on_wandb else ())):
         typer.echo(f"emtoolkit: {note}", err=True)
     show(str(out))
+    if on_wandb is not None:
+        show(on_wandb.url)

@@ -206,6 +206,21 @@ class Sweep:
 
 
 @dataclass(eq=False)
+class View:
+    """A W&B Report; `spec` is the text that the client sent."""
+
+    id: str
+    project: "Project"
+    name: str | None = None
+    display_name: str | None = None
+    description: str | None = None
+    type: str | None = None
+    spec: str = "{}"
+    created_at: str = field(default_factory=now)
+    updated_at: str = field(default_factory=now)
+
+
+@dataclass(eq=False)
 class Project:
     id: str
     internal_id: str
@@ -214,6 +229,7 @@ class Project:
     runs: dict[str, Run] = field(default_factory=dict)
     collections: dict[str, Collection] = field(default_factory=dict)
     sweeps: dict[str, Sweep] = field(default_factory=dict)
+    reports: dict[str, View] = field(default_factory=dict)
     created_at: str = field(default_factory=now)
 
 

@@ -81,6 +81,6 @@ def entity_name_of(project: Project, _info: Info) -> str:
     return project.entity
 
 
-@resolves("Project.readOnly")
+@resolves("Project.readOnly", "Project.isBenchmark")
 def is_read_only(_project: Project, _info: Info) -> bool:
     return False
