@@ -114,6 +114,7 @@ def compare_all(sources: Sources, schedules: Sequence[str], event: Event, refere
         raise UserError("--schedules: expected at least one schedule, such as every:25,dense-early")
     found = tuple(compare(each, specs, event, reference, resample=True) for each in sources.trajectories)
     notes = [*sources.notes, *(note for each in found for note in each.notes)]
+    notes += dict.fromkeys(note for each in found for note in _past_the_end(specs, each.reference.steps[-1]))
     lengths = {each.reference.steps[-1]: each.directory for each in found}
     if len(lengths) > 1:
         ends = ", ".join(f"{directory} at step {step}" for step, directory in sorted(lengths.items()))
@@ -180,6 +181,12 @@ def compare(
             *(_too_sparse(view, evaluation) for view in views if view.missing),
         ),
     )
+
+
+def _past_the_end(specs: Sequence[str], total_steps: int) -> list[str]:
+    """A sentence for each schedule with steps that a run of `total_steps` does not reach, which `train` refuses."""
+    found = (Schedule.parse(spec).check_reachable(total_steps, allow_unreachable=True) for spec in specs)
+    return [f"{sentence}; such steps are left out" for sentence in found if sentence]
 
 
 def _steps_of(spec: str, total_steps: int) -> list[int]:

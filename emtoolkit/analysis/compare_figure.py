@@ -112,8 +112,9 @@ def _draw_front(
         colour, marker = (_SEEN, "o") if each in front else (_OTHER, "x")
         axes.plot([at], [value], marker, color=colour, markersize=6)
         _name(axes, each.schedule, at, value, colour, above=each in front)
+    # Room for the names.
+    axes.margins(x=0.35, y=0.15)
     axes.set_ylim(bottom=0)
-    axes.margins(x=0.3)
     axes.tick_params(labelsize=8)
 
 

@@ -64,6 +64,7 @@ def test_a_schedule_sees_the_onset_between_its_own_steps(tmp_path: Path) -> None
     assert sparse["rmse"] > with_0["rmse"] > 0
     assert (log2["rmse"], log2["new_questions"], log2["missing"][:3]) == (None, None, [1, 2, 4])
     assert "log2:512 saves steps that were not evaluated (1, 2, 4, 8, 16, 32, 64, 128, 256)" in done.err
+    assert 'schedule "log2:512": step 512 is past the end of training at step 400; such steps are left out' in done.err
 
 
 def test_the_chance_is_that_of_both_ends_when_questions_are_drawn_again(tmp_path: Path) -> None:
