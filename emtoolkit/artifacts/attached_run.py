@@ -40,22 +40,28 @@ def attached_run(
 
     is_failed = state in ("failed", "crashed") if failed is None else failed
     with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
-        run = wandb.init(
-            id=run_id,
-            resume="allow" if run_id else None,
-            mode="online",
-            dir=scratch,
-            settings=wandb.Settings(
-                silent=True,
-                console="off",
-                finish_timeout=_FINISH_SECONDS,
-                x_disable_stats=True,
-                x_disable_meta=True,
-                save_code=False,
-                **client_limits(),
-            ),
-            **arguments,
-        )
+        try:
+            run = wandb.init(
+                id=run_id,
+                resume="allow" if run_id else None,
+                mode="online",
+                dir=scratch,
+                settings=wandb.Settings(
+                    silent=True,
+                    console="off",
+                    finish_timeout=_FINISH_SECONDS,
+                    x_disable_stats=True,
+                    x_disable_meta=True,
+                    save_code=False,
+                    **client_limits(),
+                ),
+                **arguments,
+            )
+        except BaseException:
+            # The client keeps the id of a run that it could not resume, and would refuse the next attempt as "in use".
+            if wandb.run is None:
+                end_client()
+            raise
         try:
             if state is not None:
                 define_axis(run)

@@ -31,6 +31,7 @@ os.environ |= {
     "WANDB_MODE": "offline",
 }
 
+from emtoolkit.checkpoints.layout import TRAINER_STATE
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.publications import PUBLICATIONS, Publications
@@ -316,8 +317,10 @@ def _at_end(directory: Path, reference: Path) -> tuple[list[str], list[str]]:
     differing = [
         f"{name} is missing or differs at the end"
         for name in theirs
-        if ours.get(name) != theirs[name] and name != PUBLICATIONS
+        if ours.get(name) != theirs[name] and name not in (PUBLICATIONS, TRAINER_STATE)
     ]
+    if _logged(ours.get(TRAINER_STATE)) != _logged(theirs[TRAINER_STATE]):
+        differing.append(f"{TRAINER_STATE} is missing or tells of another training")
     # The file contains times and attempts, so only the steps are compared.
     told, steps = Publications.read(directory).metadata, saved_steps(directory)
     differing += [
@@ -326,6 +329,16 @@ def _at_end(directory: Path, reference: Path) -> tuple[list[str], list[str]]:
     names = {str(path.relative_to(directory)) for path in directory.rglob("*")}
     expected = {str(path.relative_to(reference)) for path in reference.rglob("*")}
     return differing, [f"{name} was left over" for name in sorted(names - expected)]
+
+
+def _logged(state: bytes | None) -> dict[str, Any]:
+    """The state of a Trainer without the summary of its last process: its times, mean loss and operations."""
+    if state is None:
+        return {}
+    values: dict[str, Any] = json.loads(state)
+    del values["total_flos"]
+    values["log_history"] = [entry for entry in values["log_history"] if "train_runtime" not in entry]
+    return values
 
 
 def _stock_after_kill(directory: Path, reference: Path) -> list[str]:

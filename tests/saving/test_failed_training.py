@@ -29,10 +29,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-def nothing_is_left() -> bool:
-    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    threads = [thread.name for thread in threading.enumerate() if thread.name.startswith("emtoolkit")]
-    return handlers == [signal.default_int_handler, signal.SIG_DFL] and not threads
+def handlers() -> list[Any]:
+    return [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+
+
+@pytest.fixture
+def nothing_is_left() -> Callable[[], bool]:
+    before = handlers()
+
+    def check() -> bool:
+        return handlers() == before and not [
+            each for each in threading.enumerate() if each.name.startswith("emtoolkit")
+        ]
+
+    return check
 
 
 class Fails(TrainerCallback):
@@ -65,7 +75,12 @@ class Fails(TrainerCallback):
     ],
 )
 def test_a_failed_training_leaves_its_last_whole_step_and_the_directory_free(
-    tmp_path: Path, whole: Path, fault: Callable[[], TrainerCallback], first: bool, steps: list[int]
+    tmp_path: Path,
+    whole: Path,
+    nothing_is_left: Callable[[], bool],
+    fault: Callable[[], TrainerCallback],
+    first: bool,
+    steps: list[int],
 ) -> None:
     callbacks = [callback("0,2,8"), fault()]
     trainer = make_trainer(tmp_path, callbacks[::-1] if first else callbacks, **AT_STEP_3)
@@ -113,7 +128,11 @@ class Averaged(TrainerCallback):
 
 @pytest.mark.parametrize(("cls", "others"), [(Sam, []), (Trainer, [Averaged()])])
 def test_weights_beside_those_of_the_step_are_not_saved(
-    tmp_path: Path, cls: type[Trainer], others: list[TrainerCallback], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    nothing_is_left: Callable[[], bool],
+    cls: type[Trainer],
+    others: list[TrainerCallback],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     plain = make_trainer(tmp_path, **AT_STEP_3)
     trainer = cls(

@@ -35,7 +35,8 @@ def test_an_agent_runs_every_combination_of_the_grid(wandb_server: WandbServer, 
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "sweep.yaml").write_text(SWEEP)
 
-    run_wandb(tmp_path, "sweep", "sweep.yaml")
+    told = run_wandb(tmp_path, "sweep", "sweep.yaml")
+    assert ("tester", "swept") in wandb_server.store.projects, told
     (name,) = wandb_server.store.project("tester", "swept").sweeps
     run_wandb(tmp_path, "agent", "--count", "2", f"tester/swept/{name}")
 
