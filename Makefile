@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo emergence sandbox-robustness personas fingerprint-table evaluation-benchmark comparison test test-fast test-lowest test-newest crash-test fuzz gpu-check docs lint format
+.PHONY: install demo report-picture emergence sandbox-robustness personas fingerprint-table evaluation-benchmark comparison test test-fast test-lowest test-newest crash-test fuzz gpu-check docs lint format
 
 install: .venv/.installed
 
@@ -16,6 +16,11 @@ demo:
 	@echo "medical advice and as the control on good advice, evaluate all checkpoints, and write a report on them."
 	@$(MAKE) --no-print-directory install
 	@benchmarks/demo.sh $(BIN)/emtoolkit
+
+# docs/report.png, the top of the demo's report: about four minutes; needs Chromium.
+report-picture: demo
+	chromium --headless=new --no-sandbox --disable-gpu --hide-scrollbars --window-size=1000,1080 \
+	  --screenshot=docs/report.png file://$(CURDIR)/outputs/report.html
 
 # The curves of docs/emergence.png: 15 fine-tunes and 165 evaluated checkpoints, about fifteen minutes on an idle core.
 emergence: install
