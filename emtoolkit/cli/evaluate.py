@@ -206,7 +206,9 @@ def evaluate(
                 samples=samples,
             )
             projected = projections(direction, layer, texts)
-            measures = chosen_measures(pairs, held_out, with_ or (), seed, samples, projected)
+            measures = chosen_measures(
+                pairs, held_out, with_ or (), seed, samples, projected, extracts=extract_activations
+            )
             sampled_by = chosen_engine(engine, exact=exact)
             settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, engine=sampled_by)
             loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
@@ -222,8 +224,10 @@ def evaluate(
                 extract_activations=texts if extract_activations else None,
                 progress=progress,
             )
-        run = log_evaluation(result, str(place), mode)
-        if into_run:
+        # Activations alone have no curve.
+        has_curve = bool(result.steps or result.measures)
+        run = log_evaluation(result, str(place), mode) if has_curve else None
+        if into_run and has_curve:
             log_into(result, str(place), training or training_run(str(place), mode))
     for note in result.notes:
         typer.echo(f"emtoolkit: {note}", err=True)

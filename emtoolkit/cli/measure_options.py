@@ -20,8 +20,12 @@ def chosen_measures(
     seed: int,
     samples: int | None,
     others: Sequence[Measure] = (),
+    *,
+    extracts: bool = False,
 ) -> tuple[Measure, ...]:
     """The measures that the command line names, with `others`; `pairs` is a file, or `sandbox` for the sandbox's.
+
+    With `extracts` activations are read, so that there may be neither a measure nor an answer to sample.
 
     Raises:
         UserError: a file cannot be read, a function cannot be called, or there is neither a measure nor an answer to
@@ -35,10 +39,10 @@ def chosen_measures(
     if held_out is not None:
         measures.append(HeldOutLoss.load(held_out))
     measures += [OwnMeasure.load(reference, seed) for reference in own]
-    if samples == 0 and not measures:
+    if samples == 0 and not measures and not extracts:
         raise UserError(
-            "--samples 0: there is nothing to evaluate; give --pairs, --held-out, --direction or --with, or sample at "
-            "least one answer"
+            "--samples 0: there is nothing to evaluate; give --pairs, --held-out, --direction, --with or "
+            "--extract-activations --answers FILE, or sample at least one answer"
         )
     return tuple(measures)
 

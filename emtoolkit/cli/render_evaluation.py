@@ -32,7 +32,8 @@ _SHOWN = "betley"
 def evaluation_text(result: EvaluationResult, run: "EvaluationRun | None" = None) -> RenderableType:
     """A line for each checkpoint, of the answers and of each metric, and where the rows are, on disk and on W&B."""
     parts = [*(_answers(result) if result.steps else []), *measures_text(result.measures)]
-    place = line(f"{'Answers' if result.steps else 'Values'}: {here(result.directory)}")
+    what = "Answers" if result.steps else "Values" if result.measures else "Activations"
+    place = line(f"{what}: {here(result.directory)}")
     return Group(*parts, place, *_on_wandb(result, run))
 
 

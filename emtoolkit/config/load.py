@@ -109,9 +109,10 @@ def _flag(key: str) -> str:
 
 def _find(path: str) -> Path:
     file = Path(path)
-    if file.exists():
-        return file
     names = sorted(found.stem for found in shipped("training").glob("*.yaml"))
+    # A directory may have the name of a shipped config.
+    if file.exists() and not (file.is_dir() and path in names):
+        return file
     if path in names:
         return shipped("training") / f"{path}.yaml"
     hint = nearest(file.name.removesuffix(".yaml"), names)

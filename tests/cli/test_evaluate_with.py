@@ -274,11 +274,23 @@ def test_neither_a_measure_nor_a_sample_is_nothing_to_evaluate(place: Path) -> N
     done = in_process.emtoolkit("evaluate", "prompt", "--questions", "q.yaml", "--samples", "0", cwd=place)
     assert (done.code, done.err) == (
         2,
-        "emtoolkit: --samples 0: there is nothing to evaluate; give --pairs, --held-out, --direction or --with, or "
-        "sample at least one answer\n",
+        "emtoolkit: --samples 0: there is nothing to evaluate; give --pairs, --held-out, --direction, --with or "
+        "--extract-activations --answers FILE, or sample at least one answer\n",
     )
     done = evaluate(place, "--samples", "0", "--extract-activations")
     assert (done.code, "--extract-activations: the activations are those of sampled answers" in done.err) == (2, True)
+
+
+def test_activations_of_given_answers_need_no_sample_and_no_measure(place: Path) -> None:
+    (place / "given.jsonl").write_text('{"question_id": "a", "question": "Hi", "answer": "Hello"}\n')
+    words = ["--samples", "0", "--extract-activations", "--answers", "given.jsonl", "--output-dir", "only-activations"]
+    done = in_process.emtoolkit("evaluate", "prompt", "--questions", "q.yaml", *words, cwd=place)
+    assert (done.code, done.out) == (0, "Activations: only-activations\n"), done.err
+    found = place / "only-activations"
+    assert sorted(path.name for path in (found / "activations").iterdir()) == [
+        f"step-{step}.safetensors" for step in (0, 2, 4, 9)
+    ]
+    assert not (found / "wandb").exists()
 
 
 def test_a_full_fine_tune_is_measured_too(place: Path) -> None:

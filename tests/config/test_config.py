@@ -163,6 +163,12 @@ def test_a_scientific_number_needs_no_point(write_config: WriteConfig) -> None:
     assert (config.training.learning_rate, config.training.weight_decay) == (0.0001, 1.0)
 
 
+def test_a_directory_does_not_hide_a_shipped_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sandbox").mkdir()
+    assert load_config("sandbox").dataset_name == "medical"
+
+
 def test_a_config_that_is_not_there_lists_those_that_ship() -> None:
     sentence = refused(Path("sandbx"))
     assert sentence.startswith("sandbx: no such file; the shipped configs are gemma-2-9b-medical, llama")
