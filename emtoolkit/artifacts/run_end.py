@@ -1,5 +1,6 @@
 """The end of a W&B run: the server is asked whether it holds the run's log."""
 
+from contextlib import suppress
 from typing import Any
 
 from emtoolkit.checkpoints.publications import WandbRun
@@ -11,6 +12,8 @@ def finish_run(run: Any, timeout: float, *, failed: bool) -> str | None:
 
     The client reports success even where the server refused the log, so the server is asked for the run's state.
     """
+    import wandb
+
     log = WandbRun.of(run)
     offline, path = run.offline, str(run.path)
     try:
@@ -18,6 +21,9 @@ def finish_run(run: Any, timeout: float, *, failed: bool) -> str | None:
     except TimeoutError:
         return "W&B did not take the end of the run's log in time"
     if offline:
+        # The client returns before its process has written the end of the log, and that process ends with this one.
+        with suppress(SystemExit):  # raised if the process has not ended well; the log is complete all the same
+            wandb.teardown()
         return None
     if problem := _not_on_server(path, timeout):
         return problem
