@@ -42,6 +42,10 @@ def _own_wandb_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> I
     """Put W&B's three directories, by default in the user's home, below `tmp_path`."""
     for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR"):
         monkeypatch.setenv(name, str(tmp_path / "wandb-own" / name.lower()))
+    # `wandb.sweep` sets these; monkeypatch puts back what it has seen.
+    for name in ("WANDB_ENTITY", "WANDB_PROJECT"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     yield
     if (wandb := sys.modules.get("wandb")) is not None and wandb.run is not None:
         wandb.finish()
