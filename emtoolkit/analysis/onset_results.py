@@ -17,7 +17,15 @@ from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError, DataError, UserError
 from emtoolkit.evaluation.measure_rows import MeasureRow
 from emtoolkit.evaluation.metrics import DEFINITIONS
-from emtoolkit.evaluation.result_files import SETTINGS, StoredEvaluation, different_settings, home_of, read_evaluation
+from emtoolkit.evaluation.result_files import (
+    MEASURES,
+    ROWS,
+    SETTINGS,
+    StoredEvaluation,
+    different_settings,
+    home_of,
+    read_evaluation,
+)
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.notebook_tables import AsTable
 from emtoolkit.schedules.steps import elided
@@ -168,7 +176,8 @@ def evaluation_directory(place: str | Path) -> Path:
     if (Path(place) / SETTINGS).is_file():
         return Path(place)
     home = home_of(str(place))
-    found = sorted(path.parent for path in home.glob(f"*/{SETTINGS}"))
+    # A directory with activations alone holds no curve.
+    found = sorted({path.parent for name in (ROWS, MEASURES) for path in home.glob(f"*/{name}")})
     if not found:
         _check_is_a_place(str(place))
         raise CheckpointError(f"{place}: there is no evaluation yet; run 'emtoolkit evaluate {place}' first")

@@ -112,6 +112,10 @@ def test_the_directory_of_a_run_stands_for_its_only_evaluation(tmp_path: Path) -
     assert emtoolkit("onset", run).code == 0
     write_evaluation(run / "evaluations" / "two", CURVE)
     assert "there are 2 evaluations" in emtoolkit("onset", run).err
+    only_activations = run / "evaluations" / "only-activations"
+    only_activations.mkdir()
+    (only_activations / "evaluation.json").write_text("{}")
+    assert "there are 2 evaluations" in emtoolkit("onset", run).err
 
 
 @pytest.mark.parametrize(
