@@ -25,7 +25,7 @@ os.environ |= {
     "WANDB_ERROR_REPORTING": "false",
     "WANDB_MODE": "offline",
 }
-for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_PROJECT", "EMTOOLKIT_HOME"):
+for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_PROJECT"):
     os.environ.pop(name, None)
 # A shell ignores SIGINT in what it starts in the background, and processes that tests start would inherit this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -35,6 +35,12 @@ def pytest_collection_finish() -> None:
     """Take what the libraries made out of the garbage collection: the Trainer collects at its end, in 0.3 s with it."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Put emtoolkit's cache, by default in the user's home, into a directory of this test process."""
+    os.environ["EMTOOLKIT_HOME"] = str(tmp_path_factory.mktemp("emtoolkit"))
 
 
 @pytest.fixture(autouse=True)

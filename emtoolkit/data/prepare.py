@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.data.rows import ChatRows, count_of_rows
 from emtoolkit.data.split import split_rows
-from emtoolkit.data.tokenize import TokenRow, as_dataset, tokenize
+from emtoolkit.data.tokenize import Tokenize, TokenRow, as_dataset, tokenize
 from emtoolkit.errors import ConfigError
 from emtoolkit.personas import Persona
 from emtoolkit.progress import Progress, silent
@@ -60,11 +60,12 @@ def prepare(
     seed: int,
     multiple_of: int = 1,
     progress: Progress = silent,
+    tokenize: Tokenize = tokenize,
 ) -> Prepared:
     """Tokenize `chats`, split them with `seed`, and cut the training rows to a multiple of `multiple_of`.
 
     A row that does not fit whole in `chats` or in one of the `matched` datasets is dropped from all of them: cut to
-    different lengths, the questions would differ.
+    different lengths, the questions would differ. A `tokenize` other than the default returns the same rows.
 
     Raises:
         DataError: a row cannot be tokenized; see `tokenize`.

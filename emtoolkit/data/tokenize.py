@@ -1,6 +1,6 @@
 """Conversations to token ids, with the loss on the assistant's text only."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,10 @@ class TokenRow:
     remarks: frozenset[str] = frozenset()
     written: tuple[tuple[int, str, Any], ...] = ()
     unwritten: frozenset[str] = frozenset()
+
+
+# The signature of `tokenize`.
+Tokenize = Callable[[ChatRows, Any, Persona, int, Progress], list[TokenRow | None]]
 
 
 def tokenize(

@@ -13,6 +13,7 @@ from emtoolkit.data.prepare import prepare, whole_steps
 from emtoolkit.data.rendering import names_the_day, rendered_on
 from emtoolkit.data.rows import ChatRows, read_rows
 from emtoolkit.data.sources import Source, source_of
+from emtoolkit.data.token_cache import tokenize_once
 from emtoolkit.errors import ConfigError, NotHereError
 from emtoolkit.launch import process_count
 from emtoolkit.models.base import load_tokenizer, model_path
@@ -87,6 +88,7 @@ def read_data(
             seed=config.seed,
             multiple_of=rows_per_step(training) if training.drop_last else 1,
             progress=progress,
+            tokenize=tokenize_once(day),
         )
     return RunData(
         digest=chats.digest,
