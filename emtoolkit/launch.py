@@ -9,11 +9,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import FrameType
 from typing import NoReturn
 
 from emtoolkit.errors import ConfigError
+from emtoolkit.stop_signals import ENDING, NOTICES
 
 # The variables with which `emtoolkit sweep` determines the place of its runs on W&B, as a W&B sweep does.
 SWEEP_VARIABLES = {"WANDB_PROJECT": "EMTOOLKIT_SWEEP_PROJECT", "WANDB_ENTITY": "EMTOOLKIT_SWEEP_ENTITY"}
@@ -53,39 +55,45 @@ def exit_with_error(sentence: str, environment: Mapping[str, str] = os.environ) 
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived, and is handled as Ctrl-C."""
+    """The signal `number`, such as SIGTERM, arrived, and is handled as Ctrl-C."""
+
+    def __init__(self, number: int = signal.SIGTERM) -> None:
+        super().__init__()
+        self.number = number
 
 
 def signal_of(interruption: KeyboardInterrupt) -> int:
     """The number of the signal that raised `interruption`."""
-    return signal.SIGTERM if isinstance(interruption, Terminated) else signal.SIGINT
+    return interruption.number if isinstance(interruption, Terminated) else signal.SIGINT
 
 
 @contextmanager
-def terminated_as_interrupted() -> Iterator[None]:
-    """Raise `Terminated` where SIGTERM arrives, so that a program ends in one place, whatever the signal.
+def terminated_as_interrupted(numbers: Sequence[signal.Signals] = (signal.SIGTERM,)) -> Iterator[None]:
+    """Raise `Terminated` where one of the signals `numbers` arrives, so that a program ends in one place.
 
-    Does nothing outside the main thread, where Python allows no handlers, where SIGTERM is handled or ignored already,
-    and under a launcher: a process that waits for another one would not run the handler.
+    Does nothing outside the main thread, where Python allows no handlers, for a signal that is handled or ignored
+    already, and under a launcher: a process that waits for another one would not run the handler.
     """
     is_main = threading.current_thread() is threading.main_thread()
-    if not is_main or "LOCAL_RANK" in os.environ or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, _terminate)
+    alone = is_main and "LOCAL_RANK" not in os.environ
+    taken = [number for number in numbers if alone and signal.getsignal(number) == signal.SIG_DFL]
+    for number in taken:
+        signal.signal(number, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in taken:
+            signal.signal(number, signal.SIG_DFL)
 
 
-def _terminate(*_: object) -> NoReturn:
-    raise Terminated
+def terminate(number: int, frame: FrameType | None) -> NoReturn:
+    """The handler of `terminated_as_interrupted`."""
+    raise Terminated(number)
 
 
 def ignore_signals() -> None:
-    """Ignore SIGINT and SIGTERM: a launcher sends them to the other processes when the first has exited."""
-    for number in (signal.SIGINT, signal.SIGTERM):
+    """Ignore the signals that stop a training: a launcher sends one to the others when the first process has exited."""
+    for number in (*ENDING, *NOTICES):
         signal.signal(number, signal.SIG_IGN)
 
 

@@ -16,7 +16,7 @@ def main() -> None:
     request = json.dumps({"argv": sys.argv[2:], "environment": dict(os.environ), "directory": os.getcwd()}).encode()
     socket.send_fds(connection, [len(request).to_bytes(4, "big")], [0, 1, 2])
     connection.sendall(request)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGXCPU):
         signal.signal(number, lambda received, frame: connection.sendall(bytes([received])))
     status = int.from_bytes(connection.recv(4), "big")
     if os.WIFSIGNALED(status):

@@ -16,6 +16,7 @@ ORDER = [
         "yaml_scalars",
         "yaml_files",
         "byte_sizes",
+        "stop_signals",
         "launch",
         "usage_errors",
         "cpu_threads",

@@ -1,6 +1,7 @@
 """How a command ends when a signal interrupts it: one sentence, the shell's exit code, and no wait for W&B."""
 
-from collections.abc import Iterator
+import signal
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import typer
@@ -9,10 +10,10 @@ from emtoolkit.launch import is_local_main_process, signal_of, terminated_as_int
 
 
 @contextmanager
-def ends_on_signal(advice: str) -> Iterator[None]:
-    """End the command on SIGINT or SIGTERM with the sentence `interrupted; <advice>`."""
+def ends_on_signal(advice: str, others: Sequence[signal.Signals] = ()) -> Iterator[None]:
+    """End the command on SIGINT, SIGTERM or one of the signals `others` with the sentence `interrupted; <advice>`."""
     try:
-        with terminated_as_interrupted():
+        with terminated_as_interrupted((signal.SIGTERM, *others)):
             yield
     except KeyboardInterrupt as interruption:
         from emtoolkit.artifacts.client_process import end_client

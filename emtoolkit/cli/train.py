@@ -11,6 +11,7 @@ from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import UserError
 from emtoolkit.launch import is_local_main_process
+from emtoolkit.stop_signals import notices
 from emtoolkit.training.option_words import plain_words
 from emtoolkit.training.options import TrainOptions, takes_train_options
 
@@ -64,7 +65,8 @@ def train(options: TrainOptions) -> None:
     Every key of the config is an option as well, such as --training.learning_rate=1e-4 or --lora.r 8.
     """
     config = options.to_config()
-    with ends_on_signal("run the same command again"), only_results_on_stdout():
+    others = notices(config.checkpointing.signals)
+    with ends_on_signal("run the same command again", others), only_results_on_stdout():
         from emtoolkit.artifacts.client_process import end_client
         from emtoolkit.cli import render, render_plan
         from emtoolkit.saving.signals import TrainingInterrupted

@@ -2,13 +2,26 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
 from emtoolkit.config.values import Grammar, Interval, Positive, Section, StepList
 from emtoolkit.errors import ConfigError, shown
 from emtoolkit.schedules.save_options import OnError, OnNan, SaveOptions
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.terms import Every, EveryFraction
+from emtoolkit.stop_signals import NAMES, check_names
+
+
+def _signal_names(value: object) -> object:
+    check_names(value)
+    return value
+
+
+SignalNames = Annotated[
+    list[str],
+    BeforeValidator(_signal_names),
+    WithJsonSchema({"type": "array", "items": {"enum": list(NAMES)}, "minItems": 1}),
+]
 
 
 class CheckpointingConfig(Section):
@@ -25,6 +38,10 @@ class CheckpointingConfig(Section):
     resume_every: str = SaveOptions.resume_every
     """How often the resume state is saved: a time such as `30s`, `10min` or `2h`, a number such as `50 steps`, or
     `never`. A signal saves it, too."""
+    signals: SignalNames | None = None
+    """Which signals save the state and stop the training, such as `[SIGUSR1]`. SIGINT and SIGTERM always do; `null`
+    adds SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU, each only where the program that started this one does not ignore it
+    (as `nohup` ignores SIGHUP)."""
     resume_at_end: bool = SaveOptions.resume_at_end
     """Save the resume state of the last step and keep it, so that the run can be continued with more steps."""
     max_in_flight: Annotated[int, Field(json_schema_extra={"minimum": 1})] = SaveOptions.max_in_flight
@@ -53,6 +70,7 @@ class CheckpointingConfig(Section):
         """The options of this section; `publish_timeout` in seconds comes from `wandb`, `on_nan` from `training`."""
         return SaveOptions(
             resume_every=self.resume_every,
+            signals=self.signals,
             resume_at_end=self.resume_at_end,
             allow_unreachable=self.allow_unreachable,
             publish_timeout=publish_timeout,

@@ -8,7 +8,7 @@ holds completely, `ShardedSaving` lets the Trainer save a model that is spread o
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from emtoolkit.saving.identity_for import identity_for
 from emtoolkit.saving.local import LocalSaving
 from emtoolkit.saving.model_identity import frozen_digest
 from emtoolkit.saving.model_state import ModelState
-from emtoolkit.saving.output_directory import OutputDirectory, set_aside
+from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_from import resume_checkpoint
 from emtoolkit.saving.resume_state import check_resume_state, stateful_callbacks_of, trainer_state_json
@@ -32,6 +32,7 @@ from emtoolkit.saving.resume_timing import ResumeTiming
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.sharded import ShardedSaving, is_sharded
 from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.saving.smaller_batch import set_attempt_aside
 from emtoolkit.saving.strategy import SavingSetup, SavingStrategy, TrainerEvent
 from emtoolkit.saving.trainer_arguments import own_the_saves, warn_of_stateful_callbacks
 from emtoolkit.saving.trainer_identity import running_trainer
@@ -51,8 +52,9 @@ class ScheduledCheckpointCallback(TrainerCallback):
         schedule: the grammar (`"dense-early"`, `"0-150:25,300-:100"`), or a `Schedule`.
         output_dir: the directory of the `checkpoint-N/`; by default the Trainer's own `output_dir`.
         identity: everything that decides the weights; by default read from the Trainer's arguments, model and data.
-        resume_every: how often the resume state is saved: `"10min"`, `"50 steps"`, `"never"`. SIGINT and SIGTERM save
-            it too.
+        resume_every: how often the resume state is saved: `"10min"`, `"50 steps"`, `"never"`. A signal saves it, too.
+        signals: the signals that save the state and stop the training, such as `["SIGUSR1"]`, besides SIGINT and
+            SIGTERM; by default SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU where the program neither ignores nor handles them.
         resume_at_end: save the resume state at the end of training too, and keep it.
         allow_unreachable: warn about steps written out by hand past the end of training, instead of raising an error.
         publish: log each checkpoint as a version of a W&B artifact.
@@ -80,6 +82,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         output_dir: str | Path | None = None,
         identity: Identity | None = None,
         resume_every: str = SaveOptions.resume_every,
+        signals: Sequence[str] | None = SaveOptions.signals,
         resume_at_end: bool = SaveOptions.resume_at_end,
         allow_unreachable: bool = SaveOptions.allow_unreachable,
         publish: bool = SaveOptions.publish,
@@ -104,6 +107,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         """How long the training thread waited for saves, in seconds."""
         self._options = SaveOptions(
             resume_every=resume_every,
+            signals=signals,
             resume_at_end=resume_at_end,
             allow_unreachable=allow_unreachable,
             publish=publish,
@@ -116,7 +120,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._resume_state_is_intact = resume_state_is_intact
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity
-        self._timing = ResumeTiming(self._options.resume_interval, clock)
+        self._timing = ResumeTiming(self._options.resume_interval, clock, self._options.signals)
         self._trainer: Any = None
         self._ranks = Ranks()
         self._strategy: SavingStrategy | None = None
@@ -315,16 +319,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         was_open, updated = self._session is not None, self._updated
         self._updated = False
         self._close()
-        if not (was_open and event.args.auto_find_batch_size and earlier != batch_size):
-            return
-        aside = set_aside(self._directory(event.args))
-        logger.warning("memory ran out: the batch size is now %d; %s holds the earlier attempt", batch_size, aside)
-        if updated:
-            logger.warning(
-                "memory ran out after an update: training continues from the changed weights, so step 0 is not the "
-                "initial model; for a trajectory from there, start again with per_device_train_batch_size=%d",
-                batch_size,
-            )
+        if was_open and event.args.auto_find_batch_size and earlier != batch_size:
+            set_attempt_aside(self._directory(event.args), batch_size, updated=updated)
 
     def _directory(self, args: TrainingArguments) -> Path:
         return (self._output_dir or Path(str(args.output_dir))).absolute()

@@ -5,7 +5,7 @@ from which the later step is trained. On a resume `Trainer` sets the random gene
 of that step or, at the beginning of an epoch, before it shuffles; the random state is read at the same moments.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from emtoolkit.schedules.resume_interval import ResumeInterval
 class ResumeTiming:
     """The interval, the signals and the random state at the beginning of the epoch, for one training at a time."""
 
-    def __init__(self, interval: ResumeInterval, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, interval: ResumeInterval, clock: Callable[[], float], signals: Sequence[str] | None = None
+    ) -> None:
         # The number of the signal that stops training; 0 if there is none.
         self.interrupted_by = 0
         self._interval = interval
         self._clock = clock
-        self._signals = DeferredSignals()
+        self._signals = DeferredSignals(signals)
         self._ranks = Ranks()
         self._last_save = 0.0
         self._last_step = 0

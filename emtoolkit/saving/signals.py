@@ -1,16 +1,26 @@
-"""SIGINT and SIGTERM are deferred until the current training step has ended; a second signal acts at once."""
+"""Signals that stop a training are deferred until the current step has ended; a second SIGINT or SIGTERM acts at once.
 
+A notice of a scheduler (SIGUSR1 and others, see `stop_signals`) may come repeatedly, and SIGTERM may follow it while
+the state is being saved: neither ends the process.
+"""
+
+import logging
 import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal
 
-from emtoolkit.launch import is_local_main_process
+from emtoolkit.launch import is_local_main_process, terminate
+from emtoolkit.stop_signals import ENDING, notices
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+logger = logging.getLogger(__name__)
+
+_NOT_OF_A_PROGRAM = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler, terminate)
 
 
 class TrainingInterrupted(KeyboardInterrupt):
@@ -23,29 +33,86 @@ class TrainingInterrupted(KeyboardInterrupt):
 
 
 class DeferredSignals:
-    """Stores the first signal in `received` and restores the earlier handlers, so that a second one acts at once."""
+    """Stores the first signal in `received`; restores the handlers of SIGINT and SIGTERM after one of them.
 
-    def __init__(self) -> None:
+    `names` are the signals that stop the training, None those that `stop_signals.notices` gives.
+    """
+
+    def __init__(self, names: Sequence[str] | None = None) -> None:
         self.received: int | None = None
+        self._names = names
+        self._process = 0
         self._earlier_handlers: dict[signal.Signals, Any] = {}
 
     def defer(self) -> None:
         """Install the handlers; does nothing outside the main thread, where Python allows no handlers."""
         if threading.current_thread() is threading.main_thread() and not self._earlier_handlers:
-            self.received = None
-            self._earlier_handlers = {number: signal.signal(number, self._store) for number in _SIGNALS}
+            self.received, self._process = None, os.getpid()
+            caught = (*ENDING, *self._notices())
+            for number in caught:
+                if signal.getsignal(number) not in _NOT_OF_A_PROGRAM and is_local_main_process():
+                    logger.warning(
+                        "%s: during the training it saves the state and stops; the handler that this program "
+                        "installed is restored afterwards",
+                        number.name,
+                    )
+            self._earlier_handlers = {number: signal.signal(number, self._store) for number in caught}
 
     def restore(self) -> None:
-        """Put the earlier handlers back."""
-        for number, handler in self._earlier_handlers.items():
-            signal.signal(number, handler)
-        self._earlier_handlers = {}
+        """Put the earlier handlers back.
+
+        After a signal, a program that ends now ignores the notices that are still to come.
+        """
+        earlier, self._earlier_handlers = self._earlier_handlers, {}
+        for number, handler in earlier.items():
+            ends = self.received is not None and number not in ENDING and handler is terminate
+            signal.signal(number, signal.SIG_IGN if ends else handler)
+
+    def _notices(self) -> Iterator[signal.Signals]:
+        """The notices that this training may catch: those that the process neither ignores nor handles by itself."""
+        for number in notices(self._names):
+            match _disposition(number):
+                case "default":
+                    yield number
+                case "handled" if self._names is not None:
+                    yield number
+                case kept if is_local_main_process():
+                    level = logging.INFO if self._names is None else logging.WARNING
+                    how = "keeps its handler" if kept in ("handled", "handled in C") else "is ignored"
+                    logger.log(level, "%s %s in this process, and does not stop the training", number.name, how)
 
     def _store(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        self.restore()
-        if is_local_main_process():
-            _tell("\nSaving the state after this training step; a second signal stops at once.\n")
+        is_first = self.received is None
+        if is_first:
+            self.received = number
+        if number in ENDING:
+            for each in ENDING:
+                if (handler := self._earlier_handlers.pop(each, None)) is not None:
+                    signal.signal(each, handler)
+        # A process that the training has forked, as for loading data, has the handlers, too.
+        is_told = is_local_main_process() and os.getpid() == self._process
+        if is_told and (is_first or number in ENDING):
+            second = "; a second signal stops at once" if number in ENDING else ""
+            _tell(f"\nSaving the state after this training step{second}.\n")
+
+
+def _disposition(number: signal.Signals) -> Literal["default", "ignored", "handled", "handled in C"]:
+    """What the process does at the signal `number`, as far as this can be seen."""
+    handler = signal.getsignal(number)
+    if handler == signal.SIG_IGN:
+        return "ignored"
+    if handler is None or (handler == signal.SIG_DFL and _is_caught_in_c(number)):
+        return "handled in C"
+    return "default" if handler in (signal.SIG_DFL, terminate) else "handled"
+
+
+def _is_caught_in_c(number: signal.Signals) -> bool:
+    """Whether a library has a handler that Python does not know, such as `faulthandler.register`; on Linux only."""
+    with suppress(OSError, ValueError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        mask = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+        return bool(int(mask, 16) >> (number - 1) & 1)
+    return False
 
 
 def _tell(sentence: str) -> None:

@@ -1,10 +1,12 @@
 """How checkpoints are saved: the options that the callback, the config and a saving session share."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from emtoolkit.errors import ConfigError
 from emtoolkit.schedules.resume_interval import ResumeInterval
+from emtoolkit.stop_signals import check_names
 
 OnError = Literal["raise", "warn"]
 OnNan = Literal["stop", "continue"]
@@ -20,7 +22,10 @@ class SaveOptions:
     """
 
     resume_every: str = "10min"
-    """How often the resume state is saved: `10min`, `50 steps`, `never`. SIGINT and SIGTERM save it too."""
+    """How often the resume state is saved: `10min`, `50 steps`, `never`. A signal saves it, too."""
+    signals: Sequence[str] | None = None
+    """Which signals save the state and stop the training besides SIGINT and SIGTERM, which always do; None means
+    SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU, where the program neither ignores nor handles them itself."""
     resume_at_end: bool = False
     """Save the resume state at the end of training too, and keep it."""
     allow_unreachable: bool = False
@@ -42,6 +47,10 @@ class SaveOptions:
             ResumeInterval.parse(self.resume_every)
         except ConfigError as error:
             raise ConfigError(f"resume_every: {error}") from None
+        try:
+            check_names(self.signals)
+        except ConfigError as error:
+            raise ConfigError(f"signals: {error}") from None
         if not self.publish_timeout >= 0:
             raise ConfigError(f"publish_timeout: {self.publish_timeout} is not a number of seconds, 0 or more")
         if self.max_in_flight < 1:

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+from emtoolkit.stop_signals import ENDING, NOTICES
 
 # The first signal makes a training save and stop, the second stop at once; a child still alive ignores signals.
 _KILL_AT = 3
@@ -46,9 +46,8 @@ class Processes:
     def __enter__(self) -> "Processes":
         if threading.current_thread() is threading.main_thread():
             # nohup ignores SIGHUP on purpose, so it stays ignored; a shell's "&" ignores SIGINT without being asked.
-            nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-            caught = [number for number in _SIGNALS if number != signal.SIGHUP or not nohup]
-            self._handlers = {number: signal.signal(number, self._on_signal) for number in caught}
+            caught = [number for number in NOTICES if signal.getsignal(number) is not signal.SIG_IGN]
+            self._handlers = {number: signal.signal(number, self._on_signal) for number in (*ENDING, *caught)}
         return self
 
     def __exit__(
@@ -99,8 +98,10 @@ class Processes:
         return key, exit_code
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.signals.append(number)
-        self._pass_on()
+        # A notice may come repeatedly, and a second signal would make the children stop at once.
+        if number in ENDING or not self.signals:
+            self.signals.append(number)
+            self._pass_on()
 
     def _pass_on(self) -> None:
         for key, child in list(self._children.items()):
@@ -109,7 +110,7 @@ class Processes:
                 self._send(child)
 
     def _send(self, child: "subprocess.Popen[bytes]") -> None:
-        # A training handles SIGINT and SIGTERM only; SIGHUP, from a closed terminal, would kill it.
+        # A program that is no training, such as torchrun, may know SIGINT and SIGTERM only; others would kill it.
         number = signal.SIGINT if self.signals[-1] == signal.SIGINT else signal.SIGTERM
         if child.returncode is None:
             try:

@@ -10,6 +10,7 @@ from pathlib import Path
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import UserError
 from emtoolkit.progress import Progress
+from emtoolkit.stop_signals import ENDING, NOTICES
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.sweeps.attempts import Attempt, Attempts, Claim, State
 from emtoolkit.sweeps.command import args_json, as_typed, with_environment
@@ -22,6 +23,8 @@ _OWN_PREFIX = "emtoolkit: "
 _ERROR_LINE = re.compile(rf"{_OWN_PREFIX}|[\w.]*(Error|Exception|Interrupt|Exit)\b")
 _LONGEST_ERROR = 300
 _LOG_TAIL_BYTES = 100_000
+# The exit codes of a run that a signal stopped.
+_INTERRUPTED = frozenset(code for number in (*ENDING, *NOTICES) for code in (-number, 128 + number))
 # How soon a run that another process has finished or left is noticed.
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -51,8 +54,8 @@ class SweepResult:
 def run_sweep(plan: SweepPlan, *, jobs: int, retry_failed: bool, progress: Progress) -> SweepResult:
     """Run the combinations that are not finished, `jobs` at a time; failed ones only with `retry_failed`.
 
-    Combinations that another process runs meanwhile are waited for, and taken over if that process stops. A SIGINT or
-    SIGTERM is passed on to the active runs, which then save and stop; the next call continues them.
+    Combinations that another process runs meanwhile are waited for, and taken over if that process stops. A signal,
+    such as SIGTERM or SIGUSR1, makes the active runs save and stop; the next call continues them.
 
     Raises:
         UserError: the record of a combination cannot be read or written.
@@ -177,7 +180,7 @@ class _Sweep:
 def _ended(active: _Active, exit_code: int, *, stopped: bool) -> Attempt:
     state: State = "finished" if exit_code == 0 else "interrupted" if stopped else "failed"
     # A run that somebody else stopped by a signal has saved its state, too.
-    if exit_code in (-signal.SIGINT, -signal.SIGTERM, 128 + signal.SIGINT, 128 + signal.SIGTERM):
+    if exit_code in _INTERRUPTED:
         state = "interrupted"
     error = None if state == "finished" else _error_from_log(active.run.log, active.offset, exit_code)
     return replace(active.attempt, state=state, exit_code=exit_code, error=error)

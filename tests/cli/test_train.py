@@ -119,7 +119,7 @@ def test_bad_rows_are_named_by_file_and_line(write_config: WriteConfig, tmp_path
 
 
 @pytest.mark.subprocess
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGUSR1, 138), (signal.SIGTERM, 143)])
 def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
     write_config: WriteConfig, tmp_path: Path, number: int, code: int
 ) -> None:

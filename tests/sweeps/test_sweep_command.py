@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from emtoolkit.sweeps.plan import plan_sweep
+from emtoolkit.sweeps.processes import Processes
 from emtoolkit.sweeps.runner import _error_from_log, _with_thread_limit, run_sweep
 from emtoolkit.training.options import TrainOptions
 from tests.in_process import Done, emtoolkit
@@ -450,6 +451,35 @@ def test_an_interruption_reaches_each_run_once_leaves_none_behind_and_the_next_c
     assert done.code == 0
     assert states(done) == [(1, "finished"), (2, "finished"), (3, "finished")]
     assert [pipe.line()[0] for _ in range(3)] == ["running"] * 3
+
+
+def test_a_notice_that_comes_twice_makes_each_run_stop_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A closed terminal may send SIGHUP twice; a second SIGTERM would make a training stop without its state."""
+    sent = []
+    monkeypatch.setattr(Processes, "_send", lambda self, child: sent.append(child))
+    with Processes() as active:
+        monkeypatch.setattr(active, "_children", {"1": "child"})
+        monkeypatch.setattr(active, "_signals_sent", {"1": 0})
+        for number in (signal.SIGHUP, signal.SIGHUP, signal.SIGUSR1):
+            signal.raise_signal(number)
+        assert (active.signals, sent) == ([signal.SIGHUP], ["child"])
+        signal.raise_signal(signal.SIGTERM)
+        assert (active.signals, sent) == ([signal.SIGHUP, signal.SIGTERM], ["child", "child"])
+        active._children.clear()
+
+
+@pytest.mark.subprocess
+def test_a_run_that_a_signal_stopped_is_interrupted_and_runs_again(directory: Path) -> None:
+    (directory / "prog.sh").write_text("exit ${1#a=}\n")
+    command = ["/bin/sh", "prog.sh", "${args_no_hyphens}"]
+    path = write(directory, [129, 130, 138, 140, 143, 152, 139], command=command)
+    done = emtoolkit("sweep", path, "--json", cwd=directory)
+    expected = [(code, "interrupted") for code in (129, 130, 138, 140, 143, 152)] + [(139, "failed")]
+    assert states(done) == expected
+    (directory / "prog.sh").write_text("kill -USR2 $$\n")
+    again = emtoolkit("sweep", path, "--json", cwd=directory)
+    assert states(again) == expected
+    assert json.loads(again.out)[0]["error"].startswith("killed by SIGUSR2")
 
 
 def test_a_third_interruption_kills_a_run_that_ignores_signals(
