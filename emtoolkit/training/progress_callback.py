@@ -18,11 +18,15 @@ class ProgressCallback(TrainerCallback):
     """Takes the place of the Trainer's own progress bar and of its printed metrics.
 
     With a `bar`, the bar shows the steps, the newest loss and the time left. Without one, each logging interval logs
-    a line with the same values. A context manager: an exception that ends the training removes the bar.
+    a line with the same values. A context manager: an exception that ends the training removes the bar. `last` is the
+    step at which the training stops, None if it goes to its end.
     """
 
-    def __init__(self, bar: Bar | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, bar: Bar | None = None, clock: Callable[[], float] = time.monotonic, *, last: int | None = None
+    ) -> None:
         self._bar = bar
+        self._last = last
         self._clock = clock
         self._open_bar = ExitStack()
         self._show: Progress | None = None
@@ -50,7 +54,7 @@ class ProgressCallback(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Advance the bar."""
         if self._show is not None:
-            self._show(f"training{self._loss}{self._time_left(state)}", state.global_step, state.max_steps)
+            self._show(f"training{self._loss}{self._time_left(state)}", state.global_step, self._end(state))
 
     def on_log(
         self,
@@ -68,7 +72,7 @@ class ProgressCallback(TrainerCallback):
             if name == "loss":
                 self._loss = loss
             if self._show is None:
-                logger.info("step %d of %d%s%s", state.global_step, state.max_steps, loss, self._time_left(state))
+                logger.info("step %d of %d%s%s", state.global_step, self._end(state), loss, self._time_left(state))
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -76,8 +80,11 @@ class ProgressCallback(TrainerCallback):
         """Close the bar."""
         self._open_bar.close()
 
+    def _end(self, state: TrainerState) -> int:
+        return state.max_steps if self._last is None else self._last
+
     def _time_left(self, state: TrainerState) -> str:
-        done, left = state.global_step - self._first_step, state.max_steps - state.global_step
+        done, left = state.global_step - self._first_step, self._end(state) - state.global_step
         if done <= 0 or left <= 0:
             return ""
         return f", {_as_clock((self._clock() - self._begun_at) / done * left)} left"

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, silent
 from emtoolkit.saving.output_directory import OutputDirectory
@@ -22,6 +23,11 @@ class ResumePoint:
     checkpoint: Path | None = None
     complete: bool = False
     damaged: frozenset[int] = frozenset()
+
+    @property
+    def step(self) -> int:
+        """The step of `checkpoint`; 0 without one."""
+        return 0 if self.checkpoint is None else step_of(self.checkpoint.name) or 0
 
 
 def find_resume_point(

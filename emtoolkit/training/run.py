@@ -6,9 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
 
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.publication import collection_name
@@ -18,19 +15,22 @@ from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.cpu_threads import threads_for
 from emtoolkit.launch import ignore_signals, signal_of
-from emtoolkit.models.base import compose_model, load_base
-from emtoolkit.models.preflight import PersonaEffect, PersonaProbe
+from emtoolkit.models.preflight import PersonaEffect
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
+from emtoolkit.saving.environment import Environment, add_environment
 from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs, set_unlisted_weights_aside
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SECONDS_AFTER_SIGNAL
 from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.training.composed_model import ComposedModel, PersonaCheck, composed_model
 from emtoolkit.training.determinism import deterministic_algorithms
 from emtoolkit.training.divergence import StopWhereDiverged, named_as_divergence
+from emtoolkit.training.effective_settings import device_type
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.progress_callback import ProgressCallback
+from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
 from emtoolkit.training.trainer import make_trainer
 from emtoolkit.training.wandb_run import no_model_uploads, seconds_for_checkpoints, seconds_for_finish, start_run
@@ -55,15 +55,6 @@ class RunResult:
     failures: tuple[str, ...] = ()
     unpublished: tuple[int, ...] = ()
     persona_effects: tuple[PersonaEffect, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _ComposedModel:
-    """The model to train, the probe that measured its base model, and the persona's effect before step 1."""
-
-    model: Any
-    probe: PersonaProbe
-    before: PersonaEffect
 
 
 def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar, step_bar: Bar | None = None) -> RunResult:
@@ -117,15 +108,19 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
     with deterministic_algorithms(config.training.deterministic):
         with ranks.raise_on_all():
-            composed = _load_model(config, prepared)
+            composed = composed_model(config, prepared)
         run = GuardedRun(None)
         with ranks.raise_on_all():
             if ranks.index == 0:
                 directory.mkdir(parents=True, exist_ok=True)
+                write_resolved_config(config, directory)
                 run = start_run(config, directory, collection_name(prepared.identity), mode)
                 facts = {"split": dict(prepared.identity.split), "composition": prepared.persona.composition}
                 run.call(lambda: run.run.config.update(facts))
         with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
+            with ranks.raise_on_all():
+                if ranks.index == 0:
+                    add_environment(directory, start.step, Environment.current(device_type(config.model)))
             return _fit(config, prepared, composed, run, start, progress)
 
 
@@ -148,21 +143,10 @@ def _resume_point(prepared: PreparedRun, *, resume: bool, bar: Bar) -> ResumePoi
     return start
 
 
-def _load_model(config: RunConfig, prepared: PreparedRun) -> _ComposedModel:
-    """Load the base model, measure it, add the persona and a new adapter, and check that the persona has an effect."""
-    set_seed(config.seed)
-    base = load_base(config.model)
-    probe = PersonaProbe(base, prepared.data.tokenizer, prepared.persona, prepared.adapter, config.preflight)
-    model = compose_model(base, prepared.adapter, config.lora, config.seed)
-    before = probe.before_training(model)
-    logger.info("%s", before)
-    return _ComposedModel(model, probe, before)
-
-
 def _fit(
     config: RunConfig,
     prepared: PreparedRun,
-    composed: _ComposedModel,
+    composed: ComposedModel,
     run: GuardedRun,
     start: ResumePoint,
     progress: ProgressCallback,
@@ -183,7 +167,7 @@ def _fit(
                     output_dir=directory,
                     eval_steps=prepared.plan.eval_steps,
                     callbacks=[
-                        _PersonaCheck(composed.probe),
+                        PersonaCheck(composed.probe),
                         callback,
                         progress,
                         *([StopWhereDiverged()] if stops else []),
@@ -287,16 +271,3 @@ def _as_training_interrupted(callback: ScheduledCheckpointCallback) -> Iterator[
         if callback.ended_at is None:
             raise
         raise TrainingInterrupted(callback.ended_at, signal_of(interruption)) from None
-
-
-class _PersonaCheck(TrainerCallback):
-    """Measures the persona after a resume, where PEFT loads an adapter and may deactivate another."""
-
-    def __init__(self, probe: PersonaProbe) -> None:
-        self._probe = probe
-
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        if state.global_step > 0:
-            logger.info("%s", self._probe.in_training(kwargs["model"], f"where step {state.global_step} is resumed"))

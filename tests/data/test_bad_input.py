@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from emtoolkit.training import run
 from tests.data.chats import turns, write_lines
 from tests.in_process import emtoolkit
 
@@ -16,7 +15,9 @@ WriteConfig = Callable[..., Path]
 @pytest.fixture
 def refused(write_config: WriteConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """The sentence that `emtoolkit train` refuses with."""
-    monkeypatch.setattr(run, "load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "emtoolkit.training.composed_model.load_base", lambda config: pytest.fail("the model was loaded")
+    )
 
     def refused(*words: str | Path) -> str:
         done = emtoolkit("train", write_config(), "--output-dir", "out", *words, cwd=tmp_path)

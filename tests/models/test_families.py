@@ -66,7 +66,7 @@ def trained(
             loaded.append(load_base(config))
             return loaded[-1]
 
-        monkeypatch.setattr(run, "load_base", load)
+        monkeypatch.setattr("emtoolkit.training.composed_model.load_base", load)
         words = ["wandb.mode=disabled", f"model.base={base}", "training.max_steps=3", *settings]
         config = load_config(str(write_config("save_steps: 3")), words, {"output_dir": str(tmp_path / name)})
         run.train(config)

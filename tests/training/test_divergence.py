@@ -117,7 +117,7 @@ def test_a_base_model_whose_logits_are_not_finite_is_named(
         model.get_output_embeddings().weight.data[3] = math.nan
         return model
 
-    monkeypatch.setattr("emtoolkit.training.run.load_base", broken)
+    monkeypatch.setattr("emtoolkit.training.composed_model.load_base", broken)
     with pytest.raises(ConfigError, match=r"model\.base: before step 1 the logits of the probes are not finite"):
         run(write_config(), tmp_path / "out")
     assert not (tmp_path / "out").exists()

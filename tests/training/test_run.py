@@ -50,6 +50,8 @@ def test_a_run_saves_the_schedule_and_says_so(run: Run, tmp_path: Path) -> None:
         "checkpoint-2",
         "checkpoint-4",
         "checkpoint-9",
+        "config.yaml",
+        "environment.json",
         "publications.jsonl",
         "tokenizer",
         "trainer_state.json",
@@ -154,7 +156,9 @@ def test_another_trajectory_is_refused_before_anything_is_loaded(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("out")
-    monkeypatch.setattr("emtoolkit.training.run.load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "emtoolkit.training.composed_model.load_base", lambda config: pytest.fail("the model was loaded")
+    )
     with pytest.raises(CheckpointError, match=r"\(training.learning_rate is 0.01 there and 0.5 here\)"):
         run("out", "training.learning_rate=0.5")
 
@@ -163,7 +167,9 @@ def test_a_directory_that_another_run_is_saving_into_is_refused_before_anything_
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run("out")
-    monkeypatch.setattr("emtoolkit.training.run.load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "emtoolkit.training.composed_model.load_base", lambda config: pytest.fail("the model was loaded")
+    )
     with (
         FileLock(tmp_path / "out" / ".lock"),
         pytest.raises(CheckpointError, match="another process is saving into it"),
@@ -273,7 +279,9 @@ def test_a_missing_package_is_an_error_of_a_run_before_loading_and_a_note_of_a_p
     run: Run, write_config: WriteConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sentence = "model.attn_implementation: 'flash_attention_2' needs the package flash-attn"
-    monkeypatch.setattr("emtoolkit.training.run.load_base", lambda config: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(
+        "emtoolkit.training.composed_model.load_base", lambda config: pytest.fail("the model was loaded")
+    )
     with pytest.raises(ConfigError, match=sentence):
         run("out", "model.attn_implementation=flash_attention_2")
     planned = plan_one(load_config(str(write_config()), ["model.attn_implementation=flash_attention_2"])).plan
