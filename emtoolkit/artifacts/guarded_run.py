@@ -7,6 +7,7 @@ from typing import Any
 
 from emtoolkit.artifacts.client_process import ClientProcess, end_client
 from emtoolkit.artifacts.run_end import finish_run
+from emtoolkit.artifacts.run_history import RunHistory
 from emtoolkit.errors import first_line
 
 logger = logging.getLogger(__name__)
@@ -18,10 +19,14 @@ _GRACE_SECONDS = 10.0
 
 
 class GuardedRun:
-    """Calls W&B's client for `run`; the first failure is kept as `problem` and none is raised."""
+    """Calls W&B's client for `run`; the first failure is kept as `problem` and none is raised.
 
-    def __init__(self, run: Any) -> None:
+    `history` is what W&B has of a run that is resumed, None for a new run.
+    """
+
+    def __init__(self, run: Any, history: RunHistory | None = None) -> None:
         self.run = run
+        self.history = history
         self.problem: str | None = None
         self._process = ClientProcess.current()
         self._is_over = run is None

@@ -39,6 +39,11 @@ class WandbRun:
         return cls(str(run.id), str(run.entity or ""), str(run.project or ""), Path(run.settings.sync_file))
 
     @property
+    def name(self) -> str:
+        """The name of the directory of the log, which no other part of the run has."""
+        return self.log.parent.name
+
+    @property
     def is_synced(self) -> bool:
         """Whether W&B has the whole log, by the mark that `wandb sync` leaves and reads."""
         return self._mark.exists()
@@ -98,7 +103,8 @@ class Publications:
     and its version on W&B. The first save counts because W&B keeps the first of two equal versions, with its metadata.
     `collection` and `tags` are the name and the tags under which the checkpoints are published; `has_own_collection` is
     true if the bytes of this directory differ from those that W&B held under the name of the trajectory. `on_cpu` is
-    false if the directory was trained on a GPU. `runs` are the W&B runs by id, each with all of its logs.
+    false if the directory was trained on a GPU. `runs` are the W&B runs by id, each with all of its logs, and
+    `newest_run` is the one that began last.
     `differences` has an entry for each step that a resumed run computed again with other weights: the largest
     difference; the checkpoint that was there has stayed.
     """
@@ -112,6 +118,7 @@ class Publications:
     published: Mapping[int, Published] = field(default_factory=dict)
     runs: Mapping[str, tuple[WandbRun, ...]] = field(default_factory=dict)
     differences: Mapping[int, Difference] = field(default_factory=dict)
+    newest_run: WandbRun | None = None
 
     @classmethod
     def read(cls, directory: Path) -> "Publications":
@@ -132,7 +139,7 @@ class Publications:
         tags: tuple[str, ...] = ()
         metadata, run_of, published = dict[int, Any](), dict[int, str](), dict[int, Published]()
         metrics = dict[int, Any]()
-        runs = dict[str, tuple[WandbRun, ...]]()
+        runs, newest = dict[str, tuple[WandbRun, ...]](), None
         differences = dict[int, Difference]()
         for event in filter(None, map(_event, lines)):
             match event:
@@ -144,7 +151,8 @@ class Publications:
                     # `sync` reads the log and leaves a mark beside it, so that the path must be one of a log.
                     if not log.endswith(".wandb") or ".." in Path(log).parts:
                         continue
-                    runs[run] = (*runs.get(run, ()), WandbRun(run, entity, project, directory / log))
+                    newest = WandbRun(run, entity, project, directory / log)
+                    runs[run] = (*(part for part in runs.get(run, ()) if part != newest), newest)
                 case {"event": "saved", "step": int(step), "metadata": dict(values), "run": run}:
                     metadata.setdefault(step, values)
                     if isinstance(run, str):
@@ -161,7 +169,7 @@ class Publications:
                         share = event.get("share")
                         differences[step] = Difference(largest, tensor, share if isinstance(share, float) else None)
         metadata = {step: {**values, **metrics.get(step, {})} for step, values in metadata.items()}
-        return cls(collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences)
+        return cls(collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences, newest)
 
 
 def add_collection(directory: Path, name: str, tags: Sequence[str], *, own: bool = False, on_cpu: bool = True) -> None:

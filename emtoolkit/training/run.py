@@ -254,6 +254,9 @@ def _end_run(
     }
     summary |= {f"preflight/{effect.when.replace(' ', '_')}": effect.largest for effect in effects}
     run.call(lambda: run.run.summary.update(summary))
+    if isinstance(interruption, TrainingInterrupted):
+        # W&B shows the run as preempted, and a sweep gives its id to the next agent.
+        run.call(lambda: run.run.mark_preempting())
     run.finish(
         SECONDS_AFTER_SIGNAL if isinstance(interruption, TrainingInterrupted) else seconds_for_finish(wandb),
         failed=failed,

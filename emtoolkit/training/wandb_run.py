@@ -16,11 +16,14 @@ from emtoolkit.artifacts.attached_run import define_training_axis
 from emtoolkit.artifacts.client_process import end_client
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.names import RUN_NAME, RUN_TAG
+from emtoolkit.artifacts.run_history import PART, RunHistory, find_run, history_of
 from emtoolkit.artifacts.run_mode import Mode, offline_instead
 from emtoolkit.artifacts.server import client_limits
+from emtoolkit.checkpoints.publications import WandbRun, add_run
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.errors import first_line
 from emtoolkit.launch import SWEEP_VARIABLES
+from emtoolkit.training.run_part import next_part
 
 logger = logging.getLogger(__name__)
 
@@ -52,11 +55,12 @@ def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Gua
         finish_seconds = max(1.0, seconds_for_finish(config.wandb) / 2)
         limits = client_limits() | {"finish_timeout": finish_seconds, "finish_timeout_raises": True}
         try:
-            return _begin(mode, limits, arguments)
+            return _begin(mode, limits, arguments, directory)
         except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
+            end_client()
             offline_instead(config.wandb, f"W&B did not begin the run ({first_line(error)})")
     try:
-        return _begin("offline", {}, arguments)
+        return _begin("offline", {}, arguments, directory)
     except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
         logger.warning(
             "W&B's client cannot log this run (%s); training goes on without it, and 'emtoolkit sync %s' publishes "
@@ -68,11 +72,20 @@ def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Gua
         return GuardedRun(None)
 
 
-def _begin(mode: Mode, limits: Mapping[str, Any], arguments: Mapping[str, Any]) -> GuardedRun:
+def _begin(mode: Mode, limits: Mapping[str, Any], arguments: Mapping[str, Any], directory: Path) -> GuardedRun:
+    """Start the run, or continue the run of the earlier parts of this training."""
     import wandb
 
-    run = wandb.init(mode=mode, settings=wandb.Settings(quiet=True, **limits), **arguments)
-    guarded = GuardedRun(run)
+    part = next_part(directory, arguments, mode)
+    run = wandb.init(mode=mode, settings=wandb.Settings(quiet=True, **limits), **{**arguments, **part.arguments})
+    history = None
+    if part.may_exist:
+        history = history_of(find_run(run.path)) if run.resumed else RunHistory()
+    guarded = GuardedRun(run, history)
+    # The record is first: W&B never names a part that the directory does not.
+    log = WandbRun.of(run)
+    add_run(directory, log)
+    guarded.call(lambda: run.config.update({PART: log.name}, allow_val_change=True))  # type: ignore[no-untyped-call]
     guarded.call(lambda: define_training_axis(run))
     return guarded
 

@@ -1,0 +1,74 @@
+"""A training that is interrupted and resumed is one W&B run with one history."""
+
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emtoolkit.config.load import load_config
+from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.training.run import RunResult, train
+from emtoolkit.training.trainer import _RandomStateKeepingTrainer
+from tests.wandb_server import WandbServer
+
+# For `wandb sync`.
+pytestmark = pytest.mark.usefixtures("preloaded_python")
+
+Part = Callable[..., RunResult]
+
+
+class Killed(BaseException):
+    """Ends a training as a kill does, for which no handler is prepared."""
+
+
+@pytest.fixture
+def part(write_config: Callable[..., Path], tmp_path: Path) -> Part:
+    """Train 9 steps online, or go on with them, until a signal or a failure comes in the step after `until`."""
+
+    def part(*settings: str, until: int | None = None, by: str = "signal", name: str = "out") -> Any:
+        words = ["wandb.project=tests", "wandb.mode=online", "checkpointing.resume_every=3 steps", *settings]
+        config = load_config(str(write_config()), words, {"output_dir": str(tmp_path / name)})
+        if until is None:
+            return train(config, resume=True)
+        with pytest.MonkeyPatch.context() as patch:
+            stop_after(patch, until, by)
+            with pytest.raises(TrainingInterrupted if by == "signal" else Killed):
+                train(config, resume=True)
+        return None
+
+    return part
+
+
+def stop_after(patch: pytest.MonkeyPatch, number: int, by: str) -> None:
+    def acts(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step == number:
+            if by != "signal":
+                raise Killed
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, *args, **kwargs)
+
+    step = _RandomStateKeepingTrainer.training_step
+    patch.setattr(_RandomStateKeepingTrainer, "training_step", acts)
+
+
+def runs(server: WandbServer, project: str = "tests") -> dict[str, Any]:
+    return server.store.project("tester", project).runs
+
+
+def logged_steps(run: Any, name: str = "train/loss") -> list[int]:
+    return [row["train/global_step"] for row in run.history if name in row]
+
+
+@pytest.mark.parametrize("by", ["signal", "failure"])
+def test_an_interrupted_training_is_one_run_with_one_history(by: str, part: Part, wandb_server: WandbServer) -> None:
+    part(until=5, by=by)
+    (run,) = runs(wandb_server).values()
+    assert (run.exit_code, logged_steps(run)) == (1, [1, 2, 3, 4, 5, 6] if by == "signal" else [1, 2, 3, 4, 5])
+    part()
+    (again,) = runs(wandb_server).values()
+    assert (again is run, run.state, run.exit_code) == (True, "finished", 0)
+    assert logged_steps(run) == list(range(1, 10))
+    assert [row["_step"] for row in run.history] == list(range(len(run.history)))
+    assert run.summary["train/loss"] == next(row["train/loss"] for row in run.history if row["train/global_step"] == 9)
