@@ -24,9 +24,12 @@ class ClientProcess:
     def current(cls) -> "ClientProcess":
         return cls(_process_of(_connection()))
 
-    def why_ended(self) -> str | None:
-        """Why the process is gone; None while it lives."""
-        code = None if self._process is None else self._process.poll()
+    def why_ended(self, *, within: float = 0.0) -> str | None:
+        """Why the process is gone, now or `within` that many seconds; None while it lives."""
+        code = None
+        if self._process is not None:
+            with suppress(subprocess.TimeoutExpired):
+                code = self._process.wait(within)
         if code is None:
             return None
         how = signal.Signals(-code).name if -code in set(signal.Signals) else f"exit code {code}"

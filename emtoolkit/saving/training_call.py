@@ -9,6 +9,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from transformers import Trainer
 
+from emtoolkit.saving.stock_wandb import outlive_wandb
+
 
 @runtime_checkable
 class FollowsTraining(Protocol):
@@ -30,7 +32,9 @@ def watch_trainers() -> None:
     @wraps(original)
     def train(self: Trainer, *args: Any, **kwargs: Any) -> Any:
         asked, others = (args[0], args[1:]) if args else (kwargs.pop("resume_from_checkpoint", None), ())
-        for callback in _followers(self):
+        if followers := _followers(self):
+            outlive_wandb(self.callback_handler.callbacks)
+        for callback in followers:
             asked = callback.resume_from(self, asked)
         try:
             return original(self, asked, *others, **kwargs)
