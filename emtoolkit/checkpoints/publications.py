@@ -106,7 +106,8 @@ class Publications:
     false if the directory was trained on a GPU. `runs` are the W&B runs by id, each with all of its logs, and
     `newest_run` is the one that began last.
     `differences` has an entry for each step that a resumed run computed again with other weights: the largest
-    difference; the checkpoint that was there has stayed.
+    difference; the checkpoint that was there has stayed. `asked` are the steps that somebody asked a training to save,
+    and `answers` its answers, oldest first: the step, the token of the request, and whether the step was saved.
     """
 
     collection: str | None = None
@@ -119,6 +120,8 @@ class Publications:
     runs: Mapping[str, tuple[WandbRun, ...]] = field(default_factory=dict)
     differences: Mapping[int, Difference] = field(default_factory=dict)
     newest_run: WandbRun | None = None
+    asked: frozenset[int] = frozenset()
+    answers: tuple[tuple[int, str, bool], ...] = ()
 
     @classmethod
     def read(cls, directory: Path) -> "Publications":
@@ -141,6 +144,7 @@ class Publications:
         metrics = dict[int, Any]()
         runs, newest = dict[str, tuple[WandbRun, ...]](), None
         differences = dict[int, Difference]()
+        asked, answers = set[int](), list[tuple[int, str, bool]]()
         for event in filter(None, map(_event, lines)):
             match event:
                 case {"event": "collection", "name": str(name), "tags": list(names)}:
@@ -163,13 +167,30 @@ class Publications:
                     before = published.get(step)
                     created = before is not None and before.created and before.artifact == artifact
                     published[step] = Published(artifact, digest, created or event.get("created") is True)
+                case {"event": "asked", "step": int(step)}:
+                    asked.add(step)
+                case {"event": "answered", "step": int(step), "request": str(token), "saved": bool(is_saved)}:
+                    answers.append((step, token, is_saved))
                 case {"event": "difference", "step": int(step), "largest": float(largest), "tensor": str(tensor)}:
                     earlier = differences.get(step)
                     if earlier is None or largest > earlier.largest:
                         share = event.get("share")
                         differences[step] = Difference(largest, tensor, share if isinstance(share, float) else None)
         metadata = {step: {**values, **metrics.get(step, {})} for step, values in metadata.items()}
-        return cls(collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences, newest)
+        return cls(
+            collection,
+            is_own,
+            on_cpu,
+            tags,
+            metadata,
+            run_of,
+            published,
+            runs,
+            differences,
+            newest,
+            frozenset(asked),
+            tuple(answers),
+        )
 
 
 def add_collection(directory: Path, name: str, tags: Sequence[str], *, own: bool = False, on_cpu: bool = True) -> None:
@@ -205,6 +226,16 @@ def add_published(directory: Path, step: int, published: Published) -> None:
 def add_difference(directory: Path, step: int, difference: Difference) -> None:
     """Record that a resumed run computed `step` again, with other weights than its checkpoint holds."""
     _append(directory, {"event": "difference", "step": step, **asdict(difference)})
+
+
+def add_asked(directory: Path, step: int) -> None:
+    """Record that somebody asked the training to save `step`, so that its checkpoint stays."""
+    _append(directory, {"event": "asked", "step": step})
+
+
+def add_answer(directory: Path, step: int, token: str, *, saved: bool) -> None:
+    """Record that the request `token` was answered with the checkpoint of `step`, and whether that was `saved`."""
+    _append(directory, {"event": "answered", "step": step, "request": token, "saved": saved})
 
 
 def _append(directory: Path, event: Mapping[str, Any]) -> None:

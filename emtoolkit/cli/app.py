@@ -18,6 +18,7 @@ from emtoolkit.cli import (
     metrics,
     onset,
     report,
+    requests,
     sandbox,
     schema,
     sweep,
@@ -44,7 +45,21 @@ app = typer.Typer(
         "emtoolkit checkpoints outputs/baseline-medical",
     ),
 )
-for group in (train, checkpoints, sweep, evaluate, judge, onset, compare, dynamics, direction, report, metrics, schema):
+for group in (
+    train,
+    requests,
+    checkpoints,
+    sweep,
+    evaluate,
+    judge,
+    onset,
+    compare,
+    dynamics,
+    direction,
+    report,
+    metrics,
+    schema,
+):
     app.add_typer(group.commands)
 app.add_typer(sandbox.commands, name="sandbox")
 

@@ -156,7 +156,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if self._trainer is None:
             warn_of_stateful_callbacks(state)
         self._ranks = Ranks.of_this_training()
-        self._timing.begin(state.global_step, self._ranks)
+        self._timing.begin(state.global_step, self._ranks, self._directory(args))
         with self._closed_on(BaseException):
             if self._identity is None:
                 self._frozen_digest = frozen_digest(event.model, self._ranks, sharded=is_sharded(event.model))

@@ -85,9 +85,14 @@ class LocalSaving:
         timing = self._setup.timing
         if not timing.is_due(event.step):
             return
-        if timing.interrupted_by and self._copies is not None:
-            self._copies.save(event.step, final=False)
+        copies = self._copies
+        if copies is not None and timing.save_asked:
+            timing.requests.mark(copies.session, event.step)
+        if copies is not None and (timing.interrupted_by or timing.save_asked):
+            copies.save(event.step, final=False)
         self._save_resume_state(event)
+        if copies is not None:
+            timing.requests.answer(copies.session, event.step)
         timing.raise_if_interrupted(event.step)
 
     def before_update(self) -> None:

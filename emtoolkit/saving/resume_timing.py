@@ -1,15 +1,17 @@
-"""When the resume state is saved, and with which random state: the same answer in every process.
+"""When a step and the resume state are saved on demand, and with which random state: the same in every process.
 
 A resume continues between two steps: after the evaluation that belongs to the earlier step, and with the random state
 from which the later step is trained. On a resume `Trainer` sets the random generators after it has fetched the batches
 of that step or, at the beginning of an epoch, before it shuffles; the random state is read at the same moments.
 """
 
+import signal
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.saving.ranks import Ranks
+from emtoolkit.saving.requests import SAVE, STOP, RequestedSaves
 from emtoolkit.saving.resume_state import random_state, restore_epoch_begin
 from emtoolkit.saving.signals import DeferredSignals, TrainingInterrupted
 from emtoolkit.schedules.resume_interval import ResumeInterval
@@ -23,6 +25,10 @@ class ResumeTiming:
     ) -> None:
         # The number of the signal that stops training; 0 if there is none.
         self.interrupted_by = 0
+        # Whether somebody asked for the step between two steps; see `requests`.
+        self.save_asked = False
+        self.requests = RequestedSaves()
+        self._stop_asked = False
         self._interval = interval
         self._clock = clock
         self._signals = DeferredSignals(signals)
@@ -32,11 +38,13 @@ class ResumeTiming:
         self._resumed_at: int | None = None
         self._epoch_begin: Mapping[str, Any] | None = None
 
-    def begin(self, step: int, ranks: Ranks) -> None:
-        """A training begins at `step`; a step after 0 means a resume."""
+    def begin(self, step: int, ranks: Ranks, directory: Path) -> None:
+        """A training into `directory` begins at `step`; a step after 0 means a resume."""
         self.interrupted_by = 0
+        self.save_asked = self._stop_asked = False
         self._ranks = ranks
         self._last_save = self._clock()
+        self.requests.begin(directory if ranks.index == 0 else None, self._last_save)
         self._last_step = step
         self._resumed_at = step or None
         self._signals.defer()
@@ -46,25 +54,31 @@ class ResumeTiming:
         self._signals.restore()
 
     def is_due(self, step: int) -> bool:
-        """Whether to save the state after `step`, because of the interval or a signal; true once for each step."""
+        """Whether to save the state after `step`: the interval, a signal or a request; true once for each step."""
         if step == self._last_step:
             return False
         self._last_step = step
-        due = self._interval.is_due(step, self._clock() - self._last_save)
-        # Clocks differ between processes, and a signal may reach only one of them.
-        due_somewhere, self.interrupted_by = self._ranks.all_reduce_max(due, self._signals.received or 0)
-        if due_somewhere or self.interrupted_by:
+        now = self._clock()
+        due = self._interval.is_due(step, now - self._last_save)
+        # Clocks differ between processes, a signal may reach only one of them, and process 0 has the directory.
+        due_somewhere, received, asked = self._ranks.all_reduce_max(
+            due, self._signals.received or 0, self.requests.look(now)
+        )
+        self.save_asked, self._stop_asked = asked == SAVE, asked == STOP
+        self.interrupted_by = received or (signal.SIGTERM if self._stop_asked else 0)
+        is_due = bool(due_somewhere or self.interrupted_by or self.save_asked)
+        if is_due:
             self._last_save = self._clock()
-        return bool(due_somewhere or self.interrupted_by)
+        return is_due
 
     def raise_if_interrupted(self, step: int) -> None:
-        """End a training that a signal stops, after its state at `step` has been saved.
+        """End a training that a signal or a request stops, after its state at `step` has been saved.
 
         Raises:
-            TrainingInterrupted: a signal came.
+            TrainingInterrupted: a signal came, or `stop-now`, which counts as SIGTERM.
         """
         if self.interrupted_by:
-            raise TrainingInterrupted(step, self.interrupted_by)
+            raise TrainingInterrupted(step, self.interrupted_by, asked=self._stop_asked)
 
     def epoch_begins(self, directory: Path) -> None:
         """Store the random state from which this epoch may be shuffled; restore it first after a resume."""

@@ -33,6 +33,7 @@ from emtoolkit.saving.finite_weights import check_finite
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.recomputed import LARGEST_NOISE, Recomputed
+from emtoolkit.saving.requests import forget_requests
 from emtoolkit.saving.resume_state import (
     RESUME_DIRECTORY,
     ResumeState,
@@ -106,6 +107,7 @@ class SavingSession:
         """Check the locked directory, and write the record of this trajectory into it."""
         directory, identity, total_steps = self._directory, self._seal.identity, self._seal.total_steps
         remove_temporaries([directory, directory / RESUME_DIRECTORY])
+        forget_requests(directory, warn=True)
         found = OutputDirectory.open(directory)
         found.check_belongs_to(identity)
         found.check_room(schedule.steps(total_steps), bytes_each)
@@ -194,6 +196,7 @@ class SavingSession:
             raise
         finally:
             self.disk.close()
+            forget_requests(self._directory, warn=False)
             self._lock.release()
             self._sum_up_differences()
             if self.publisher is not None:

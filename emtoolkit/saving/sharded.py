@@ -169,8 +169,12 @@ class ShardedSaving:
         if self._session is not None:
             self._session.disk.check()
         step, timing = event.step, self._setup.timing
-        resume = timing.is_due(step) if step < self._setup.total_steps else self._setup.options.resume_at_end
-        scheduled = self._setup.is_scheduled(step) or bool(timing.interrupted_by)
+        is_last = step >= self._setup.total_steps
+        resume = self._setup.options.resume_at_end if is_last else timing.is_due(step)
+        asked = timing.save_asked and not is_last
+        scheduled = self._setup.is_scheduled(step) or bool(timing.interrupted_by) or asked
+        if asked and self._session is not None:
+            timing.requests.mark(self._session, step)
         by_trainer = scheduled and self._by_trainer
         if scheduled and not by_trainer:
             self._save_gathered(event, final=False)
@@ -191,6 +195,7 @@ class ShardedSaving:
         self._setup.ranks.barrier()
         if self._session is not None:
             self._adopt(self._session, requested, random_states)
+            self._setup.timing.requests.answer(self._session, event.step)
         self._setup.timing.raise_if_interrupted(event.step)
 
     def training_ended(self, event: TrainerEvent) -> None:

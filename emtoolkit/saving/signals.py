@@ -24,10 +24,11 @@ _NOT_OF_A_PROGRAM = (signal.SIG_DFL, signal.SIG_IGN, signal.default_int_handler,
 
 
 class TrainingInterrupted(KeyboardInterrupt):
-    """A signal stopped the training after its state at `step` had been saved."""
+    """A signal stopped the training after its state at `step` had been saved, or `stop-now` (`asked`) as SIGTERM."""
 
-    def __init__(self, step: int, signal_number: int) -> None:
-        super().__init__(f"interrupted by {signal.Signals(signal_number).name} after step {step}")
+    def __init__(self, step: int, signal_number: int, *, asked: bool = False) -> None:
+        by = "stopped by stop-now" if asked else f"interrupted by {signal.Signals(signal_number).name}"
+        super().__init__(f"{by} after step {step}")
         self.step = step
         self.signal_number = signal_number
 

@@ -34,6 +34,21 @@ def lock_file(path: Path, *, timeout: float = 0.0) -> FileLock:
     return lock
 
 
+def is_locked(directory: Path) -> bool:
+    """Whether another process, on a machine whose locks this one sees, holds the lock of `directory`.
+
+    Raises:
+        CheckpointError: the lock cannot be tried.
+    """
+    if not (directory / LOCK).exists():
+        return False
+    try:
+        lock_directory(directory).release()
+    except InUseError:
+        return True
+    return False
+
+
 def lock_directory(directory: Path, *, timeout: float = 0.0) -> FileLock:
     """Create `directory` if it does not exist, and acquire its lock within `timeout` seconds.
 

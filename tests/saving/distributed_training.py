@@ -3,8 +3,10 @@
 import json
 import os
 import sys
+import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from torch import distributed
 from transformers import TrainerCallback
@@ -16,12 +18,30 @@ from tests.saving.callbacks import Die
 from tests.saving.trainings import lora_model, make_trainer
 
 
+class AskAt(TrainerCallback):
+    """In process 1: asks for the checkpoint of a step that no schedule names, at `step`."""
+
+    def __init__(self, step: int, directory: Path) -> None:
+        self.step, self.directory = step, directory
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == self.step and args.process_index == 1:
+            (self.directory / "save-now").touch()
+
+
 def main() -> None:
     directory, schedule, options = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-    ours = ScheduledCheckpointCallback(schedule, resume_every=options.get("resume_every", "never"))
+    ours = ScheduledCheckpointCallback(
+        schedule,
+        resume_every=options.get("resume_every", "never"),
+        # A training looks for requests once a second, which is too rarely for these few steps.
+        clock=lambda: 1000 * time.monotonic(),
+    )
     callbacks: list[TrainerCallback] = [] if options.get("stock") else [ours]
     if "die_at" in options:
         callbacks.append(Die(options["die_at"], ours))
+    if "ask_at" in options:
+        callbacks.append(AskAt(options["ask_at"], directory))
     trainer = make_trainer(
         directory,
         callbacks,

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.publications import Publications
 from tests.launched import ACCELERATE, TORCHRUN, launched
 from tests.saving.trainings import bytes_of, saved_steps
 
@@ -40,7 +41,10 @@ def test_two_processes_save_one_set_of_checkpoints_and_resume_exactly(whole: Pat
 
     directory = tmp_path / "resumed"
     # The clock of the process that reads it first decides for both; then both die between two steps.
-    assert train(directory, "0,2", resume_every="0.001s", die_at=6).returncode != 0
+    assert train(directory, "0,2", resume_every="0.001s", die_at=6, ask_at=3).returncode != 0
+    # Process 0 sees the request of process 1 in this step or in the next one.
+    (asked,) = Publications.read(directory).asked
+    assert asked in (3, 4)
     (resume,) = (directory / "resume").iterdir()
     assert sorted(path.name for path in resume.iterdir()) == [
         "adapter_config.json",
@@ -55,8 +59,8 @@ def test_two_processes_save_one_set_of_checkpoints_and_resume_exactly(whole: Pat
     # Another launcher continues the training.
     assert train(directory, "0,2,7", ACCELERATE, resume_from=str(resume)).returncode == 0
 
-    assert saved_steps(directory) == [0, 2, 7, 8]
-    for step in (0, 2, 7, 8):
+    assert saved_steps(directory) == [0, 2, asked, 7, 8]
+    for step in (0, 2, asked, 7, 8):
         assert bytes_of(directory / f"checkpoint-{step}") == bytes_of(whole / f"checkpoint-{step}"), step
 
 

@@ -158,8 +158,8 @@ def test_a_signal_that_comes_late_in_this_process_does_not_interrupt_the_save(
     asked = iter(range(1, 9))
     close = SavingSession.close
 
-    def all_reduce_max(self: Ranks, due: int, received: int) -> list[int]:
-        return [due, signal.SIGTERM if next(asked) == 3 else received]
+    def all_reduce_max(self: Ranks, due: int, received: int, requested: int) -> list[int]:
+        return [due, signal.SIGTERM if next(asked) == 3 else received, requested]
 
     def signalled(self: SavingSession, *, interrupted: bool = False) -> None:
         signal.raise_signal(signal.SIGTERM)
