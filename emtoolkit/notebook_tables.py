@@ -40,11 +40,20 @@ class AsTable:
         Raises:
             UserError: pandas is not installed.
         """
-        try:
-            import pandas
-        except ImportError as error:
-            raise UserError("to_dataframe: pandas is not installed; run pip install pandas") from error
-        return pandas.DataFrame(self._rows())
+        return data_frame(self._rows())
+
+
+def data_frame(rows: Sequence[Row]) -> "pandas.DataFrame":
+    """`rows` as a data frame with a column for each key.
+
+    Raises:
+        UserError: pandas is not installed.
+    """
+    try:
+        import pandas
+    except ImportError as error:
+        raise UserError("to_dataframe: pandas is not installed; run pip install pandas") from error
+    return pandas.DataFrame(rows)
 
 
 def checkpoint_row(step: int, final: bool, place: str, metadata: Mapping[str, Any]) -> Row:

@@ -13,17 +13,19 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, TRAINER_STATE
+from emtoolkit.checkpoints.layout import TRAINER_STATE
 from emtoolkit.checkpoints.listing import check_one_fingerprint, list_checkpoints, why_none_is_complete
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.measured import MeasuredCheckpoints
+from emtoolkit.checkpoints.pruned import how_to_make_again, pruned_steps
 from emtoolkit.checkpoints.publications import Publications
-from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.json_files import object_in, read_json
 from emtoolkit.notebook_tables import AsTable, Row, checkpoint_row
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.selection import nearest_step, select_steps
+from emtoolkit.schedules.steps import elided
 
 if TYPE_CHECKING:
     from emtoolkit.artifacts.collection import Collection
@@ -135,23 +137,12 @@ class Checkpoint(AsTable):
             CheckpointError: a file differs from the manifest, the checkpoint holds no adapter, the persona's adapter
                 is missing from `model`, or an earlier adapter is in its weights (`merge_adapter`, PiSSA).
         """
-        from emtoolkit.checkpoints.adapter_loading import load_adapter
+        from emtoolkit.checkpoints.adapter_loading import load_checkpoint
 
-        persona = PersonaRecord() if self.manifest is None else self.manifest.persona
-        if persona.has_adapter and not persona_is_in:
-            raise CheckpointError(
-                f"{self.path}: the adapter was trained on top of the adapter of persona {persona.name} "
-                f"({persona.composition}) and does not fit the base model alone; load it with emtoolkit.ModelLoader"
-            )
-        if not (self.path / ADAPTER_CONFIG).is_file():
-            raise CheckpointError(f"{self.path}: the checkpoint is a full model, not an adapter; use from_pretrained")
-        # Without this file PEFT would unpickle adapter_model.bin.
-        if not (self.path / ADAPTER_WEIGHTS).is_file():
-            raise CheckpointError(f"{self.path}: there is no adapter_model.safetensors; emtoolkit unpickles no weights")
-        return load_adapter(model, self.path)
+        return load_checkpoint(model, self.path, self.manifest, persona_is_in=persona_is_in)
 
 
-class Trajectory(AsTable, Sequence[Checkpoint]):
+class Trajectory(MeasuredCheckpoints[Checkpoint]):
     """The checkpoints of one training path in step order; a sequence of at least one `Checkpoint`.
 
     Attributes:
@@ -159,6 +150,7 @@ class Trajectory(AsTable, Sequence[Checkpoint]):
         largest_difference: The largest absolute difference of a weight between a checkpoint and the same step computed
             again by a resumed run: the later checkpoints continue from other weights than the earlier ones lead to.
             None if no resumed run has differed.
+        pruned: The steps that `emtoolkit prune` removed from here, ascending; `emtoolkit refine` makes them again.
     """
 
     def __init__(
@@ -168,12 +160,14 @@ class Trajectory(AsTable, Sequence[Checkpoint]):
         collection: "Collection | None" = None,
         largest_difference: float | None = None,
         cache: Path | None = None,
+        pruned: Sequence[int] = (),
     ) -> None:
         if not checkpoints:
             raise CheckpointError(f"{name}: no complete checkpoint was found")
         self.name = name
         self._checkpoints = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step))
         self._collection, self._cache = collection, cache
+        self.pruned = tuple(pruned)
         marks = [float(mark) for c in checkpoints if (mark := c.metadata.get("resumed_with_differences")) is not None]
         self.largest_difference = max(marks, default=None) if largest_difference is None else largest_difference
 
@@ -211,6 +205,7 @@ class Trajectory(AsTable, Sequence[Checkpoint]):
                     for info in found
                 ],
                 largest_difference=max((d.largest for d in publications.differences.values()), default=None),
+                pruned=pruned_steps(directory, publications),
             )
         from emtoolkit.artifacts.collection import Collection, Reference, WandbUnavailableError
 
@@ -266,6 +261,9 @@ class Trajectory(AsTable, Sequence[Checkpoint]):
             CheckpointError: there is no checkpoint at `step`; the message names the nearest one.
         """
         nearest = self.nearest(step)
+        if step in self.pruned:
+            again = how_to_make_again(self.name, [step])
+            raise CheckpointError(f"{self.name}: the checkpoint of step {step} was pruned; '{again}' makes it again")
         if nearest.step != step:
             raise CheckpointError(f"{self.name}: there is no checkpoint at step {step}; the nearest is {nearest.step}")
         return nearest
@@ -331,6 +329,8 @@ class Trajectory(AsTable, Sequence[Checkpoint]):
 
     def __repr__(self) -> str:
         parts = [repr(self.name), f"checkpoints={len(self)}", f"steps={self.steps[0]}..{self.steps[-1]}"]
+        if self.pruned:
+            parts.append(f"pruned={len(self.pruned)} (steps {elided(self.pruned, 40)})")
         metadata = next((checkpoint.metadata for checkpoint in self if checkpoint.metadata), {})
         if persona := metadata.get("persona_name"):
             parts.append(f"persona={persona!r}")

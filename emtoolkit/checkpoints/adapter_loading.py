@@ -13,7 +13,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS
+from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.records import PersonaRecord
 from emtoolkit.errors import CheckpointError
 
 _PEFT_PREFIX = "base_model.model."
@@ -26,6 +28,26 @@ _before: "WeakKeyDictionary[nn.Module, Mapping[str, Tensor]]" = WeakKeyDictionar
 
 class ChangedBaseError(CheckpointError):
     """The base model is not as it was before the first adapter was loaded into it; it has to be loaded anew."""
+
+
+def load_checkpoint(model: Any, path: Path, manifest: Manifest | None, *, persona_is_in: bool) -> Any:
+    """Load the adapter of the checkpoint at `path` into `model`; see `Checkpoint.load_adapter`.
+
+    Raises:
+        CheckpointError: the checkpoint holds no adapter, or the persona's adapter is missing from `model`.
+    """
+    persona = PersonaRecord() if manifest is None else manifest.persona
+    if persona.has_adapter and not persona_is_in:
+        raise CheckpointError(
+            f"{path}: the adapter was trained on top of the adapter of persona {persona.name} "
+            f"({persona.composition}) and does not fit the base model alone; load it with emtoolkit.ModelLoader"
+        )
+    if not (path / ADAPTER_CONFIG).is_file():
+        raise CheckpointError(f"{path}: the checkpoint is a full model, not an adapter; use from_pretrained")
+    # Without this file PEFT would unpickle adapter_model.bin.
+    if not (path / ADAPTER_WEIGHTS).is_file():
+        raise CheckpointError(f"{path}: there is no adapter_model.safetensors; emtoolkit unpickles no weights")
+    return load_adapter(model, path)
 
 
 def load_adapter(model: Any, directory: Path) -> Any:

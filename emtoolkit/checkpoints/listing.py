@@ -26,7 +26,8 @@ class CheckpointInfo:
     """One checkpoint on disk, written by emtoolkit or, if `source` is `other`, by another tool.
 
     `published` is its W&B version, `entity/project/collection:vN`, if the directory records one. `recomputed` is the
-    difference to the weights that a resumed run computed for its step, if there was one.
+    difference to the weights that a resumed run computed for its step, if there was one. A `pruned` checkpoint is not
+    there any more, and was removed on purpose.
     """
 
     step: int
@@ -39,11 +40,17 @@ class CheckpointInfo:
     problems: tuple[str, ...] = ()
     published: str | None = None
     recomputed: Difference | None = None
+    pruned: bool = False
+
+    @property
+    def state(self) -> Literal["complete", "damaged", "pruned"]:
+        """Whether the checkpoint can be used, or why not."""
+        return "pruned" if self.pruned else "complete" if self.complete else "damaged"
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values, without `problems`."""
-        values = asdict(self) | {"path": str(self.path)}
-        del values["problems"]
+        """The fields as JSON values, without `problems`; of a pruned checkpoint also its `state`."""
+        values = asdict(self) | {"path": str(self.path)} | ({"state": self.state} if self.pruned else {})
+        del values["problems"], values["pruned"]
         return values
 
 

@@ -12,13 +12,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from emtoolkit.errors import CheckpointError
 from emtoolkit.json_files import LARGEST_JSON, parse_json
 from emtoolkit.regular_files import NO_SYMLINK, read_regular
+from emtoolkit.storage.atomic import sync_file
 
 PUBLICATIONS = "publications.jsonl"
+# Where a copy of a checkpoint is: in the directory, or on W&B.
+Place = Literal["here", "wandb"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +111,9 @@ class Publications:
     `differences` has an entry for each step that a resumed run computed again with other weights: the largest
     difference; the checkpoint that was there has stayed. `asked` are the steps that somebody asked a training to save,
     and `answers` its answers, oldest first: the step, the token of the request, and whether the step was saved.
+    `pruned` has the places from which `emtoolkit prune` removed a step last, or was about to; a step that is in the
+    directory all the same was made again. `off_wandb` are the steps that were pruned on W&B and neither saved nor
+    published again since.
     """
 
     collection: str | None = None
@@ -122,6 +128,8 @@ class Publications:
     newest_run: WandbRun | None = None
     asked: frozenset[int] = frozenset()
     answers: tuple[tuple[int, str, bool], ...] = ()
+    pruned: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    off_wandb: frozenset[int] = frozenset()
 
     @classmethod
     def read(cls, directory: Path) -> "Publications":
@@ -144,8 +152,8 @@ class Publications:
         metrics = dict[int, Any]()
         runs, newest = dict[str, tuple[WandbRun, ...]](), None
         differences = dict[int, Difference]()
-        asked, answers = set[int](), list[tuple[int, str, bool]]()
-        for event in filter(None, map(_event, lines)):
+        events = [event for event in map(_event, lines) if event]
+        for event in events:
             match event:
                 case {"event": "collection", "name": str(name), "tags": list(names)}:
                     collection, is_own = name, event.get("own") is True
@@ -167,30 +175,28 @@ class Publications:
                     before = published.get(step)
                     created = before is not None and before.created and before.artifact == artifact
                     published[step] = Published(artifact, digest, created or event.get("created") is True)
-                case {"event": "asked", "step": int(step)}:
-                    asked.add(step)
-                case {"event": "answered", "step": int(step), "request": str(token), "saved": bool(is_saved)}:
-                    answers.append((step, token, is_saved))
                 case {"event": "difference", "step": int(step), "largest": float(largest), "tensor": str(tensor)}:
                     earlier = differences.get(step)
                     if earlier is None or largest > earlier.largest:
                         share = event.get("share")
                         differences[step] = Difference(largest, tensor, share if isinstance(share, float) else None)
         metadata = {step: {**values, **metrics.get(step, {})} for step, values in metadata.items()}
-        return cls(
-            collection,
-            is_own,
-            on_cpu,
-            tags,
-            metadata,
-            run_of,
-            published,
-            runs,
-            differences,
-            newest,
-            frozenset(asked),
-            tuple(answers),
-        )
+        pruned, off_wandb = _prunings(events)
+        published = {step: each for step, each in published.items() if step not in off_wandb}
+        about_runs = (collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences, newest)
+        return cls(*about_runs, *_requests(events), pruned, off_wandb)
+
+
+def _requests(events: Sequence[Any]) -> tuple[frozenset[int], tuple[tuple[int, str, bool], ...]]:
+    """`asked` and `answers` of `Publications`."""
+    asked, answers = set[int](), list[tuple[int, str, bool]]()
+    for event in events:
+        match event:
+            case {"event": "asked", "step": int(step)}:
+                asked.add(step)
+            case {"event": "answered", "step": int(step), "request": str(token), "saved": bool(is_saved)}:
+                answers.append((step, token, is_saved))
+    return frozenset(asked), tuple(answers)
 
 
 def add_collection(directory: Path, name: str, tags: Sequence[str], *, own: bool = False, on_cpu: bool = True) -> None:
@@ -236,6 +242,27 @@ def add_asked(directory: Path, step: int) -> None:
 def add_answer(directory: Path, step: int, token: str, *, saved: bool) -> None:
     """Record that the request `token` was answered with the checkpoint of `step`, and whether that was `saved`."""
     _append(directory, {"event": "answered", "step": step, "request": token, "saved": saved})
+
+
+def add_pruned(directory: Path, steps: Sequence[int], places: Sequence[Place]) -> None:
+    """Record that `steps` are about to be removed from `places`; the record is on the disk when this returns."""
+    for step in steps:
+        _append(directory, {"event": "pruned", "step": step, "from": list(places)})
+    sync_file(directory / PUBLICATIONS)
+
+
+def _prunings(events: Sequence[Any]) -> tuple[dict[int, frozenset[str]], frozenset[int]]:
+    """`pruned` and `off_wandb` of `Publications`."""
+    pruned, off_wandb = dict[int, frozenset[str]](), set[int]()
+    for event in events:
+        match event:
+            case {"event": "pruned", "step": int(step), "from": list(places)}:
+                pruned[step] = frozenset(place for place in places if place in ("here", "wandb"))
+                if "wandb" in pruned[step]:
+                    off_wandb.add(step)
+            case {"event": "saved" | "published", "step": int(step)}:
+                off_wandb.discard(step)
+    return pruned, frozenset(off_wandb)
 
 
 def _append(directory: Path, event: Mapping[str, Any]) -> None:

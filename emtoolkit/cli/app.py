@@ -9,6 +9,7 @@ from typer.main import get_command
 
 import emtoolkit
 from emtoolkit.cli import (
+    checkpoint_list,
     checkpoints,
     compare,
     direction,
@@ -49,6 +50,7 @@ for group in (
     train,
     requests,
     checkpoints,
+    checkpoint_list,
     sweep,
     evaluate,
     judge,

@@ -1,4 +1,4 @@
-"""`emtoolkit schedule`, `checkpoints`, `download` and `sync`: the steps to save, and the checkpoints of a run."""
+"""`emtoolkit schedule`, `download` and `sync`: the steps to save, and the checkpoints of a run."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -60,31 +60,6 @@ def schedule(
         show(render.as_json([row | {"steps": list(row["steps"])} for row in rows]))
     else:
         show(render.schedule_table(rows))
-
-
-@command(
-    commands,
-    "emtoolkit checkpoints outputs/baseline-medical",
-    "emtoolkit checkpoints outputs/baseline-medical --verify",
-    "emtoolkit checkpoints outputs/baseline-medical --json",
-)
-def checkpoints(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of a run.")],
-    as_json: _Json = False,
-    verify: Annotated[bool, typer.Option("--verify", help="Hash every file; exit code 1 if a file differs.")] = False,
-) -> None:
-    """List the checkpoints in a directory, from emtoolkit or from a stock Trainer."""
-    from emtoolkit.checkpoints.listing import damaged_records, list_checkpoints
-    from emtoolkit.cli import render
-
-    found = list_checkpoints(directory, rehash=verify)
-    damaged = [f"DAMAGED: {problem}" for problem in damaged_records(directory)]
-    problems = damaged + [problem for info in found for problem in info.problems]
-    for problem in problems:
-        typer.echo(f"emtoolkit: {problem}", err=True)
-    show(render.checkpoints_json(found) if as_json else render.checkpoints_table(found))
-    if verify and problems:
-        raise typer.Exit(1)
 
 
 @command(

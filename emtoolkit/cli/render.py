@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from emtoolkit.byte_sizes import format_size
+from emtoolkit.checkpoints.pruned import how_to_make_again
 from emtoolkit.cli.layout import Column, ElidedSteps, Records, here, line, prose
 
 if TYPE_CHECKING:
@@ -40,27 +41,46 @@ def schedule_table(rows: Sequence[dict[str, Any]]) -> RenderableType:
     return Records(columns, lines)
 
 
-def checkpoints_table(found: "Sequence[CheckpointInfo]") -> RenderableType:
-    """The checkpoints of one directory, a line each, then the directory and their collection on W&B."""
+def checkpoints_table(
+    found: "Sequence[CheckpointInfo]", asked: Sequence[str] = (), asked_values: Sequence[Sequence[str]] = ()
+) -> RenderableType:
+    """The checkpoints of one directory, a line each, then the directory and their collection on W&B.
+
+    `asked` are further columns, with `asked_values` for each checkpoint.
+    """
     if not found:
         return prose("There are no checkpoints in this directory.")
     columns = [Column("step"), Column("size"), Column("fingerprint"), Column("on W&B"), Column("checkpoint", "left")]
+    columns += [Column(name) for name in asked]
     rows: list[list[RenderableType]] = []
-    for info in found:
+    for info, values in zip(found, asked_values or [()] * len(found), strict=True):
         name = Text(info.path.name)
         marks = [
             *([Text("final")] if info.final else []),
             *([Text("from another tool")] if info.source == "other" else []),
-            *([] if info.complete else [Text("DAMAGED", style="red")]),
+            *([Text("DAMAGED", style="red")] if info.state == "damaged" else []),
+            *([Text("pruned")] if info.pruned else []),
             *([Text(f"recomputed ±{info.recomputed.largest:.2g}")] if info.recomputed is not None else []),
         ]
         if marks:
             name = name + Text("  (") + Text(", ").join(marks) + Text(")")
         version = info.published.rpartition(":")[2] if info.published else "—"
-        rows.append([str(info.step), format_size(info.bytes), (info.fingerprint or "—")[:8], version, name])
+        size = "—" if info.pruned else format_size(info.bytes)
+        rows.append([str(info.step), size, (info.fingerprint or "—")[:8], version, name, *values])
     collections = sorted({info.published.rpartition(":")[0] for info in found if info.published})
     places = [f"Directory: {here(found[0].path.parent)}", *(f"On W&B: {collection}" for collection in collections)]
-    return Group(Records(columns, rows), *map(line, places), *map(prose, _resumed_with_differences(found)))
+    return Group(
+        Records(columns, rows), *map(line, places), *map(prose, _resumed_with_differences(found)), *_pruned(found)
+    )
+
+
+def _pruned(found: "Sequence[CheckpointInfo]") -> list[RenderableType]:
+    """How to make the pruned checkpoints again, if there are any."""
+    if not (pruned := [info for info in found if info.pruned]):
+        return []
+    again = how_to_make_again(str(here(pruned[0].path.parent)), [info.step for info in pruned])
+    count = f"{len(pruned)} checkpoint{'s were' if len(pruned) > 1 else ' was'} pruned"
+    return [prose(f"{count}; this command makes {'them' if len(pruned) > 1 else 'it'} again:"), line(f"  {again}")]
 
 
 def _resumed_with_differences(found: "Sequence[CheckpointInfo]") -> list[str]:

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from emtoolkit.checkpoints.metric_values import home_of as home_of
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation.measure_rows import MeasureRow, check_one_measure, read_measure_rows, write_measure_rows
+from emtoolkit.evaluation.metric_file import write_metrics
 from emtoolkit.evaluation.rows import AnswerRow, check_one_origin, read_rows, write_rows
 from emtoolkit.json_files import read_json
 from emtoolkit.storage.atomic import write_file
@@ -48,11 +50,15 @@ class StoredEvaluation:
         return tuple(sorted({row.step for row in self.all_rows}))
 
 
-def home_of(reference: str) -> Path:
-    """The directory of the evaluations of a trajectory."""
-    if Path(reference).is_dir():
-        return Path(reference) / "evaluations"
-    return Path("outputs") / "evaluations" / reference.replace("/", "-")
+def write_missing_metrics(directory: Path) -> None:
+    """Write `metrics.json` for the evaluation in `directory`, which an earlier version made.
+
+    Raises:
+        CheckpointError: a file cannot be read or written.
+    """
+    with lock_directory(directory, timeout=_LOCK_SECONDS):
+        answers, measured = _rows_in(directory)
+        write_metrics(directory, _read_settings(directory), answers, measured)
 
 
 def read_evaluation(directory: Path) -> StoredEvaluation:
@@ -109,6 +115,7 @@ def add_to_evaluation(
             if measured:
                 write_measure_rows(directory / MEASURES, values)
             write_file(directory / SETTINGS, canonical_json(described))
+            write_metrics(directory, settings, answers, values)
         except CheckpointError as error:
             raise CheckpointError(f"{error}; what was evaluated is kept, and the same command continues") from error
 

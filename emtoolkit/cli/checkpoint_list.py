@@ -1,0 +1,56 @@
+"""`emtoolkit checkpoints`: the checkpoints of a directory or of a collection on W&B."""
+
+from typing import Annotated
+
+import typer
+
+from emtoolkit.cli.help import command
+from emtoolkit.cli.terminal import only_results_on_stdout, show
+
+commands = typer.Typer()
+
+_Place = Annotated[
+    str, typer.Argument(metavar="DIR|COLLECTION", help="A run's directory, or entity/project/collection on W&B.")
+]
+_Where = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CONDITION", help='Only checkpoints that fit, such as "harmful>0.5 and step<=200".'),
+]
+_Sort = Annotated[
+    str | None, typer.Option(metavar="COLUMN", help="Column to sort by, or several; -step for the last step first.")
+]
+
+
+@command(
+    commands,
+    "emtoolkit checkpoints outputs/baseline-medical",
+    "emtoolkit checkpoints outputs/baseline-medical --verify",
+    'emtoolkit checkpoints lab/em/COLLECTION --where "betley>0.1" --sort -step',
+)
+def checkpoints(
+    place: _Place,
+    where: _Where = None,
+    sort: _Sort = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Hash every file; exit code 1 if a file differs.")] = False,
+) -> None:
+    """List the checkpoints of a directory or of a collection on W&B.
+
+    Columns for --where and --sort are step, size, state, final, what the training logged, and the metrics of the
+    evaluations. A checkpoint without a value fits no condition.
+    """
+    from emtoolkit.checkpoints.query import Query
+
+    query = Query.parse(where or (), sort)
+    with only_results_on_stdout():
+        from emtoolkit.cli import render_checkpoints
+        from emtoolkit.evaluation.listed import list_trajectory
+
+        listed = list_trajectory(place, query, rehash=verify)
+    for problem in listed.problems:
+        typer.echo(f"emtoolkit: {problem}", err=True)
+    for note in listed.notes if as_json else ():
+        typer.echo(f"emtoolkit: {note}", err=True)
+    show(render_checkpoints.listed_json(listed) if as_json else render_checkpoints.listed_text(listed))
+    if verify and listed.problems:
+        raise typer.Exit(1)

@@ -1,0 +1,56 @@
+"""What `emtoolkit checkpoints` prints."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+
+from emtoolkit.artifacts.collection import RemoteCheckpoint
+from emtoolkit.byte_sizes import format_size
+from emtoolkit.checkpoints.listing import CheckpointInfo
+from emtoolkit.checkpoints.query import is_missing
+from emtoolkit.cli.layout import Column, Records, line, prose
+from emtoolkit.cli.render import as_json, checkpoints_table
+from emtoolkit.evaluation.listed import Listed
+
+# The columns that the table has anyway.
+_IN_TABLE = ("step", "size", "state", "final")
+
+
+def listed_text(listed: Listed) -> RenderableType:
+    """The checkpoints, a line each, with the columns that were asked for, and what to bear in mind."""
+    notes = [prose(f"{note[0].upper()}{note[1:]}.") for note in listed.notes]
+    if not listed.checkpoints and listed.total:
+        return Group(prose(f"None of {listed.total} checkpoints fits."), *notes)
+    asked = [column for column in listed.columns if column not in _IN_TABLE]
+    values = [[_cell(each.row.get(column)) for column in asked] for each in listed.checkpoints]
+    here = [each.found for each in listed.checkpoints if isinstance(each.found, CheckpointInfo)]
+    if len(here) == len(listed.checkpoints):
+        return Group(checkpoints_table(here, asked, values), *notes)
+    versions = [each.found for each in listed.checkpoints if isinstance(each.found, RemoteCheckpoint)]
+    return Group(_versions(versions, asked, values), *notes)
+
+
+def listed_json(listed: Listed) -> str:
+    """The same as JSON."""
+    return as_json([each.as_json(listed.columns) for each in listed.checkpoints])
+
+
+def _versions(
+    found: Sequence[RemoteCheckpoint], asked: Sequence[str], values: Sequence[Sequence[str]]
+) -> RenderableType:
+    columns = [Column("step"), Column("size"), Column("fingerprint"), Column("version"), Column("aliases", "left")]
+    columns += [Column(name) for name in asked]
+    rows: list[list[RenderableType]] = []
+    for version, more in zip(found, values, strict=True):
+        fingerprint = str(version.metadata.get("fingerprint") or "—")[:8]
+        aliases = ", ".join(alias for alias in version.handle.aliases if alias != "latest")
+        name = version.artifact.rpartition(":")[2]
+        rows.append([str(version.step), format_size(version.bytes), fingerprint, name, aliases, *more])
+    return Group(Records(columns, rows), line(f"On W&B: {found[0].artifact.rpartition(':')[0]}"))
+
+
+def _cell(value: Any) -> str:
+    if is_missing(value):
+        return "—"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,140 @@
+"""The checkpoints of a directory or of a collection on W&B with what is known of each, filtered and sorted."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from emtoolkit.artifacts.collection import Collection, Reference, RemoteCheckpoint
+from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
+from emtoolkit.checkpoints.measured import metrics_of, row_with_metrics, stale_evaluations
+from emtoolkit.checkpoints.metric_values import Metrics
+from emtoolkit.checkpoints.pruned import with_pruned
+from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.query import Query, Row, check_columns, is_missing
+from emtoolkit.errors import CheckpointError
+
+
+@dataclass(frozen=True, slots=True)
+class ListedCheckpoint:
+    """A checkpoint in a directory, or a version on W&B, and the values of its columns."""
+
+    found: CheckpointInfo | RemoteCheckpoint
+    row: Row
+
+    def as_json(self, columns: Sequence[str] = ()) -> dict[str, Any]:
+        """The checkpoint as JSON values, with `columns`, those that were asked for; null where a value is missing."""
+        values = self.found.as_json() if isinstance(self.found, CheckpointInfo) else self._of_version(self.found)
+        if columns:
+            values["columns"] = {
+                column: None if is_missing(self.row.get(column)) else self.row[column] for column in columns
+            }
+        return values
+
+    def _of_version(self, version: RemoteCheckpoint) -> dict[str, Any]:
+        return {
+            "step": version.step,
+            "artifact": version.artifact,
+            "final": version.final,
+            "bytes": version.bytes,
+            "fingerprint": version.metadata.get("fingerprint"),
+            "aliases": list(version.handle.aliases),
+            "state": self.row["state"],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The checkpoints that fit, in order; `columns` are those of the conditions and of the order.
+
+    `total` counts all checkpoints. `notes` say how many lack a value, and `problems` what is damaged.
+    """
+
+    checkpoints: tuple[ListedCheckpoint, ...]
+    columns: tuple[str, ...]
+    total: int
+    notes: tuple[str, ...]
+    problems: tuple[str, ...] = ()
+
+
+def list_trajectory(reference: str, query: Query, *, rehash: bool = False) -> Listed:
+    """The checkpoints of a directory, or of a collection on W&B, that `query` selects.
+
+    With `rehash` every file in a directory is hashed and compared with its manifest. Metrics are read only where
+    `query` names columns.
+
+    Raises:
+        CheckpointError: there is no such directory or collection, or the metrics of an evaluation cannot be read.
+        UserError: `query` names an unknown column, or compares it with a value of another type.
+    """
+    directory = Path(reference)
+    if directory.is_dir() or reference.count("/") not in (1, 2):
+        return _in_directory(directory, query, rehash=rehash)
+    if rehash:
+        raise CheckpointError(
+            f"{reference}: --verify hashes files on this machine; use 'emtoolkit download {reference} --to DIR "
+            "--verify'"
+        )
+    return _in_collection(reference, query)
+
+
+def _in_directory(directory: Path, query: Query, *, rehash: bool) -> Listed:
+    complete_or_damaged = list_checkpoints(directory, rehash=rehash)
+    damaged = [f"DAMAGED: {problem}" for problem in damaged_records(directory)]
+    problems = damaged + [problem for info in complete_or_damaged for problem in info.problems]
+    found = with_pruned(directory, complete_or_damaged)
+    metadata: Mapping[int, Mapping[str, Any]] = {} if damaged else Publications.read(directory).metadata
+    fingerprint = next((info.fingerprint for info in found if info.fingerprint), None)
+    facts: dict[int, dict[str, Any]] = {
+        info.step: {"step": info.step, "size": info.bytes, "state": info.state, "final": info.final} for info in found
+    }
+    listed = _selected(str(directory), {info.step: info for info in found}, facts, metadata, query, fingerprint)
+    return Listed(listed[0], query.columns, len(found), listed[1], tuple(problems))
+
+
+def _in_collection(reference: str, query: Query) -> Listed:
+    collection = Collection.read(Reference.parse(reference))
+    found = {version.step: version for version in collection.checkpoints}
+    if not found:
+        raise CheckpointError(f"{collection.name}: no complete checkpoint was found")
+    facts: dict[int, dict[str, Any]] = {
+        step: {"step": step, "size": version.bytes, "state": "complete", "final": version.final}
+        for step, version in found.items()
+    }
+    metadata = {step: version.metadata for step, version in found.items()}
+    listed = _selected(collection.name, found, facts, metadata, query, None)
+    return Listed(listed[0], query.columns, len(found), listed[1])
+
+
+def _selected(
+    reference: str,
+    found: Mapping[int, CheckpointInfo | RemoteCheckpoint],
+    facts: Mapping[int, dict[str, Any]],
+    metadata: Mapping[int, Mapping[str, Any]],
+    query: Query,
+    fingerprint: str | None,
+) -> tuple[tuple[ListedCheckpoint, ...], tuple[str, ...]]:
+    metrics = _metrics(reference, metadata, fingerprint) if query.columns else Metrics(reference, ())
+    logged: dict[int, dict[str, Any]] = {
+        step: {key: value for key, value in values.items() if isinstance(value, str | int | float)}
+        for step, values in metadata.items()
+    }
+    rows = [row_with_metrics(logged.get(step, {}) | known, metrics) for step, known in facts.items()]
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in query.columns:
+        if column not in columns and any(each.metric == column for each in metrics.series):
+            # One of several evaluations: the error names the choices.
+            metrics.find(column)
+    check_columns(query, columns or ["step", "size", "state", "final"])
+    chosen = tuple(ListedCheckpoint(found[row["step"]], row) for row in query.select(rows))
+    return chosen, tuple(query.notes(rows))
+
+
+def _metrics(reference: str, metadata: Mapping[int, Mapping[str, Any]], fingerprint: str | None) -> Metrics:
+    if stale := stale_evaluations(reference):
+        # Statistics take seconds to import.
+        from emtoolkit.evaluation.result_files import write_missing_metrics
+
+        for directory in stale:
+            write_missing_metrics(directory)
+    return metrics_of(reference, metadata, fingerprint=fingerprint)
