@@ -34,6 +34,7 @@ def plan_table(run: PlannedRun, detection: Detection | None = None) -> Renderabl
             ("saves at", ElidedSteps(plan.steps)),
             ("checkpoints", f"{len(plan.steps)}{each}"),
             ("disk", f"{_size(plan.bytes)}{beside}"),
+            *((("resume states", _kept(plan)),) if plan.kept_states else ()),
             ("on W&B", _size(plan.bytes) if run.published else "nothing"),
             ("peak memory", _size(None) if plan.memory is None else _peak(plan.memory)),
             *((("fits", _fitting(plan.memory)),) if plan.memory is not None else ()),
@@ -101,6 +102,11 @@ def _summary(total: Totals, assumed: str) -> str:
     )
 
 
+def _kept(plan: "Plan") -> str:
+    count = len(plan.kept_states)
+    return f"{count} kept for refine, {_size(plan.kept_bytes)} more on disk"
+
+
 def _size(count: int | None) -> str:
     return "unknown" if count is None else format_size(count)
 
@@ -139,6 +145,8 @@ def _facts(plan: "Plan") -> dict[str, Any]:
         "checkpoint_bytes": plan.checkpoint_bytes,
         "bytes": plan.bytes,
         "resume_bytes": plan.resume_bytes,
+        "kept_resume_states": list(plan.kept_states),
+        "kept_resume_bytes": plan.kept_bytes,
         "memory": None if memory is None else asdict(memory) | {"peak": memory.peak},
         "fits_gpus_of_gb": None if memory is None else [size for size in GPUS_GB if memory.fits(size)],
         "evaluation": asdict(plan.evaluation),

@@ -42,6 +42,9 @@ class CheckpointingConfig(Section):
     """Which signals save the state and stop the training, such as `[SIGUSR1]`. SIGINT and SIGTERM always do; `null`
     adds SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU, each only where the program that started this one does not ignore it
     (as `nohup` ignores SIGHUP)."""
+    resume_keep: str = SaveOptions.resume_keep
+    """Which resume states stay when a newer one is saved and when training ends: those at the steps of a schedule such
+    as `every:100`, from which `emtoolkit refine` trains missing steps; `newest` keeps no other."""
     resume_at_end: bool = SaveOptions.resume_at_end
     """Save the resume state of the last step and keep it, so that the run can be continued with more steps."""
     max_in_flight: Annotated[int, Field(json_schema_extra={"minimum": 1})] = SaveOptions.max_in_flight
@@ -49,7 +52,7 @@ class CheckpointingConfig(Section):
     on_error: OnError = SaveOptions.on_error
     """What a failed save does: `raise` stops training at the next step, `warn` logs a warning and continues."""
 
-    @field_validator("resume_every", "max_in_flight")
+    @field_validator("resume_every", "resume_keep", "max_in_flight")
     @classmethod
     def _check_option(cls, value: Any, info: ValidationInfo) -> Any:
         try:
@@ -71,6 +74,7 @@ class CheckpointingConfig(Section):
         return SaveOptions(
             resume_every=self.resume_every,
             signals=self.signals,
+            resume_keep=self.resume_keep,
             resume_at_end=self.resume_at_end,
             allow_unreachable=self.allow_unreachable,
             publish_timeout=publish_timeout,

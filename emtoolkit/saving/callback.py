@@ -55,6 +55,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         resume_every: how often the resume state is saved: `"10min"`, `"50 steps"`, `"never"`. A signal saves it, too.
         signals: the signals that save the state and stop the training, such as `["SIGUSR1"]`, besides SIGINT and
             SIGTERM; by default SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU where the program neither ignores nor handles them.
+        resume_keep: the schedule of resume states that stay besides the newest, such as `"every:100"`.
         resume_at_end: save the resume state at the end of training too, and keep it.
         allow_unreachable: warn about steps written out by hand past the end of training, instead of raising an error.
         publish: log each checkpoint as a version of a W&B artifact.
@@ -83,6 +84,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         identity: Identity | None = None,
         resume_every: str = SaveOptions.resume_every,
         signals: Sequence[str] | None = SaveOptions.signals,
+        resume_keep: str = SaveOptions.resume_keep,
         resume_at_end: bool = SaveOptions.resume_at_end,
         allow_unreachable: bool = SaveOptions.allow_unreachable,
         publish: bool = SaveOptions.publish,
@@ -108,6 +110,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._options = SaveOptions(
             resume_every=resume_every,
             signals=signals,
+            resume_keep=resume_keep,
             resume_at_end=resume_at_end,
             allow_unreachable=allow_unreachable,
             publish=publish,
@@ -120,7 +123,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._resume_state_is_intact = resume_state_is_intact
         self._output_dir = Path(output_dir) if output_dir is not None else None
         self._identity = identity
-        self._timing = ResumeTiming(self._options.resume_interval, clock, self._options.signals)
+        self._timing = ResumeTiming(self._options, clock)
         self._trainer: Any = None
         self._ranks = Ranks()
         self._strategy: SavingStrategy | None = None
@@ -156,7 +159,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if self._trainer is None:
             warn_of_stateful_callbacks(state)
         self._ranks = Ranks.of_this_training()
-        self._timing.begin(state.global_step, self._ranks, self._directory(args))
+        self._timing.begin(state.global_step, self._ranks, self._directory(args), state.max_steps)
         with self._closed_on(BaseException):
             if self._identity is None:
                 self._frozen_digest = frozen_digest(event.model, self._ranks, sharded=is_sharded(event.model))

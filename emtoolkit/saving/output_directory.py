@@ -1,6 +1,6 @@
 """The output directory of a training: whether a run may write there, and how its contents are cleared or moved."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Container, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -178,8 +178,10 @@ def set_files_aside(checkpoint: Path, names: Collection[str]) -> list[Path]:
         raise CheckpointError(f"{checkpoint}: a file could not be moved ({error.strerror or error})") from error
 
 
-def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> None:
+def clear_left_overs(directory: Path, *, keep_resume_state: bool = False, keep: Container[int] = ()) -> None:
     """Finish the cleanup of a process that was killed after training had ended in `directory`.
+
+    Resume states stay with `keep_resume_state`, and those of the steps `keep` always.
 
     Raises:
         InUseError: another process is saving into `directory`.
@@ -188,7 +190,7 @@ def clear_left_overs(directory: Path, *, keep_resume_state: bool = False) -> Non
     try:
         remove_temporaries([directory, directory / RESUME_DIRECTORY])
         if not keep_resume_state:
-            remove_resume_states(directory)
+            remove_resume_states(directory, keep)
     finally:
         lock.release()
 

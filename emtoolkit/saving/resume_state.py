@@ -1,4 +1,6 @@
-"""Resume checkpoints: everything needed to continue training, in Hugging Face's layout; only the newest is kept.
+"""Resume checkpoints: everything needed to continue training, in Hugging Face's layout.
+
+Only the newest is kept, and those of the steps that `resume_keep` chooses.
 
 They are separate from the scheduled checkpoints, in `<output directory>/resume/checkpoint-N`, and a stock
 `Trainer.train(resume_from_checkpoint=...)` accepts them. A stock resume does not report a missing `optimizer.pt`,
@@ -9,7 +11,7 @@ import dataclasses
 import json
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,11 +78,11 @@ class ResumeState:
         )
 
 
-def write_resume_state(directory: Path, state: ResumeState, seal: TrajectorySeal) -> None:
-    """Write `state` as `<directory>/resume/checkpoint-N`, then delete the older resume checkpoints.
+def write_resume_state(directory: Path, state: ResumeState, seal: TrajectorySeal, keep: Container[int] = ()) -> None:
+    """Write `state` as `<directory>/resume/checkpoint-N`, then delete the others except those of the steps `keep`.
 
     Raises:
-        CheckpointError: the files cannot be written; the older resume checkpoints stay.
+        CheckpointError: the files cannot be written; the other resume checkpoints stay.
     """
 
     def fill(target: Path) -> None:
@@ -96,13 +98,21 @@ def write_resume_state(directory: Path, state: ResumeState, seal: TrajectorySeal
 
     # The weights, and the two moments of Adam.
     size = 3 * sum(tensor.nbytes for tensor in state.tensors.values())
-    _replace_newest(directory / RESUME_DIRECTORY, state.step, fill, size)
+    _replace_newest(directory / RESUME_DIRECTORY, state.step, fill, size, keep)
 
 
 def adopt_resume_state(
-    directory: Path, source: Path, step: int, rng: Sequence[Mapping[str, Any]], seal: TrajectorySeal
+    directory: Path,
+    source: Path,
+    step: int,
+    rng: Sequence[Mapping[str, Any]],
+    seal: TrajectorySeal,
+    keep: Container[int] = (),
 ) -> None:
-    """Move the files that the Trainer saved into `source` to the resume checkpoint of `step`; delete the older ones."""
+    """Move the files that the Trainer saved into `source` to the resume checkpoint of `step`.
+
+    The others are deleted, except those of the steps `keep`.
+    """
 
     def fill(target: Path) -> None:
         for entry in list(source.iterdir()):
@@ -110,7 +120,7 @@ def adopt_resume_state(
         _write_random_states(target, rng)
         seal.seal(target, step)
 
-    _replace_newest(directory / RESUME_DIRECTORY, step, fill, 0)
+    _replace_newest(directory / RESUME_DIRECTORY, step, fill, 0, keep)
 
 
 def _write_random_states(target: Path, rng: Sequence[Mapping[str, Any]]) -> None:
@@ -119,12 +129,12 @@ def _write_random_states(target: Path, rng: Sequence[Mapping[str, Any]]) -> None
             torch.save(dict(state), target / _rng_file(rank, len(rng)))
 
 
-def _replace_newest(home: Path, step: int, fill: Callable[[Path], None], size: int) -> None:
+def _replace_newest(home: Path, step: int, fill: Callable[[Path], None], size: int, keep: Container[int]) -> None:
     if home.parent.is_dir():
         home.mkdir(exist_ok=True)
     write_directory(home / checkpoint_name(step), fill, size)
     for older, path in _directories(home):
-        if older != step:
+        if older != step and older not in keep:
             remove_directory(path)
 
 
@@ -215,11 +225,12 @@ def resume_states(directory: Path) -> list[Path]:
     return [path for _, path in sorted(_directories(directory / RESUME_DIRECTORY))]
 
 
-def remove_resume_states(directory: Path) -> None:
-    """Delete every resume checkpoint under `directory`, after training has ended."""
+def remove_resume_states(directory: Path, keep: Container[int] = ()) -> None:
+    """Delete the resume checkpoints under `directory`, after training has ended, except those of the steps `keep`."""
     home = directory / RESUME_DIRECTORY
-    for _, path in _directories(home):
-        remove_directory(path)
+    for step, path in _directories(home):
+        if step not in keep:
+            remove_directory(path)
     if home.is_dir() and not any(home.iterdir()):
         home.rmdir()
 

@@ -6,7 +6,7 @@ of that step or, at the beginning of an epoch, before it shuffles; the random st
 """
 
 import signal
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,32 +14,34 @@ from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.requests import SAVE, STOP, RequestedSaves
 from emtoolkit.saving.resume_state import random_state, restore_epoch_begin
 from emtoolkit.saving.signals import DeferredSignals, TrainingInterrupted
-from emtoolkit.schedules.resume_interval import ResumeInterval
+from emtoolkit.schedules.resume_keep import kept_states
+from emtoolkit.schedules.save_options import SaveOptions
 
 
 class ResumeTiming:
     """The interval, the signals and the random state at the beginning of the epoch, for one training at a time."""
 
-    def __init__(
-        self, interval: ResumeInterval, clock: Callable[[], float], signals: Sequence[str] | None = None
-    ) -> None:
+    def __init__(self, options: SaveOptions, clock: Callable[[], float]) -> None:
         # The number of the signal that stops training; 0 if there is none.
         self.interrupted_by = 0
         # Whether somebody asked for the step between two steps; see `requests`.
         self.save_asked = False
         self.requests = RequestedSaves()
         self._stop_asked = False
-        self._interval = interval
+        self._interval = options.resume_interval
+        self._resume_keep = options.resume_keep
         self._clock = clock
-        self._signals = DeferredSignals(signals)
+        self._signals = DeferredSignals(options.signals)
         self._ranks = Ranks()
         self._last_save = 0.0
         self._last_step = 0
         self._resumed_at: int | None = None
         self._epoch_begin: Mapping[str, Any] | None = None
+        self._kept: Container[int] = ()
 
-    def begin(self, step: int, ranks: Ranks, directory: Path) -> None:
-        """A training into `directory` begins at `step`; a step after 0 means a resume."""
+    def begin(self, step: int, ranks: Ranks, directory: Path, total_steps: int) -> None:
+        """A training of `total_steps` into `directory` begins at `step`; a step after 0 means a resume."""
+        self._kept = kept_states(self._resume_keep, total_steps)
         self.interrupted_by = 0
         self.save_asked = self._stop_asked = False
         self._ranks = ranks
@@ -59,7 +61,7 @@ class ResumeTiming:
             return False
         self._last_step = step
         now = self._clock()
-        due = self._interval.is_due(step, now - self._last_save)
+        due = self._interval.is_due(step, now - self._last_save) or step in self._kept
         # Clocks differ between processes, a signal may reach only one of them, and process 0 has the directory.
         due_somewhere, received, asked = self._ranks.all_reduce_max(
             due, self._signals.received or 0, self.requests.look(now)

@@ -43,6 +43,7 @@ from emtoolkit.saving.resume_state import (
 )
 from emtoolkit.saving.step_metrics import StepMetrics
 from emtoolkit.saving.writer import CheckpointContents, CheckpointWriter, DiskThread, Saved
+from emtoolkit.schedules.resume_keep import kept_states
 from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import elided
@@ -80,6 +81,7 @@ class SavingSession:
         self._directory = directory
         self._seal = seal
         self._options = options
+        self._kept_states = kept_states(options.resume_keep, seal.total_steps)
         self._publications: dict[int, Publication] = {}
         # The saved steps that the Trainer may still log or evaluate.
         self._unsettled: list[int] = []
@@ -155,7 +157,7 @@ class SavingSession:
         def write() -> None:
             if self._options.on_nan == "stop":
                 check_finite(state.step, state.tensors)
-            write_resume_state(self._directory, state, self._seal)
+            write_resume_state(self._directory, state, self._seal, self._kept_states)
 
         self.disk.submit(write)
 
@@ -164,10 +166,10 @@ class SavingSession:
 
         `rng` are the random states of all ranks.
         """
-        self.disk.submit(lambda: adopt_resume_state(self._directory, source, step, rng, self._seal))
+        self.disk.submit(lambda: adopt_resume_state(self._directory, source, step, rng, self._seal, self._kept_states))
 
     def end(self, step: int) -> None:
-        """Training ended at `step`: wait for the disk, record the end, and delete the resume state unless kept.
+        """Training ended at `step`: wait for the disk, record the end, and delete the resume states that are not kept.
 
         Raises:
             CheckpointError: a save failed.
@@ -176,7 +178,7 @@ class SavingSession:
         self.disk.drain()
         self._record.ended(step).write(self._directory)
         if not self._options.resume_at_end:
-            remove_resume_states(self._directory)
+            remove_resume_states(self._directory, self._kept_states)
 
     def close(self, *, interrupted: bool = False) -> None:
         """Wait for the disk, wait at most `publish_timeout` for W&B, and release the directory.

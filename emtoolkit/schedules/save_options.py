@@ -6,6 +6,7 @@ from typing import Literal, get_args
 
 from emtoolkit.errors import ConfigError
 from emtoolkit.schedules.resume_interval import ResumeInterval
+from emtoolkit.schedules.resume_keep import kept_schedule
 from emtoolkit.stop_signals import check_names
 
 OnError = Literal["raise", "warn"]
@@ -26,6 +27,9 @@ class SaveOptions:
     signals: Sequence[str] | None = None
     """Which signals save the state and stop the training besides SIGINT and SIGTERM, which always do; None means
     SIGHUP, SIGUSR1, SIGUSR2 and SIGXCPU, where the program neither ignores nor handles them itself."""
+    resume_keep: str = "newest"
+    """Which resume states stay, also after training: those at the steps of a schedule such as `every:100`, besides the
+    newest while training runs; by default no other."""
     resume_at_end: bool = False
     """Save the resume state at the end of training too, and keep it."""
     allow_unreachable: bool = False
@@ -47,6 +51,10 @@ class SaveOptions:
             ResumeInterval.parse(self.resume_every)
         except ConfigError as error:
             raise ConfigError(f"resume_every: {error}") from None
+        try:
+            kept_schedule(self.resume_keep)
+        except ConfigError as error:
+            raise ConfigError(f"resume_keep: {error}") from None
         try:
             check_names(self.signals)
         except ConfigError as error:

@@ -8,13 +8,14 @@ from pathlib import Path
 from emtoolkit.config.scheduling import EvaluationConfig
 from emtoolkit.config.sections import RunConfig, TrainingConfig
 from emtoolkit.data.collate import check_batch, check_ids
-from emtoolkit.errors import ConfigError, ScheduleError
+from emtoolkit.errors import ConfigError, ScheduleError, located
 from emtoolkit.evaluation.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
 from emtoolkit.launch import process_count
 from emtoolkit.models.architecture import Architecture, architecture_of, bytes_of
 from emtoolkit.models.base import effective_optimizer
 from emtoolkit.models.memory import Memory, Setting, estimate
 from emtoolkit.paths import expand
+from emtoolkit.schedules.resume_keep import kept_states
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.training.run_data import RunData, rows_per_step
@@ -24,8 +25,9 @@ from emtoolkit.training.run_data import RunData, rows_per_step
 class Plan:
     """What a run will do.
 
-    `checkpoint_bytes` and `memory` are None where the config of the base model is not on this machine. `evaluation` is
-    the cost of one checkpoint. `notes` are observations, and checks that could not be made.
+    `checkpoint_bytes` and `memory` are None where the config of the base model is not on this machine. `kept_states`
+    are the steps whose resume states stay. `evaluation` is the cost of one checkpoint. `notes` are observations, and
+    checks that could not be made.
     """
 
     directory: Path
@@ -36,6 +38,7 @@ class Plan:
     total_steps: int
     schedule: str
     steps: Steps
+    kept_states: Steps
     eval_steps: Steps | None
     checkpoint_bytes: int | None
     memory: Memory | None
@@ -49,10 +52,17 @@ class Plan:
 
     @property
     def resume_bytes(self) -> int | None:
-        """The size of a resume checkpoint, which is on disk as long as the run trains."""
+        """The size of a resume checkpoint; the newest is on disk as long as the run trains."""
         if self.checkpoint_bytes is None or self.memory is None:
             return None
         return self.checkpoint_bytes + self.memory.optimizer
+
+    @property
+    def kept_bytes(self) -> int | None:
+        """The size of the resume checkpoints that stay (`resume_keep`); 0 if none does."""
+        if not self.kept_states:
+            return 0
+        return None if self.resume_bytes is None else self.resume_bytes * len(self.kept_states)
 
 
 def plan_for(config: RunConfig, data: RunData, extra_notes: Sequence[str] = ()) -> Plan:
@@ -75,6 +85,8 @@ def plan_for(config: RunConfig, data: RunData, extra_notes: Sequence[str] = ()) 
             notes.append(warning)
     except ScheduleError as error:
         raise ConfigError(f"checkpointing: {error}") from None
+    with located("checkpointing.resume_keep"):
+        kept = kept_states(checkpointing.resume_keep, total, allow_unreachable=checkpointing.allow_unreachable)
     eval_schedule = config.evaluation.to_schedule()
     if eval_schedule is not None:
         _check_evaluation(eval_schedule, total, data.test_rows)
@@ -95,6 +107,7 @@ def plan_for(config: RunConfig, data: RunData, extra_notes: Sequence[str] = ()) 
         total_steps=total,
         schedule=str(schedule),
         steps=schedule.steps(total),
+        kept_states=kept,
         eval_steps=None if eval_schedule is None else eval_schedule.steps(total),
         checkpoint_bytes=None if architecture is None else architecture.checkpoint_bytes(config.model.dtype),
         memory=None if architecture is None else memory_of(config, architecture),

@@ -100,7 +100,11 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
         if ranks.index == 0:
             start = _resume_point(prepared, resume=resume, bar=bar)
             if start.complete:
-                clear_left_overs(directory, keep_resume_state=config.checkpointing.resume_at_end)
+                clear_left_overs(
+                    directory,
+                    keep_resume_state=config.checkpointing.resume_at_end,
+                    keep=prepared.plan.kept_states,
+                )
             else:
                 mode = wandb_mode(config.wandb)
     start = ranks.broadcast(start)
