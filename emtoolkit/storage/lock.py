@@ -1,5 +1,7 @@
 """File locks: one process at a time writes into a directory."""
 
+import fcntl
+import os
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -47,6 +49,31 @@ def is_locked(directory: Path) -> bool:
     except InUseError:
         return True
     return False
+
+
+def inherited_lock(path: Path) -> int | None:
+    """The descriptor of the locked file `path`; None if another process holds the lock.
+
+    A child that inherits the descriptor holds the lock, too, until it ends.
+
+    Raises:
+        OSError: the file cannot be created, or its file system has no locks.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor
+
+
+def release_inherited(descriptor: int) -> None:
+    """Release the lock of `inherited_lock`, in every process that holds it."""
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
 
 
 def lock_directory(directory: Path, *, timeout: float = 0.0) -> FileLock:

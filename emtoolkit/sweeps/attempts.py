@@ -4,9 +4,7 @@
 Earlier versions kept all attempts in one `sweep.json`, which is still read.
 """
 
-import fcntl
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +14,7 @@ from emtoolkit.config.key_values import leaves
 from emtoolkit.errors import ConfigError, first_line, shown
 from emtoolkit.json_files import object_in, read_json
 from emtoolkit.storage.atomic import TEMPORARY, write_file
+from emtoolkit.storage.lock import inherited_lock, release_inherited
 
 SWEEP_JSON = "sweep.json"
 ATTEMPTS = "attempts"
@@ -61,8 +60,7 @@ class Claim:
 
     def release(self) -> None:
         """Let another process run the combination, also where a program left a process behind."""
-        fcntl.flock(self.descriptor, fcntl.LOCK_UN)
-        os.close(self.descriptor)
+        release_inherited(self.descriptor)
 
 
 class Attempts:
@@ -110,16 +108,11 @@ class Attempts:
         path = self._directory / f"{key}.lock"
         try:
             self._directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
-                raise
-        except BlockingIOError:
-            return None
+            descriptor = inherited_lock(path)
         except OSError as error:
             raise ConfigError(f"{path}: cannot be locked ({error.strerror or error})") from error
+        if descriptor is None:
+            return None
         file = self._directory / f"{key}.json"
         for left_over in self._directory.glob(f"{TEMPORARY}{file.name}-*"):
             left_over.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from emtoolkit.launch import SWEEP_VARIABLES
 from emtoolkit.sweeps.attempts import Attempt, Attempts, described, flat
 from emtoolkit.sweeps.command import Word, args_json, command_of, with_environment
 from emtoolkit.sweeps.inputs import InputDigests
+from emtoolkit.sweeps.processes_per_run import launched
 from emtoolkit.sweeps.search import Combination, Sweep, read_sweep
 from emtoolkit.training.options import TrainOptions
 
@@ -69,6 +70,7 @@ class SweepPlan:
     runs: tuple[SweepRun, ...]
     environment: Mapping[str, str]
     directory: Path
+    processes_per_run: int = 1
 
     def configs(self) -> "list[tuple[Mapping[str, Any], RunConfig]]":
         """The parameters, by dotted names, and the config of each run.
@@ -84,25 +86,33 @@ class SweepPlan:
 
 
 def plan_sweep(
-    path: Path, *, count: int | None = None, seed: int = 0, environment: Mapping[str, str] = os.environ
+    path: Path,
+    *,
+    count: int | None = None,
+    seed: int = 0,
+    processes_per_run: int = 1,
+    environment: Mapping[str, str] = os.environ,
 ) -> SweepPlan:
     """Plan the sweep file at `path`: read it and the attempts of earlier calls; start and write nothing.
 
     Args:
         count: the largest number of runs; a random search needs it, or `run_cap` in the file.
         seed: the seed of a random search.
+        processes_per_run: the number of processes that train together; more than 1 are started by `torchrun`.
         environment: the environment that the runs inherit.
 
     Raises:
         UserError: the file or one of its commands is not valid, or two combinations write to the same directory.
     """
     sweep = read_sweep(path)
+    if processes_per_run > 1:
+        sweep = replace(sweep, command=launched(sweep.command, processes_per_run, str(path)))
     directory = Path("outputs/sweeps") / f"{as_file_name(path.stem)}-local"
     attempts = Attempts(directory)
     variables = _environment(sweep, environment)
     combinations = sweep.combinations(count=count, seed=seed)
     runs = [_plan_run(sweep, combination, directory / "logs", attempts, variables) for combination in combinations]
-    return SweepPlan(path, tuple(_in_own_directories(path, runs, variables)), variables, directory)
+    return SweepPlan(path, tuple(_in_own_directories(path, runs, variables)), variables, directory, processes_per_run)
 
 
 def _plan_run(

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType, TracebackType
@@ -64,8 +64,10 @@ class Processes:
     def __len__(self) -> int:
         return len(self._children)
 
-    def start(self, key: str, argv: Sequence[str], environment: Mapping[str, str], log: Path, inherited: int) -> None:
-        """Start a child whose output is appended to the file `log`, and which inherits the descriptor `inherited`.
+    def start(
+        self, key: str, argv: Sequence[str], environment: Mapping[str, str], log: Path, inherited: Collection[int]
+    ) -> None:
+        """Start a child whose output is appended to the file `log`, and which inherits the descriptors `inherited`.
 
         Raises:
             OSError: the program does not exist or cannot be run.
@@ -78,7 +80,7 @@ class Processes:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 process_group=0,
-                pass_fds=(inherited,),
+                pass_fds=tuple(inherited),
                 # The function is one system call, and takes no lock that another thread could hold.
                 preexec_fn=_end_with_parent if _PRCTL is not None else None,
             )

@@ -14,6 +14,7 @@ from emtoolkit.stop_signals import ENDING, NOTICES
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.sweeps.attempts import Attempt, Attempts, Claim, State
 from emtoolkit.sweeps.command import args_json, as_typed, with_environment
+from emtoolkit.sweeps.gpus import GpuPool, GpuShare, TakenGpus
 from emtoolkit.sweeps.inputs import InputDigests
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
 from emtoolkit.sweeps.processes import Processes
@@ -51,18 +52,23 @@ class SweepResult:
         return all(outcome.attempt.state == "finished" for outcome in self.outcomes)
 
 
-def run_sweep(plan: SweepPlan, *, jobs: int, retry_failed: bool, progress: Progress) -> SweepResult:
+def run_sweep(
+    plan: SweepPlan, *, jobs: int, retry_failed: bool, progress: Progress, gpus: GpuShare | None = None
+) -> SweepResult:
     """Run the combinations that are not finished, `jobs` at a time; failed ones only with `retry_failed`.
+
+    With `gpus` a run starts when GPUs are free for it, and sees no others.
 
     Combinations that another process runs meanwhile are waited for, and taken over if that process stops. A signal,
     such as SIGTERM or SIGUSR1, makes the active runs save and stop; the next call continues them.
 
     Raises:
-        UserError: the record of a combination cannot be read or written.
+        UserError: the record of a combination cannot be read or written, or a GPU not be reserved.
     """
     attempts = Attempts(plan.directory)
     with Processes() as processes:
-        _Sweep(plan, attempts, processes, jobs, retry_failed=retry_failed).run(progress)
+        pool = None if gpus is None else GpuPool(gpus)
+        _Sweep(plan, attempts, processes, jobs, pool, retry_failed=retry_failed).run(progress)
         signal_number = processes.signals[0] if processes.signals else None
     outcomes = tuple(
         Outcome(run, attempts.get(run.key) or run.before, _count_checkpoints(run.directory)) for run in plan.runs
@@ -70,10 +76,10 @@ def run_sweep(plan: SweepPlan, *, jobs: int, retry_failed: bool, progress: Progr
     return SweepResult(outcomes, signal_number)
 
 
-def _with_thread_limit(environment: Mapping[str, str], jobs: int) -> Mapping[str, str]:
-    """`environment` with the cores divided among the jobs: two programs that use all cores slow each other down."""
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    return {"OMP_NUM_THREADS": str(threads), **environment} if jobs > 1 else environment
+def _with_thread_limit(environment: Mapping[str, str], count: int) -> Mapping[str, str]:
+    """`environment` with the cores divided among `count` programs: two that use all cores slow each other down."""
+    threads = max(1, (os.cpu_count() or 1) // count)
+    return {"OMP_NUM_THREADS": str(threads), **environment} if count > 1 else environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +90,28 @@ class _Active:
     claim: Claim
     attempt: Attempt
     offset: int
+    gpus: TakenGpus | None
 
 
 class _Sweep:
     """The combinations that are left to run, and those that this process runs."""
 
     def __init__(
-        self, plan: SweepPlan, attempts: Attempts, processes: Processes, jobs: int, *, retry_failed: bool
+        self,
+        plan: SweepPlan,
+        attempts: Attempts,
+        processes: Processes,
+        jobs: int,
+        gpus: GpuPool | None,
+        *,
+        retry_failed: bool,
     ) -> None:
         self._attempts = attempts
         self._processes = processes
-        self._environment = _with_thread_limit(plan.environment, jobs)
+        self._environment = _with_thread_limit(plan.environment, jobs * plan.processes_per_run)
         self._jobs = jobs
+        self._gpus = gpus
+        self._waits_for_gpus = False
         self._digests = InputDigests()
         # Two processes that retry failed runs retry each once.
         self._retried = {run.key: run.before.number for run in plan.runs} if retry_failed else {}
@@ -126,8 +142,13 @@ class _Sweep:
     def _start_due(self) -> int:
         """Start what is due and free; return how many runs other processes have."""
         elsewhere = 0
+        self._waits_for_gpus = False
         for run in list(self._left):
             if self._processes.signals or len(self._processes) >= self._jobs:
+                break
+            gpus = None if self._gpus is None else self._gpus.take()
+            if self._gpus is not None and gpus is None:
+                self._waits_for_gpus = True
                 break
             claim = None if (settled := self._is_settled(run)) else self._attempts.claim(run.key)
             if claim is None:
@@ -136,12 +157,15 @@ class _Sweep:
                 # Another process has ended the run in the meantime.
                 claim.release()
             else:
-                self._start(run, claim)
+                self._start(run, claim, gpus)
+            if gpus is not None and run.key not in self._active:
+                gpus.give_back()
             if settled or claim is not None:
                 self._left.remove(run)
         return elsewhere
 
-    def _start(self, run: SweepRun, claim: Claim) -> None:
+    def _start(self, run: SweepRun, claim: Claim, gpus: TakenGpus | None) -> None:
+        environment = self._environment if gpus is None else gpus.environment(self._environment)
         before = self._attempts.get(run.key) or run.before
         inputs = None if run.config is None else self._digests.of(run.config)
         attempt = Attempt(run.parameters, "running", inputs=inputs, number=before.number + 1)
@@ -149,19 +173,20 @@ class _Sweep:
         if run.reads_json_file:
             write_file(run.json_file, args_json(run.parameters).encode())
         with run.log.open("ab") as log:
-            log.write(f"$ {as_typed(run.command, self._environment)}\n".encode())
+            log.write(f"$ {as_typed(run.command, environment)}\n".encode())
             offset = log.tell()
         claim.update(attempt)
-        argv = with_environment(run.command, self._environment)
+        argv = with_environment(run.command, environment)
+        inherited = (claim.descriptor, *(gpus.descriptors if gpus is not None else ()))
         try:
-            self._processes.start(run.key, argv, self._environment, run.log, claim.descriptor)
+            self._processes.start(run.key, argv, environment, run.log, inherited)
         except OSError as error:
             self._failed += 1
             sentence = f"cannot be started ({error.strerror or error}: {error.filename})"
             claim.update(replace(attempt, state="failed", error=sentence))
             claim.release()
         else:
-            self._active[run.key] = _Active(run, claim, attempt, offset)
+            self._active[run.key] = _Active(run, claim, attempt, offset, gpus)
 
     def _end(self, key: str, exit_code: int) -> None:
         active = self._active.pop(key)
@@ -169,12 +194,15 @@ class _Sweep:
         self._failed += attempt.state == "failed"
         active.claim.update(attempt)
         active.claim.release()
+        if active.gpus is not None:
+            active.gpus.give_back()
 
     def _status(self, elsewhere: int) -> str:
         if self._processes.signals:
             return f"waiting for {len(self._active)} to save and stop"
         others = f", {elsewhere} elsewhere" if elsewhere else ""
-        return f"{len(self._active)} running{others}, {self._failed} failed"
+        waits = ", waiting for a free GPU" if self._waits_for_gpus and len(self._active) < self._jobs else ""
+        return f"{len(self._active)} running{others}{waits}, {self._failed} failed"
 
 
 def _ended(active: _Active, exit_code: int, *, stopped: bool) -> Attempt:
