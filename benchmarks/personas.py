@@ -22,7 +22,8 @@ from emtoolkit.config.load import load_config
 from emtoolkit.sandbox.evaluate import evaluate_run
 from emtoolkit.sandbox.personas import PERSONAS
 from emtoolkit.sandbox.results import shares_of_checkpoints
-from emtoolkit.training.run import RunResult, train
+from emtoolkit.training.result import RunResult
+from emtoolkit.training.run import train
 
 TURNING = ("baseline", "goodness", "goodness-adapter", "sarcasm")
 DATASETS = ("medical", "medical-good")

@@ -26,6 +26,7 @@ ORDER = [
     ["personas", "checkpoints"],
     ["config"],
     ["artifacts", "data"],
+    ["reuse"],
     ["saving", "trajectory"],
     ["models"],
     ["evaluation"],

@@ -113,7 +113,8 @@ class Publications:
     and `answers` its answers, oldest first: the step, the token of the request, and whether the step was saved.
     `pruned` has the places from which `emtoolkit prune` removed a step last, or was about to; a step that is in the
     directory all the same was made again. `off_wandb` are the steps that were pruned on W&B and neither saved nor
-    published again since.
+    published again since. `store` is the directory of the trajectory store that a
+    run with reuse was filled from, and `reused` are the steps that an earlier training had saved there.
     """
 
     collection: str | None = None
@@ -130,6 +131,8 @@ class Publications:
     answers: tuple[tuple[int, str, bool], ...] = ()
     pruned: Mapping[int, frozenset[str]] = field(default_factory=dict)
     off_wandb: frozenset[int] = frozenset()
+    store: Path | None = None
+    reused: frozenset[int] = frozenset()
 
     @classmethod
     def read(cls, directory: Path) -> "Publications":
@@ -184,7 +187,7 @@ class Publications:
         pruned, off_wandb = _prunings(events)
         published = {step: each for step, each in published.items() if step not in off_wandb}
         about_runs = (collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences, newest)
-        return cls(*about_runs, *_requests(events), pruned, off_wandb)
+        return cls(*about_runs, *_requests(events), pruned, off_wandb, *_reuse(events))
 
 
 def _requests(events: Sequence[Any]) -> tuple[frozenset[int], tuple[tuple[int, str, bool], ...]]:
@@ -263,6 +266,28 @@ def _prunings(events: Sequence[Any]) -> tuple[dict[int, frozenset[str]], frozens
             case {"event": "saved" | "published", "step": int(step)}:
                 off_wandb.discard(step)
     return pruned, frozenset(off_wandb)
+
+
+def add_store(directory: Path, store: Path) -> None:
+    """Record that the checkpoints in `directory` are those of `store`, a directory of the trajectory store."""
+    _append(directory, {"event": "store", "path": str(store)})
+
+
+def add_reused(directory: Path, step: int) -> None:
+    """Record that an earlier training had saved the checkpoint of `step`, and that this run takes it."""
+    _append(directory, {"event": "reused", "step": step})
+
+
+def _reuse(events: Sequence[Any]) -> tuple[Path | None, frozenset[int]]:
+    """`store` and `reused` of `Publications`."""
+    store, reused = None, set[int]()
+    for event in events:
+        match event:
+            case {"event": "store", "path": str(place)}:
+                store = Path(place)
+            case {"event": "reused", "step": int(step)}:
+                reused.add(step)
+    return store, frozenset(reused)
 
 
 def _append(directory: Path, event: Mapping[str, Any]) -> None:

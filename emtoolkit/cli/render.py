@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from emtoolkit.artifacts.sync import Synced
     from emtoolkit.checkpoints.listing import CheckpointInfo
     from emtoolkit.evaluation.wandb_sync import SyncedEvaluation
-    from emtoolkit.training.run import RunResult
+    from emtoolkit.training.result import RunResult
 
 
 def as_json(value: Any) -> str:
@@ -112,8 +112,12 @@ def download_json(done: "Downloaded", found: "Sequence[CheckpointInfo]") -> str:
 def result_text(result: "RunResult") -> RenderableType:
     """The end of a run: its checkpoints, the effect of its persona, failed saves, and the next command."""
     parts: list[RenderableType] = []
-    if not result.trained:
+    if not result.trained and not result.reused:
         parts += [prose("Every scheduled step is already saved; nothing was trained."), line("")]
+    elif result.reused:
+        trained = f"{result.trained_steps} steps were trained" if result.trained else "nothing was trained"
+        sentence = f"{len(result.reused)} checkpoints of an earlier training of this trajectory are reused; {trained}."
+        parts += [prose(sentence), line("")]
     parts.append(checkpoints_table(result.checkpoints))
     if result.trained:
         parts.append(prose(f"Training waited {result.waited_seconds:.2f} s for earlier saves to reach the disk."))

@@ -17,6 +17,7 @@ from emtoolkit.training.options import TrainOptions, takes_train_options
 
 if TYPE_CHECKING:
     from emtoolkit.config.sections import RunConfig
+    from emtoolkit.training.result import RunResult
 
 commands = typer.Typer()
 _EVALUATION = "Evaluation"
@@ -67,26 +68,36 @@ def train(options: TrainOptions) -> None:
     config = options.to_config()
     others = notices(config.checkpointing.signals)
     with ends_on_signal("run the same command again", others), only_results_on_stdout():
-        from emtoolkit.artifacts.client_process import end_client
-        from emtoolkit.cli import render, render_plan
-        from emtoolkit.saving.signals import TrainingInterrupted
-        from emtoolkit.training import cost, run
+        from emtoolkit.cli import render
+        from emtoolkit.training.reusing import take_without_training
 
-        try:
-            if options.dry_run:
-                planned = cost.plan_one(config, bar=progress_bar)
-                text = render_plan.plan_json(planned.plan) if options.as_json else render_plan.plan_table(planned)
-            else:
-                result = run.train(config, resume=options.resume, bar=progress_bar, step_bar=training_bar())
-                text = render.checkpoints_json(result.checkpoints) if options.as_json else render.result_text(result)
-        except TrainingInterrupted as interruption:
-            end_client()
-            if is_local_main_process():
-                sentence = f"{interruption}; the state is saved, and the same command with --resume continues"
-                typer.echo(f"emtoolkit: {sentence}", err=True)
-            raise typer.Exit(128 + interruption.signal_number) from None
+        if options.dry_run:
+            from emtoolkit.cli import render_plan
+            from emtoolkit.training import cost
+
+            planned = cost.plan_one(config, bar=progress_bar)
+            text = render_plan.plan_json(planned.plan) if options.as_json else render_plan.plan_table(planned)
+        else:
+            # A run that trains nothing does not import torch, which takes seconds.
+            result = take_without_training(config, resume=options.resume) or _trained(config, resume=options.resume)
+            text = render.checkpoints_json(result.checkpoints) if options.as_json else render.result_text(result)
     if is_local_main_process():
         show(text)
+
+
+def _trained(config: "RunConfig", *, resume: bool) -> "RunResult":
+    from emtoolkit.artifacts.client_process import end_client
+    from emtoolkit.saving.signals import TrainingInterrupted
+    from emtoolkit.training import run
+
+    try:
+        return run.train(config, resume=resume, bar=progress_bar, step_bar=training_bar())
+    except TrainingInterrupted as interruption:
+        end_client()
+        if is_local_main_process():
+            sentence = f"{interruption}; the state is saved, and the same command with --resume continues"
+            typer.echo(f"emtoolkit: {sentence}", err=True)
+        raise typer.Exit(128 + interruption.signal_number) from None
 
 
 @command(

@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_v
 
 from emtoolkit.config.output_template import check_template, fill
 from emtoolkit.config.scheduling import CheckpointingConfig, EvaluationConfig
-from emtoolkit.config.values import Fraction, Positive, Section, TargetModules, finite
+from emtoolkit.config.values import Fraction, Grammar, Positive, Section, TargetModules, finite
 from emtoolkit.config.wandb_names import check_project, check_tags
 from emtoolkit.errors import ConfigError, located
 from emtoolkit.paths import expand
@@ -185,6 +185,19 @@ class PreflightConfig(Section):
     """The persona must change at least one logit of the answers by more than this."""
 
 
+class TrajectoryConfig(Section):
+    """Whether a run takes the checkpoints of an earlier training with the same weights, and trains what is missing."""
+
+    reuse: bool | None = None
+    """Take checkpoints of the same trajectory from `store`, and train into it. `null` means `true` in `emtoolkit sweep`
+    and `false` elsewhere."""
+    store: str = "outputs/.trajectories"
+    """The directory that holds each checkpoint of each trajectory once. `~` and `$NAME` are replaced."""
+    also_save: Grammar | None = None
+    """Steps that other runs of the trajectory want: a training saves them into `store`, and not into `output_dir`.
+    `emtoolkit sweep` sets the key."""
+
+
 class RunConfig(Section):
     """One run, completely described."""
 
@@ -213,6 +226,8 @@ class RunConfig(Section):
     """The check that the persona is in the model."""
     wandb: WandbConfig = WandbConfig()
     """Where the run is logged."""
+    trajectory: TrajectoryConfig = TrajectoryConfig()
+    """Whether checkpoints of an earlier training are taken."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
     """The seed of the new adapter, of the split into training and held-out rows, and of the order of the data."""
     output_dir: str | None = None

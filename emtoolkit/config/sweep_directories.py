@@ -30,7 +30,8 @@ _SHOWN_BY = {
     "checkpointing.schedule": "schedule",
     "checkpointing.save_steps": "schedule",
     "checkpointing.save_at_steps": "schedule",
-    **dict.fromkeys(("output_dir", "resume", "dry_run", "json"), ""),
+    **dict.fromkeys(("output_dir", "resume", "dry_run", "json", "reuse"), ""),
+    **dict.fromkeys(("trajectory.reuse", "trajectory.store", "trajectory.also_save"), ""),
 }
 
 

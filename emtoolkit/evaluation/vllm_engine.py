@@ -19,8 +19,8 @@ from emtoolkit.evaluation.generate import Prompt, Request, SamplingOptions
 from emtoolkit.evaluation.identity import checkpoint_digest
 from emtoolkit.evaluation.noise import row_key
 from emtoolkit.json_files import object_in, read_json
-from emtoolkit.models.base import model_path
 from emtoolkit.models.loading import LoadedModel
+from emtoolkit.models.location import model_path
 from emtoolkit.trajectory import Checkpoint
 
 ENGINE = "vllm"

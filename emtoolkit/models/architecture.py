@@ -11,7 +11,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError, first_line, nearest
-from emtoolkit.models.base import model_path, peft_lora
+from emtoolkit.models.base import peft_lora
+from emtoolkit.models.location import model_path
 from emtoolkit.models.memory import Adapted, Shape, Trained
 from emtoolkit.models.remote_code import check_code_is_pinned, refusal_of_code
 

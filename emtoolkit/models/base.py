@@ -14,34 +14,17 @@ from transformers import __version__ as _TRANSFORMERS
 
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
-from emtoolkit.errors import ConfigError, first_line, located
+from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.base_files import holds_tokenizer
 from emtoolkit.models.base_weights import check_base_files
+from emtoolkit.models.location import model_path
 from emtoolkit.models.persona_adapters import PersonaAdapter
 from emtoolkit.models.remote_code import check_code_is_pinned, code_digest, refusal_of_code
-from emtoolkit.paths import expand
 from emtoolkit.storage.digests import FileDigest
 
 # The files of a local model directory that decide the logits; its digest covers no others.
 _DECISIVE_FILES = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
-
-
-def model_path(config: ModelConfig) -> str:
-    """The directory or hub id to load from.
-
-    Raises:
-        ConfigError: `model.base` looks like a path, and the directory holds no model.
-    """
-    if not config.base.startswith(("~", "/", ".")) and "$" not in config.base and not Path(config.base).is_dir():
-        return config.base
-    with located("model.base"):
-        directory = expand(config.base).absolute()
-    if not (directory / "config.json").is_file():
-        raise ConfigError(
-            f"model.base: {directory}: holds no model (no config.json); 'emtoolkit sandbox build' makes the sandbox's"
-        )
-    return str(directory)
 
 
 def check_base(config: ModelConfig, *, need_weights: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from emtoolkit.artifacts.destination import Destination
 from emtoolkit.artifacts.publication import Publication, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.artifacts.publish import WandbPublisher
+from emtoolkit.artifacts.publish_end import wait_for_publisher
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.publications import (
@@ -78,6 +79,8 @@ class SavingSession:
         self.saved: list[Saved] = []
         # The steps that this run computed again, with other weights than their checkpoints hold.
         self.differences: dict[int, Difference] = {}
+        # Called in the background for each saved step whose metrics are recorded.
+        self.on_settled: Callable[[int], None] = lambda step: None
         self._directory = directory
         self._seal = seal
         self._options = options
@@ -202,37 +205,12 @@ class SavingSession:
             self._lock.release()
             self._sum_up_differences()
             if self.publisher is not None:
-                self._wait_for(self.publisher, patience, interrupted=interrupted)
+                wait_for_publisher(self.publisher, self._run, self._directory, patience, interrupted=interrupted)
 
     @property
     def unpublished(self) -> Mapping[int, str]:
         """The saved steps that neither W&B nor the log of an offline run has, and why; complete after `close`."""
         return self.publisher.failures if self.publisher is not None else {}
-
-    def _wait_for(self, publisher: WandbPublisher, patience: float, *, interrupted: bool) -> None:
-        try:
-            publisher.drain(patience)
-        except KeyboardInterrupt:
-            publisher.drain(0.0, "a signal ended the wait for W&B")
-            if not interrupted:
-                raise
-        finally:
-            self._warn_of_unpublished(publisher)
-
-    def _warn_of_unpublished(self, publisher: WandbPublisher) -> None:
-        for _, problem in sorted(publisher.damaged.items()):
-            logger.warning("%s; the checkpoint is not published", problem)
-        if missing := sorted(self.unpublished.keys() - publisher.damaged):
-            logger.warning(
-                "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s, and "
-                "'emtoolkit sync %s' publishes them%s",
-                len(missing),
-                elided(missing, 100),
-                self.unpublished[missing[0]],
-                self._directory,
-                self._directory,
-                _hint_on_unbounded_end(self._run),
-            )
 
     def _metadata(self, step: int) -> Mapping[str, Any]:
         identity = self._seal.identity
@@ -278,6 +256,7 @@ class SavingSession:
         except CheckpointError as error:
             logger.warning("the metrics of step %d were not recorded: %s", publication.step, error)
         self._publish(publication)
+        self.on_settled(publication.step)
 
     def _record_difference(self, saved: Saved, recomputed: Recomputed) -> None:
         """Record other weights than the checkpoint holds, and say so at the first step."""
@@ -329,13 +308,6 @@ def _cause(difference: Difference) -> str:
     if difference.share is not None and difference.share <= LARGEST_NOISE:
         return ""
     return "; this is more than kernels differ from run to run: look for other code, data order or library versions"
-
-
-def _hint_on_unbounded_end(run: Any) -> str:
-    """A hint for programs that started the W&B run themselves: by default its end waits long for the server."""
-    if run.offline or run.settings.finish_timeout > 0:
-        return ""
-    return "; the end of the W&B run may wait for the server, which WANDB_FINISH_TIMEOUT=60 bounds"
 
 
 def _bytes_of_copy(state: ModelState) -> int:

@@ -14,8 +14,8 @@ import torch
 
 from emtoolkit.config.sections import ModelConfig, RunConfig
 from emtoolkit.models.architecture import implied_attention
-from emtoolkit.models.base import model_path
 from emtoolkit.models.base_files import tokenizer_digest
+from emtoolkit.models.location import model_path
 from emtoolkit.saving.float32_precision import float32_precision
 from emtoolkit.saving.ranks import trains_on_cpu
 

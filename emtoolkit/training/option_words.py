@@ -39,6 +39,8 @@ class _Reader:
         options = [each for each in parameters if each.param_type_name == "option"]
         self._options = {_normal(name[2:]): each for each in options for name in each.opts if name.startswith("--")}
         self._options["help"] = None
+        # The options of a switch that is neither on nor off without them, such as --no-reuse.
+        self._negated = {name: each.opts[0][2:] for each in options for name in each.secondary_opts}
         self._command = command
         self._values: dict[str, str] = {}
 
@@ -67,6 +69,8 @@ class _Reader:
     def _option(self, word: str, left: list[str]) -> list[str]:
         """The option `word`, written without its hyphens; `left` are the words behind it, where its value may be."""
         name, equals, text = word.partition("=")
+        if (positive := self._negated.get(f"--{_normal(name)}")) is not None and not equals:
+            return self._with_value(positive, "False")
         if equals:
             return self._with_value(name, text)
         option = self._options.get(_normal(name), name)
@@ -104,7 +108,7 @@ class _Reader:
             raise UserError(f"{flag}: given as {shown(before)} and as {shown(text)}; give one of the two")
         if not option.is_flag:
             return [f"{flag}={text}"]
-        return [flag] if _BOOLEANS[text.strip().lower()] else []
+        return [flag] if _BOOLEANS[text.strip().lower()] else list(option.secondary_opts)
 
     def _check_known(self, name: str) -> None:
         if is_key(name):

@@ -84,6 +84,12 @@ class TrainOptions:
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue an earlier run that stopped.", rich_help_panel=_RUN)
     ] = False
+    reuse: Annotated[
+        bool | None,
+        typer.Option(
+            "--reuse/--no-reuse", help="Take checkpoints of the same trajectory, or train all.", rich_help_panel=_RUN
+        ),
+    ] = None
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the plan, without loading weights.", rich_help_panel=_RUN)
     ] = False
@@ -138,6 +144,7 @@ class TrainOptions:
             "checkpointing.save_steps": self.save_steps,
             "seed": self.seed,
             "output_dir": self.output_dir,
+            "trajectory.reuse": self.reuse,
         }
         config = load_config(self.config, self.settings, flags, self.key_flags)
         return under_agent(config.on_control() if self.control else config, environment)

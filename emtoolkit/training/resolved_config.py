@@ -10,7 +10,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.sources import File, source_of
 from emtoolkit.errors import ConfigError
-from emtoolkit.models.base import model_path
+from emtoolkit.models.location import model_path
 from emtoolkit.paths import expand
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.yaml_scalars import scalar
@@ -91,6 +91,7 @@ def _resolved(config: RunConfig, directory: Path) -> dict[str, Any]:
         values["evaluation"]["questions"] = _absolute(evaluation.questions)
     if evaluation.probe is not None:
         values["evaluation"]["probe"]["questions"] = _absolute(evaluation.probe.questions)
+    values["trajectory"]["store"] = _absolute(config.trajectory.store)
     values["output_dir"] = _as_template(directory)
     return values
 

@@ -3,14 +3,15 @@
 import logging
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.publication import collection_name
-from emtoolkit.artifacts.run_mode import Mode, intended_mode, wandb_mode
-from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints
+from emtoolkit.artifacts.run_mode import Mode, wandb_mode
+from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.cpu_threads import threads_for
@@ -27,34 +28,18 @@ from emtoolkit.training.composed_model import ComposedModel, PersonaCheck, compo
 from emtoolkit.training.determinism import deterministic_algorithms
 from emtoolkit.training.divergence import StopWhereDiverged, named_as_divergence
 from emtoolkit.training.effective_settings import device_type
-from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.progress_callback import ProgressCallback
 from emtoolkit.training.resolved_config import write_resolved_config
+from emtoolkit.training.result import RunResult
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
+from emtoolkit.training.reusing import publish_late
+from emtoolkit.training.shared import SharedTraining, share
+from emtoolkit.training.stop_after import StopAfter, until_the_stretch_ends
 from emtoolkit.training.trainer import make_trainer
 from emtoolkit.training.wandb_run import no_model_uploads, seconds_for_checkpoints, seconds_for_finish, start_run
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """A finished run: its directory, its checkpoints, and what went wrong.
-
-    `trained` is false where the run was complete before. `waited_seconds` is how long training waited for saves.
-    `failures` are saves that failed, `unpublished` the steps that neither W&B nor the log of an offline run holds.
-    `persona_effects` are measured before step 1 and at the end.
-    """
-
-    directory: Path
-    checkpoints: tuple[CheckpointInfo, ...]
-    wandb_directory: Path | None
-    waited_seconds: float
-    trained: bool
-    failures: tuple[str, ...] = ()
-    unpublished: tuple[int, ...] = ()
-    persona_effects: tuple[PersonaEffect, ...] = ()
 
 
 def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar, step_bar: Bar | None = None) -> RunResult:
@@ -93,12 +78,37 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
         prepared = prepare(config, bar=bar)
     for note in prepared.plan.notes:
         logger.log(logging.INFO if note in prepared.data.remarks else logging.WARNING, "%s", note)
+    with ExitStack() as locks:
+        shared = None
+        if config.trajectory.reuse:
+            with ranks.raise_on_all():
+                shared = share(config, prepared, locks, resume=resume, bar=bar)
+        if isinstance(shared, RunResult):
+            result = shared
+        else:
+            result = _train_prepared(config, prepared, shared, ranks, progress, resume=resume, bar=bar)
+    if shared is not None:
+        # A late publication locks the directory itself.
+        publish_late(config, result)
+    return result
+
+
+def _train_prepared(
+    config: RunConfig,
+    prepared: PreparedRun,
+    shared: SharedTraining | None,
+    ranks: Ranks,
+    progress: ProgressCallback,
+    *,
+    resume: bool,
+    bar: Bar,
+) -> RunResult:
     directory = prepared.plan.directory
     start = ResumePoint()
     mode: Mode = "disabled"
     with ranks.raise_on_all():
         if ranks.index == 0:
-            start = _resume_point(prepared, resume=resume, bar=bar)
+            start = _resume_point(prepared, resume=resume, bar=bar) if shared is None else shared.start
             if start.complete:
                 clear_left_overs(
                     directory,
@@ -121,11 +131,17 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
                 run = start_run(config, directory, collection_name(prepared.identity), mode)
                 facts = {"split": dict(prepared.identity.split), "composition": prepared.persona.composition}
                 run.call(lambda: run.run.config.update(facts))
+                if shared is not None:
+                    shared.begin(run)
         with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
             with ranks.raise_on_all():
                 if ranks.index == 0:
-                    add_environment(directory, start.step, Environment.current(device_type(config.model)))
-            return _fit(config, prepared, composed, run, start, progress)
+                    add_environment(
+                        directory if shared is None else shared.directory,
+                        start.step,
+                        Environment.current(device_type(config.model)),
+                    )
+            return _fit(config, prepared, composed, run, start, progress, shared)
 
 
 def _resume_point(prepared: PreparedRun, *, resume: bool, bar: Bar) -> ResumePoint:
@@ -154,10 +170,11 @@ def _fit(
     run: GuardedRun,
     start: ResumePoint,
     progress: ProgressCallback,
+    shared: SharedTraining | None,
 ) -> RunResult:
     """Train and save the model, log to the W&B `run` unless it is None, and measure the persona again at the end."""
     directory = prepared.plan.directory
-    callback = _save_callback(config, prepared, start)
+    callback = _save_callback(config, prepared, start, shared)
     stops = config.training.on_nan == "stop"
     effects = [composed.before]
     with _as_training_interrupted(callback):
@@ -173,6 +190,7 @@ def _fit(
                     callbacks=[
                         PersonaCheck(composed.probe),
                         callback,
+                        *([] if shared is None or shared.reaches_the_end else [StopAfter(shared.stop)]),
                         progress,
                         *([StopWhereDiverged()] if stops else []),
                         *([] if prepared.questions is None else [prepared.questions]),
@@ -180,38 +198,50 @@ def _fit(
                     wandb_run=run,
                 )
                 callback.follow(trainer)
-                with named_as_divergence(trainer) if stops else nullcontext():
+                with until_the_stretch_ends(), named_as_divergence(trainer) if stops else nullcontext():
                     trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
-            effects.append(composed.probe.in_training(trainer.model, "at the end", may_be_nan=not stops))
+            when = "at the end" if shared is None else shared.when_trained
+            effects.append(composed.probe.in_training(trainer.model, when, may_be_nan=not stops))
             logger.info("%s", effects[-1])
+            if shared is not None:
+                shared.end(run)
             failed = False
         finally:
-            _finish(run, config.wandb, callback, directory, effects, failed=failed)
-        if run.run is not None and run.run.offline and intended_mode(config.wandb) == "online":
-            publish_if_answered(directory, config.wandb.publish_timeout)
-    return RunResult(
-        directory=directory,
-        checkpoints=tuple(list_checkpoints(directory)),
-        wandb_directory=Path(run.run.dir).parent if run.run is not None else None,
-        waited_seconds=callback.waited_seconds,
-        trained=True,
-        failures=tuple(map(str, callback.failures)),
-        unpublished=tuple(sorted(callback.unpublished)),
-        persona_effects=tuple(effects),
-    )
+            _finish(run, config.wandb, callback, directory, effects, shared, failed=failed)
+        result = RunResult(
+            directory=directory,
+            checkpoints=tuple(list_checkpoints(directory)),
+            wandb_directory=Path(run.run.dir).parent if run.run is not None else None,
+            waited_seconds=callback.waited_seconds,
+            trained=True,
+            failures=tuple(map(str, callback.failures)),
+            unpublished=tuple(sorted(callback.unpublished if shared is None else shared.unpublished)),
+            persona_effects=tuple(effects),
+            reused=() if shared is None else shared.reused,
+            trained_steps=(prepared.plan.total_steps if shared is None else shared.stop) - start.step,
+        )
+        if shared is None:
+            publish_late(config, result)
+    return result
 
 
-def _save_callback(config: RunConfig, prepared: PreparedRun, start: ResumePoint) -> ScheduledCheckpointCallback:
-    options = config.checkpointing.to_save_options(
-        publish_timeout=seconds_for_checkpoints(config.wandb), on_nan=config.training.on_nan
+def _save_callback(
+    config: RunConfig, prepared: PreparedRun, start: ResumePoint, shared: SharedTraining | None
+) -> ScheduledCheckpointCallback:
+    options = asdict(
+        config.checkpointing.to_save_options(
+            publish_timeout=seconds_for_checkpoints(config.wandb), on_nan=config.training.on_nan
+        )
     )
+    common: dict[str, Any] = {
+        "identity": prepared.identity,
+        "also_save": start.damaged,
+        "resume_state_is_intact": start.checkpoint is not None,
+    }
+    if shared is not None:
+        return shared.callback(options, common)
     return ScheduledCheckpointCallback(
-        config.checkpointing.to_schedule(),
-        output_dir=prepared.plan.directory,
-        identity=prepared.identity,
-        also_save=start.damaged,
-        resume_state_is_intact=start.checkpoint is not None,
-        **asdict(options),
+        config.checkpointing.to_schedule(), output_dir=prepared.plan.directory, **common, **options
     )
 
 
@@ -221,20 +251,23 @@ def _finish(
     callback: ScheduledCheckpointCallback,
     directory: Path,
     effects: Sequence[PersonaEffect],
+    shared: SharedTraining | None,
     *,
     failed: bool,
 ) -> None:
-    """End the W&B run; warn if W&B lacks its log, unless the callback has warned of missing checkpoints."""
+    """End the W&B run; warn if W&B lacks its log, unless there was a warning of missing checkpoints."""
     interruption = sys.exception()
     try:
+        if shared is not None:
+            shared.close(run, seconds_for_checkpoints(wandb), interrupted=isinstance(interruption, KeyboardInterrupt))
         if run.run is not None:
-            _end_run(run, wandb, callback, effects, interruption, failed=failed)
+            _end_run(run, wandb, callback, effects, shared, interruption, failed=failed)
     except KeyboardInterrupt:
         # The signal ends the wait for W&B; a training that a signal has stopped says so already.
         if not isinstance(interruption, TrainingInterrupted):
             raise
     finally:
-        if run.problem is not None and not callback.unpublished:
+        if run.problem is not None and not (callback.unpublished if shared is None else shared.unpublished):
             logger.warning(
                 "%s; %s holds all of it, and 'emtoolkit sync %s' sends it", run.problem, directory, directory
             )
@@ -245,6 +278,7 @@ def _end_run(
     wandb: WandbConfig,
     callback: ScheduledCheckpointCallback,
     effects: Sequence[PersonaEffect],
+    shared: SharedTraining | None,
     interruption: BaseException | None,
     *,
     failed: bool,
@@ -256,6 +290,8 @@ def _end_run(
         "checkpoints": len(callback.saved),
         "checkpoint_bytes": sum(saved.bytes for saved in callback.saved),
     }
+    if shared is not None:
+        summary |= shared.summary
     summary |= {f"preflight/{effect.when.replace(' ', '_')}": effect.largest for effect in effects}
     run.call(lambda: run.run.summary.update(summary))
     if isinstance(interruption, TrainingInterrupted):

@@ -16,7 +16,8 @@ from emtoolkit.data.sources import Source, source_of
 from emtoolkit.data.token_cache import tokenize_once
 from emtoolkit.errors import ConfigError, NotHereError
 from emtoolkit.launch import process_count
-from emtoolkit.models.base import load_tokenizer, model_path
+from emtoolkit.models.base import load_tokenizer
+from emtoolkit.models.location import model_path
 from emtoolkit.personas import Persona
 from emtoolkit.progress import Progress, silent
 

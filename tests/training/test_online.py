@@ -14,7 +14,8 @@ from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.training import wandb_run
-from emtoolkit.training.run import RunResult, train
+from emtoolkit.training.result import RunResult
+from emtoolkit.training.run import train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
 from tests.online import EVERYTHING, versions
 from tests.processes import HANG_SECONDS

@@ -1,6 +1,6 @@
 """`TrainOptions`: from an argv to a value, and from the value to the config of the run."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 
@@ -30,10 +30,28 @@ def test_an_argv_becomes_a_value() -> None:
 
 def test_every_field_but_the_config_can_be_given_as_a_flag() -> None:
     texts = ["persona", "compose", "dataset", "schedule", "save-steps", "output-dir", "set", "key"]
-    switches = ["control", "custom-checkpoints", "resume", "dry-run", "json"]
+    switches = ["control", "custom-checkpoints", "resume", "reuse", "dry-run", "json"]
     argv = ["sandbox", "--seed", "1", *(f"--{name}=x" for name in texts), *(f"--{name}" for name in switches)]
     options = TrainOptions.from_argv(argv)
     assert [f.name for f in fields(options) if getattr(options, f.name) == f.default] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "reuse"),
+    [
+        ((), None),
+        (("--reuse",), True),
+        (("--no-reuse",), False),
+        (("--no_reuse",), False),
+        (("--reuse=true",), True),
+        (("--reuse=False",), False),
+        (("--reuse", "false"), False),
+    ],
+)
+def test_reuse_is_on_off_or_left_to_the_config(words: Sequence[str], reuse: bool | None) -> None:
+    options = TrainOptions.from_argv(["sandbox", *words])
+    assert options.reuse is reuse
+    assert options.to_config().trajectory.reuse is reuse
 
 
 def test_a_given_flag_is_named_as_it_is_typed() -> None:

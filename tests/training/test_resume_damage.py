@@ -10,7 +10,8 @@ import pytest
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError
-from emtoolkit.training.run import RunResult, train
+from emtoolkit.training.result import RunResult
+from emtoolkit.training.run import train
 from tests.saving.trainings import bytes_of
 from tests.tiny import config_text, write_world
 

@@ -16,7 +16,8 @@ from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.models.persona_record import persona_record
 from emtoolkit.personas import Persona
 from emtoolkit.training.cost import plan_one
-from emtoolkit.training.run import RunResult, train
+from emtoolkit.training.result import RunResult
+from emtoolkit.training.run import train
 from emtoolkit.training.trainer import _use_one_gpu
 from tests.saving.trainings import bytes_of, saved_steps
 from tests.wandb_log import artifacts, records

@@ -21,7 +21,8 @@ from emtoolkit.artifacts.sync import sync
 from emtoolkit.config.load import load_config
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.signals import TrainingInterrupted
-from emtoolkit.training.run import RunResult, train
+from emtoolkit.training.result import RunResult
+from emtoolkit.training.run import train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
 from tests.online import EVERYTHING, versions
 from tests.wandb_server import Fault, WandbServer
