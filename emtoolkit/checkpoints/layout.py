@@ -7,6 +7,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
 TRAINER_STATE = "trainer_state.json"
+# Inside a trajectory's directory: where `emtoolkit refine` trains missing steps, before they become checkpoints.
+REFINING = ".refining"
 # The files in which transformers and PEFT look for weights; any of them can take the place of the saved weights.
 WEIGHT_FILES = frozenset(
     {

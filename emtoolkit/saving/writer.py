@@ -159,7 +159,7 @@ class CheckpointWriter:
 
         earlier = _intact_manifest(path, step)
         if earlier is None:
-            write_directory(path, lambda target: _keep_other_files(path, fill(target)), contents.bytes)
+            write_directory(path, lambda target: keep_other_files(path, fill(target)), contents.bytes)
             recomputed = None
         else:
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._directory) as scratch:
@@ -169,7 +169,7 @@ class CheckpointWriter:
         return Saved(step, path, size, already_there=earlier is not None, recomputed=recomputed)
 
 
-def _keep_other_files(damaged: Path, manifest: Manifest) -> None:
+def keep_other_files(damaged: Path, manifest: Manifest) -> None:
     """Move files that emtoolkit did not write out of the checkpoint `damaged`, which a new one replaces."""
     if damaged.is_dir():
         written = {MANIFEST, *(name.partition("/")[0] for name in manifest.files)}
