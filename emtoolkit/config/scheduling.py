@@ -51,6 +51,8 @@ class CheckpointingConfig(Section):
     """How many copies of the trainable weights may be in memory at a time, waiting for the disk."""
     on_error: OnError = SaveOptions.on_error
     """What a failed save does: `raise` stops training at the next step, `warn` logs a warning and continues."""
+    overlap: bool = True
+    """Copy the weights while the next step computes; `false` copies them before it. The bytes are the same."""
 
     @field_validator("resume_every", "resume_keep", "max_in_flight")
     @classmethod
@@ -81,6 +83,7 @@ class CheckpointingConfig(Section):
             max_in_flight=self.max_in_flight,
             on_error=self.on_error,
             on_nan=on_nan,
+            overlap=self.overlap,
         )
 
     def to_schedule(self) -> Schedule:

@@ -80,6 +80,9 @@ class AdapterState:
             self._config = _config_json(self._model, self._name)
         return tensors
 
+    def still_lists(self, listing: Mapping[str, Tensor]) -> bool:
+        return self._listed_for == vars(self._model.peft_config[self._name]) and self._listing.is_current(listing)
+
     def writer(self) -> WriteFiles:
         config = self._config
 

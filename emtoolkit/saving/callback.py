@@ -63,6 +63,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         max_in_flight: how many copies of the trainable weights may be in memory at the same time.
         on_error: what a failed save does: `"raise"` in the training thread at the next step, or `"warn"`.
         on_nan: what weights that are not finite do: `"stop"` with a `DivergedError`, or `"continue"`.
+        overlap: copy the weights while the next step computes, where nothing else may change them.
         also_save: steps to save besides those of the schedule, such as damaged checkpoints.
         resume_state_is_intact: the resume checkpoint was compared with its digests already; otherwise a resume
             compares it when training begins.
@@ -92,6 +93,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         max_in_flight: int = SaveOptions.max_in_flight,
         on_error: OnError = SaveOptions.on_error,
         on_nan: OnNan = SaveOptions.on_nan,
+        overlap: bool = SaveOptions.overlap,
         also_save: Collection[int] = (),
         resume_state_is_intact: bool = False,
         clock: Callable[[], float] = time.monotonic,
@@ -118,6 +120,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
             max_in_flight=max_in_flight,
             on_error=on_error,
             on_nan=on_nan,
+            overlap=overlap,
         )
         self._also_save = frozenset(also_save)
         self._resume_state_is_intact = resume_state_is_intact
@@ -206,19 +209,16 @@ class ScheduledCheckpointCallback(TrainerCallback):
         with self._closed_on(TrainingInterrupted):
             self._active.step_ended(TrainerEvent(args, state, control, kwargs))
 
+    def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Finish the copy of the last step: other weights may be loaded after a training."""
+        self._active.finish_copy()
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Make a checkpoint of a save that the Trainer was asked for."""
         with self._closed_on(TrainingInterrupted):
             self._active.trainer_saved(TrainerEvent(args, state, control, kwargs))
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         """Keep the metrics of this step for the metadata of its checkpoint."""
         self._note_metrics(state, logs or {})
 
@@ -300,14 +300,15 @@ class ScheduledCheckpointCallback(TrainerCallback):
             timing=self._timing,
             open_session=partial(self._open_session, event),
             stateful_callbacks=lambda: stateful_callbacks_of(self._trainer),
+            trainer=lambda: self._trainer or running_trainer(self),
+            callback=self,
         )
 
     def _open_session(self, event: TrainerEvent, weights: ModelState) -> SavingSession:
         directory = self._directory(event.args)
         trainer = self._trainer or running_trainer(self)
         identity = self._identity or identity_for(directory, event, trainer, self._frozen_digest, weights.tensors)
-        identity = OutputDirectory.open(directory).identity_here(identity)
-        seal = TrajectorySeal(identity, event.state.max_steps)
+        seal = TrajectorySeal(OutputDirectory.open(directory).identity_here(identity), event.state.max_steps)
         self._session = session = SavingSession(directory, weights, seal, self.schedule, self._options)
         self.saved, self.failures = session.saved, session.disk.failures
         tokenizer = event.objects.get("processing_class")

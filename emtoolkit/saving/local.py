@@ -15,12 +15,12 @@ from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, checkpo
 from emtoolkit.errors import CheckpointError, DivergedError
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.model_state import FullState, ModelState
+from emtoolkit.saving.overlap import Copying
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, ResumeState
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.snapshot import SnapshotBuffers
 from emtoolkit.saving.strategy import SavingSetup, TrainerEvent
 from emtoolkit.saving.whole_step import WholeStep
-from emtoolkit.saving.writer import CheckpointContents
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +33,11 @@ class _Copies:
     state: ModelState
     buffers: SnapshotBuffers
     whole: WholeStep
-    finite: bool
+    copying: Copying
 
-    def save(self, step: int, *, final: bool) -> None:
-        """Save the live model as `step`."""
-        self.session.save(
-            step, partial(CheckpointContents.of_copy, self.buffers, step, finite=self.finite), final=final
-        )
+    def save(self, step: int, *, final: bool, event: TrainerEvent | None = None) -> None:
+        """Save the live model as `step`; an `event` says that the copy may be made beside the training after it."""
+        self.session.save(step, partial(self.copying.contents, step, event), final=final)
 
     def save_resume_state(self, event: TrainerEvent, random_states: list[Any], callbacks: list[Any]) -> None:
         """Save everything that continuing from this moment needs."""
@@ -68,7 +66,8 @@ class LocalSaving:
         session = self._setup.open_session(state)
         buffers = SnapshotBuffers(state, self._setup.options.max_in_flight)
         whole = WholeStep(_changing_tensors(event.model, state), event.step)
-        copies = _Copies(session, state, buffers, whole, self._setup.options.on_nan == "stop")
+        copies = _Copies(session, state, buffers, whole, Copying(self._setup, state, buffers, whole))
+        session.before_close = copies.copying.close
         copies.buffers.prepare()
         if self._setup.is_scheduled(event.step):
             # After a resume this compares the step with its checkpoint, or writes a checkpoint that is missing.
@@ -85,6 +84,7 @@ class LocalSaving:
         timing = self._setup.timing
         if not timing.is_due(event.step):
             return
+        self.finish_copy()
         copies = self._copies
         if copies is not None and timing.save_asked:
             timing.requests.mark(copies.session, event.step)
@@ -97,11 +97,16 @@ class LocalSaving:
 
     def before_update(self) -> None:
         if self._copies is not None:
+            self._copies.copying.before_update()
             self._copies.whole.is_being_changed()
 
     def after_update(self, event: TrainerEvent) -> None:
         if self._copies is not None:
             self._copies.whole.was_updated(event.step + 1)
+
+    def finish_copy(self) -> None:
+        if self._copies is not None:
+            self._copies.copying.finish()
 
     def step_ended(self, event: TrainerEvent) -> None:
         if self._copies is None:
@@ -109,12 +114,13 @@ class LocalSaving:
         self._copies.whole.is_now(event.step)
         self._copies.session.disk.check()
         if self._setup.is_scheduled(event.step):
-            self._copies.save(event.step, final=event.step == self._setup.total_steps)
+            self._copies.save(event.step, final=event.step == self._setup.total_steps, event=event)
 
     def trainer_saved(self, event: TrainerEvent) -> None:
         pass
 
     def training_ended(self, event: TrainerEvent) -> None:
+        self.finish_copy()
         if self._copies is not None:
             self._copies.save(event.step, final=True)
         if self._setup.options.resume_at_end:
@@ -125,6 +131,7 @@ class LocalSaving:
     def training_failed(self, error: BaseException | None) -> None:
         if self._copies is None or isinstance(error, DivergedError):
             return
+        self.finish_copy()
         step = self._copies.whole.at_failure(error)
         if step is None:
             logger.warning("training failed while the weights were those of no step, so only scheduled steps are saved")

@@ -35,6 +35,9 @@ class ModelState(Protocol):
         Tied names map to tensors that read the same memory.
         """
 
+    def still_lists(self, listing: Mapping[str, Tensor]) -> bool:
+        """Whether `tensors` would return `listing` itself; any thread may ask."""
+
     def writer(self) -> WriteFiles:
         """The function that writes copies of the present `tensors`; call both at the same step."""
 
@@ -53,11 +56,16 @@ class Listing:
 
     def look(self) -> Mapping[str, Tensor]:
         """The live tensors now; the same object as before if none moved."""
-        if self._watch is None or not self._watch.complete or self._watch.moved():
+        if not self.is_current(self._tensors):
             self._tensors = self._list_tensors()
             _check_can_be_copied(self._tensors)
             self._watch = Watch(self._model, self._tensors.values())
         return self._tensors
+
+    def is_current(self, listing: Mapping[str, Tensor]) -> bool:
+        """Whether `look` would return `listing`."""
+        watch = self._watch
+        return listing is self._tensors and watch is not None and watch.complete and not watch.moved()
 
 
 class FullState:
@@ -78,6 +86,9 @@ class FullState:
     @property
     def tensors(self) -> Mapping[str, Tensor]:
         return self._listing.look()
+
+    def still_lists(self, listing: Mapping[str, Tensor]) -> bool:
+        return self._listing.is_current(listing)
 
     def writer(self) -> WriteFiles:
         model = _with_present_config(self._model) if isinstance(self._model, PreTrainedModel) else None

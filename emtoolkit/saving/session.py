@@ -76,6 +76,8 @@ class SavingSession:
     ) -> None:
         self.state = state
         self.metrics = StepMetrics()
+        # Finishes what the jobs of the disk thread wait for.
+        self.before_close: Callable[[], None] = lambda: None
         self.saved: list[Saved] = []
         # The steps that this run computed again, with other weights than their checkpoints hold.
         self.differences: dict[int, Difference] = {}
@@ -194,6 +196,7 @@ class SavingSession:
         patience = self._options.publish_timeout
         patience = min(patience, SECONDS_AFTER_SIGNAL) if interrupted else patience
         try:
+            self.before_close()
             self.settle()
             self.disk.drain()
         except KeyboardInterrupt:

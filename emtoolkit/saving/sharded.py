@@ -55,6 +55,9 @@ class GatheredState:
     def tensors(self) -> Mapping[str, Tensor]:
         return self._tensors
 
+    def still_lists(self, listing: Mapping[str, Tensor]) -> bool:
+        return listing is self._tensors
+
     def writer(self) -> WriteFiles:
         return self._layout.writer()
 
@@ -163,6 +166,9 @@ class ShardedSaving:
         pass
 
     def after_update(self, event: TrainerEvent) -> None:
+        pass
+
+    def finish_copy(self) -> None:
         pass
 
     def step_ended(self, event: TrainerEvent) -> None:

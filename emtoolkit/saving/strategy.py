@@ -42,7 +42,8 @@ class SavingSetup:
     """Everything that a strategy needs to know about the training that begins.
 
     `also_save` are single steps besides `steps`. `open_session` is called in process 0 only. `stateful_callbacks` are
-    those whose states a resume restores.
+    those whose states a resume restores. `trainer` finds the Trainer, or None, while `callback` handles one of its
+    events.
     """
 
     directory: Path
@@ -54,6 +55,8 @@ class SavingSetup:
     timing: ResumeTiming
     open_session: Callable[[ModelState], SavingSession]
     stateful_callbacks: Callable[[], list[Any]]
+    trainer: Callable[[], Any]
+    callback: Any
 
     def is_scheduled(self, step: int) -> bool:
         """Whether the checkpoint of `step` is saved."""
@@ -79,6 +82,9 @@ class SavingStrategy(Protocol):
 
     def after_update(self, event: TrainerEvent) -> None:
         """The optimizer has changed the weights, and the Trainer has not counted the step yet."""
+
+    def finish_copy(self) -> None:
+        """Something other than the training may change the weights: finish a copy that is being made beside it."""
 
     def step_ended(self, event: TrainerEvent) -> None:
         """Save the step if it is scheduled.

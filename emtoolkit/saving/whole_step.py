@@ -43,6 +43,10 @@ class WholeStep:
         """The optimizer begins to change the weights."""
         self._step = None
 
+    def is_unchanged(self) -> bool:
+        """Whether nothing that shows has changed the weights since `is_now`."""
+        return self._step is not None and self._seen == self._look()
+
     def at_failure(self, error: BaseException | None) -> int | None:
         """The step whose weights the tensors still hold after `error` has ended the training; None if of no step."""
         if self._seen not in (None, self._look()) or (error is not None and _left_a_method_that_changes_weights(error)):

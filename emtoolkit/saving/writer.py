@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from torch import Tensor
 
@@ -16,8 +17,9 @@ from emtoolkit.errors import CheckpointError, DivergedError
 from emtoolkit.saving.finite_weights import check_finite
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import set_files_aside
+from emtoolkit.saving.overlapped_copy import OverlappedCopy
 from emtoolkit.saving.recomputed import Recomputed, compare_recomputed
-from emtoolkit.saving.snapshot import SnapshotBuffers
+from emtoolkit.saving.snapshot import Snapshot
 from emtoolkit.schedules.save_options import OnError
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
 from emtoolkit.storage.thread_priority import give_way
@@ -98,20 +100,19 @@ class CheckpointContents:
     release: Callable[[], None] = lambda: None
 
     @classmethod
-    def of_copy(cls, buffers: SnapshotBuffers, step: int, *, finite: bool = False) -> "CheckpointContents":
-        """The live model at `step`, copied into `buffers` by the calling thread.
+    def of_copy(cls, copy: Snapshot | OverlappedCopy, release: Callable[[], None], *, finite: bool) -> Self:
+        """The weights in `copy`, whose memory `release` gives back.
 
         If they must be `finite`, a `DivergedError` takes the place of weights that are not.
         """
-        snapshot = buffers.take(step)
 
         def fill(directory: Path) -> None:
-            snapshot.wait()
+            snapshot = copy.wait()
             if finite:
-                check_finite(step, snapshot.tensors)
+                check_finite(snapshot.step, snapshot.tensors)
             snapshot.write(directory, snapshot.tensors)
 
-        return cls(snapshot.bytes, fill, lambda: buffers.release(snapshot))
+        return cls(copy.bytes, fill, release)
 
     @classmethod
     def of_tensors(cls, state: ModelState, tensors: Mapping[str, Tensor]) -> "CheckpointContents":

@@ -45,6 +45,8 @@ class SaveOptions:
 
     on_nan: OnNan = "continue"
     """What weights that are not finite do: `stop` the training in place of a checkpoint, or `continue`."""
+    overlap: bool = False
+    """Copy the weights beside the next step where nothing else may change them, instead of before it."""
 
     def __post_init__(self) -> None:
         try:

@@ -17,6 +17,7 @@ from emtoolkit import Trajectory
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.adapter_state import model_state
 from tests.saving.callbacks import callback
+from tests.saving.overlapped import LateCopies
 from tests.saving.peft_methods import CASES, base_model
 
 # Tokens 3 and 4 switch the adapter of aLoRA on.
@@ -25,6 +26,17 @@ IDS = [[3, 4, 7 + i, 9, 20 - i, 5, 11] for i in range(4)]
 
 # PEFT saves a result of what is trained: a softmax, the output of an encoder, a smaller rank.
 ROUNDED = ("vblora save_only_topk_weights", "p_tuning", "p_tuning lstm", "prefix_tuning projection", "adalora")
+
+
+# Copied before training goes on: a checkpoint holds buffers or what is computed, gradients have hooks, or the forward
+# pass changes weights (OFT with coft).
+COPIED_IN_TRAINING = {
+    *ROUNDED,
+    *("lora monteclora", "lora velora", "adamss", "adamss use_asa", "adamss use_dynamic_rank", "oft coft"),
+    *("vera", "frod", "pvera", "unilora save_indices", "randlora", "randlora sparse", "shira", "shira random_seed"),
+    *("osf", "delora", "tinylora", "tinylora without projection", "tinylora weight_tying", "supertuning"),
+    *("prompt_tuning", "prefix_tuning", "cpt", "cartridge"),
+}
 
 
 class KMeans:
@@ -98,7 +110,7 @@ def trained(case: str, directory: Path, config: PeftConfig) -> tuple[Any, Live]:
         remove_unused_columns=False,
     )
     rows = Dataset.from_dict(inputs(case) | {"labels": IDS})
-    ours = callback("0-2:1", publish=False)
+    ours = callback("0-2:1", publish=False, overlap=True)
     Trainer(model=model, args=arguments, train_dataset=rows, callbacks=[live, ours]).train()
     return model, live
 
@@ -120,8 +132,12 @@ def assert_checkpoints_are_the_model(case: str, directory: Path, config: PeftCon
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_each_checkpoint_is_the_state_dict_of_its_step_and_loads_to_the_same_logits(case: str, tmp_path: Path) -> None:
+def test_each_checkpoint_is_the_state_dict_of_its_step_and_loads_to_the_same_logits(
+    case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    late = LateCopies(monkeypatch)
     assert_checkpoints_are_the_model(case, tmp_path, CASES[case]())
+    assert late.steps == ([] if case in COPIED_IN_TRAINING else [1])
 
 
 def test_the_ranks_that_adalora_has_pruned_are_in_the_config_of_that_step(tmp_path: Path) -> None:
