@@ -172,12 +172,12 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         self.largest_difference = max(marks, default=None) if largest_difference is None else largest_difference
 
     @classmethod
-    def open(cls, reference: str | Path, *, cache: str | Path | None = None) -> "Trajectory":
+    def open(cls, reference: str | Path, *, cache: str | Path | None = None, interrupted: bool = False) -> "Trajectory":
         """Open the complete checkpoints of a run's directory, of any directory with `checkpoint-*`, or of W&B.
 
         A collection on W&B is written `entity/project/collection`, or `project/collection` for the default entity.
         Opening lists the collection; each checkpoint is downloaded on first use, into `cache` (by default
-        `downloads/` in emtoolkit's cache directory).
+        `downloads/` in emtoolkit's cache directory). With `interrupted` steps that only an interruption saved are in.
 
         Raises:
             CheckpointError: the directory or collection does not exist, holds no complete checkpoint, or mixes several
@@ -186,8 +186,8 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         directory = Path(reference)
         if isinstance(reference, Path) or directory.is_dir():
             publications = Publications.read(directory)
-            versions = {step: published.artifact for step, published in publications.published.items()}
-            found = [info for info in list_checkpoints(directory) if info.complete]
+            metadata = publications.metadata
+            found = [i for i in list_checkpoints(directory) if i.complete and (interrupted or i.is_of_trajectory)]
             fingerprints = {info.step: info.fingerprint for info in found}
             check_one_fingerprint(str(reference), fingerprints, "Keep each training in a directory of its own")
             if not found:
@@ -195,26 +195,22 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
             return cls(
                 str(reference),
                 [
-                    Checkpoint(
-                        info.step,
-                        info.final,
-                        publications.metadata.get(info.step, {}),
-                        _directory=info.path,
-                        _published=versions.get(info.step),
-                    )
-                    for info in found
+                    Checkpoint(i.step, i.final, metadata.get(i.step, {}), _directory=i.path, _published=i.published)
+                    for i in found
                 ],
                 largest_difference=max((d.largest for d in publications.differences.values()), default=None),
                 pruned=pruned_steps(directory, publications),
             )
         from emtoolkit.artifacts.collection import Collection, Reference, WandbUnavailableError
+        from emtoolkit.artifacts.mixture import without_interruptions
 
         try:
             collection = Collection.read(Reference.parse(reference))
         except WandbUnavailableError as error:
             # `reference` may have been meant as a directory.
             raise CheckpointError(f"{reference}: there is no such directory, and {error}") from error
-        return cls._of(collection, cache_dir() / "downloads" / collection.name if cache is None else Path(cache))
+        cache = cache_dir() / "downloads" / collection.name if cache is None else Path(cache)
+        return cls._of(collection if interrupted else without_interruptions(collection), cache)
 
     @classmethod
     def _of(cls, collection: "Collection", cache: Path) -> "Trajectory":

@@ -18,6 +18,13 @@ def define_training_axis(run: Any) -> None:
     run.define_metric("*", step_metric="train/global_step", step_sync=True)
 
 
+def active_run() -> Any:
+    """The W&B run that the program has started, or None; a run in the mode `disabled` logs nothing."""
+    import wandb
+
+    return None if wandb.run is None or wandb.run.disabled else wandb.run
+
+
 @contextmanager
 def attached_run(
     run_id: str | None,

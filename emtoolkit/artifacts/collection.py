@@ -261,7 +261,8 @@ def _replaced(version: Any) -> Iterator[RemoteCheckpoint]:
         step = CheckpointMetadata.from_json(version.metadata).step
     except ValueError:
         return  # not a checkpoint of emtoolkit
-    if step is not None and step_of_version(version) is None and PUBLISHED_AGAIN not in version.metadata:
+    is_kept = PUBLISHED_AGAIN not in version.metadata and version.metadata.get("saved_for") != "interruption"
+    if step is not None and step_of_version(version) is None and is_kept:
         yield _remote_checkpoint(version, step)
 
 

@@ -4,6 +4,7 @@ Publishing keeps trainings apart (see `destination`). Older versions of emtoolki
 pages may move the alias `step-N` to other bytes; the version that lost its alias stays in the collection and shows it.
 """
 
+import copy
 from collections import defaultdict
 from typing import Any
 
@@ -33,6 +34,22 @@ def check_is_one_training(collection: Collection) -> None:
     fingerprints = {checkpoint.step: checkpoint.record.fingerprint for checkpoint in collection.checkpoints}
     check_one_fingerprint(collection.name, fingerprints, _ADVICE)
     _check_one_run(collection)
+
+
+def without_interruptions(collection: Collection) -> Collection:
+    """`collection` without the checkpoints that only an interruption asked for.
+
+    Raises:
+        CheckpointError: nothing else is left.
+    """
+    kept = copy.copy(collection)
+    kept.checkpoints = tuple(c for c in collection.checkpoints if c.metadata.get("saved_for") != "interruption")
+    if collection.checkpoints and not kept.checkpoints:
+        raise CheckpointError(
+            f"{collection.checkpoints[-1].artifact}: was saved at an interruption; "
+            "Trajectory.open(..., interrupted=True) includes the step"
+        )
+    return kept
 
 
 def _check_one_run(collection: Collection) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, TRAINER_STATE, step_of
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Difference, Publications
+from emtoolkit.checkpoints.saved_for import SavedFor
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.json_files import count_in, object_in, parse_json, read_json, text_in
@@ -27,7 +28,8 @@ class CheckpointInfo:
 
     `published` is its W&B version, `entity/project/collection:vN`, if the directory records one. `recomputed` is the
     difference to the weights that a resumed run computed for its step, if there was one. A `pruned` checkpoint is not
-    there any more, and was removed on purpose.
+    there any more, and was removed on purpose. A checkpoint `saved_for` an
+    interruption alone is deleted once training has passed its step.
     """
 
     step: int
@@ -41,11 +43,17 @@ class CheckpointInfo:
     published: str | None = None
     recomputed: Difference | None = None
     pruned: bool = False
+    saved_for: SavedFor = "schedule"
 
     @property
     def state(self) -> Literal["complete", "damaged", "pruned"]:
         """Whether the checkpoint can be used, or why not."""
         return "pruned" if self.pruned else "complete" if self.complete else "damaged"
+
+    @property
+    def is_of_trajectory(self) -> bool:
+        """Whether the checkpoint is more than the place of an interruption."""
+        return self.saved_for != "interruption"
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values, without `problems`; of a pruned checkpoint also its `state`."""
@@ -93,6 +101,8 @@ def checkpoints_of(
             info = _of_another_tool(path, step)
         if info is not None and step in published:
             info = replace(info, published=published[step].artifact)
+        if info is not None:
+            info = replace(info, saved_for=publications.saved_for.get(step, "schedule"))
         if info is not None and step in publications.differences:
             info = replace(info, recomputed=publications.differences[step])
         if info is not None:
@@ -119,13 +129,18 @@ def damaged_checkpoints(reference: str) -> list[str]:
 
 def why_none_is_complete(directory: Path) -> str:
     """The end of an error about `directory`: a reason for each incomplete checkpoint, or where checkpoints are."""
-    problems = {info.step: (*info.problems, "")[0] for info in list_checkpoints(directory)}
+    found = list_checkpoints(directory)
+    problems = {info.step: (*info.problems, "" if info.is_of_trajectory else _interrupted(info))[0] for info in found}
     named = [(step, path) for path in directory.iterdir() if (step := step_of(path.name)) is not None and path.is_dir()]
     reasons = {step: problems.get(step, f"{path}: holds no complete weights") for step, path in sorted(named)}
     if why := [reason for reason in reasons.values() if reason]:
         return f": {'; '.join(why)}"
     below = sorted({str(path.parent) for path in directory.glob("*/checkpoint-*") if step_of(path.name) is not None})
     return f"; there are checkpoints in {', '.join(below[:3])}{' and others' if below[3:] else ''}" if below else ""
+
+
+def _interrupted(info: CheckpointInfo) -> str:
+    return f"{info.path}: was saved at an interruption; Trajectory.open(..., interrupted=True) includes the step"
 
 
 def check_belongs_to(

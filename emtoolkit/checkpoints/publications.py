@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from emtoolkit.checkpoints.saved_for import SavedFor, reasons_of, with_reason
 from emtoolkit.errors import CheckpointError
 from emtoolkit.json_files import LARGEST_JSON, parse_json
 from emtoolkit.regular_files import NO_SYMLINK, read_regular
@@ -107,7 +108,7 @@ class Publications:
     `collection` and `tags` are the name and the tags under which the checkpoints are published; `has_own_collection` is
     true if the bytes of this directory differ from those that W&B held under the name of the trajectory. `on_cpu` is
     false if the directory was trained on a GPU. `runs` are the W&B runs by id, each with all of its logs, and
-    `newest_run` is the one that began last.
+    `newest_run` is the one that began last. `saved_for` says of each step why its checkpoint is there.
     `differences` has an entry for each step that a resumed run computed again with other weights: the largest
     difference; the checkpoint that was there has stayed. `asked` are the steps that somebody asked a training to save,
     and `answers` its answers, oldest first: the step, the token of the request, and whether the step was saved.
@@ -133,6 +134,7 @@ class Publications:
     off_wandb: frozenset[int] = frozenset()
     store: Path | None = None
     reused: frozenset[int] = frozenset()
+    saved_for: Mapping[int, SavedFor] = field(default_factory=dict)
 
     @classmethod
     def read(cls, directory: Path) -> "Publications":
@@ -183,11 +185,14 @@ class Publications:
                     if earlier is None or largest > earlier.largest:
                         share = event.get("share")
                         differences[step] = Difference(largest, tensor, share if isinstance(share, float) else None)
-        metadata = {step: {**values, **metrics.get(step, {})} for step, values in metadata.items()}
+        saved_for = reasons_of(events)
+        metadata = {
+            step: {**with_reason(values, saved_for[step]), **metrics.get(step, {})} for step, values in metadata.items()
+        }
         pruned, off_wandb = _prunings(events)
         published = {step: each for step, each in published.items() if step not in off_wandb}
         about_runs = (collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences, newest)
-        return cls(*about_runs, *_requests(events), pruned, off_wandb, *_reuse(events))
+        return cls(*about_runs, *_requests(events), pruned, off_wandb, *_reuse(events), saved_for)
 
 
 def _requests(events: Sequence[Any]) -> tuple[frozenset[int], tuple[tuple[int, str, bool], ...]]:
@@ -219,6 +224,11 @@ def add_run(directory: Path, run: WandbRun) -> None:
 def add_saved(directory: Path, step: int, metadata: Mapping[str, Any], run: str | None) -> None:
     """Record the metadata of the checkpoint of `step`, which the W&B run `run`, if any, is about to save."""
     _append(directory, {"event": "saved", "step": step, "metadata": dict(metadata), "run": run})
+
+
+def add_saved_for(directory: Path, step: int, reason: SavedFor) -> None:
+    """Record one more reason for the checkpoint of `step`, which is saved already."""
+    _append(directory, {"event": "saved for", "step": step, "saved_for": reason})
 
 
 def add_metrics(directory: Path, step: int, metrics: Mapping[str, Any]) -> None:

@@ -121,6 +121,8 @@ class CheckpointMetadata(_Record):
     """The directory or hub id from which this run loaded the base model."""
     persona_place: str | None = None
     """The directory or hub id from which this run loaded the persona's adapter."""
+    saved_for: str | None = None
+    """`interruption` or `asked`: why a step was saved that is not in the schedule; absent for a scheduled step."""
     resumed_with_differences: float | None = None
     """The largest absolute difference of a weight in an earlier step that a resumed run computed again; absent where
     no step differed."""

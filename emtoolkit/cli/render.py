@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from emtoolkit.training.result import RunResult
 
 
+_REASONS = {"asked": "asked for", "interruption": "at an interruption"}
+
+
 def as_json(value: Any) -> str:
     """`value` on one line."""
     return json.dumps(value)
@@ -58,6 +61,7 @@ def checkpoints_table(
         marks = [
             *([Text("final")] if info.final else []),
             *([Text("from another tool")] if info.source == "other" else []),
+            *([] if info.saved_for == "schedule" else [Text(_REASONS[info.saved_for])]),
             *([Text("DAMAGED", style="red")] if info.state == "damaged" else []),
             *([Text("pruned")] if info.pruned else []),
             *([Text(f"recomputed ±{info.recomputed.largest:.2g}")] if info.recomputed is not None else []),

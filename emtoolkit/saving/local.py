@@ -12,6 +12,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, checkpoint_name
+from emtoolkit.checkpoints.saved_for import SavedFor
 from emtoolkit.errors import CheckpointError, DivergedError
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.model_state import FullState, ModelState
@@ -35,9 +36,11 @@ class _Copies:
     whole: WholeStep
     copying: Copying
 
-    def save(self, step: int, *, final: bool, event: TrainerEvent | None = None) -> None:
+    def save(
+        self, step: int, *, final: bool, event: TrainerEvent | None = None, saved_for: SavedFor = "schedule"
+    ) -> None:
         """Save the live model as `step`; an `event` says that the copy may be made beside the training after it."""
-        self.session.save(step, partial(self.copying.contents, step, event), final=final)
+        self.session.save(step, partial(self.copying.contents, step, event), final=final, saved_for=saved_for)
 
     def save_resume_state(self, event: TrainerEvent, random_states: list[Any], callbacks: list[Any]) -> None:
         """Save everything that continuing from this moment needs."""
@@ -89,7 +92,7 @@ class LocalSaving:
         if copies is not None and timing.save_asked:
             timing.requests.mark(copies.session, event.step)
         if copies is not None and (timing.interrupted_by or timing.save_asked):
-            copies.save(event.step, final=False)
+            copies.save(event.step, final=False, saved_for="asked" if timing.save_asked else "interruption")
         self._save_resume_state(event)
         if copies is not None:
             timing.requests.answer(copies.session, event.step)
@@ -117,7 +120,8 @@ class LocalSaving:
             self._copies.save(event.step, final=event.step == self._setup.total_steps, event=event)
 
     def trainer_saved(self, event: TrainerEvent) -> None:
-        pass
+        if self._copies is not None:
+            self._copies.save(event.step, final=False, saved_for="asked")
 
     def training_ended(self, event: TrainerEvent) -> None:
         self.finish_copy()
@@ -136,7 +140,7 @@ class LocalSaving:
         if step is None:
             logger.warning("training failed while the weights were those of no step, so only scheduled steps are saved")
         elif step > self._first_step:
-            self._copies.save(step, final=False)
+            self._copies.save(step, final=False, saved_for="interruption")
 
     def _save_resume_state(self, event: TrainerEvent) -> None:
         random_states = self._setup.ranks.gather(self._setup.timing.random_state())

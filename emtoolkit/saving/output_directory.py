@@ -59,6 +59,11 @@ class OutputDirectory:
         return tuple(info for info in self.checkpoints if not info.complete)
 
     @property
+    def to_repair(self) -> tuple[CheckpointInfo, ...]:
+        """The damaged checkpoints that are to be computed again; training deletes those of interruptions."""
+        return tuple(info for info in self.damaged if info.saved_for != "interruption")
+
+    @property
     def ended_at(self) -> int | None:
         """The step at which training ended for good; None if training has not ended.
 
@@ -78,7 +83,7 @@ class OutputDirectory:
         complete = self.complete_steps
         end = self.ended_at if self.ended_at is not None or not steps else steps[-1]
         missing = next((step for step in steps if step not in complete and (end is None or step <= end)), None)
-        damaged = [info.step for info in self.damaged if end is None or info.step <= end]
+        damaged = [info.step for info in self.to_repair if end is None or info.step <= end]
         return min(damaged if missing is None else [missing, *damaged], default=None)
 
     def newest_resume_state(self, not_after: int | None, progress: Progress = silent) -> Path | None:

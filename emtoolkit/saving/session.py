@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.artifacts.attached_run import active_run
 from emtoolkit.artifacts.destination import Destination
 from emtoolkit.artifacts.publication import Publication, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.artifacts.publish import WandbPublisher
@@ -28,9 +29,11 @@ from emtoolkit.checkpoints.publications import (
     add_saved,
 )
 from emtoolkit.checkpoints.records import CheckpointMetadata
+from emtoolkit.checkpoints.saved_for import SavedFor, with_reason
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.finite_weights import check_finite
+from emtoolkit.saving.interruption_saves import InterruptionSaves
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.recomputed import LARGEST_NOISE, Recomputed
@@ -96,7 +99,7 @@ class SavingSession:
         self._lock = lock_directory(directory)
         try:
             self._record = self._claim(schedule, size)
-            self._run = _active_run() if options.publish else None
+            self._run = active_run() if options.publish else None
             if self._run is not None:
                 add_run(directory, WandbRun.of(self._run))
         except BaseException:
@@ -120,6 +123,7 @@ class SavingSession:
         found.check_room(schedule.steps(total_steps), bytes_each)
         record = TrajectoryRecord.of(identity, total_steps, str(schedule))
         record.write(directory)
+        self._interruptions = InterruptionSaves(directory, found.checkpoints, schedule.steps(total_steps))
         publications = Publications.read(directory)
         self._largest_difference = max((d.largest for d in publications.differences.values()), default=0.0)
         if not publications.has_own_collection:
@@ -127,14 +131,17 @@ class SavingSession:
             add_collection(directory, name, tags, on_cpu=self._is_on_cpu)
         return record
 
-    def save(self, step: int, contents: Callable[[], CheckpointContents], *, final: bool) -> None:
+    def save(
+        self, step: int, contents: Callable[[], CheckpointContents], *, final: bool, saved_for: SavedFor = "schedule"
+    ) -> None:
         """Save `contents()` as `step`, once; a later call with `final` adds that alias and does not copy again."""
         if step in self._publications:
             if final:
                 self.mark_final(step)
             return
         path = self._directory / checkpoint_name(step)
-        self._publications[step] = publication = Publication(step, path, final, self._metadata(step))
+        metadata = with_reason(self._metadata(step), saved_for)
+        self._publications[step] = publication = Publication(step, path, final, metadata)
         self._unsettled.append(step)
         self._writer.save(step, contents(), lambda: self._note(publication), self._note_saved)
 
@@ -248,6 +255,10 @@ class SavingSession:
 
     def _note_saved(self, saved: Saved) -> None:
         self.saved.append(saved)
+        if self._publications[saved.step].metadata.get("saved_for") == "interruption":
+            self._interruptions.add(saved.step)
+        else:
+            self._interruptions.passed_by(saved.step)
         if saved.recomputed is not None:
             self._record_difference(saved, saved.recomputed)
 
@@ -297,13 +308,6 @@ class SavingSession:
     def _publish(self, publication: Publication) -> None:
         if self.publisher is not None:
             self.publisher.publish(self._marked(publication))
-
-
-def _active_run() -> Any:
-    """The W&B run that the program has started, or None; a run in the mode `disabled` logs nothing."""
-    import wandb
-
-    return None if wandb.run is None or wandb.run.disabled else wandb.run
 
 
 def _cause(difference: Difference) -> str:

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from transformers import TrainingArguments
 
 from emtoolkit.checkpoints.layout import checkpoint_name
+from emtoolkit.checkpoints.saved_for import SavedFor
 from emtoolkit.errors import ConfigError
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.model_state import ModelState, WriteFiles
@@ -183,7 +184,7 @@ class ShardedSaving:
             timing.requests.mark(self._session, step)
         by_trainer = scheduled and self._by_trainer
         if scheduled and not by_trainer:
-            self._save_gathered(event, final=False)
+            self._save_gathered(event, final=False, saved_for=self._reason(step))
         if by_trainer or resume:
             home = self._setup.directory / f"{TEMPORARY}trainer-{step}"
             self._requested = RequestedSave.request(event, home, scheduled=by_trainer, resume=resume)
@@ -218,24 +219,31 @@ class ShardedSaving:
         step = requested.step
         if requested.scheduled:
             contents = CheckpointContents.of_files(session.state, requested.directory)
-            session.save(step, lambda: contents, final=step == self._setup.total_steps)
+            final = step == self._setup.total_steps
+            session.save(step, lambda: contents, final=final, saved_for=self._reason(step))
         if requested.resume:
             session.adopt_resume_state(step, requested.directory, random_states)
         session.disk.submit(lambda: shutil.rmtree(requested.directory.parent))
 
-    def _save_gathered(self, event: TrainerEvent, *, final: bool) -> None:
+    def _reason(self, step: int) -> SavedFor:
+        if self._setup.is_scheduled(step):
+            return "schedule"
+        return "asked" if self._setup.timing.save_asked else "interruption"
+
+    def _save_gathered(self, event: TrainerEvent, *, final: bool, saved_for: SavedFor = "schedule") -> None:
         """Save the step from weights that process 0 gathers into its memory, unless it is saved already."""
         if event.step == self._last_step:
             return
         if self._session is not None:
             self._session.disk.wait_for_fewer_than(self._setup.options.max_in_flight)
-        self._save_tensors(event.step, gathered_state(event.model, self._setup.ranks), final=final)
+        gathered = gathered_state(event.model, self._setup.ranks)
+        self._save_tensors(event.step, gathered, final=final, saved_for=saved_for)
 
-    def _save_tensors(self, step: int, state: GatheredState, *, final: bool) -> None:
+    def _save_tensors(self, step: int, state: GatheredState, *, final: bool, saved_for: SavedFor = "schedule") -> None:
         self._last_step = step
         if self._session is not None:
             contents = CheckpointContents.of_tensors(state, state.tensors)
-            self._session.save(step, lambda: contents, final=final)
+            self._session.save(step, lambda: contents, final=final, saved_for=saved_for)
         state.forget()
 
 

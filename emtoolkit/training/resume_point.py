@@ -50,7 +50,7 @@ def find_resume_point(
     _warn_of_damage(directory)
     if missing is None and directory.ended_at is not None:
         return ResumePoint(complete=True)
-    damaged = frozenset(info.step for info in directory.damaged)
+    damaged = frozenset(info.step for info in directory.to_repair)
     checkpoint = directory.newest_resume_state(not_after=missing, progress=progress)
     if checkpoint is None:
         logger.warning(
@@ -67,7 +67,7 @@ def find_resume_point(
 def _warn_of_damage(directory: OutputDirectory) -> None:
     if directory.record_problem is not None:
         logger.warning("%s; it is written again", directory.record_problem)
-    for info in directory.damaged:
+    for info in directory.to_repair:
         reached = directory.ended_at is None or info.step <= directory.ended_at
         then = "is computed again" if reached else "is after the end of training, and stays as it is"
         logger.warning("%s; step %d %s", info.problems[0], info.step, then)

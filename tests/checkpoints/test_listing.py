@@ -37,6 +37,7 @@ def test_a_listing_gives_step_path_size_fingerprint_and_source(trained: Path) ->
             "source": "emtoolkit",
             "published": None,
             "recomputed": None,
+            "saved_for": "schedule",
         }
 
 

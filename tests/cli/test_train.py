@@ -33,8 +33,19 @@ def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: Writ
         (8, False, True, "emtoolkit"),
         (9, True, True, "emtoolkit"),
     ]
-    keys = ["bytes", "complete", "final", "fingerprint", "path", "published", "recomputed", "source", "step"]
-    assert sorted(entries[0]) == keys
+    keys = [
+        "bytes",
+        "complete",
+        "final",
+        "fingerprint",
+        "path",
+        "published",
+        "recomputed",
+        "saved_for",
+        "source",
+        "step",
+    ]
+    assert sorted(entries[0]) == [*keys, "saved_for", "source", "step"]
 
     weights = out / "checkpoint-8" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])

@@ -237,7 +237,7 @@ def test_a_stock_resume_goes_on_byte_for_byte(tmp_path: Path, stopped_at: int) -
     again = make_trainer(directory, [callback("0,2,10,12")], model=lora_model(dropout=0.1), **options)
     again.train(resume_from_checkpoint=str(directory / "resume" / f"checkpoint-{stopped_at}"))
 
-    assert saved_steps(directory) == sorted({0, 2, stopped_at + 1, 10, 12, 16})
+    assert saved_steps(directory) == [0, 2, 10, 12, 16]
     for step in saved_steps(directory):
         name = f"checkpoint-{step}"
         assert bytes_of(directory / name) == bytes_of(tmp_path / "whole" / name), step

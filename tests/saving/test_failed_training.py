@@ -93,7 +93,7 @@ def test_a_failed_training_leaves_its_last_whole_step_and_the_directory_free(
         assert bytes_of(tmp_path / name) == bytes_of(whole / name)
 
     make_trainer(tmp_path, [callback("0,2,8")], **AT_STEP_3).train()
-    assert saved_steps(tmp_path) == sorted({0, 2, 8, *steps})
+    assert saved_steps(tmp_path) == [0, 2, 8]
 
 
 class Sam(Trainer):

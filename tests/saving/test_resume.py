@@ -145,7 +145,7 @@ def test_a_keyboard_interrupt_without_a_signal_loses_no_step(tmp_path: Path) -> 
 
     again = make_trainer(tmp_path / "stopped", [callback("0,2,7")])
     again.train(resume_from_checkpoint=str(tmp_path / "stopped" / "resume" / "checkpoint-3"))
-    assert saved_steps(tmp_path / "stopped") == [0, 2, 5, 7, 8]
+    assert saved_steps(tmp_path / "stopped") == [0, 2, 7, 8]
     for step in (7, 8):
         name = f"checkpoint-{step}"
         assert bytes_of(tmp_path / "stopped" / name) == bytes_of(tmp_path / "whole" / name)
