@@ -53,7 +53,7 @@ class Synced:
 
 
 def run_directories(roots: Sequence[Path], optional: AnyCollection[Path] = ()) -> list[Path]:
-    """Find the run directories among and below `roots`, of which `optional` need not contain any.
+    """Find the run directories among and below `roots`, of which `optional` need not contain any; none that is hidden.
 
     Raises:
         CheckpointError: a root does not exist or contains no run.
@@ -62,7 +62,8 @@ def run_directories(roots: Sequence[Path], optional: AnyCollection[Path] = ()) -
     for root in roots:
         if not root.is_dir():
             raise CheckpointError(f"{root}: there is no such directory")
-        records = sorted(path for path in root.rglob(RECORD) if path.parent.name != REFINING)
+        inside = ((path, f"/{path.parent.relative_to(root)}/") for path in root.rglob(RECORD))
+        records = sorted(path for path, names in inside if "/." not in names and f"/{REFINING}/" not in names)
         if not records and root not in optional:
             raise CheckpointError(f"{root}: the directory contains no run of emtoolkit (no {RECORD})")
         found |= dict.fromkeys(record.parent for record in records)

@@ -29,6 +29,9 @@ def sweep(
     nproc_per_run: Annotated[
         int, typer.Option(min=1, metavar="N", help="Processes of each run, started by torchrun if more than 1.")
     ] = 1,
+    reuse: Annotated[
+        bool, typer.Option("--reuse/--no-reuse", help="Let runs of one trajectory share one training.")
+    ] = True,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed combinations again.")] = False,
     count: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Largest number of runs; required for a random search.")
@@ -48,7 +51,7 @@ def sweep(
     from emtoolkit.sweeps.plan import plan_sweep
     from emtoolkit.sweeps.runner import run_sweep
 
-    planned = plan_sweep(file, count=count, seed=seed, processes_per_run=nproc_per_run)
+    planned = plan_sweep(file, count=count, seed=seed, processes_per_run=nproc_per_run, reuse=reuse)
     if dry_run:
         show(render_sweep.sweep_plan_json(planned) if as_json else render_sweep.sweep_plan(planned))
         return

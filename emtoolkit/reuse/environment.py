@@ -52,7 +52,7 @@ class Environment:
         facts |= {"python": platform.python_version(), "machine": platform.machine()}
         facts |= _processor() | {"threads": _threads(base_parameters, environment)}
         facts |= {name: value for name in _KERNEL_VARIABLES if (value := environment.get(name))}
-        if not on_cpu and (accelerator := _accelerator()):
+        if not on_cpu and (accelerator := _accelerator(environment)):
             facts["accelerator"] = accelerator
         return cls(facts)
 
@@ -114,13 +114,16 @@ def _threads(base_parameters: int | None, environment: Mapping[str, str]) -> str
     return f"all of {cores} cores"
 
 
-def _accelerator() -> str:
+def _accelerator(environment: Mapping[str, str]) -> str:
     """The names of the GPUs and of their driver; for other accelerators the name of the machine."""
     home = Path("/proc/driver/nvidia")
     names = []
     for file in sorted(home.glob("gpus/*/information")):
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         names += [line.partition(":")[2].strip() for line in lines if line.startswith("Model:")]
+    if len(set(names)) > 1:
+        # Which of them trains decides the bytes.
+        names.append(f"CUDA_VISIBLE_DEVICES={environment.get('CUDA_VISIBLE_DEVICES', 'not set')}")
     if names:
         driver = (home / "version").read_text(encoding="utf-8", errors="replace").splitlines()[:1]
         return "; ".join([*names, *driver])

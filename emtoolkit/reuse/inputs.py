@@ -30,6 +30,7 @@ _NOT_READ: dict[str, Any] = {
     "training": {"logging_steps", "on_nan"},
 }
 _VARIABLES = ("ACCELERATE_", "TORCH_", "PYTORCH_", "CUDA_", "NVIDIA_")
+_ONE_OF_ALL_GPUS = "CUDA_VISIBLE_DEVICES"
 _LARGEST_HEADER = 100_000_000
 
 
@@ -71,7 +72,11 @@ class RunInputs:
             "base": self._of_directory(base),
             "adapter": None if adapter is None else self._of_directory(adapter),
             "environment": environment_of(config, environment).digest,
-            "variables": {name: environment[name] for name in sorted(environment) if name.startswith(_VARIABLES)},
+            "variables": {
+                name: environment[name]
+                for name in sorted(environment)
+                if name.startswith(_VARIABLES) and name != _ONE_OF_ALL_GPUS
+            },
             "processes": environment.get("WORLD_SIZE") if "LOCAL_RANK" in environment else None,
         }
 

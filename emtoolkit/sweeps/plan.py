@@ -16,6 +16,7 @@ from emtoolkit.sweeps.command import Word, args_json, command_of, with_environme
 from emtoolkit.sweeps.inputs import InputDigests
 from emtoolkit.sweeps.processes_per_run import launched
 from emtoolkit.sweeps.search import Combination, Sweep, read_sweep
+from emtoolkit.sweeps.trajectories import with_shared_trajectories
 from emtoolkit.training.options import TrainOptions
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ class SweepRun:
 
     `command` are the words of its command, `${envvar:NAME}` macros not yet replaced. `config` and `directory` are the
     run of an `emtoolkit train` and where it writes, None for other programs. `before` is the latest attempt so far.
+    Runs of one `group` share one training, so they run one after another; None for a run that trains alone.
     """
 
     key: str
@@ -41,6 +43,7 @@ class SweepRun:
     config: "RunConfig | None"
     directory: Path | None
     before: Attempt
+    group: str | None = None
 
     @property
     def argv(self) -> list[str]:
@@ -91,6 +94,7 @@ def plan_sweep(
     count: int | None = None,
     seed: int = 0,
     processes_per_run: int = 1,
+    reuse: bool = True,
     environment: Mapping[str, str] = os.environ,
 ) -> SweepPlan:
     """Plan the sweep file at `path`: read it and the attempts of earlier calls; start and write nothing.
@@ -99,6 +103,7 @@ def plan_sweep(
         count: the largest number of runs; a random search needs it, or `run_cap` in the file.
         seed: the seed of a random search.
         processes_per_run: the number of processes that train together; more than 1 are started by `torchrun`.
+        reuse: whether runs of one trajectory share one training, unless a run says no.
         environment: the environment that the runs inherit.
 
     Raises:
@@ -112,7 +117,14 @@ def plan_sweep(
     variables = _environment(sweep, environment)
     combinations = sweep.combinations(count=count, seed=seed)
     runs = [_plan_run(sweep, combination, directory / "logs", attempts, variables) for combination in combinations]
-    return SweepPlan(path, tuple(_in_own_directories(path, runs, variables)), variables, directory, processes_per_run)
+    runs = _in_own_directories(path, runs, variables)
+    # Several processes that train together reuse nothing.
+    shared = with_shared_trajectories(
+        runs,
+        reuse and processes_per_run == 1,
+        lambda run, words: _with_config(replace(run, command=words), path, variables),
+    )
+    return SweepPlan(path, tuple(shared), variables, directory, processes_per_run)
 
 
 def _plan_run(

@@ -146,6 +146,9 @@ class _Sweep:
         for run in list(self._left):
             if self._processes.signals or len(self._processes) >= self._jobs:
                 break
+            if run.group is not None and any(active.run.group == run.group for active in self._active.values()):
+                # It takes what the training of its trajectory saves, and would wait for the training.
+                continue
             gpus = None if self._gpus is None else self._gpus.take()
             if self._gpus is not None and gpus is None:
                 self._waits_for_gpus = True
