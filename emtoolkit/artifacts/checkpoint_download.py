@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint, RemoteFile
+from emtoolkit.artifacts.digest_algorithm import has_digest
 from emtoolkit.artifacts.file_transfer import Transfer
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
@@ -205,10 +206,7 @@ def _fetch_file(file: RemoteFile, partial: Path, present: Path, transfer: Transf
 
 
 def _matches(path: Path, file: RemoteFile) -> bool:
-    if file.md5 is None or not path.is_file() or path.stat().st_size != file.size:
-        return False
-    with path.open("rb") as content:
-        return hashlib.file_digest(content, lambda: hashlib.md5(usedforsecurity=False)).hexdigest() == file.md5
+    return path.is_file() and path.stat().st_size == file.size and has_digest(path, file.digest)
 
 
 def _move(names: Sequence[str], source: Path, target: Path) -> None:

@@ -72,14 +72,14 @@ class Reference:
 class RemoteFile:
     """One file of an artifact, as declared by W&B.
 
-    `md5` is in hexadecimal, None if W&B declares a digest of another kind. `url` needs no API key. `own_url` is on the
-    W&B server itself, needs the API key, and is used if the server refuses `url`.
+    `digest` is an MD5 or an XXH128 in hexadecimal, None if W&B declares neither. `url` needs no API key. `own_url` is
+    on the W&B server itself, needs the API key, and is used if the server refuses `url`.
     """
 
     artifact: str
     name: str
     size: int
-    md5: str | None
+    digest: str | None
     url: str | None = field(repr=False)
     own_url: str | None = field(repr=False)
 
@@ -180,19 +180,17 @@ class Collection:
         """
         with _explained(f"{checkpoint.artifact}: its files could not be listed"):
             nodes = retried(lambda: _all(checkpoint.handle.files(per_page=_PER_PAGE)))
-            # An XXH128 digest is as long as an MD5; only the manifest's SHA-256 protects such files.
-            has_md5 = "XXH" not in str(getattr(checkpoint.handle, "digest_algorithm", "MANIFEST_MD5"))
-            files = [self._file(checkpoint.artifact, node, has_md5=has_md5) for node in nodes]
+            files = [self._file(checkpoint.artifact, node) for node in nodes]
         _check_names(files)
         return files
 
-    def _file(self, artifact: str, node: Any, *, has_md5: bool) -> RemoteFile:
+    def _file(self, artifact: str, node: Any) -> RemoteFile:
         attributes = node._attrs
         return RemoteFile(
             artifact=artifact,
             name=str(attributes["name"]),
             size=int(attributes.get("sizeBytes") or 0),
-            md5=_md5_in_hex(attributes.get("md5") or attributes.get("digest")) if has_md5 else None,
+            digest=_in_hex(attributes.get("md5") or attributes.get("digest")),
             url=attributes.get("directUrl") or None,
             own_url=url if (url := attributes.get("url")) and self._is_own(url) else None,
         )
@@ -239,9 +237,9 @@ def find_version(api: Any, name: str) -> Any:
 
 
 def file_digests(version: Any) -> dict[str, str | None]:
-    """The digest of each file of a version as W&B declares it: an MD5 in base64, None where W&B declares none."""
+    """The digest of each file of a version as W&B declares it: an MD5 or an XXH128 in hexadecimal, else None."""
     attributes = [node._attrs for node in retried(lambda: _all(version.files(per_page=_PER_PAGE)))]
-    return {str(file["name"]): file.get("md5") or file.get("digest") for file in attributes}
+    return {str(file["name"]): _in_hex(file.get("md5") or file.get("digest")) for file in attributes}
 
 
 def step_of_version(version: Any) -> int | None:
@@ -299,8 +297,8 @@ def _check_names(files: Sequence[RemoteFile]) -> None:
             raise RefusedError(f"{file.artifact}: the file name {file.name!r} uses another file as a directory")
 
 
-def _md5_in_hex(digest: str | None) -> str | None:
-    """Convert W&B's base64 MD5; None for a digest of another length, which is another kind of digest."""
+def _in_hex(digest: str | None) -> str | None:
+    """Convert W&B's base64 of 128 bits; None for a digest of another length, which is another kind of digest."""
     if digest is None or re.fullmatch(r"[0-9a-f]{32}", digest):
         return digest
     try:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from emtoolkit.artifacts.collection import PUBLISHED_AGAIN, all_versions, file_digests, find_version, step_of_version
+from emtoolkit.artifacts.digest_algorithm import Algorithm, algorithm_for, algorithm_of
 from emtoolkit.artifacts.names import ARTIFACT_TAG
 from emtoolkit.artifacts.publication import (
     CheckedArtifact,
@@ -43,10 +44,10 @@ def compare_with(version: Any, checked: CheckedArtifact) -> Literal["same", "dam
     """
     if version.digest == checked.artifact.digest:
         return "same"
-    theirs, ours = file_digests(version), checked.md5
-    if all(theirs.get(name) == digest for name, digest in ours.items()):
+    theirs = file_digests(version)
+    if all(checked.has(name, theirs.get(name)) for name in checked.names):
         return "same"
-    return "damaged" if theirs.get(MANIFEST) == ours[MANIFEST] else "different"
+    return "damaged" if checked.has(MANIFEST, theirs.get(MANIFEST)) else "different"
 
 
 def difference_at(step: int, held: str) -> str:
@@ -98,6 +99,7 @@ class Destination:
         self._has_left_nothing = False
         # The versions that this destination made.
         self._created: dict[str, int] = {}
+        self._algorithms: dict[str, Algorithm] = {}
         self.collection = publications.collection if self._has_own and publications.collection else shared
 
     @classmethod
@@ -127,8 +129,10 @@ class Destination:
             Exception: whatever W&B's client raises.
         """
         collection = self.collection
-        checked = CheckedArtifact.of(publication, collection)
         held = self._find(run, f"step-{publication.step}")
+        # Equal digests make the version that is there out of an equal artifact, and no second one.
+        algorithm = self._algorithm(run) if held is None else algorithm_of(held)
+        checked = CheckedArtifact.of(publication, collection, algorithm)
         is_ours = held is not None or self.may_add or self._has_own
         return Prepared(publication, checked, collection, held, None if is_ours else self._newest_of_others(run))
 
@@ -145,7 +149,7 @@ class Destination:
         if reason := self._reason_to_leave(run, prepared):
             settle()
             self.take_own(str(run.id), reason)
-            checked = CheckedArtifact.of(publication, self.collection)
+            checked = CheckedArtifact.of(publication, self.collection, self._algorithm(run))
             prepared = Prepared(publication, checked, self.collection, None, None)
         self._log_left_behind(run)
         return self._log_artifact(run, prepared)
@@ -208,7 +212,7 @@ class Destination:
                 continue
             publication = Publication.of(info, publications)
             try:
-                checked = CheckedArtifact.of(publication, self.collection)
+                checked = CheckedArtifact.of(publication, self.collection, self._algorithm(run))
                 self.finish(self._log_artifact(run, Prepared(publication, checked, self.collection, None, None)))
             except DamagedError as error:
                 logger.warning("%s", error)
@@ -292,6 +296,13 @@ class Destination:
 
     def _find(self, run: Any, alias: str) -> Any:
         return find_version(self._client(run), f"{self._name(run)}:{alias}")
+
+    def _algorithm(self, run: Any) -> Algorithm:
+        """The digests of new versions; W&B is asked once for each collection."""
+        if self.collection not in self._algorithms:
+            found = algorithm_for(self._client(run), run.entity, run.project, self.collection)
+            self._algorithms[self.collection] = found
+        return self._algorithms[self.collection]
 
     def _name(self, run: Any) -> str:
         return f"{run.entity}/{run.project}/{self.collection}"

@@ -10,6 +10,7 @@ from types import TracebackType
 
 import requests
 import urllib3
+import xxhash
 
 from emtoolkit.artifacts.collection import RefusedError, RemoteFile
 from emtoolkit.errors import CheckpointError
@@ -53,7 +54,7 @@ class RetryPolicy:
 
 
 class _PartialFile:
-    """The received part of a file, and its MD5."""
+    """The received part of a file, and its digests."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -70,9 +71,9 @@ class _PartialFile:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._file.close()
 
-    @property
-    def md5(self) -> str:
-        return self._md5.hexdigest()
+    def has(self, digest: str) -> bool:
+        """Whether `digest`, in hex, is one of those that W&B knows."""
+        return digest in (self._xxh128.hexdigest(), self._md5.hexdigest())
 
     def append(self, chunk: bytes) -> None:
         try:
@@ -87,11 +88,13 @@ class _PartialFile:
         self._restart_digest()
 
     def _restart_digest(self) -> None:
-        self._md5 = hashlib.md5(usedforsecurity=False)  # chosen by W&B; the manifest's SHA-256 protects the file
+        # Chosen by W&B, which does not say which one it declares; the manifest's SHA-256 protects the file.
+        self._md5, self._xxh128 = hashlib.md5(usedforsecurity=False), xxhash.xxh128()
         self.size = 0
 
     def _count(self, chunk: bytes) -> None:
         self._md5.update(chunk)
+        self._xxh128.update(chunk)
         self.size += len(chunk)
 
 
@@ -222,7 +225,7 @@ def _check_status(response: requests.Response, partial: _PartialFile) -> None:
 
 
 def _matches(partial: _PartialFile, file: RemoteFile) -> bool:
-    return partial.size == file.size and file.md5 in (None, partial.md5)
+    return partial.size == file.size and (file.digest is None or partial.has(file.digest))
 
 
 def _briefly(error: Exception) -> str:

@@ -6,9 +6,13 @@ pages may move the alias `step-N` to other bytes; the version that lost its alia
 
 import copy
 from collections import defaultdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from emtoolkit.artifacts.collection import Collection, RemoteCheckpoint, file_digests
+from emtoolkit.artifacts.digest_algorithm import algorithm_of
+from emtoolkit.artifacts.file_transfer import RetryPolicy, Transfer
 from emtoolkit.checkpoints.listing import check_one_fingerprint
 from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.errors import CheckpointError
@@ -62,7 +66,7 @@ def _check_one_run(collection: Collection) -> None:
     for old in doubtful:
         now, creator = at[old.step], _creator(old)
         replaced_itself = creator is not None and creator == run_of[old.step]
-        if replaced_itself or creator not in run_of.values() or not _differ(old, now):
+        if replaced_itself or creator not in run_of.values() or not _differ(collection, old, now):
             continue
         steps = defaultdict(list)
         for step, run in run_of.items():
@@ -75,10 +79,22 @@ def _check_one_run(collection: Collection) -> None:
         )
 
 
-def _differ(one: RemoteCheckpoint, other: RemoteCheckpoint) -> bool:
+def _differ(collection: Collection, one: RemoteCheckpoint, other: RemoteCheckpoint) -> bool:
     """Whether two versions are different checkpoints; two with the same manifest may differ in other files."""
     manifests = [file_digests(version.handle).get(MANIFEST) for version in (one, other)]
+    if None not in manifests and algorithm_of(one.handle) != algorithm_of(other.handle):
+        # Another client of W&B added one of the versions, with digests that cannot be compared.
+        return _manifest_of(collection, one) != _manifest_of(collection, other)
     return None in manifests or manifests[0] != manifests[1]
+
+
+def _manifest_of(collection: Collection, version: RemoteCheckpoint) -> bytes:
+    """The bytes of the manifest, downloaded."""
+    (file,) = [file for file in collection.files(version) if file.name == MANIFEST]
+    with TemporaryDirectory() as place:
+        path = Path(place) / MANIFEST
+        Transfer(collection.api_key, RetryPolicy()).fetch(file, path)
+        return path.read_bytes()
 
 
 def _creator(checkpoint: RemoteCheckpoint) -> str | None:

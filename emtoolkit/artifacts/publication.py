@@ -1,11 +1,13 @@
 """One checkpoint as a version on W&B: its name, its aliases, and exactly the files that its manifest lists."""
 
+import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.artifacts.digest_algorithm import Algorithm, has_digest, new_artifact
 from emtoolkit.artifacts.names import ARTIFACT_TAG, COLLECTION
 from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
@@ -76,7 +78,7 @@ class CheckedArtifact:
     _states: Mapping[Path, tuple[int, int, int]]
 
     @classmethod
-    def of(cls, publication: Publication, collection: str) -> "CheckedArtifact":
+    def of(cls, publication: Publication, collection: str, algorithm: Algorithm = "MD5") -> "CheckedArtifact":
         """Hash the manifest and the files that it lists; other files in the directory are not published.
 
         W&B's digests are computed first and compared second, so a file that changes in between is noticed. The server
@@ -85,13 +87,11 @@ class CheckedArtifact:
         Raises:
             DamagedError: a file differs from the manifest, or the manifest cannot be read.
         """
-        import wandb
-
         directory = publication.path
         manifest = _read_manifest(publication)
         if problems := manifest.problems(directory, rehash=False):
             raise DamagedError(problems[0])
-        artifact = wandb.Artifact(collection, type="model", metadata=dict(publication.metadata))
+        artifact = new_artifact(collection, publication.metadata, algorithm)
         states = {}
         for name in sorted((MANIFEST, *manifest.files)):
             file = directory.absolute() / name
@@ -105,9 +105,14 @@ class CheckedArtifact:
         return cls(artifact, states)
 
     @property
-    def md5(self) -> Mapping[str, str]:
-        """W&B's digest of each file, in base64."""
-        return {str(name): str(entry.digest) for name, entry in self.artifact.manifest.entries.items()}
+    def names(self) -> tuple[str, ...]:
+        """The names of the files."""
+        return tuple(map(str, self.artifact.manifest.entries))
+
+    def has(self, name: str, digest: str | None) -> bool:
+        """Whether `digest`, in hex, is that of the file `name`; the version on W&B may have digests of another kind."""
+        entry = self.artifact.manifest.entries[name]
+        return digest == base64.b64decode(entry.digest).hex() or has_digest(Path(entry.local_path), digest)
 
     def changed_since(self) -> Path | None:
         """A file that was written since it was compared with the manifest, if any."""

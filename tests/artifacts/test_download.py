@@ -1,6 +1,5 @@
 """Collections on a loopback W&B server become local trajectories: bounded, continued, and fetched once."""
 
-import hashlib
 import json
 import os
 import signal
@@ -9,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from wandb.sdk.artifacts._generated import ArtifactDigestAlgorithm
 
 from emtoolkit import Trajectory
 from emtoolkit.artifacts import retries
@@ -208,17 +206,6 @@ def test_a_file_that_neither_address_gives_is_named(server: WandbServer, tmp_pat
         CheckpointError, match=rf"^{REFERENCE}:v0/manifest\.json: W&B refuses to send the file \(HTTP 404\)$"
     ):
         get(tmp_path / "out")
-
-
-def test_a_digest_of_another_kind_is_not_taken_for_an_md5(server: WandbServer, tmp_path: Path) -> None:
-    store_steps(server, tmp_path / "files", [0])
-    collection = Collection.read(Reference.parse(REFERENCE))
-    (checkpoint,) = collection.checkpoints
-    md5 = [hashlib.md5(content).hexdigest() for _, content in sorted(bytes_of(tmp_path / "files" / "0").items())]
-    assert [file.md5 for file in collection.files(checkpoint)] == md5
-    checkpoint.handle._digest_algorithm = ArtifactDigestAlgorithm.MANIFEST_XXH128
-    assert [file.md5 for file in collection.files(checkpoint)] == [None, None, None]
-    assert get(tmp_path / "out").fetched == (0,)
 
 
 def test_a_collection_that_is_not_there_is_told_with_the_nearest(server: WandbServer, tmp_path: Path) -> None:

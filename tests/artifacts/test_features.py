@@ -14,10 +14,10 @@ from tests.artifacts.stored import IDENTITY, checkpoint_files
 from tests.marks import OPENS_PORTS
 from tests.processes import HANG_SECONDS
 from tests.saving.trainings import bytes_of
-from tests.wandb_server import FEATURES, WandbServer
+from tests.wandb_server import FEATURES, XXH128, WandbServer
 from tests.wandb_server.client import end_client
 
-SETS = {"all": FEATURES, "none": ()} | {
+SETS = {"all": FEATURES, "none": (), "xxh128": (*FEATURES, *XXH128)} | {
     f"all-but-{left_out}": [feature for feature in FEATURES if feature != left_out] for left_out in FEATURES
 }
 

@@ -1,13 +1,15 @@
-"""Contents of files in a directory, each stored once under its MD5."""
+"""Contents of files in a directory, each stored once under its MD5, and found by its XXH128, too."""
 
 import base64
 import hashlib
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BufferedIOBase
 from pathlib import Path
 from typing import IO
+
+import xxhash
 
 CHUNK = 1 << 20
 
@@ -19,6 +21,7 @@ class TruncatedBody(Exception):
 @dataclass(frozen=True, slots=True)
 class Blob:
     md5: str  # hex
+    xxh128: str  # hex
     size: int
     path: Path
 
@@ -31,10 +34,13 @@ class Blobs:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         directory.mkdir(parents=True, exist_ok=True)
+        self._known: dict[str, Blob] = {}
 
-    def get(self, md5: str) -> Blob | None:
-        path = self._directory / md5
-        return Blob(md5, path.stat().st_size, path) if path.is_file() else None
+    def get(self, digest: str) -> Blob | None:
+        """The content with this MD5 or XXH128 in hex."""
+        known = self._known.get(digest)
+        # A test may change the content.
+        return replace(known, size=known.path.stat().st_size) if known and known.path.is_file() else None
 
     def receive(self, stream: IO[bytes] | BufferedIOBase, length: int) -> Blob:
         """Store `length` bytes of the stream, or nothing if the stream ends early."""
@@ -42,25 +48,28 @@ class Blobs:
 
     def put(self, pieces: Iterable[bytes]) -> Blob:
         unfinished = self._directory / f"unfinished-{secrets.token_hex(8)}"
-        digest, size = hashlib.md5(usedforsecurity=False), 0
+        digest, other, size = hashlib.md5(usedforsecurity=False), xxhash.xxh128(), 0
         try:
             with unfinished.open("wb") as file:
                 for piece in pieces:
                     digest.update(piece)
+                    other.update(piece)
                     size += len(piece)
                     file.write(piece)
             path = self._directory / digest.hexdigest()
             unfinished.replace(path)
         finally:
             unfinished.unlink(missing_ok=True)
-        return Blob(digest.hexdigest(), size, path)
+        blob = Blob(digest.hexdigest(), other.hexdigest(), size, path)
+        self._known |= {blob.md5: blob, blob.xxh128: blob}
+        return blob
 
     def join(self, parts: Iterable[Blob]) -> Blob:
         return self.put(piece for part in parts for piece in _pieces_of(part.path))
 
 
-def hex_of(md5_base64: str) -> str:
-    return base64.b64decode(md5_base64).hex()
+def hex_of(digest_base64: str) -> str:
+    return base64.b64decode(digest_base64).hex()
 
 
 def _pieces(stream: IO[bytes] | BufferedIOBase, length: int) -> Iterable[bytes]:

@@ -11,6 +11,7 @@ from tests.wandb_server.transfers import Transfers
 
 Info = GraphQLResolveInfo
 Answer = dict[str, Any]
+XXHASH_ENABLED = "xxhashDigestsEnabled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,7 @@ class Context:
     store: Store
     transfers: Transfers
     features: Collection[str]
-    """The features that the server announces."""
+    """The features that the server announces, and perhaps `XXHASH_ENABLED`, a setting of its entity."""
 
 
 def store_of(info: Info) -> Store:

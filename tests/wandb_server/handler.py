@@ -172,8 +172,8 @@ class Handler(BaseHTTPRequestHandler):
             return
         blob = transfers.blobs.receive(self.rfile, self._length)
         self._length = 0
-        if upload.md5 and upload.md5 != blob.md5:
-            self._refuse(400, f"BadDigest: {upload.md5} was announced, {blob.md5} arrived")
+        if upload.digest and upload.digest not in (blob.md5, blob.xxh128):
+            self._refuse(400, f"BadDigest: {upload.digest} was announced, {blob.md5} arrived")
             return
         with self.wandb.store.lock:
             upload.stored(blob)

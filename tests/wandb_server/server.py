@@ -10,13 +10,13 @@ from pathlib import Path
 
 from tests.processes import HANG_SECONDS
 from tests.wandb_server.blobs import Blobs
-from tests.wandb_server.context import Context
+from tests.wandb_server.context import XXHASH_ENABLED, Context
 from tests.wandb_server.faults import Faults, Request
 from tests.wandb_server.handler import Handler
 from tests.wandb_server.store import ENTITY, Store
 from tests.wandb_server.transfers import Transfers
 
-# What wandb.ai advertises and this server does. Not ARTIFACT_DIGEST_ALGORITHM: digests stay MD5, as the tests compute.
+# What wandb.ai advertises and this server does. XXH128 is apart, as most tests compute MD5.
 FEATURES = (
     "LARGE_FILENAMES",
     "ARTIFACT_TAGS",
@@ -29,6 +29,7 @@ FEATURES = (
     "TOTAL_COUNT_IN_FILE_CONNECTION",
     "ARTIFACT_COLLECTIONS_FILTERING_SORTING",
 )
+XXH128 = ("ARTIFACT_DIGEST_ALGORITHM", XXHASH_ENABLED)
 
 
 class WandbServer:

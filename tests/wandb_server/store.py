@@ -82,6 +82,7 @@ class Artifact:
     id: str
     collection: "Collection"
     digest: str
+    digest_algorithm: str = "MANIFEST_MD5"
     state: str = "PENDING"
     index: int | None = None
     description: str | None = None

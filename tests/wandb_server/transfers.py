@@ -15,8 +15,8 @@ from tests.wandb_server.blobs import Blob, Blobs
 class Upload:
     stored: Callable[[Blob], None]
     """Called when the file is complete."""
-    md5: str | None = None
-    """The announced MD5 in hex; other content is refused, as by an object store with Content-MD5."""
+    digest: str | None = None
+    """The announced MD5 or XXH128 in hex; other content is refused, as by an object store with Content-MD5."""
 
 
 class Transfers:
@@ -27,9 +27,9 @@ class Transfers:
         self._uploads: dict[str, Upload] = {}
         self._parts: dict[str, dict[int, Blob]] = {}
 
-    def upload_url(self, name: str, stored: Callable[[Blob], None], md5: str | None = None) -> str:
+    def upload_url(self, name: str, stored: Callable[[Blob], None], digest: str | None = None) -> str:
         token = secrets.token_hex(8)
-        self._uploads[token] = Upload(stored, md5)
+        self._uploads[token] = Upload(stored, digest)
         return f"{self.base_url}/storage/{token}/{quote(name)}"
 
     def upload(self, token: str) -> Upload | None:
@@ -55,8 +55,8 @@ class Transfers:
     def download_url(self, blob: Blob, name: str) -> str:
         return f"{self.base_url}/storage/{self._signature}/{blob.md5}/{quote(name)}"
 
-    def download(self, signature: str, md5: str) -> Blob | None:
-        return self.blobs.get(md5) if signature == self._signature else None
+    def download(self, signature: str, digest: str) -> Blob | None:
+        return self.blobs.get(digest) if signature == self._signature else None
 
 
 def mime_type(name: str) -> str:

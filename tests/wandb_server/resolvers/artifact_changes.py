@@ -28,6 +28,7 @@ def create_artifact(_source: Any, info: Info, input: Answer) -> Answer:
                 store.new_id("Artifact"),
                 collection,
                 input["digest"],
+                input.get("digest_algorithm") or "MANIFEST_MD5",
                 description=input.get("description"),
                 metadata=input.get("metadata") or {},
                 tags=_tag_names(input.get("tags")),
@@ -95,22 +96,22 @@ def create_files(_source: Any, info: Info, input: Answer) -> Answer:
 
 def _file_to_upload(info: Info, file: Answer) -> Answer:
     """The upload URL of the file, or URLs of its parts; none if the server has the content already."""
-    transfers, md5 = transfers_of(info), hex_of(file["md5"])
+    transfers, digest = transfers_of(info), hex_of(file.get("digest") or file["md5"])
     node: Answer = {
         "id": f"{file['artifact_id']}:{file['name']}",
         "name": file["name"],
-        "storagePath": f"wandb_artifacts/{md5}",
+        "storagePath": f"wandb_artifacts/{digest}",
         "uploadHeaders": [],
         "artifact": store_of(info).find(Artifact, file["artifact_id"]),
     }
-    if transfers.blobs.get(md5):
+    if transfers.blobs.get(digest):
         return node
     if parts := file.get("upload_parts_input"):
         node["uploadMultipartUrls"] = transfers.start_parts(
             file["name"], [(p["part_number"], p["hex_md5"]) for p in parts]
         )
     else:
-        node["uploadUrl"] = transfers.upload_url(file["name"], lambda _blob: None, md5)
+        node["uploadUrl"] = transfers.upload_url(file["name"], lambda _blob: None, digest)
     return node
 
 

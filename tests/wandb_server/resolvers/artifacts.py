@@ -96,9 +96,9 @@ def latest(collection: Collection, _info: Info) -> Artifact | None:
     return collection.latest
 
 
-@resolves("ArtifactSequence.digestAlgorithm", "ArtifactPortfolio.digestAlgorithm", "Artifact.digestAlgorithm")
-def digest_algorithm(_source: Any, _info: Info) -> str:
-    return "MANIFEST_MD5"
+@resolves("ArtifactSequence.digestAlgorithm", "ArtifactPortfolio.digestAlgorithm")
+def digest_algorithm(collection: Collection, _info: Info) -> str | None:
+    return collection.members[0].artifact.digest_algorithm if collection.members else None
 
 
 @resolves("ArtifactSequence.aliases", "ArtifactPortfolio.aliases")
@@ -219,14 +219,14 @@ def _file(info: Info, artifact: Artifact, name: str) -> Answer:
     }
     if "ref" in entry:
         return file | {"url": entry["ref"], "directUrl": entry["ref"]}
-    transfers, collection, md5 = transfers_of(info), artifact.collection, hex_of(entry["digest"])
-    blob = transfers.blobs.get(md5)
+    transfers, collection, digest = transfers_of(info), artifact.collection, hex_of(entry["digest"])
+    blob = transfers.blobs.get(digest)
     own = f"artifactsV2/default/{collection.project.entity}/{collection.project.name}/{collection.name}/{artifact.id}"
     return file | {
-        "url": f"{transfers.base_url}/{own}/{md5}/{name}",
+        "url": f"{transfers.base_url}/{own}/{digest}/{name}",
         "directUrl": transfers.download_url(blob, name) if blob else None,
-        "storagePath": f"wandb_artifacts/{md5}",
-        "md5": entry["digest"],
+        "storagePath": f"wandb_artifacts/{digest}",
+        "md5": entry["digest"] if artifact.digest_algorithm == "MANIFEST_MD5" else None,
     }
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from tests.wandb_server.context import Answer, Info, features_of, store_of
+from tests.wandb_server.context import XXHASH_ENABLED, Answer, Info, features_of, store_of
 from tests.wandb_server.execution import resolves
 from tests.wandb_server.paging import edges, page
 from tests.wandb_server.store import ENTITY, Project
@@ -35,6 +35,11 @@ def viewer(_source: Any, _info: Info) -> Answer:
 @resolves("Query.users")
 def users(_source: Any, _info: Info, query: str | None = None) -> Answer:
     return edges([user()] if query in (ENTITY, user()["email"]) else [])
+
+
+@resolves("Entity.xxhashDigestsEnabled")
+def xxhash_digests_enabled(_entity: Any, info: Info) -> bool:
+    return XXHASH_ENABLED in features_of(info)
 
 
 @resolves("Query.entity")
