@@ -217,6 +217,7 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         from emtoolkit.artifacts.background_download import CheckpointDownload
         from emtoolkit.artifacts.checkpoint_download import checkpoint_path
         from emtoolkit.artifacts.mixture import check_is_one_training
+        from emtoolkit.artifacts.version_removal import recorded_as_pruned
 
         check_is_one_training(collection)
         downloads = [CheckpointDownload(collection, remote, cache) for remote in collection.checkpoints]
@@ -232,7 +233,7 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
             )
             for remote, download in zip(collection.checkpoints, downloads, strict=True)
         ]
-        return cls(collection.name, checkpoints, collection, cache=cache)
+        return cls(collection.name, checkpoints, collection, cache=cache, pruned=recorded_as_pruned(collection))
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -258,8 +259,7 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         """
         nearest = self.nearest(step)
         if step in self.pruned:
-            again = how_to_make_again(self.name, [step])
-            raise CheckpointError(f"{self.name}: the checkpoint of step {step} was pruned; '{again}' makes it again")
+            raise CheckpointError(f"step {step} was pruned; '{how_to_make_again(self.name, [step])}' makes it again")
         if nearest.step != step:
             raise CheckpointError(f"{self.name}: there is no checkpoint at step {step}; the nearest is {nearest.step}")
         return nearest

@@ -28,7 +28,7 @@ ORDER = [
     ["artifacts", "data"],
     ["reuse"],
     ["saving", "trajectory"],
-    ["models"],
+    ["models", "pruning"],
     ["evaluation"],
     ["training"],
     ["sweeps", "sandbox", "analysis"],

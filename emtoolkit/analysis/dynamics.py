@@ -7,6 +7,7 @@ merged or stacked, is the same at every step and is not part of the path.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -258,3 +259,24 @@ def _grad_norm(checkpoint: Checkpoint) -> float:
         return float("nan") if value is None else float(value)
     except (TypeError, ValueError, OverflowError):
         return float("nan")
+
+
+def path_lengths(reference: str, steps: Sequence[int], *, progress: Progress = silent) -> list[float]:
+    """The length of the way of the weights up to each of `steps`: the sum of the distances between the checkpoints.
+
+    Raises:
+        CheckpointError: `reference` is no directory, a checkpoint of `steps` cannot be read, or a weight is not finite.
+    """
+    if not Path(reference).is_dir():
+        raise CheckpointError(
+            f"{reference}: the way of the weights is measured on this machine; pass --along steps, or download the "
+            "checkpoints and prune the directory"
+        )
+    found = trajectory_dynamics(Trajectory.open(reference), progress=progress)
+    lengths = np.cumsum([0.0, *(step.distance for step in found.steps[1:])])
+    at = {step.step: float(length) for step, length in zip(found.steps, lengths, strict=True)}
+    if missing := [step for step in steps if not np.isfinite(at.get(step, np.nan))]:
+        raise CheckpointError(
+            f"{reference}: the weights of steps {elided(missing, 60)} cannot be compared; pass --along steps"
+        )
+    return [at[step] for step in steps]

@@ -20,6 +20,8 @@ _PER_PAGE = 100
 _STEP_ALIAS = re.compile(r"step-(0|[1-9][0-9]{0,18})")
 # The key in the metadata of a version whose run has published the checkpoint again, in a collection of its own.
 PUBLISHED_AGAIN = "published_again_as"
+# The keys of a version that 'emtoolkit prune' removes, and of a version that stays, for the steps that were removed.
+PRUNED, PRUNED_STEPS = "pruned", "pruned_steps"
 _FORM = "a collection on W&B is written entity/project/collection"
 
 
@@ -259,8 +261,10 @@ def _replaced(version: Any) -> Iterator[RemoteCheckpoint]:
         step = CheckpointMetadata.from_json(version.metadata).step
     except ValueError:
         return  # not a checkpoint of emtoolkit
-    is_kept = PUBLISHED_AGAIN not in version.metadata and version.metadata.get("saved_for") != "interruption"
-    if step is not None and step_of_version(version) is None and is_kept:
+    is_gone = (
+        bool({PUBLISHED_AGAIN, PRUNED} & {*version.metadata}) or version.metadata.get("saved_for") == "interruption"
+    )
+    if step is not None and step_of_version(version) is None and not is_gone:
         yield _remote_checkpoint(version, step)
 
 

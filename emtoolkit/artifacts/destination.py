@@ -28,6 +28,7 @@ from emtoolkit.artifacts.publication import (
     collection_tags,
     own_collection_name,
 )
+from emtoolkit.artifacts.version_removal import revive
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications, Published, add_collection, add_published
@@ -242,6 +243,7 @@ class Destination:
         """
         publication, checked, logged = started.publication, started.checked, started.logged
         logged.wait()
+        revive(logged)
         if (file := checked.changed_since()) is not None:
             self._release(logged.qualified_name)
             raise DamagedError(f"{file}: the file was written while it was published, so its version has no alias")

@@ -25,6 +25,8 @@ class NameRule:
 
 # The name of an artifact's collection.
 COLLECTION = NameRule(128, re.compile(r"[^A-Za-z0-9._-]+"), edges="- ")
+# The alias of an artifact's version: W&B forbids "/" and ":", and a name without blanks fits on a command line.
+ALIAS = NameRule(128, re.compile(r"[^A-Za-z0-9._-]+"), edges="- ")
 # The tag of an artifact's version.
 ARTIFACT_TAG = NameRule(64, re.compile(r"[^A-Za-z0-9_ -]+"))
 # Control characters, white space but one space, and bytes of a file name that are no text.

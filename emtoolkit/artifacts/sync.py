@@ -109,11 +109,8 @@ def sync(
     Raises:
         CheckpointError: nobody is logged in, W&B does not answer, or another process is saving into `directory`.
     """
-    lock = lock_directory(directory)
-    try:
+    with lock_directory(directory):
         return _DirectorySync(directory, project, entity, progress, stop).run()
-    finally:
-        lock.release()
 
 
 class _DirectorySync:
@@ -171,7 +168,7 @@ class _DirectorySync:
             raise CheckpointError(f"{self._directory}: W&B did not take everything in time")
 
     def _publishable(self) -> list[CheckpointInfo]:
-        """The complete checkpoints of this directory's trajectory; each other one is added to the problems."""
+        """The complete checkpoints that W&B is to have; each that is damaged or of another trajectory is a problem."""
         record = TrajectoryRecord.read_if_any(self._directory)
         found = list_checkpoints(self._directory)
         listed = {info.path for info in found}
@@ -187,13 +184,13 @@ class _DirectorySync:
             elif not info.complete:
                 problem = info.problems[0]
             elif record is not None and info.fingerprint != record.fingerprint:
-                theirs = f"trajectory {str(info.fingerprint)[:8]}, the directory to {record.fingerprint[:8]}"
-                problem = f"{info.path}: belongs to {theirs}"
+                theirs, ours = str(info.fingerprint)[:8], record.fingerprint[:8]
+                problem = f"{info.path}: belongs to trajectory {theirs}, the directory to {ours}"
             else:
                 publishable.append(info)
                 continue
             self._problems.append(f"{problem}; the checkpoint is not published")
-        return publishable
+        return [info for info in publishable if info.step not in self._publications.only_here]
 
     def _path(self, name: str) -> str:
         return "/".join(filter(None, (self._entity, self._project, name)))

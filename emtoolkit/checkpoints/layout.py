@@ -9,6 +9,8 @@ MODEL_INDEX = "model.safetensors.index.json"
 TRAINER_STATE = "trainer_state.json"
 # Inside a trajectory's directory: where `emtoolkit refine` trains missing steps, before they become checkpoints.
 REFINING = ".refining"
+# The directory of the resume checkpoints, in the output directory.
+RESUME_DIRECTORY = "resume"
 # The files in which transformers and PEFT look for weights; any of them can take the place of the saved weights.
 WEIGHT_FILES = frozenset(
     {

@@ -53,6 +53,10 @@ def with_pruned(directory: Path, found: Iterable[CheckpointInfo]) -> list[Checkp
 
 
 def how_to_make_again(name: str, steps: Sequence[int]) -> str:
-    """The command that makes pruned `steps` of the trajectory `name` again; without the steps where they are many."""
+    """The command that makes pruned `steps` of the trajectory `name` again; without the steps where they are many.
+
+    It needs the directory of the run, which a collection on W&B does not name.
+    """
     listed = ",".join(map(str, steps))
-    return f'emtoolkit refine {name} --steps "{listed}"' if len(listed) <= _MOST_CHARACTERS else "emtoolkit refine"
+    place = name if Path(name).is_dir() else "DIR"
+    return f'emtoolkit refine {place} --steps "{listed}"' if len(listed) <= _MOST_CHARACTERS else "emtoolkit refine"

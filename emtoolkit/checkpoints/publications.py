@@ -194,6 +194,17 @@ class Publications:
         about_runs = (collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences, newest)
         return cls(*about_runs, *_requests(events), pruned, off_wandb, *_reuse(events), saved_for)
 
+    @property
+    def only_here(self) -> frozenset[int]:
+        """The steps that were pruned on W&B alone, so that nothing publishes them again."""
+        return frozenset(step for step in self.off_wandb if self.pruned[step] == {"wandb"})
+
+
+def add_wanted(directory: Path, steps: Sequence[int]) -> None:
+    """Record that the pruned `steps` are wanted again: a training saves them as if they had never been there."""
+    for step in steps:
+        _append(directory, {"event": "wanted", "step": step})
+
 
 def _requests(events: Sequence[Any]) -> tuple[frozenset[int], tuple[tuple[int, str, bool], ...]]:
     """`asked` and `answers` of `Publications`."""
@@ -273,6 +284,9 @@ def _prunings(events: Sequence[Any]) -> tuple[dict[int, frozenset[str]], frozens
                 pruned[step] = frozenset(place for place in places if place in ("here", "wandb"))
                 if "wandb" in pruned[step]:
                     off_wandb.add(step)
+            case {"event": "wanted", "step": int(step)}:
+                pruned.pop(step, None)
+                off_wandb.discard(step)
             case {"event": "saved" | "published", "step": int(step)}:
                 off_wandb.discard(step)
     return pruned, frozenset(off_wandb)

@@ -9,6 +9,7 @@ from typer.main import get_command
 
 import emtoolkit
 from emtoolkit.cli import (
+    best,
     checkpoint_list,
     checkpoints,
     compare,
@@ -18,6 +19,7 @@ from emtoolkit.cli import (
     judge,
     metrics,
     onset,
+    prune,
     refine,
     report,
     requests,
@@ -53,6 +55,8 @@ for group in (
     checkpoints,
     checkpoint_list,
     refine,
+    best,
+    prune,
     sweep,
     evaluate,
     judge,

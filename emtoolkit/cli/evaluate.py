@@ -176,6 +176,7 @@ def evaluate(
         from emtoolkit.cli import render_evaluation
         from emtoolkit.cli.judge_options import JudgeOptions, chosen_engine, evaluation_settings
         from emtoolkit.cli.measure_options import chosen_measures
+        from emtoolkit.evaluation.best import move_best_aliases
         from emtoolkit.evaluation.collect import collect_evaluations
         from emtoolkit.evaluation.into_run import log_into, training_run
         from emtoolkit.evaluation.results import evaluate_trajectory
@@ -229,7 +230,8 @@ def evaluate(
         run = log_evaluation(result, str(place), mode) if has_curve else None
         if into_run and has_curve:
             log_into(result, str(place), training or training_run(str(place), mode))
-    for note in result.notes:
+        moved = move_best_aliases(str(place)) if has_curve and mode == "online" else []
+    for note in (*result.notes, *moved):
         typer.echo(f"emtoolkit: {note}", err=True)
     show(render_evaluation.evaluation_json(result, run) if as_json else render_evaluation.evaluation_text(result, run))
     if missing:

@@ -11,7 +11,7 @@ from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.query import is_missing
 from emtoolkit.cli.layout import Column, Records, line, prose
 from emtoolkit.cli.render import as_json, checkpoints_table
-from emtoolkit.evaluation.listed import Listed
+from emtoolkit.evaluation.listed import Listed, ListedCheckpoint
 
 # The columns that the table has anyway.
 _IN_TABLE = ("step", "size", "state", "final")
@@ -27,8 +27,7 @@ def listed_text(listed: Listed) -> RenderableType:
     here = [each.found for each in listed.checkpoints if isinstance(each.found, CheckpointInfo)]
     if len(here) == len(listed.checkpoints):
         return Group(checkpoints_table(here, asked, values), *notes)
-    versions = [each.found for each in listed.checkpoints if isinstance(each.found, RemoteCheckpoint)]
-    return Group(_versions(versions, asked, values), *notes)
+    return Group(_versions(listed.checkpoints, asked, values), *notes)
 
 
 def listed_json(listed: Listed) -> str:
@@ -37,17 +36,23 @@ def listed_json(listed: Listed) -> str:
 
 
 def _versions(
-    found: Sequence[RemoteCheckpoint], asked: Sequence[str], values: Sequence[Sequence[str]]
+    listed: Sequence[ListedCheckpoint], asked: Sequence[str], values: Sequence[Sequence[str]]
 ) -> RenderableType:
     columns = [Column("step"), Column("size"), Column("fingerprint"), Column("version"), Column("aliases", "left")]
     columns += [Column(name) for name in asked]
     rows: list[list[RenderableType]] = []
-    for version, more in zip(found, values, strict=True):
+    collections = set()
+    for each, more in zip(listed, values, strict=True):
+        version = each.found
+        if not isinstance(version, RemoteCheckpoint):
+            rows.append([str(each.row["step"]), "—", "—", "—", "(pruned)", *more])
+            continue
         fingerprint = str(version.metadata.get("fingerprint") or "—")[:8]
         aliases = ", ".join(alias for alias in version.handle.aliases if alias != "latest")
-        name = version.artifact.rpartition(":")[2]
+        collection, _, name = version.artifact.rpartition(":")
+        collections.add(collection)
         rows.append([str(version.step), format_size(version.bytes), fingerprint, name, aliases, *more])
-    return Group(Records(columns, rows), line(f"On W&B: {found[0].artifact.rpartition(':')[0]}"))
+    return Group(Records(columns, rows), *(line(f"On W&B: {name}") for name in sorted(collections)))
 
 
 def _cell(value: Any) -> str:

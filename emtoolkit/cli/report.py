@@ -63,6 +63,7 @@ def report(
             from emtoolkit.analysis.compare import split_schedules
             from emtoolkit.analysis.figures import save_report_figures
             from emtoolkit.analysis.report import gather, page
+            from emtoolkit.analysis.report_steps import record_steps
             from emtoolkit.analysis.wandb_report import save_on_wandb
             from emtoolkit.storage.atomic import write_file
 
@@ -79,6 +80,7 @@ def report(
                 save_report_figures(found, figures)
             made_by = f"emtoolkit {emtoolkit.__version__}"
             write_file(out, page(found, made_by).encode())
+            record_steps(found, str(out.absolute()))
             on_wandb = save_on_wandb(found, made_by) if wandb else None
     except KeyboardInterrupt:
         typer.echo("emtoolkit: interrupted", err=True)

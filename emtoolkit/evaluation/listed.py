@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.artifacts.collection import Collection, Reference, RemoteCheckpoint
+from emtoolkit.artifacts.version_removal import recorded_as_pruned
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.measured import metrics_of, row_with_metrics, stale_evaluations
 from emtoolkit.checkpoints.metric_values import Metrics
@@ -17,9 +18,12 @@ from emtoolkit.errors import CheckpointError
 
 @dataclass(frozen=True, slots=True)
 class ListedCheckpoint:
-    """A checkpoint in a directory, or a version on W&B, and the values of its columns."""
+    """A checkpoint in a directory, or a version on W&B, and the values of its columns.
 
-    found: CheckpointInfo | RemoteCheckpoint
+    `found` is None for a version that was pruned.
+    """
+
+    found: CheckpointInfo | RemoteCheckpoint | None
     row: Row
 
     def as_json(self, columns: Sequence[str] = ()) -> dict[str, Any]:
@@ -31,7 +35,10 @@ class ListedCheckpoint:
             }
         return values
 
-    def _of_version(self, version: RemoteCheckpoint) -> dict[str, Any]:
+    def _of_version(self, version: RemoteCheckpoint | None) -> dict[str, Any]:
+        if version is None:
+            gone: dict[str, Any] = {"artifact": None, "final": False, "bytes": 0, "fingerprint": None, "aliases": []}
+            return {"step": self.row["step"], **gone, "state": self.row["state"]}
         return {
             "step": version.step,
             "artifact": version.artifact,
@@ -94,21 +101,25 @@ def _in_directory(directory: Path, query: Query, *, rehash: bool) -> Listed:
 
 def _in_collection(reference: str, query: Query) -> Listed:
     collection = Collection.read(Reference.parse(reference))
-    found = {version.step: version for version in collection.checkpoints}
-    if not found:
+    there = {version.step: version for version in collection.checkpoints}
+    if not there:
         raise CheckpointError(f"{collection.name}: no complete checkpoint was found")
     facts: dict[int, dict[str, Any]] = {
         step: {"step": step, "size": version.bytes, "state": "complete", "final": version.final}
-        for step, version in found.items()
+        for step, version in there.items()
     }
-    metadata = {step: version.metadata for step, version in found.items()}
+    pruned = recorded_as_pruned(collection)
+    facts |= {step: {"step": step, "size": 0, "state": "pruned", "final": False} for step in pruned}
+    facts = dict(sorted(facts.items()))
+    found = {step: there.get(step) for step in facts}
+    metadata = {step: version.metadata for step, version in there.items()}
     listed = _selected(collection.name, found, facts, metadata, query, None)
     return Listed(listed[0], query.columns, len(found), listed[1])
 
 
 def _selected(
     reference: str,
-    found: Mapping[int, CheckpointInfo | RemoteCheckpoint],
+    found: Mapping[int, CheckpointInfo | RemoteCheckpoint | None],
     facts: Mapping[int, dict[str, Any]],
     metadata: Mapping[int, Mapping[str, Any]],
     query: Query,

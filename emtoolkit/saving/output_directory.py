@@ -7,6 +7,7 @@ from pathlib import Path
 
 from emtoolkit.checkpoints.listing import CheckpointInfo, check_belongs_to, checkpoints_of
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest, NewerFormatError
+from emtoolkit.checkpoints.pruned import pruned_steps
 from emtoolkit.checkpoints.publications import PUBLICATIONS
 from emtoolkit.checkpoints.trajectory_file import RECORD, DamagedRecordError, TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
@@ -22,13 +23,15 @@ from emtoolkit.storage.lock import LOCK, lock_directory
 class OutputDirectory:
     """What the directory `path` held when it was opened: its trajectory record and its checkpoints, in step order.
 
-    `record_problem` is a sentence about a `trajectory.json` that is damaged; `record` is None then.
+    `record_problem` is a sentence about a `trajectory.json` that is damaged; `record` is None then. `pruned` are the
+    steps that were removed on purpose, which no training saves again.
     """
 
     path: Path
     record: TrajectoryRecord | None
     checkpoints: tuple[CheckpointInfo, ...]
     record_problem: str | None = None
+    pruned: frozenset[int] = frozenset()
 
     @classmethod
     def open(cls, path: Path, *, rehash: bool = False, progress: Progress = silent) -> "OutputDirectory":
@@ -46,7 +49,8 @@ class OutputDirectory:
             record = TrajectoryRecord.read_if_any(path)
         except DamagedRecordError as error:
             problem = str(error)
-        return cls(path, record, tuple(checkpoints_of(path, record, rehash=rehash, progress=progress)), problem)
+        found = tuple(checkpoints_of(path, record, rehash=rehash, progress=progress))
+        return cls(path, record, found, problem, frozenset(pruned_steps(path)))
 
     @property
     def complete_steps(self) -> frozenset[int]:
@@ -79,8 +83,11 @@ class OutputDirectory:
         return self.record is not None or self.record_problem is not None or bool(self.complete_steps)
 
     def first_missing(self, steps: Sequence[int]) -> int | None:
-        """The first step of training, up to its end if it has ended, that is damaged, or in `steps` and not there."""
-        complete = self.complete_steps
+        """The first step of training, up to its end if it has ended, that is damaged, or in `steps` and not there.
+
+        A pruned step is not missing.
+        """
+        complete = self.complete_steps | self.pruned
         end = self.ended_at if self.ended_at is not None or not steps else steps[-1]
         missing = next((step for step in steps if step not in complete and (end is None or step <= end)), None)
         damaged = [info.step for info in self.to_repair if end is None or info.step <= end]
@@ -133,7 +140,7 @@ class OutputDirectory:
         Raises:
             CheckpointError: they do not fit.
         """
-        missing = len(steps) - sum(step in steps for step in self.complete_steps)
+        missing = len(steps) - sum(step in steps for step in self.complete_steps | self.pruned)
         contents = f"{len(steps)} checkpoints of {bytes_each:,} bytes"
         check_room(self.path, bytes_each * missing, contents, "choose a sparser schedule or another disk")
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers.trainer_callback import ExportableState
 from transformers.trainer_pt_utils import safe_globals
 
+from emtoolkit.checkpoints.layout import RESUME_DIRECTORY as RESUME_DIRECTORY
 from emtoolkit.checkpoints.layout import TRAINER_STATE, checkpoint_name, step_of
 from emtoolkit.checkpoints.manifest import Manifest, TrajectorySeal
 from emtoolkit.errors import CheckpointError
@@ -30,8 +31,6 @@ from emtoolkit.saving.model_state import ModelState, WriteFiles, failures_as_os_
 from emtoolkit.storage.atomic import remove_directory, write_directory
 
 logger = logging.getLogger(__name__)
-
-RESUME_DIRECTORY = "resume"
 
 # An additional key in `rng_state.pth`; the stock Trainer ignores keys that it does not know.
 _EPOCH_BEGIN = "emtoolkit_epoch_begin"

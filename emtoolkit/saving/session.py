@@ -125,6 +125,7 @@ class SavingSession:
         record.write(directory)
         self._interruptions = InterruptionSaves(directory, found.checkpoints, schedule.steps(total_steps))
         publications = Publications.read(directory)
+        self._pruned, self._only_here = found.pruned, publications.only_here
         self._largest_difference = max((d.largest for d in publications.differences.values()), default=0.0)
         if not publications.has_own_collection:
             name, tags = collection_name(identity), collection_tags(identity)
@@ -139,6 +140,8 @@ class SavingSession:
             if final:
                 self.mark_final(step)
             return
+        if step in self._pruned and not final:
+            return  # removed on purpose
         path = self._directory / checkpoint_name(step)
         metadata = with_reason(self._metadata(step), saved_for)
         self._publications[step] = publication = Publication(step, path, final, metadata)
@@ -306,7 +309,7 @@ class SavingSession:
             )
 
     def _publish(self, publication: Publication) -> None:
-        if self.publisher is not None:
+        if self.publisher is not None and publication.step not in self._only_here:
             self.publisher.publish(self._marked(publication))
 
 

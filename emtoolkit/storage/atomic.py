@@ -112,7 +112,10 @@ def _remove(path: Path) -> None:
     # A rename is atomic and a recursive delete is not: half a checkpoint must not keep the name of a complete one.
     doomed = path.with_name(f"{_temporary(path).name}-old")
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    if doomed.is_symlink():
+        doomed.unlink()
+    else:
+        shutil.rmtree(doomed)
 
 
 @contextmanager

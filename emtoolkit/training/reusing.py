@@ -17,6 +17,7 @@ from emtoolkit.artifacts.publish_end import wait_for_publisher
 from emtoolkit.artifacts.run_mode import intended_mode, wandb_mode
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.pruned import pruned_steps
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.config.sections import RunConfig
@@ -130,9 +131,10 @@ def _lacking(directory: Path, fingerprint: str, steps: Collection[int], *, resum
     if record is None:
         return None if found else set(steps)
     ours = all(info.complete and info.fingerprint == fingerprint for info in found)
-    if not resume or record.fingerprint != fingerprint or not ours or Publications.read(directory).store is None:
+    publications = Publications.read(directory)
+    if not resume or record.fingerprint != fingerprint or not ours or publications.store is None:
         return None
-    return set(steps) - {info.step for info in found}
+    return set(steps) - {info.step for info in found} - {*pruned_steps(directory, publications)}
 
 
 def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manifest]) -> RunResult:

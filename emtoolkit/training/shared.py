@@ -19,7 +19,7 @@ from emtoolkit.artifacts.run_history import RunHistory
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
-from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.publications import Publications, add_wanted
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Bar, Progress
@@ -182,7 +182,7 @@ def share(
     locks.callback(lock_directory(directory).release)
     contents = OutputDirectory.open(directory, rehash=resume)
     _say_damage(contents)
-    lacking = frozenset(plan.steps) - contents.complete_steps
+    lacking = frozenset(plan.steps) - contents.complete_steps - contents.pruned
     own = OwnDirectory(directory, source, identity, plan.total_steps, plan.schedule)
     if (result := _taken(config, own, lacking)) is not None:
         return result
@@ -226,7 +226,9 @@ def _stretch(
     if config.trajectory.also_save is not None:
         schedule |= Schedule.parse(config.trajectory.also_save)
     there = contents.complete_steps
-    missing = frozenset(schedule.steps(plan.total_steps)) - there
+    # A run that lacks a step asks for it, also if the step was pruned in the store.
+    add_wanted(own.store, sorted(lacking & contents.pruned))
+    missing = frozenset(schedule.steps(plan.total_steps)) - there - (contents.pruned - lacking)
     first, stop = min(missing), max(missing)
     checkpoint = contents.newest_resume_state(not_after=first, progress=progress)
     manifests, _ = intact(own.store, lacking & there, identity.fingerprint)

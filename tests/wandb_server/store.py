@@ -97,6 +97,8 @@ class Artifact:
     used_by: list[Run] = field(default_factory=list)
     memberships: list["Membership"] = field(default_factory=list)
     history_step: int | None = None
+    ttl_seconds: int | None = None
+    """The time to live; None if the version inherits that of the team, which is none."""
     created_at: str = field(default_factory=now)
     updated_at: str = field(default_factory=now)
 
@@ -241,6 +243,8 @@ class Store:
         self.lock = threading.RLock()
         self.projects: dict[tuple[str, str], Project] = {}
         self.client_ids: dict[str, Artifact] = {}
+        # Whether the server keeps a time to live of artifacts; an own server without that licence does not.
+        self.keeps_ttl = True
         self._by_id: dict[str, Any] = {}
         self._numbers = itertools.count(1)
 

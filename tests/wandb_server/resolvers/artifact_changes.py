@@ -175,6 +175,9 @@ def update_artifact(_source: Any, info: Info, input: Answer) -> Answer:
         artifact.description = input["description"]
     if input.get("metadata") is not None:
         artifact.metadata = input["metadata"]
+    if store_of(info).keeps_ttl and (seconds := input.get("ttl_duration_seconds")) is not None:
+        # -1 inherits the team's time to live, -2 is none.
+        artifact.ttl_seconds = None if seconds < 0 else seconds
     gone = _tag_names(input.get("tags_to_delete"))
     kept = [tag for tag in artifact.tags if tag not in gone]
     artifact.tags = list(dict.fromkeys(kept + _tag_names(input.get("tags_to_add"))))

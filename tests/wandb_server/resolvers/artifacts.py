@@ -269,14 +269,14 @@ def commit_hash(artifact: Artifact, _info: Info) -> str | None:
 
 
 @resolves("Artifact.ttlDurationSeconds")
-def ttl(_artifact: Artifact, _info: Info) -> int:
-    """-2, which means that the artifact has no index."""
-    return -2
+def ttl(artifact: Artifact, _info: Info) -> int:
+    """-2 means that the artifact has none."""
+    return -2 if artifact.ttl_seconds is None else artifact.ttl_seconds
 
 
 @resolves("Artifact.ttlIsInherited")
-def ttl_is_inherited(_artifact: Artifact, _info: Info) -> bool:
-    return True
+def ttl_is_inherited(artifact: Artifact, _info: Info) -> bool:
+    return artifact.ttl_seconds is None
 
 
 @resolves("Artifact.usedBy")
