@@ -110,10 +110,10 @@ def sync(
         CheckpointError: nobody is logged in, W&B does not answer, or another process is saving into `directory`.
     """
     with lock_directory(directory):
-        return _DirectorySync(directory, project, entity, progress, stop).run()
+        return DirectorySync(directory, project, entity, progress, stop).run()
 
 
-class _DirectorySync:
+class DirectorySync:
     """The synchronization of one directory."""
 
     def __init__(

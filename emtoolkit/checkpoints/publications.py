@@ -110,8 +110,9 @@ class Publications:
     false if the directory was trained on a GPU. `runs` are the W&B runs by id, each with all of its logs, and
     `newest_run` is the one that began last. `saved_for` says of each step why its checkpoint is there.
     `differences` has an entry for each step that a resumed run computed again with other weights: the largest
-    difference; the checkpoint that was there has stayed. `asked` are the steps that somebody asked a training to save,
-    and `answers` its answers, oldest first: the step, the token of the request, and whether the step was saved.
+    difference; the checkpoint that was there has stayed. `settled` are the steps at which nothing more is logged,
+    `asked` those that somebody asked a training to save, and `answers` its answers, oldest first: the step, the token
+    of the request, and whether the step was saved.
     `pruned` has the places from which `emtoolkit prune` removed a step last, or was about to; a step that is in the
     directory all the same was made again. `off_wandb` are the steps that were pruned on W&B and neither saved nor
     published again since. `store` is the directory of the trajectory store that a
@@ -129,6 +130,7 @@ class Publications:
     differences: Mapping[int, Difference] = field(default_factory=dict)
     newest_run: WandbRun | None = None
     asked: frozenset[int] = frozenset()
+    settled: frozenset[int] = field(default=frozenset(), kw_only=True)
     answers: tuple[tuple[int, str, bool], ...] = ()
     pruned: Mapping[int, frozenset[str]] = field(default_factory=dict)
     off_wandb: frozenset[int] = frozenset()
@@ -192,7 +194,8 @@ class Publications:
         pruned, off_wandb = _prunings(events)
         published = {step: each for step, each in published.items() if step not in off_wandb}
         about_runs = (collection, is_own, on_cpu, tags, metadata, run_of, published, runs, differences, newest)
-        return cls(*about_runs, *_requests(events), pruned, off_wandb, *_reuse(events), saved_for)
+        more = (*_requests(events), pruned, off_wandb, *_reuse(events), saved_for)
+        return cls(*about_runs, *more, settled=frozenset(metrics))
 
     @property
     def only_here(self) -> frozenset[int]:

@@ -1,5 +1,7 @@
 """`emtoolkit schedule`, `download` and `sync`: the steps to save, and the checkpoints of a run."""
 
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -94,8 +96,8 @@ def download(
 @command(
     commands,
     "emtoolkit sync",
-    "emtoolkit sync outputs/baseline-medical",
     "emtoolkit sync outputs --entity lab --project em",
+    "emtoolkit sync --watch outputs/baseline-medical",
 )
 def sync(
     directories: Annotated[
@@ -104,19 +106,38 @@ def sync(
     ] = None,
     project: Annotated[str | None, typer.Option(metavar="NAME", help=f"W&B project. {_OF_WANDB}")] = None,
     entity: Annotated[str | None, typer.Option(metavar="NAME", help=f"W&B entity. {_OF_WANDB}")] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Publish the checkpoints of running trainings until they have ended.")
+    ] = False,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Pause of --watch between two looks.")] = 10,
+    patience: Annotated[
+        float,
+        typer.Option(min=0, metavar="SECONDS", help="How long --watch waits for a training that has stopped."),
+    ] = 600,
     as_json: _Json = False,
 ) -> None:
-    """Publish the run logs, checkpoints and evaluations that W&B lacks, in step order."""
+    """Publish the run logs, checkpoints and evaluations that W&B lacks, in step order.
+
+    With --watch the trainings may be running, on this machine or on another one that shares the directories.
+    """
     from emtoolkit.artifacts.sync import run_directories, sync_all
     from emtoolkit.cli import render
     from emtoolkit.evaluation.wandb_record import directories_with_runs
 
     roots = directories or [Path("outputs")]
     evaluated = directories_with_runs(roots)
-    found = run_directories(roots, [root for root in roots if any(path.is_relative_to(root) for path in evaluated)])
+    optional = [root for root in roots if any(path.is_relative_to(root) for path in evaluated)]
+    found = run_directories(roots, optional)
     evaluations = []
+    say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
     with ends_on_signal(_CONTINUES), only_results_on_stdout(), progress_bar() as progress:
-        done = sync_all(found, project=project, entity=entity, progress=progress)
+        if watch:
+            from emtoolkit.artifacts.watch import WatchOptions, watch_all
+
+            options = WatchOptions(project, entity, every, patience)
+            done = watch_all(lambda: run_directories(roots, optional), options, say)
+        else:
+            done = sync_all(found, project=project, entity=entity, progress=progress)
         if evaluated:
             from emtoolkit.evaluation.wandb_sync import sync_evaluations
 
