@@ -15,23 +15,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS
+from emtoolkit.checkpoints.lora_product import MATRIX_OF_END, PREFIX, option_against_product, scale_of
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.json_files import object_in, read_json, text_in
 from emtoolkit.storage.safe_paths import why_unsafe
 
 _FLOATS = {"F64", "F32", "F16", "BF16"}
-_PREFIX = "base_model.model."
-_ENDS = {
-    ".lora_A.weight": "a",
-    ".lora_B.weight": "b",
-    ".lora_embedding_A": "a",
-    ".lora_embedding_B": "b",
-}
-# Options of PEFT's LoRA with which the weight changes by something else than scale · BA.
-_NOT_A_PRODUCT = (
-    *("use_dora", "use_qalora", "use_bdlora", "lora_bias", "target_parameters"),
-    *("kasa_config", "monteclora_config", "arrow_config"),
-)
 # Initializations that take the initial BA out of the base weights: the change since then is BA minus its first value.
 _TAKEN_OUT_OF_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
@@ -182,21 +171,20 @@ def _of_adapter(step: int, directory: Path) -> CheckpointWeights:
         raise CheckpointError(f"{path}: cannot be read ({first_line(error)})") from None
     if method != "LORA":
         raise CheckpointError(f"{directory}: an adapter of type {method}; use LoRA adapters or full checkpoints")
-    for option in _NOT_A_PRODUCT:
-        if config.get(option):
-            raise CheckpointError(f"{path}: {option} is set, so the weights do not change by scale · BA alone")
+    if option := option_against_product(config):
+        raise CheckpointError(f"{path}: {option} is set, so the weights do not change by scale · BA alone")
     if not file.is_file():
         raise CheckpointError(f"{directory}: has no {ADAPTER_WEIGHTS}; pickled weights are not loaded")
     sides: dict[str, dict[str, tuple[str, WholeTensor]]] = {}
     whole = {}
     for name, tensor in _floats(file).items():
-        end = next((end for end in _ENDS if name.endswith(end)), None)
+        end = next((end for end in MATRIX_OF_END if name.endswith(end)), None)
         if end is not None:
-            sides.setdefault(name.removesuffix(end).removeprefix(_PREFIX), {})[_ENDS[end]] = (name, tensor)
+            sides.setdefault(name.removesuffix(end).removeprefix(PREFIX), {})[MATRIX_OF_END[end]] = (name, tensor)
         elif ".lora_" in name:
             raise CheckpointError(f"{file}: {name} is neither A nor B of a LoRA module")
         else:
-            whole[name.removeprefix(_PREFIX)] = tensor
+            whole[name.removeprefix(PREFIX)] = tensor
     pairs = {module: _pair(file, module, found, config) for module, found in sides.items()}
     init = str(config.get("init_lora_weights")).lower()
     return CheckpointWeights(step, directory, pairs, whole, not init.startswith(_TAKEN_OUT_OF_BASE))
@@ -219,11 +207,8 @@ def _pair(
 
 
 def _scale(file: Path, module: str, rank: int, config: Mapping[str, Any]) -> float:
-    """lora_alpha/r, or lora_alpha/√r for rsLoRA (arXiv 2312.03732), with PEFT's alpha_pattern of the module."""
+    """The scale of the module's product, by its config."""
     try:
-        patterns = dict(config.get("alpha_pattern") or {})
-        key = next((key for key in patterns if re.match(rf"(.*\.)?({key})$", module)), None)
-        alpha = float(config["lora_alpha"] if key is None else patterns[key])
+        return scale_of(module, rank, config)
     except (KeyError, TypeError, ValueError, re.error) as error:
         raise CheckpointError(f"{file.parent / ADAPTER_CONFIG}: no lora_alpha of {module} ({error!r})") from None
-    return float(alpha / (rank**0.5 if config.get("use_rslora") else rank))

@@ -12,6 +12,7 @@ from emtoolkit.cli.render import as_json
 from emtoolkit.cli.render_power import detection_json, detection_text
 from emtoolkit.evaluation.power import Detection
 from emtoolkit.models.memory import GPUS_GB, Memory
+from emtoolkit.schedules.steps import elided
 from emtoolkit.training.cost import PlannedRun, Totals
 
 if TYPE_CHECKING:
@@ -31,15 +32,15 @@ def plan_table(run: PlannedRun, detection: Detection | None = None) -> Renderabl
             ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
             ("optimizer steps", str(plan.total_steps)),
             ("schedule", plan.schedule),
-            ("saves at", ElidedSteps(plan.steps)),
-            ("checkpoints", f"{len(plan.steps)}{each}"),
+            ("saves at", _saves_at(plan)),
+            ("checkpoints", f"{_checkpoints(plan)}{each}"),
             ("disk", f"{_size(plan.bytes)}{beside}"),
             *((("resume states", _kept(plan)),) if plan.kept_states else ()),
             ("on W&B", _size(plan.bytes) if run.published else "nothing"),
             ("peak memory", _size(None) if plan.memory is None else _peak(plan.memory)),
             *((("fits", _fitting(plan.memory)),) if plan.memory is not None else ()),
             ("evaluates at", "never" if plan.eval_steps is None else ElidedSteps(plan.eval_steps)),
-            ("answers", f"{run.answers:,}, {run.judge_calls:,} judge calls{_assumed([run])}"),
+            ("answers", f"{_number(run.answers)}, {_number(run.judge_calls)} judge calls{_assumed([run])}"),
             ("writes to", here(plan.directory)),
             *(("note", note) for note in plan.notes),
         ]
@@ -59,11 +60,11 @@ def runs_table(runs: Sequence[PlannedRun], total: Totals, detection: Detection |
             [
                 *(str(run.parameters[name]) for name in names),
                 str(plan.total_steps),
-                str(len(plan.steps)),
+                _checkpoints(plan),
                 _size(plan.bytes),
                 _size(None if plan.memory is None else plan.memory.peak),
-                f"{run.answers:,}",
-                f"{run.judge_calls:,}",
+                _number(run.answers),
+                _number(run.judge_calls),
             ]
         )
     notes = dict.fromkeys(note for run in runs for note in run.plan.notes)
@@ -96,15 +97,30 @@ def runs_json(runs: Sequence[PlannedRun], total: Totals, detection: Detection | 
 def _summary(total: Totals, assumed: str) -> str:
     return (
         f"{total.runs} runs on {total.trajectories} trajectories: {total.steps:,} optimizer steps, "
-        f"{total.checkpoints:,} checkpoints, {_size(total.bytes)} on disk, {_size(total.bytes_on_wandb)} on W&B "
-        f"({total.versions:,} versions: runs on one trajectory share them), at most {_size(total.peak)} of memory, "
-        f"{total.answers:,} answers and {total.judge_calls:,} judge calls{assumed}."
+        f"{_number(total.checkpoints)} checkpoints, {_size(total.bytes)} on disk, "
+        f"{_size(total.bytes_on_wandb)} on W&B ({_number(total.versions)} versions: runs on one trajectory share "
+        f"them), at most {_size(total.peak)} of memory, "
+        f"{_number(total.answers)} answers and {_number(total.judge_calls)} judge calls{assumed}."
     )
 
 
 def _kept(plan: "Plan") -> str:
     count = len(plan.kept_states)
     return f"{count} kept for refine, {_size(plan.kept_bytes)} more on disk"
+
+
+def _saves_at(plan: "Plan") -> ElidedSteps | str:
+    if plan.adaptive is None:
+        return ElidedSteps(plan.steps)
+    return f"{elided(plan.steps)}, and steps that {plan.adaptive} chooses during training"
+
+
+def _checkpoints(plan: "Plan") -> str:
+    return f"{'at most ' if plan.adaptive is not None and plan.count is not None else ''}{_number(plan.count)}"
+
+
+def _number(count: int | None) -> str:
+    return "unknown" if count is None else f"{count:,}"
 
 
 def _size(count: int | None) -> str:
@@ -140,7 +156,7 @@ def _facts(plan: "Plan") -> dict[str, Any]:
         "total_steps": plan.total_steps,
         "schedule": plan.schedule,
         "steps": list(plan.steps),
-        "count": len(plan.steps),
+        "count": plan.count,
         "eval_steps": None if plan.eval_steps is None else list(plan.eval_steps),
         "checkpoint_bytes": plan.checkpoint_bytes,
         "bytes": plan.bytes,

@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator, model_validator
 
-from emtoolkit.config.values import Grammar, Interval, Positive, Section, StepList
+from emtoolkit.config.values import Grammar, Interval, KnownGrammar, Positive, Section, StepList
 from emtoolkit.errors import ConfigError, shown
 from emtoolkit.schedules.save_options import OnError, OnNan, SaveOptions
 from emtoolkit.schedules.schedule import Schedule
@@ -101,7 +101,7 @@ class ProbeConfig(Section):
     """Ask at every multiple of this number of steps; a value below 1 is a fraction of the run."""
     eval_at_steps: StepList | None = None
     """Ask at exactly these steps; step 0 is the model before the first update."""
-    eval_schedule: Grammar | None = None
+    eval_schedule: KnownGrammar | None = None
     """Ask at the steps of a schedule, in the same grammar as `checkpointing.schedule`."""
     samples: Positive | None = None
     """Answers to each wording; `null` means as often as the file says."""
@@ -129,7 +129,7 @@ class EvaluationConfig(Section):
     """Evaluate at every multiple of this number of steps; a value below 1 is a fraction of the run."""
     eval_at_steps: StepList | None = None
     """Evaluate at exactly these steps."""
-    eval_schedule: Grammar | None = None
+    eval_schedule: KnownGrammar | None = None
     """Evaluate at the steps of a schedule, in the same grammar as `checkpointing.schedule`."""
     batch_size: Positive = 8
     """The number of held-out rows in one forward pass, per process."""

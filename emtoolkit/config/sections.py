@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_v
 
 from emtoolkit.config.output_template import check_template, fill
 from emtoolkit.config.scheduling import CheckpointingConfig, EvaluationConfig
-from emtoolkit.config.values import Fraction, Grammar, Positive, Section, TargetModules, finite
+from emtoolkit.config.values import Fraction, KnownGrammar, Positive, Section, TargetModules, finite
 from emtoolkit.config.wandb_names import check_project, check_tags
 from emtoolkit.errors import ConfigError, located
 from emtoolkit.paths import expand
@@ -193,7 +193,7 @@ class TrajectoryConfig(Section):
     and `false` elsewhere."""
     store: str = "outputs/.trajectories"
     """The directory that holds each checkpoint of each trajectory once. `~` and `$NAME` are replaced."""
-    also_save: Grammar | None = None
+    also_save: KnownGrammar | None = None
     """Steps that other runs of the trajectory want: a training saves them into `store`, and not into `output_dir`.
     `emtoolkit sweep` sets the key."""
 

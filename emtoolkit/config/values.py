@@ -85,6 +85,11 @@ def _grammar(value: object) -> object:
     return value
 
 
+def _known_grammar(value: object) -> object:
+    Schedule.parse(str(_grammar(value))).check_known()
+    return value
+
+
 def _target_modules(value: object) -> object:
     names = isinstance(value, list) and value and all(isinstance(name, str) for name in value)
     if not names and value != "all-linear":
@@ -113,6 +118,8 @@ StepList = Annotated[
     WithJsonSchema({"type": "array", "items": {"type": "integer", "minimum": 0}, "minItems": 1}),
 ]
 Grammar = Annotated[str, BeforeValidator(_grammar), WithJsonSchema({"type": "string"})]
+# A schedule whose steps are known before training.
+KnownGrammar = Annotated[str, BeforeValidator(_known_grammar), WithJsonSchema({"type": "string"})]
 TargetModules = Annotated[
     list[str] | Literal["all-linear"],
     BeforeValidator(_target_modules),

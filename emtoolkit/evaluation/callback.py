@@ -265,7 +265,9 @@ def _schedule(
         found = " and ".join(given) if given else "none of them"
         raise ConfigError(f"expected exactly one of {', '.join(options)}; found {found}")
     if schedule is not None:
-        return Schedule.parse(schedule) if isinstance(schedule, str) else schedule
+        parsed = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
+        parsed.check_known()
+        return parsed
     if at_steps is not None:
         return Schedule.of(at_steps)
     return Schedule((EveryFraction(interval) if isinstance(interval, float) else Every(interval or 0),))

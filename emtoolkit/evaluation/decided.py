@@ -101,7 +101,7 @@ def _analysis_of(content: Any, place: str) -> DecidedAnalysis:
     schedules = tuple(content.get("schedules", ()))
     with located(f"{place}: schedules"):
         for schedule in schedules:
-            Schedule.parse(schedule)
+            Schedule.parse(schedule).check_known()
     questions = tuple(sorted(set(content["questions"]))) if "questions" in content else None
     values = {**content, "threshold": float(content["threshold"]), "questions": questions, "schedules": schedules}
     return DecidedAnalysis(**values)

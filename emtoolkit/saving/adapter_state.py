@@ -6,6 +6,7 @@ every save.
 """
 
 import copy
+import json
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -82,6 +83,12 @@ class AdapterState:
 
     def still_lists(self, listing: Mapping[str, Tensor]) -> bool:
         return self._listed_for == vars(self._model.peft_config[self._name]) and self._listing.is_current(listing)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The content of `adapter_config.json`."""
+        values: Mapping[str, Any] = json.loads(self._config)
+        return values
 
     def writer(self) -> WriteFiles:
         config = self._config

@@ -292,7 +292,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
     def _setup(self, event: TrainerEvent) -> SavingSetup:
         return SavingSetup(
             directory=self._directory(event.args),
-            steps=self.schedule.steps(event.state.max_steps),
+            schedule=self.schedule,
             also_save=self._also_save,
             total_steps=event.state.max_steps,
             options=self._options,

@@ -39,6 +39,7 @@ class InterruptionSaves:
 
     def passed_by(self, step: int) -> None:
         """Delete the checkpoints before `step`, which is complete on disk and was saved for another reason."""
+        self._steps.discard(step)
         for passed in sorted(each for each in self._steps if each < step):
             self._steps.discard(passed)
             try:

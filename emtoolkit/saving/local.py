@@ -15,6 +15,7 @@ from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_WEIGHTS, checkpo
 from emtoolkit.checkpoints.saved_for import SavedFor
 from emtoolkit.errors import CheckpointError, DivergedError
 from emtoolkit.saving.adapter_state import model_state
+from emtoolkit.saving.adaptive_steps import adaptive_steps
 from emtoolkit.saving.model_state import FullState, ModelState
 from emtoolkit.saving.overlap import Copying
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, ResumeState
@@ -37,10 +38,20 @@ class _Copies:
     copying: Copying
 
     def save(
-        self, step: int, *, final: bool, event: TrainerEvent | None = None, saved_for: SavedFor = "schedule"
+        self,
+        step: int,
+        *,
+        final: bool,
+        event: TrainerEvent | None = None,
+        saved_for: SavedFor = "schedule",
+        scheduled: bool = True,
     ) -> None:
-        """Save the live model as `step`; an `event` says that the copy may be made beside the training after it."""
-        self.session.save(step, partial(self.copying.contents, step, event), final=final, saved_for=saved_for)
+        """Save the live model as `step`; an `event` says that the copy may be made beside the training after it.
+
+        A step that is not `scheduled` is measured first.
+        """
+        contents = partial(self.copying.contents, step, event)
+        self.session.save(step, contents, final=final, saved_for=saved_for, scheduled=scheduled)
 
     def save_resume_state(self, event: TrainerEvent, random_states: list[Any], callbacks: list[Any]) -> None:
         """Save everything that continuing from this moment needs."""
@@ -71,6 +82,8 @@ class LocalSaving:
         whole = WholeStep(_changing_tensors(event.model, state), event.step)
         copies = _Copies(session, state, buffers, whole, Copying(self._setup, state, buffers, whole))
         session.before_close = copies.copying.close
+        if self._setup.schedule.adaptive is not None:
+            session.choice = adaptive_steps(self._setup, self._setup.schedule.adaptive, event, state)
         copies.buffers.prepare()
         if self._setup.is_scheduled(event.step):
             # After a resume this compares the step with its checkpoint, or writes a checkpoint that is missing.
@@ -116,11 +129,14 @@ class LocalSaving:
             return
         self._copies.whole.is_now(event.step)
         self._copies.session.disk.check()
-        if self._setup.is_scheduled(event.step):
-            self._copies.save(event.step, final=event.step == self._setup.total_steps, event=event)
+        scheduled = self._setup.is_scheduled(event.step)
+        if scheduled or self._copies.session.choice.is_measured(event.step):
+            final = event.step == self._setup.total_steps
+            self._copies.save(event.step, final=final, event=event, scheduled=scheduled)
 
     def trainer_saved(self, event: TrainerEvent) -> None:
         if self._copies is not None:
+            self.finish_copy()
             self._copies.save(event.step, final=False, saved_for="asked")
 
     def training_ended(self, event: TrainerEvent) -> None:

@@ -134,15 +134,18 @@ class OutputDirectory:
             if problem := next(filter(None, problems), None):
                 raise CheckpointError(f"{problem}, and no other file names the trajectory; choose another directory")
 
-    def check_room(self, steps: Sequence[int], bytes_each: int) -> None:
+    def check_room(self, steps: Sequence[int], bytes_each: int, most: int = 0) -> None:
         """Check that the checkpoints of `steps` that do not exist yet fit on the disk; the directory must exist.
+
+        `most` is how many checkpoints there may be with those whose steps are not known.
 
         Raises:
             CheckpointError: they do not fit.
         """
-        missing = len(steps) - sum(step in steps for step in self.complete_steps | self.pruned)
-        contents = f"{len(steps)} checkpoints of {bytes_each:,} bytes"
-        check_room(self.path, bytes_each * missing, contents, "choose a sparser schedule or another disk")
+        count = max(len(steps), most)
+        missing = count - sum(most > 0 or step in steps for step in self.complete_steps | self.pruned)
+        contents = f"{count} checkpoints of {bytes_each:,} bytes"
+        check_room(self.path, bytes_each * max(missing, 0), contents, "choose a sparser schedule or another disk")
 
     def check_not_in_use(self) -> None:
         """Check, before a model is loaded, that no other process is saving into the directory.

@@ -77,8 +77,16 @@ class ResumeState:
         )
 
 
-def write_resume_state(directory: Path, state: ResumeState, seal: TrajectorySeal, keep: Container[int] = ()) -> None:
+def write_resume_state(
+    directory: Path,
+    state: ResumeState,
+    seal: TrajectorySeal,
+    keep: Container[int] = (),
+    more: Callable[[Path], None] = lambda target: None,
+) -> None:
     """Write `state` as `<directory>/resume/checkpoint-N`, then delete the others except those of the steps `keep`.
+
+    `more` writes other files beside those of the state.
 
     Raises:
         CheckpointError: the files cannot be written; the other resume checkpoints stay.
@@ -93,6 +101,8 @@ def write_resume_state(directory: Path, state: ResumeState, seal: TrajectorySeal
                 torch.save(state.scaler, target / "scaler.pt")
         _write_random_states(target, state.rng)
         (target / TRAINER_STATE).write_text(state.trainer_state)
+        with failures_as_os_errors():
+            more(target)
         seal.seal(target, state.step)
 
     # The weights, and the two moments of Adam.

@@ -19,11 +19,9 @@ from emtoolkit.artifacts.publish_end import wait_for_publisher
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.publications import (
-    Difference,
     Publications,
     WandbRun,
     add_collection,
-    add_difference,
     add_metrics,
     add_run,
     add_saved,
@@ -32,11 +30,11 @@ from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.saved_for import SavedFor, with_reason
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.saving.differences import RecomputedSteps
 from emtoolkit.saving.finite_weights import check_finite
 from emtoolkit.saving.interruption_saves import InterruptionSaves
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory
-from emtoolkit.saving.recomputed import LARGEST_NOISE, Recomputed
 from emtoolkit.saving.requests import forget_requests
 from emtoolkit.saving.resume_state import (
     RESUME_DIRECTORY,
@@ -45,12 +43,12 @@ from emtoolkit.saving.resume_state import (
     remove_resume_states,
     write_resume_state,
 )
+from emtoolkit.saving.step_choice import KnownSteps, StepChoice, withheld_publications
 from emtoolkit.saving.step_metrics import StepMetrics
 from emtoolkit.saving.writer import CheckpointContents, CheckpointWriter, DiskThread, Saved
 from emtoolkit.schedules.resume_keep import kept_states
 from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.schedules.schedule import Schedule
-from emtoolkit.schedules.steps import elided
 from emtoolkit.storage.atomic import remove_temporaries
 from emtoolkit.storage.lock import lock_directory
 from emtoolkit.storage.thread_priority import DISK
@@ -61,6 +59,9 @@ logger = logging.getLogger(__name__)
 # the disk thread fell behind at a low priority, and the third save waited for it while a core was idle.
 _SMALL = 32_000_000
 
+
+# Why the checkpoints of a budget are not published before training has ended.
+WITHHELD = "the schedule may still delete some of them, and the resumed training publishes the others"
 
 # The time that W&B gets after a signal for what it has begun, in seconds.
 SECONDS_AFTER_SIGNAL = 2.0
@@ -79,11 +80,10 @@ class SavingSession:
     ) -> None:
         self.state = state
         self.metrics = StepMetrics()
+        self.choice: StepChoice = KnownSteps()
         # Finishes what the jobs of the disk thread wait for.
         self.before_close: Callable[[], None] = lambda: None
         self.saved: list[Saved] = []
-        # The steps that this run computed again, with other weights than their checkpoints hold.
-        self.differences: dict[int, Difference] = {}
         # Called in the background for each saved step whose metrics are recorded.
         self.on_settled: Callable[[int], None] = lambda step: None
         self._directory = directory
@@ -91,6 +91,8 @@ class SavingSession:
         self._options = options
         self._kept_states = kept_states(options.resume_keep, seal.total_steps)
         self._publications: dict[int, Publication] = {}
+        # The steps of which `choice` decides whether they are saved.
+        self._measured: set[int] = set()
         # The saved steps that the Trainer may still log or evaluate.
         self._unsettled: list[int] = []
         self._is_on_cpu = all(tensor.device.type == "cpu" for tensor in state.tensors.values())
@@ -120,33 +122,63 @@ class SavingSession:
         forget_requests(directory, warn=True)
         found = OutputDirectory.open(directory)
         found.check_belongs_to(identity)
-        found.check_room(schedule.steps(total_steps), bytes_each)
+        most = None if schedule.adaptive is None else schedule.adaptive.most(total_steps)
+        found.check_room(schedule.known_steps(total_steps), bytes_each, most or 0)
         record = TrajectoryRecord.of(identity, total_steps, str(schedule))
         record.write(directory)
-        self._interruptions = InterruptionSaves(directory, found.checkpoints, schedule.steps(total_steps))
+        self._interruptions = InterruptionSaves(directory, found.checkpoints, schedule.known_steps(total_steps))
+        self._recomputed = RecomputedSteps(directory)
         publications = Publications.read(directory)
         self._pruned, self._only_here = found.pruned, publications.only_here
-        self._largest_difference = max((d.largest for d in publications.differences.values()), default=0.0)
         if not publications.has_own_collection:
             name, tags = collection_name(identity), collection_tags(identity)
             add_collection(directory, name, tags, on_cpu=self._is_on_cpu)
         return record
 
     def save(
-        self, step: int, contents: Callable[[], CheckpointContents], *, final: bool, saved_for: SavedFor = "schedule"
+        self,
+        step: int,
+        contents: Callable[[], CheckpointContents],
+        *,
+        final: bool,
+        saved_for: SavedFor = "schedule",
+        scheduled: bool = True,
     ) -> None:
-        """Save `contents()` as `step`, once; a later call with `final` adds that alias and does not copy again."""
-        if step in self._publications:
+        """Save `contents()` as `step`, once; a later call with `final` adds that alias and does not copy again.
+
+        A step that is not `scheduled` is saved if `choice` chooses it.
+        """
+        if step in self._publications and not self._was_left_out(step):
             if final:
                 self.mark_final(step)
             return
-        if step in self._pruned and not final:
+        if step in self._pruned and not final and not self.choice.is_measured(step):
             return  # removed on purpose
         path = self._directory / checkpoint_name(step)
         metadata = with_reason(self._metadata(step), saved_for)
         self._publications[step] = publication = Publication(step, path, final, metadata)
         self._unsettled.append(step)
-        self._writer.save(step, contents(), lambda: self._note(publication), self._note_saved)
+        if not scheduled:
+            self._measured.add(step)
+        copied = contents()
+
+        def before() -> bool:
+            chosen = self.choice.chooses(step, copied.tensors)
+            if scheduled or chosen:
+                self._note(publication)
+            return scheduled or chosen
+
+        self._writer.save(step, copied, before, self._note_saved)
+
+    def _was_left_out(self, step: int) -> bool:
+        """Whether `step` was measured and is not saved; waits until that is decided."""
+        if step not in self._measured:
+            return False
+        self.disk.wait_for_fewer_than(1)
+        return not self._is_saved(step)
+
+    def _is_saved(self, step: int) -> bool:
+        return any(saved.step == step for saved in self.saved)
 
     def mark_final(self, step: int) -> None:
         """Publish `step`, which is saved already, as the final checkpoint, unless it was saved as the final one."""
@@ -172,7 +204,7 @@ class SavingSession:
         def write() -> None:
             if self._options.on_nan == "stop":
                 check_finite(state.step, state.tensors)
-            write_resume_state(self._directory, state, self._seal, self._kept_states)
+            write_resume_state(self._directory, state, self._seal, self._kept_states, self.choice.write)
 
         self.disk.submit(write)
 
@@ -191,7 +223,12 @@ class SavingSession:
         """
         self.settle()
         self.disk.drain()
+        withheld = self.choice.thins
+        self._forget(self.choice.ended(step))
         self._record.ended(step).write(self._directory)
+        for publication in withheld_publications(self._directory, self._publications) if withheld else ():
+            self._publish(publication)
+            self.on_settled(publication.step)
         if not self._options.resume_at_end:
             remove_resume_states(self._directory, self._kept_states)
 
@@ -216,8 +253,10 @@ class SavingSession:
             self.disk.close()
             forget_requests(self._directory, warn=False)
             self._lock.release()
-            self._sum_up_differences()
+            self._recomputed.sum_up()
             if self.publisher is not None:
+                if self.choice.thins:
+                    self.publisher.failures |= dict.fromkeys((s.step for s in self.saved), WITHHELD)
                 wait_for_publisher(self.publisher, self._run, self._directory, patience, interrupted=interrupted)
 
     @property
@@ -241,9 +280,9 @@ class SavingSession:
 
     def _marked(self, publication: Publication) -> Publication:
         """`publication`, with the mark of a trajectory that was resumed with differences."""
-        if not self._largest_difference or self.differences.get(publication.step) is not None:
+        if not self._recomputed.largest or publication.step in self._recomputed:
             return publication
-        mark = {"resumed_with_differences": self._largest_difference}
+        mark = {"resumed_with_differences": self._recomputed.largest}
         return replace(publication, metadata=fit_for_wandb({**publication.metadata, **mark}))
 
     def _note(self, publication: Publication) -> None:
@@ -262,62 +301,32 @@ class SavingSession:
             self._interruptions.add(saved.step)
         else:
             self._interruptions.passed_by(saved.step)
-        if saved.recomputed is not None:
-            self._record_difference(saved, saved.recomputed)
+        self._forget(self.choice.saved(saved.step))
+        self._recomputed.note(saved)
 
     def _publish_settled(self, publication: Publication, metrics: Mapping[str, Any]) -> None:
-        if all(saved.step != publication.step for saved in self.saved):
-            return  # the save failed, and is reported as a failure
+        if not self._is_saved(publication.step):
+            # The step was measured and left out, or the save failed, which is reported as a failure.
+            if publication.step in self._measured:
+                self._publications.pop(publication.step)
+                self._measured.discard(publication.step)
+            return
         try:
             add_metrics(self._directory, publication.step, metrics)
         except CheckpointError as error:
             logger.warning("the metrics of step %d were not recorded: %s", publication.step, error)
         self._publish(publication)
-        self.on_settled(publication.step)
+        if not self.choice.thins:
+            self.on_settled(publication.step)
 
-    def _record_difference(self, saved: Saved, recomputed: Recomputed) -> None:
-        """Record other weights than the checkpoint holds, and say so at the first step."""
-        difference = recomputed.weights
-        if difference is None:
-            if recomputed.other_files:
-                names = ", ".join(recomputed.other_files)
-                logger.info("%s: %s would be written differently now; the weights are equal", saved.path, names)
-            return
-        add_difference(self._directory, saved.step, difference)
-        self._largest_difference = max(self._largest_difference, difference.largest)
-        if not self.differences:
-            logger.warning(
-                "%s: computed again, step %d has other weights (%s); the checkpoint stays, and the trajectory is "
-                "marked as resumed with differences%s",
-                saved.path,
-                saved.step,
-                difference,
-                _cause(difference),
-            )
-        self.differences[saved.step] = difference
-
-    def _sum_up_differences(self) -> None:
-        if len(self.differences) > 1:
-            worst = max(self.differences.values(), key=lambda difference: difference.largest)
-            logger.warning(
-                "%s: resumed with differences: %d steps were computed again with other weights (steps %s): %s%s",
-                self._directory,
-                len(self.differences),
-                elided(sorted(self.differences), 100),
-                worst,
-                _cause(worst),
-            )
+    def _forget(self, thinned: Sequence[int]) -> None:
+        """Drop the steps that `choice` has deleted."""
+        self.saved[:] = [saved for saved in self.saved if saved.step not in thinned]
 
     def _publish(self, publication: Publication) -> None:
-        if self.publisher is not None and publication.step not in self._only_here:
+        """Publish a step, unless `choice` may still delete it."""
+        if self.publisher is not None and not self.choice.thins and publication.step not in self._only_here:
             self.publisher.publish(self._marked(publication))
-
-
-def _cause(difference: Difference) -> str:
-    """A hint on differences that kernels which are not deterministic cannot explain."""
-    if difference.share is not None and difference.share <= LARGEST_NOISE:
-        return ""
-    return "; this is more than kernels differ from run to run: look for other code, data order or library versions"
 
 
 def _bytes_of_copy(state: ModelState) -> int:

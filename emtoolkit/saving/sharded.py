@@ -140,6 +140,11 @@ class ShardedSaving:
                 "fsdp: version 1 does not give process 0 the weights of a step between the Trainer's own saves; set "
                 "fsdp_version: 2 (fsdp_config of the TrainingArguments: version: 2)"
             )
+        if setup.schedule.adaptive is not None:
+            raise ConfigError(
+                f'schedule "{setup.schedule}": the weights are spread over the processes, so none of them can measure '
+                "how far they move; use a schedule of known steps, such as every:25"
+            )
         self._setup = setup
         self._session: SavingSession | None = None
         # The newest step that is a scheduled checkpoint, or will be after the Trainer has saved.

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_timing import ResumeTiming
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.schedules.save_options import SaveOptions
+from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps
 
 
@@ -37,17 +39,17 @@ class TrainerEvent:
         return self.objects["model"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class SavingSetup:
     """Everything that a strategy needs to know about the training that begins.
 
-    `also_save` are single steps besides `steps`. `open_session` is called in process 0 only. `stateful_callbacks` are
-    those whose states a resume restores. `trainer` finds the Trainer, or None, while `callback` handles one of its
-    events.
+    `also_save` are single steps besides those of `schedule`. `open_session` is called in process 0 only.
+    `stateful_callbacks` are those whose states a resume restores. `trainer` finds the Trainer, or None, while
+    `callback` handles one of its events.
     """
 
     directory: Path
-    steps: Steps
+    schedule: Schedule
     also_save: frozenset[int]
     total_steps: int
     options: SaveOptions
@@ -57,6 +59,11 @@ class SavingSetup:
     stateful_callbacks: Callable[[], list[Any]]
     trainer: Callable[[], Any]
     callback: Any
+
+    @cached_property
+    def steps(self) -> Steps:
+        """The steps of the schedule that are known beforehand."""
+        return self.schedule.known_steps(self.total_steps)
 
     def is_scheduled(self, step: int) -> bool:
         """Whether the checkpoint of `step` is saved."""

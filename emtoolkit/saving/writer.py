@@ -93,11 +93,15 @@ class DiskThread:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointContents:
-    """The contents of one checkpoint: `fill` writes about `bytes` into a directory, and `release` is called after."""
+    """The contents of one checkpoint: `fill` writes about `bytes` into a directory, and `release` is called after.
+
+    `tensors` waits for the copies, and returns them; it has none where the Trainer writes the files.
+    """
 
     bytes: int
     fill: Callable[[Path], None]
     release: Callable[[], None] = lambda: None
+    tensors: Callable[[], Mapping[str, Tensor]] = dict
 
     @classmethod
     def of_copy(cls, copy: Snapshot | OverlappedCopy, release: Callable[[], None], *, finite: bool) -> Self:
@@ -112,7 +116,7 @@ class CheckpointContents:
                 check_finite(snapshot.step, snapshot.tensors)
             snapshot.write(directory, snapshot.tensors)
 
-        return cls(copy.bytes, fill, release)
+        return cls(copy.bytes, fill, release, lambda: copy.wait().tensors)
 
     @classmethod
     def of_tensors(cls, state: ModelState, tensors: Mapping[str, Tensor]) -> "CheckpointContents":
@@ -136,20 +140,23 @@ class CheckpointWriter:
         self._disk = disk
 
     def save(
-        self, step: int, contents: CheckpointContents, before: Callable[[], None], on_saved: Callable[[Saved], None]
+        self, step: int, contents: CheckpointContents, before: Callable[[], bool], on_saved: Callable[[Saved], None]
     ) -> None:
-        """Call `before`, write `contents` as the checkpoint of `step`, call `on_saved`, all in the background."""
+        """Call `before`, write `contents` as the checkpoint of `step`, call `on_saved`, all in the background.
+
+        If `before` returns False, the step is not saved.
+        """
         self._disk.submit(lambda: self._write_and_release(step, contents, before, on_saved))
 
     def _write_and_release(
-        self, step: int, contents: CheckpointContents, before: Callable[[], None], on_saved: Callable[[Saved], None]
+        self, step: int, contents: CheckpointContents, before: Callable[[], bool], on_saved: Callable[[Saved], None]
     ) -> None:
         try:
-            before()
-            saved = self._write(step, contents)
+            saved = self._write(step, contents) if before() else None
         finally:
             contents.release()
-        on_saved(saved)
+        if saved is not None:
+            on_saved(saved)
 
     def _write(self, step: int, contents: CheckpointContents) -> Saved:
         path = self._directory / checkpoint_name(step)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Mapping
 
 from emtoolkit.errors import ScheduleError, nearest
+from emtoolkit.schedules.adaptive import AdaptiveTerm, Budget, Moved
 from emtoolkit.schedules.terms import (
     At,
     Between,
@@ -30,22 +31,28 @@ _FORMS: tuple[tuple[re.Pattern[str], Callable[..., SimpleTerm]], ...] = (
 )
 _PERCENT = re.compile(r"every:([0-9]+(?:\.[0-9]+)?)%")
 _FRACTION = re.compile(r"every:(0?\.[0-9]+)")
+_MOVED = re.compile(r"moved:([0-9]+(?:\.[0-9]+)?)%")
+_BUDGET = re.compile(f"budget:{_N}")
 _RANGE_WITHOUT_STRIDE = re.compile("[0-9]+-[0-9]*")
 _EXPECTED_AFTER = {
     "every": "every:STRIDE such as every:25, or every:PERCENT% such as every:5%",
     "log2": "log2:LIMIT such as log2:512",
     "geom": "geom:START-STOP/COUNT such as geom:1-1000/10",
 }
+_EXPECTED_AFTER_ADAPTIVE = {
+    "moved": "moved:PERCENT% such as moved:5%",
+    "budget": "budget:COUNT such as budget:20",
+}
 _A_TERM = "a step such as 40, a range such as 0-150:25 or 300-:100, every:25, every:5%, log2:512, geom:1-1000/10"
 
 
-def parse_terms(text: str, presets: Callable[[], Mapping[str, str]]) -> tuple[Term, ...]:
+def parse_terms(text: str, presets: Callable[[], Mapping[str, str]]) -> tuple[Term | AdaptiveTerm, ...]:
     """The comma-separated terms of `text`; `presets` is called only for a term of no other form.
 
     Raises:
         ScheduleError: a term cannot be read; the message quotes the term and what was expected.
     """
-    return tuple(_simple_term(item) or _preset(item, presets()) for item in _split(text))
+    return tuple(_simple_term(item) or _adaptive_term(item) or _preset(item, presets()) for item in _split(text))
 
 
 def _split(text: str) -> list[str]:
@@ -75,11 +82,26 @@ def _simple_term(text: str) -> SimpleTerm | None:
     return None
 
 
+def _adaptive_term(text: str) -> AdaptiveTerm | None:
+    """The term `text` if its steps are chosen during training."""
+    if match := _MOVED.fullmatch(text):
+        return Moved(float(f"{match[1]}e-2"))
+    if match := _BUDGET.fullmatch(text):
+        return Budget(int(match[1]))
+    if expected := _EXPECTED_AFTER_ADAPTIVE.get(text.partition(":")[0]):
+        hint = ""
+        if match := re.fullmatch(r"moved:([0-9]+(?:\.[0-9]+)?)", text):
+            share = float(match[1]) if "." in match[1] else float(f"{match[1]}e-2")
+            hint = f'; did you mean "{Moved(share)}"?' if 0 < share < 1 else ""
+        raise bad_term(text, f"expected {expected}{hint}")
+    return None
+
+
 def _preset(name: str, known: Mapping[str, str]) -> Preset:
     if name not in known:
         preset = f" or a preset ({', '.join(known)})" if known else ""
-        hint = nearest(name.partition(":")[0], [*_EXPECTED_AFTER, *known])
-        raise bad_term(name, f"expected {_A_TERM}{preset}{hint}")
+        hint = nearest(name.partition(":")[0], [*_EXPECTED_AFTER, *_EXPECTED_AFTER_ADAPTIVE, *known])
+        raise bad_term(name, f"expected {_A_TERM}, moved:5%, budget:20{preset}{hint}")
     terms = []
     try:
         items = _split(known[name])

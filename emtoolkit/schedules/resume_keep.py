@@ -18,9 +18,11 @@ def kept_schedule(resume_keep: str) -> Schedule | None:
     if not isinstance(resume_keep, str):
         raise ConfigError(f"{shown(resume_keep)} is neither newest nor a schedule such as every:100")
     try:
-        return Schedule.parse(resume_keep)
+        schedule = Schedule.parse(resume_keep)
+        schedule.check_known()
     except ScheduleError as error:
         raise ConfigError(f"{error} (expected newest, or a schedule such as every:100)") from None
+    return schedule
 
 
 def kept_states(resume_keep: str, total_steps: int, *, allow_unreachable: bool = True) -> Steps:

@@ -27,10 +27,13 @@ def select_steps(
     items = [item.strip() for item in spec.split(",")]
     rules = [item for item in items if item != FINAL]
     try:
-        terms = Schedule.parse(",".join(rules)).terms if rules else ()
+        schedule = Schedule.parse(",".join(rules)) if rules else None
+        if schedule is not None:
+            schedule.check_known()
     except ScheduleError as error:
         hint = nearest(spec, [FINAL]) if rules == [spec] else ""
         raise ScheduleError(f'steps "{spec}": {error}{hint}') from None
+    terms = () if schedule is None else schedule.fixed_terms
     for term in terms:
         if isinstance(term, At) and term.step not in steps:
             close = nearest_step(term.step, steps)

@@ -12,7 +12,7 @@ from emtoolkit.schedules.steps import Steps
 
 # No run is this long. The bound keeps every length a machine integer and every geometric step an exact float.
 MAX_STEP = 10**12
-KEYWORDS = ("every", "log2", "geom")
+KEYWORDS = ("every", "log2", "geom", "moved", "budget")
 
 
 def bad_term(term: object, problem: str) -> ScheduleError:
@@ -20,13 +20,24 @@ def bad_term(term: object, problem: str) -> ScheduleError:
     return ScheduleError(f'schedule term "{term}": {problem}')
 
 
-def _check(term: object, name: str, value: int, least: int) -> None:
+def check_whole(term: object, name: str, value: int, least: int) -> None:
+    """Check the number `value`, which is the `name` of `term`.
+
+    Raises:
+        ScheduleError: it is no whole number from `least` to `MAX_STEP`.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
         raise bad_term(term, f"the {name} must be a whole number")
     if value < least:
         raise bad_term(term, f"the {name} must be at least {least}")
     if value > MAX_STEP:
         raise bad_term(term, f"the {name} must be at most {MAX_STEP}")
+
+
+def percent(fraction: float) -> str:
+    """`0.05` as `5%`; the text is read as the same double."""
+    # repr() is the shortest text that parses to the same double, and the shift by two digits is exact.
+    return f"{Decimal(repr(float(fraction))).scaleb(2):f}%"
 
 
 def _up_to(total_steps: int, steps: tuple[int, ...]) -> tuple[int, ...]:
@@ -40,7 +51,7 @@ class At:
     step: int
 
     def __post_init__(self) -> None:
-        _check(self, "step", self.step, least=0)
+        check_whole(self, "step", self.step, least=0)
 
     def __str__(self) -> str:
         return str(self.step)
@@ -56,7 +67,7 @@ class Every:
     stride: int
 
     def __post_init__(self) -> None:
-        _check(self, "stride", self.stride, least=1)
+        check_whole(self, "stride", self.stride, least=1)
 
     def __str__(self) -> str:
         return f"every:{self.stride}"
@@ -82,8 +93,7 @@ class EveryFraction:
             raise bad_term(self, "the fraction must be more than 0% and less than 100%, such as every:5%")
 
     def __str__(self) -> str:
-        # repr() is the shortest text that parses to the same double, and the shift by two digits is exact.
-        return f"every:{Decimal(repr(float(self.fraction))).scaleb(2):f}%"
+        return f"every:{percent(self.fraction)}"
 
     def steps(self, total_steps: int) -> range:
         stride = max(1, math.ceil(total_steps * self.fraction))
@@ -99,9 +109,9 @@ class Between:
     stride: int
 
     def __post_init__(self) -> None:
-        _check(self, "start", self.start, least=0)
-        _check(self, "stop", self.stop, least=0)
-        _check(self, "stride", self.stride, least=1)
+        check_whole(self, "start", self.start, least=0)
+        check_whole(self, "stop", self.stop, least=0)
+        check_whole(self, "stride", self.stride, least=1)
         if self.stop < self.start:
             swapped = Between(self.stop, self.start, self.stride)
             raise bad_term(self, f'the stop must not be before the start; did you mean "{swapped}"?')
@@ -121,8 +131,8 @@ class From:
     stride: int
 
     def __post_init__(self) -> None:
-        _check(self, "start", self.start, least=0)
-        _check(self, "stride", self.stride, least=1)
+        check_whole(self, "start", self.start, least=0)
+        check_whole(self, "stride", self.stride, least=1)
 
     def __str__(self) -> str:
         return f"{self.start}-:{self.stride}"
@@ -138,7 +148,7 @@ class Log2:
     limit: int
 
     def __post_init__(self) -> None:
-        _check(self, "limit", self.limit, least=1)
+        check_whole(self, "limit", self.limit, least=1)
 
     def __str__(self) -> str:
         return f"log2:{self.limit}"
@@ -156,9 +166,9 @@ class Geom:
     count: int
 
     def __post_init__(self) -> None:
-        _check(self, "start", self.start, least=1)
-        _check(self, "stop", self.stop, least=1)
-        _check(self, "count", self.count, least=2)
+        check_whole(self, "start", self.start, least=1)
+        check_whole(self, "stop", self.stop, least=1)
+        check_whole(self, "count", self.count, least=2)
         if self.stop <= self.start:
             raise bad_term(self, f"the stop must be after the start, {self.start}")
         if self.count > (room := self.stop - self.start + 1):

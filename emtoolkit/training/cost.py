@@ -24,14 +24,14 @@ class PlannedRun:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def answers(self) -> int:
-        """The answers that an evaluation of every checkpoint samples."""
-        return self.plan.evaluation.samples * len(self.plan.steps)
+    def answers(self) -> int | None:
+        """The answers that an evaluation of every checkpoint samples; None if their number is not known beforehand."""
+        return None if self.plan.count is None else self.plan.evaluation.samples * self.plan.count
 
     @property
-    def judge_calls(self) -> int:
-        """The calls to a judge that an evaluation of every checkpoint makes."""
-        return self.plan.evaluation.judge_calls * len(self.plan.steps)
+    def judge_calls(self) -> int | None:
+        """The calls to a judge that an evaluation of every checkpoint makes; None as `answers`."""
+        return None if self.plan.count is None else self.plan.evaluation.judge_calls * self.plan.count
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +39,20 @@ class Totals:
     """The sums over several runs.
 
     `versions` and `bytes_on_wandb` count a step of one trajectory once, whichever runs save it. `bytes` and
-    `bytes_on_wandb` are None where the checkpoint size of a run is not known. `peak` is the largest peak memory.
+    `bytes_on_wandb` are None where the checkpoint size of a run is not known, and all counts of checkpoints and answers
+    where a run chooses its steps during training. `peak` is the largest peak memory.
     """
 
     runs: int
     trajectories: int
     steps: int
-    checkpoints: int
+    checkpoints: int | None
     bytes: int | None
-    versions: int
+    versions: int | None
     bytes_on_wandb: int | None
     peak: int | None
-    answers: int
-    judge_calls: int
+    answers: int | None
+    judge_calls: int | None
 
 
 def plan_one(config: RunConfig, *, bar: Bar = no_bar) -> PlannedRun:
@@ -87,17 +88,20 @@ def totals(runs: Sequence[PlannedRun]) -> Totals:
         if run.published:
             versions.setdefault(run.trajectory, set()).update(run.plan.steps)
             sizes[run.trajectory] = run.plan.checkpoint_bytes
+    chosen = any(run.published and run.plan.adaptive is not None for run in runs)
     return Totals(
         runs=len(runs),
         trajectories=len({run.trajectory for run in runs}),
         steps=sum(run.plan.total_steps for run in runs),
-        checkpoints=sum(len(run.plan.steps) for run in runs),
+        checkpoints=_sum([run.plan.count for run in runs]),
         bytes=_sum([run.plan.bytes for run in runs]),
-        versions=sum(map(len, versions.values())),
-        bytes_on_wandb=_sum([None if (size := sizes[name]) is None else size * len(versions[name]) for name in sizes]),
+        versions=None if chosen else sum(map(len, versions.values())),
+        bytes_on_wandb=None
+        if chosen
+        else _sum([None if (size := sizes[name]) is None else size * len(versions[name]) for name in sizes]),
         peak=max((run.plan.memory.peak for run in runs if run.plan.memory is not None), default=None),
-        answers=sum(run.answers for run in runs),
-        judge_calls=sum(run.judge_calls for run in runs),
+        answers=_sum([run.answers for run in runs]),
+        judge_calls=_sum([run.judge_calls for run in runs]),
     )
 
 

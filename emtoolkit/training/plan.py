@@ -15,6 +15,7 @@ from emtoolkit.models.architecture import Architecture, architecture_of, bytes_o
 from emtoolkit.models.base import effective_optimizer
 from emtoolkit.models.memory import Memory, Setting, estimate
 from emtoolkit.paths import expand
+from emtoolkit.schedules.adaptive import AdaptiveTerm
 from emtoolkit.schedules.resume_keep import kept_states
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps
@@ -28,6 +29,7 @@ class Plan:
     `checkpoint_bytes` and `memory` are None where the config of the base model is not on this machine. `kept_states`
     are the steps whose resume states stay. `evaluation` is the cost of one checkpoint. `notes` are observations, and
     checks that could not be made.
+    `steps` are the steps that are known beforehand: all, unless `adaptive` chooses others during training.
     """
 
     directory: Path
@@ -39,6 +41,7 @@ class Plan:
     schedule: str
     steps: Steps
     kept_states: Steps
+    adaptive: AdaptiveTerm | None
     eval_steps: Steps | None
     checkpoint_bytes: int | None
     memory: Memory | None
@@ -46,9 +49,15 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
+    def count(self) -> int | None:
+        """The number of checkpoints, the largest one of a budget; None if it is not known beforehand."""
+        return len(self.steps) if self.adaptive is None else self.adaptive.most(self.total_steps)
+
+    @property
     def bytes(self) -> int | None:
-        """The size of all checkpoints on disk."""
-        return None if self.checkpoint_bytes is None else self.checkpoint_bytes * len(self.steps)
+        """The size of all checkpoints on disk; None if it is not known beforehand."""
+        size, count = self.checkpoint_bytes, self.count
+        return None if size is None or count is None else size * count
 
     @property
     def resume_bytes(self) -> int | None:
@@ -106,8 +115,9 @@ def plan_for(config: RunConfig, data: RunData, extra_notes: Sequence[str] = ()) 
         test_rows=data.test_rows,
         total_steps=total,
         schedule=str(schedule),
-        steps=schedule.steps(total),
         kept_states=kept,
+        steps=schedule.known_steps(total),
+        adaptive=schedule.adaptive,
         eval_steps=None if eval_schedule is None else eval_schedule.steps(total),
         checkpoint_bytes=None if architecture is None else architecture.checkpoint_bytes(config.model.dtype),
         memory=None if architecture is None else memory_of(config, architecture),

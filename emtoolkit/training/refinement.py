@@ -118,10 +118,12 @@ def asked_steps(text: str, record: TrajectoryRecord) -> tuple[int, ...]:
         words = [word.strip() for word in text.split(",")]
         rules = [word for word in words if word != FINAL]
         schedule = Schedule.parse(",".join(rules)) if rules else None
+        if schedule is not None:
+            schedule.check_known()
         if schedule is not None and (beyond := schedule.unreachable(end)):
             raise CheckpointError(f"step {beyond[0]} is not in the trajectory, whose steps are 0 to {end}")
         # Of the terms alone: a schedule adds the last step.
-        named = [] if schedule is None else [term.steps(record.total_steps) for term in schedule.terms]
+        named = [] if schedule is None else [term.steps(record.total_steps) for term in schedule.fixed_terms]
         found = [step for step in Steps.union([*named, (end,) if FINAL in words else ()]) if step <= end]
         if not found:
             raise CheckpointError(f"names no step of the trajectory, whose steps are 0 to {end}")

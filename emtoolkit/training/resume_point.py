@@ -8,7 +8,9 @@ from pathlib import Path
 from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, silent
+from emtoolkit.saving.adaptive_steps import why_not_continued
 from emtoolkit.saving.output_directory import OutputDirectory
+from emtoolkit.schedules.adaptive import AdaptiveTerm
 
 logger = logging.getLogger(__name__)
 
@@ -31,9 +33,17 @@ class ResumePoint:
 
 
 def find_resume_point(
-    directory: OutputDirectory, steps: Sequence[int], *, resume: bool, progress: Progress = silent
+    directory: OutputDirectory,
+    steps: Sequence[int],
+    adaptive: AdaptiveTerm | None = None,
+    *,
+    resume: bool,
+    progress: Progress = silent,
 ) -> ResumePoint:
     """Where a run that saves `steps` to `directory` starts: with `resume` at the first step that is missing or damaged.
+
+    Where `adaptive` chooses other steps during training, the run starts at step 0 unless an earlier run with the same
+    term has ended, or its resume state says what was chosen before.
 
     Raises:
         CheckpointError: `directory` holds checkpoints of this run, and `resume` is false.
@@ -48,7 +58,7 @@ def find_resume_point(
         )
     missing = directory.first_missing(steps)
     _warn_of_damage(directory)
-    if missing is None and directory.ended_at is not None:
+    if missing is None and directory.ended_at is not None and _was_saved_under(adaptive, directory):
         return ResumePoint(complete=True)
     damaged = frozenset(info.step for info in directory.to_repair)
     checkpoint = directory.newest_resume_state(not_after=missing, progress=progress)
@@ -60,8 +70,17 @@ def find_resume_point(
             "" if missing is None else f" at or before step {missing}",
         )
         return ResumePoint(damaged=damaged)
+    if adaptive is not None and (problem := why_not_continued(checkpoint, adaptive)):
+        logger.warning("%s; training starts again at step 0, and intact checkpoints stay", problem)
+        return ResumePoint(damaged=damaged)
     logger.info("resuming from %s", checkpoint)
     return ResumePoint(checkpoint, damaged=damaged)
+
+
+def _was_saved_under(adaptive: AdaptiveTerm | None, directory: OutputDirectory) -> bool:
+    """Whether the run that ended in `directory` chose its steps as `adaptive` does; true for None."""
+    record = directory.record
+    return adaptive is None or (record is not None and str(adaptive) in record.schedule.split(","))
 
 
 def _warn_of_damage(directory: OutputDirectory) -> None:

@@ -42,6 +42,8 @@ def why_trains_alone(config: RunConfig) -> str | None:
         return "evaluation.probe asks the model during training"
     if config.training.on_nan == "continue":
         return "training.on_nan: continue trains through numbers that are not finite"
+    if (adaptive := config.checkpointing.to_schedule().adaptive) is not None:
+        return f"{adaptive} chooses its steps during training"
     if config.checkpointing.resume_at_end:
         return "checkpointing.resume_at_end keeps the resume state of the run's own training"
     if process_count() > 1:

@@ -151,12 +151,12 @@ def _resume_point(prepared: PreparedRun, *, resume: bool, bar: Bar) -> ResumePoi
     contents.check_belongs_to(prepared.identity)
     contents.check_not_in_use()
     if not resume or not contents.holds_a_run:
-        return find_resume_point(contents, plan.steps, resume=resume)
+        return find_resume_point(contents, plan.steps, plan.adaptive, resume=resume)
     for path in set_unlisted_weights_aside(plan.directory):
         logger.warning("%s: a loader would have read this file, which no manifest lists, in the checkpoint", path)
     with bar() as progress:
         contents = OutputDirectory.open(plan.directory, rehash=True, progress=progress)
-        start = find_resume_point(contents, plan.steps, resume=True, progress=progress)
+        start = find_resume_point(contents, plan.steps, plan.adaptive, resume=True, progress=progress)
     if start.complete and contents.record is None:
         record = TrajectoryRecord.of(prepared.identity, plan.total_steps, plan.schedule)
         record.ended(contents.ended_at).write(plan.directory)

@@ -28,7 +28,7 @@ prove = settings(derandomize=True, deadline=None, max_examples=300)
 PRESETS = {name: Schedule.parse(text) for name, text in shipped_presets().items()}
 A_TERM = (
     "expected a step such as 40, a range such as 0-150:25 or 300-:100, every:25, every:5%, log2:512, "
-    "geom:1-1000/10 or a preset (dense-early, pt1-3, pythia)"
+    "geom:1-1000/10, moved:5%, budget:20 or a preset (dense-early, pt1-3, pythia)"
 )
 
 
