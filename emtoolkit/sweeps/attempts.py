@@ -118,6 +118,19 @@ class Attempts:
             left_over.unlink(missing_ok=True)
         return Claim(file, descriptor)
 
+    def is_claimed(self, key: str) -> bool:
+        """Whether a process, on a machine whose locks this one sees, runs the combination `key`.
+
+        Raises:
+            ConfigError: as `claim`.
+        """
+        if not (self._directory / f"{key}.lock").exists():
+            return False
+        claim = self.claim(key)
+        if claim is not None:
+            claim.release()
+        return claim is None
+
 
 def unfinished_runs(directory: Path) -> str | None:
     """A sentence on the runs of the sweep in `directory` that have not finished; None without such a run.

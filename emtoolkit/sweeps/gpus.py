@@ -115,7 +115,9 @@ class GpuPool:
     def __init__(self, share: GpuShare, locks: Path | None = None) -> None:
         self._share = share
         self._uses: Counter[str] = Counter(dict.fromkeys(share.names, 0))
-        self._locks = locks or Path(tempfile.gettempdir()) / f"emtoolkit-gpus-{os.getuid()}"
+        # Jobs of Slurm on one machine may see different GPUs under one number.
+        job = os.environ.get("SLURM_JOB_ID", "")
+        self._locks = locks or Path(tempfile.gettempdir()) / f"emtoolkit-gpus-{os.getuid()}{job and '-' + job}"
 
     def take(self) -> "TakenGpus | None":
         """GPUs for one run; None while other runs, of this sweep or another one, have them.

@@ -2,8 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,13 +67,31 @@ class SweepRun:
 
 @dataclass(frozen=True, slots=True)
 class SweepPlan:
-    """The runs of the sweep file `path`, their environment, and the directory of their attempts and logs."""
+    """The runs of the sweep file `path`, their environment, and the directory of their attempts and logs.
+
+    `slurm` are the options of `sbatch` in the file.
+    """
 
     path: Path
     runs: tuple[SweepRun, ...]
     environment: Mapping[str, str]
     directory: Path
     processes_per_run: int = 1
+    slurm: Mapping[str, str | bool] = field(default_factory=dict)
+
+    def only(self, keys: Collection[str]) -> "SweepPlan":
+        """The plan of the combinations `keys` alone.
+
+        Raises:
+            ConfigError: the sweep file describes no such combination any more.
+        """
+        runs = tuple(run for run in self.runs if run.key in keys)
+        if missing := sorted(set(keys) - {run.key for run in runs}):
+            raise ConfigError(
+                f"{self.path}: no combination has the key {missing[0]!r}; the file has changed since the key was "
+                "given, so start the sweep again"
+            )
+        return replace(self, runs=runs)
 
     def configs(self) -> "list[tuple[Mapping[str, Any], RunConfig]]":
         """The parameters, by dotted names, and the config of each run.
@@ -124,7 +142,7 @@ def plan_sweep(
         reuse and processes_per_run == 1,
         lambda run, words: _with_config(replace(run, command=words), path, variables),
     )
-    return SweepPlan(path, tuple(shared), variables, directory, processes_per_run)
+    return SweepPlan(path, tuple(shared), variables, directory, processes_per_run, sweep.slurm)
 
 
 def _plan_run(

@@ -41,10 +41,14 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class SweepResult:
-    """The outcomes in the order of the sweep. `signal_number` is the signal that ended the sweep early, else None."""
+    """The outcomes in the order of the sweep. `signal_number` is the signal that ended the sweep early, else None.
+
+    `left_to_others` says that other processes run the combinations that have not ended.
+    """
 
     outcomes: tuple[Outcome, ...]
     signal_number: int | None
+    left_to_others: bool = False
 
     @property
     def all_finished(self) -> bool:
@@ -53,7 +57,13 @@ class SweepResult:
 
 
 def run_sweep(
-    plan: SweepPlan, *, jobs: int, retry_failed: bool, progress: Progress, gpus: GpuShare | None = None
+    plan: SweepPlan,
+    *,
+    jobs: int,
+    retry_failed: bool,
+    progress: Progress,
+    gpus: GpuShare | None = None,
+    waits: bool = True,
 ) -> SweepResult:
     """Run the combinations that are not finished, `jobs` at a time; failed ones only with `retry_failed`.
 
@@ -68,12 +78,13 @@ def run_sweep(
     attempts = Attempts(plan.directory)
     with Processes() as processes:
         pool = None if gpus is None else GpuPool(gpus)
-        _Sweep(plan, attempts, processes, jobs, pool, retry_failed=retry_failed).run(progress)
+        sweep = _Sweep(plan, attempts, processes, jobs, pool, retry_failed=retry_failed)
+        sweep.run(progress, waits=waits)
         signal_number = processes.signals[0] if processes.signals else None
     outcomes = tuple(
         Outcome(run, attempts.get(run.key) or run.before, _count_checkpoints(run.directory)) for run in plan.runs
     )
-    return SweepResult(outcomes, signal_number)
+    return SweepResult(outcomes, signal_number, left_to_others=signal_number is None and sweep.has_left)
 
 
 def _with_thread_limit(environment: Mapping[str, str], count: int) -> Mapping[str, str]:
@@ -120,16 +131,21 @@ class _Sweep:
         self._total = len(self._left)
         self._failed = 0
 
-    def run(self, progress: Progress) -> None:
-        """Run the combinations until each has ended here or elsewhere, or until a signal."""
+    def run(self, progress: Progress, *, waits: bool) -> None:
+        """Run the combinations until each has ended here, or elsewhere if this process `waits`, or until a signal."""
         while self._active or (self._left and not self._processes.signals):
             elsewhere = self._start_due()
             done = self._total - len(self._left) - len(self._active)
             progress(self._status(elsewhere), done, self._total)
-            if not self._active and not self._left:
+            if not self._active and (not self._left or (not waits and elsewhere == len(self._left))):
                 return
             if (ended := self._processes.next_ended(timeout=_SECONDS_BETWEEN_LOOKS)) is not None:
                 self._end(*ended)
+
+    @property
+    def has_left(self) -> bool:
+        """Whether a combination has neither been run here nor ended elsewhere."""
+        return bool(self._left)
 
     def _is_settled(self, run: SweepRun) -> bool:
         attempt = self._attempts.get(run.key)

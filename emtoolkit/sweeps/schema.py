@@ -74,6 +74,11 @@ _KEYS: dict[str, Any] = {
     "project": _TEXT | {"description": "The W&B project of the runs, unless `$WANDB_PROJECT` is set."},
     "entity": _TEXT | {"description": "The W&B user or team of the runs, unless `$WANDB_ENTITY` is set."},
     "run_cap": {"type": ["integer", "null"], "minimum": 1, "description": "The largest number of runs."},
+    "slurm": {
+        "type": ["object", "null"],
+        "additionalProperties": {"type": ["string", "number", "boolean"]},
+        "description": "Options of `sbatch` for `emtoolkit sweep --on slurm`, such as `partition: gpu`.",
+    },
     "name": {"description": "A name for W&B's pages."},
     "description": {"description": "A text for W&B's pages."},
     "metric": {

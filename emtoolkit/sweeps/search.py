@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -12,6 +12,7 @@ from typing import Any
 
 from emtoolkit.errors import ConfigError, nearest, shown
 from emtoolkit.sweeps.distributions import Distribution, parse_distribution
+from emtoolkit.sweeps.slurm_script import slurm_options
 from emtoolkit.yaml_files import read_yaml
 from emtoolkit.yaml_scalars import number_meant
 
@@ -25,7 +26,7 @@ _METHODS = ("grid", "random")
 _IGNORED = ("apiVersion", "kind", "name", "description", "metric", "controller")
 # Keys under which people keep what merge keys (`<<: *name`) refer to.
 _ANCHORS = ("x-", ".")
-_READ = ("method", "parameters", "program", "command", "project", "entity", "run_cap")
+_READ = ("method", "parameters", "program", "command", "project", "entity", "run_cap", "slurm")
 _REFUSED = {
     "early_terminate": "stopping runs early compares their metrics on W&B's server; remove the key, or use "
     "'wandb sweep' and 'wandb agent'",
@@ -56,7 +57,7 @@ class Combination:
 class Sweep:
     """A sweep file. `parameters` are sorted by name, as in W&B (`HyperParameterSet.from_config`).
 
-    The name of a nested parameter is the tuple of the names on the way to it.
+    The name of a nested parameter is the tuple of the names on the way to it. `slurm` are options of `sbatch`.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Sweep:
     project: str | None
     entity: str | None
     run_cap: int | None
+    slurm: Mapping[str, str | bool] = field(default_factory=dict)
 
     def combinations(self, *, count: int | None = None, seed: int = 0) -> list[Combination]:
         """The combinations, each once: a grid in W&B's order, or random draws; at most `count` and at most `run_cap`.
@@ -155,6 +157,7 @@ def read_sweep(path: Path) -> Sweep:
         project=_text(content, "project", path),
         entity=_text(content, "entity", path),
         run_cap=_run_cap(content, path),
+        slurm=slurm_options(content.get("slurm") or {}, f"{path}: slurm"),
     )
 
 

@@ -67,7 +67,7 @@ def test_a_sweep_is_compared_by_the_evaluations_of_its_checkpoints(
     seen = [each["schedules"][0]["new_questions"] for each in found]
     assert [(each["lower"], each["upper"]) for each in seen] == [(0, 100), (0, 100)]
     assert "1 of 3 runs of the sweep have not finished (" in done.err
-    assert "c has no evaluation" not in done.err
+    assert f"run {third} has no evaluation" in done.err
     assert "has no evaluation on W&B, so it is left out" in done.err
     assert "the runs have different base models (gemma in " in done.err
 
