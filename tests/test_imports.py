@@ -32,6 +32,7 @@ ORDER = [
     ["evaluation"],
     ["training"],
     ["sweeps", "sandbox", "analysis"],
+    ["zoom"],
     ["cli"],
 ]
 LEVEL = {room: level for level, rooms in enumerate(ORDER) for room in rooms}

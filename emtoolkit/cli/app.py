@@ -27,6 +27,7 @@ from emtoolkit.cli import (
     schema,
     sweep,
     train,
+    zoom,
 )
 from emtoolkit.cli.help import Group, examples
 from emtoolkit.cpu_threads import let_waiting_threads_sleep
@@ -61,6 +62,7 @@ for group in (
     evaluate,
     judge,
     onset,
+    zoom,
     compare,
     dynamics,
     direction,

@@ -17,6 +17,21 @@ from emtoolkit.cli.activation_flags import (
     text_options,
 )
 from emtoolkit.cli.analysis_options import AnalysisFile, decided_analysis
+from emtoolkit.cli.evaluation_flags import (
+    MODEL,
+    OUTPUT,
+    Base,
+    EngineName,
+    HeldOut,
+    MaxTokens,
+    Pairs,
+    PersonaName,
+    PersonaOverride,
+    Questions,
+    Samples,
+    WandbMode,
+    With,
+)
 from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.judge_flags import (
@@ -35,8 +50,6 @@ from emtoolkit.errors import UserError
 
 commands = typer.Typer()
 
-_QUESTIONS, _MEASURES, _MODEL, _OUTPUT = "Questions", "Measures", "Model and persona", "Output"
-
 _Places = Annotated[
     list[str] | None,
     typer.Argument(metavar="[TRAJECTORY]", help="A run's directory, or entity/project/collection on W&B."),
@@ -44,74 +57,24 @@ _Places = Annotated[
 _Collect = Annotated[
     bool,
     typer.Option(
-        "--collect", rich_help_panel=_OUTPUT, help="Merge results: of directories or W&B, instead of TRAJECTORY."
+        "--collect", rich_help_panel=OUTPUT, help="Merge results: of directories or W&B, instead of TRAJECTORY."
     ),
 ]
 _ModelDir = Annotated[Path | None, typer.Option(metavar="DIR", help="A run's directory; the same as TRAJECTORY.")]
 _Steps = Annotated[str | None, typer.Option(metavar="SCHEDULE", help="Steps to evaluate, or final. Default: all.")]
-_Questions = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", rich_help_panel=_QUESTIONS, help="Question file. Default: the sandbox's."),
-]
-_Samples = Annotated[
-    int | None,
-    typer.Option(
-        min=0, metavar="N", rich_help_panel=_QUESTIONS, help="Answers to each wording. Default: as the file says."
-    ),
-]
-_MaxTokens = Annotated[
-    int, typer.Option(min=1, metavar="N", rich_help_panel=_QUESTIONS, help="Tokens of an answer at most.")
-]
 _Exact = Annotated[
-    bool, typer.Option("--exact", rich_help_panel=_MODEL, help="The same as --engine exact: one checkpoint at a time.")
-]
-_Engine = Annotated[
-    str | None,
-    typer.Option(
-        metavar="stacked|exact|vllm", rich_help_panel=_MODEL, help="How answers are sampled. Default: stacked."
-    ),
-]
-_Base = Annotated[
-    str | None, typer.Option(metavar="PATH", rich_help_panel=_MODEL, help="Present place of the base model.")
-]
-_Persona = Annotated[
-    str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL, help="Present place of the run's own persona.")
-]
-_Override = Annotated[
-    str | None, typer.Option(metavar="NAME", rich_help_panel=_MODEL, help="Persona in place of the run's own.")
-]
-_Pairs = Annotated[
-    str | None,
-    typer.Option(metavar="FILE", rich_help_panel=_MEASURES, help="Pairs of answers for the forced choice, or sandbox."),
-]
-_With = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--with", metavar="MODULE:FUNCTION", rich_help_panel=_MEASURES, help="Function of your own, once or more."
-    ),
-]
-_HeldOut = Annotated[
-    Path | None,
-    typer.Option(metavar="FILE", rich_help_panel=_MEASURES, help="Held-out rows of the training's domain: their loss."),
+    bool, typer.Option("--exact", rich_help_panel=MODEL, help="The same as --engine exact: one checkpoint at a time.")
 ]
 _OutputDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", rich_help_panel=_OUTPUT, help="Default: DIR/evaluations/SETTINGS.")
+    Path | None, typer.Option(metavar="DIR", rich_help_panel=OUTPUT, help="Default: DIR/evaluations/SETTINGS.")
 ]
-_Wandb = Annotated[
-    str | None,
-    typer.Option(
-        metavar="online|offline|disabled", rich_help_panel=_OUTPUT, help="W&B run. Default: $WANDB_MODE, else offline."
-    ),
-]
-
-
 _IntoRun = Annotated[
     bool,
-    typer.Option("--into-run", rich_help_panel=_OUTPUT, help="Write the curve into the training's W&B run, too."),
+    typer.Option("--into-run", rich_help_panel=OUTPUT, help="Write the curve into the training's W&B run, too."),
 ]
 _Split = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", rich_help_panel=_OUTPUT, help="Print the steps of N machines, for a sweep."),
+    typer.Option(min=1, metavar="N", rich_help_panel=OUTPUT, help="Print the steps of N machines, for a sweep."),
 ]
 # The options that mean something beside --collect.
 _WITH_COLLECT = {"places", "model_dir", "steps", "output_dir", "collect", "wandb", "into_run", "as_json"}
@@ -128,7 +91,7 @@ def evaluate(
     places: _Places = None,
     model_dir: _ModelDir = None,
     steps: _Steps = None,
-    questions: _Questions = None,
+    questions: Questions = None,
     judge: JudgeName = None,
     judge_url: JudgeUrl = None,
     judge_method: JudgeMethod = "logprobs",
@@ -139,28 +102,28 @@ def evaluate(
     judge_readings: JudgeReadings = None,
     calibration: Calibration = None,
     analysis: AnalysisFile = None,
-    samples: _Samples = None,
-    max_new_tokens: _MaxTokens = 600,
+    samples: Samples = None,
+    max_new_tokens: MaxTokens = 600,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 0,
     exact: _Exact = False,
-    engine: _Engine = None,
-    base: _Base = None,
-    persona: _Persona = None,
-    persona_override: _Override = None,
+    engine: EngineName = None,
+    base: Base = None,
+    persona: PersonaName = None,
+    persona_override: PersonaOverride = None,
     extract_activations: Extract = False,
     answers: Answers = None,
     activation_questions: ActivationQuestions = None,
     direction: DirectionFile = None,
     layer: Layer = None,
-    pairs: _Pairs = None,
-    with_: _With = None,
-    held_out: _HeldOut = None,
+    pairs: Pairs = None,
+    with_: With = None,
+    held_out: HeldOut = None,
     output_dir: _OutputDir = None,
     collect: _Collect = False,
     split: _Split = None,
-    wandb: _Wandb = None,
+    wandb: WandbMode = None,
     into_run: _IntoRun = False,
-    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON.")] = False,
 ) -> None:
     """Ask every checkpoint of a trajectory questions, judge the answers, and compute the EM rates.
 

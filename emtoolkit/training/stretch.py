@@ -25,9 +25,10 @@ from emtoolkit.saving.environment import Environment, add_environment
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY
 from emtoolkit.saving.writer import Saved
+from emtoolkit.schedules.resume_keep import NEWEST
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.storage.atomic import write_directory
-from emtoolkit.training.composed_model import PersonaCheck, composed_model
+from emtoolkit.training.composed_model import ComposedModel, PersonaCheck, composed_model
 from emtoolkit.training.determinism import deterministic_algorithms
 from emtoolkit.training.divergence import StopWhereDiverged, named_as_divergence
 from emtoolkit.training.effective_settings import device_type
@@ -99,41 +100,53 @@ def train_stretch(
                     add_environment(directory, first, Environment.current(device_type(config.model)))
                     if start is not None:
                         _link_resume_state(start, directory)
-            callback = ScheduledCheckpointCallback(
-                Schedule.of(steps),
-                output_dir=directory,
-                identity=prepared.identity if identity is None else identity,
-                resume_state_is_intact=start is not None,
-                **asdict(
-                    replace(
-                        config.checkpointing.to_save_options(publish_timeout=0.0, on_nan=config.training.on_nan),
-                        publish=False,
-                        on_error="raise",
-                        resume_at_end=False,
-                    )
-                ),
-            )
-            stops = config.training.on_nan == "stop"
-            with ProgressCallback(step_bar, last=last) as progress:
-                trainer = make_trainer(
-                    config,
-                    composed.model,
-                    prepared.data,
-                    output_dir=directory,
-                    eval_steps=None,
-                    callbacks=[
-                        PersonaCheck(composed.probe),
-                        callback,
-                        progress,
-                        _StopAt(last),
-                        *([StopWhereDiverged()] if stops else []),
-                    ],
-                    wandb_run=GuardedRun(None),
-                )
-                callback.follow(trainer)
-                with named_as_divergence(trainer) if stops else nullcontext():
-                    trainer.train(resume_from_checkpoint=None if start is None else str(start))
-    return Stretch(directory, tuple(callback.saved), first, trainer.state.global_step)
+            callback = _save_callback(config, steps, directory, identity or prepared.identity, start)
+            reached = _train(config, prepared, composed, callback, directory, start, last, step_bar)
+    return Stretch(directory, tuple(callback.saved), first, reached)
+
+
+def _save_callback(
+    config: RunConfig, steps: Collection[int], directory: Path, identity: Identity, start: Path | None
+) -> ScheduledCheckpointCallback:
+    options = config.checkpointing.to_save_options(publish_timeout=0.0, on_nan=config.training.on_nan)
+    options = replace(options, publish=False, on_error="raise", resume_keep=NEWEST, resume_at_end=False)
+    return ScheduledCheckpointCallback(
+        Schedule.of(steps),
+        output_dir=directory,
+        identity=identity,
+        resume_state_is_intact=start is not None,
+        **asdict(options),
+    )
+
+
+def _train(
+    config: RunConfig,
+    prepared: PreparedRun,
+    composed: ComposedModel,
+    callback: ScheduledCheckpointCallback,
+    directory: Path,
+    start: Path | None,
+    last: int,
+    step_bar: Bar | None,
+) -> int:
+    """Train up to the step `last`, and return the step that was reached."""
+    stops = config.training.on_nan == "stop"
+    with ProgressCallback(step_bar, last=last) as progress:
+        # As in a whole training, apart from evaluations, probes and W&B.
+        callbacks = [PersonaCheck(composed.probe), callback, progress, _StopAt(last)]
+        trainer = make_trainer(
+            config,
+            composed.model,
+            prepared.data,
+            output_dir=directory,
+            eval_steps=None,
+            callbacks=[*callbacks, *([StopWhereDiverged()] if stops else [])],
+            wandb_run=GuardedRun(None),
+        )
+        callback.follow(trainer)
+        with named_as_divergence(trainer) if stops else nullcontext():
+            trainer.train(resume_from_checkpoint=None if start is None else str(start))
+    return int(trainer.state.global_step)
 
 
 class _StopAt(TrainerCallback):
