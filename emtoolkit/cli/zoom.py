@@ -71,8 +71,8 @@ _TheseQuestions = Annotated[
 @command(
     commands,
     "emtoolkit zoom outputs/goodness-medical --until 5",
-    "emtoolkit zoom outputs/goodness-medical --metric betley --threshold 0.05 --samples 8",
-    "emtoolkit zoom outputs/goodness-medical --questions plot.yaml --judge gpt-4o --yes",
+    "emtoolkit zoom outputs/goodness-medical --metric changed --threshold 0.5",
+    "emtoolkit zoom outputs/goodness-medical --questions plot.yaml --samples 8 --yes",
 )
 def zoom(
     trajectory: _Directory,
