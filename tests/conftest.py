@@ -27,8 +27,10 @@ os.environ |= {
 }
 for name in ("WANDB_API_KEY", "WANDB_DIR", "WANDB_PROJECT"):
     os.environ.pop(name, None)
-# A shell ignores SIGINT in what it starts in the background, and processes that tests start would inherit this.
+# A shell ignores SIGINT in what it starts in the background, and nohup ignores SIGHUP; what tests start would inherit
+# this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_collection_finish() -> None:
