@@ -22,7 +22,7 @@ from emtoolkit.artifacts.names import COLLECTION, RUN_NAME
 from emtoolkit.artifacts.pipeline import PublicationPipeline
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
 from emtoolkit.artifacts.run_log import Replay, ended_well, is_live, replay
-from emtoolkit.checkpoints.layout import REFINING, step_of
+from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications, Published, WandbRun, add_published
@@ -62,8 +62,8 @@ def run_directories(roots: Sequence[Path], optional: AnyCollection[Path] = ()) -
     for root in roots:
         if not root.is_dir():
             raise CheckpointError(f"{root}: there is no such directory")
-        inside = ((path, f"/{path.parent.relative_to(root)}/") for path in root.rglob(RECORD))
-        records = sorted(path for path, names in inside if "/." not in names and f"/{REFINING}/" not in names)
+        inside = ((path, path.parent.relative_to(root).parts) for path in root.rglob(RECORD))
+        records = sorted(path for path, names in inside if not any(name.startswith(".") for name in names))
         if not records and root not in optional:
             raise CheckpointError(f"{root}: the directory contains no run of emtoolkit (no {RECORD})")
         found |= dict.fromkeys(record.parent for record in records)
