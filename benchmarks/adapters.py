@@ -22,7 +22,7 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.evaluation.generate import Answer, Prompt, Request, SamplingOptions, generate
 from emtoolkit.evaluation.stacked import stacked_adapters
-from emtoolkit.models.base import base_identity
+from emtoolkit.models.base_record import base_identity
 from emtoolkit.models.weight_swap import SwappableWeights
 from emtoolkit.sandbox.tokenizer import make_tokenizer
 

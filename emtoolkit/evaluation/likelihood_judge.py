@@ -26,7 +26,8 @@ from emtoolkit.config.sections import ModelConfig
 from emtoolkit.data.rendering import ChatTemplate
 from emtoolkit.errors import CheckpointError, ConfigError, renamed
 from emtoolkit.evaluation.judges import JudgedAnswer, Verdict
-from emtoolkit.models.base import base_identity, load_base, load_tokenizer
+from emtoolkit.models.base import load_base, load_tokenizer
+from emtoolkit.models.base_record import base_identity
 from emtoolkit.personas import Persona, load_persona
 from emtoolkit.progress import no_library_bars
 

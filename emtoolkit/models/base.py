@@ -1,6 +1,5 @@
 """The model to train: base model, then persona, then a new LoRA adapter, always in that order."""
 
-import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,19 +11,15 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 from transformers import __version__ as _TRANSFORMERS
 
-from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.base_files import holds_tokenizer
+from emtoolkit.models.base_record import cached_snapshot
 from emtoolkit.models.base_weights import check_base_files
 from emtoolkit.models.location import model_path
 from emtoolkit.models.persona_adapters import PersonaAdapter
-from emtoolkit.models.remote_code import check_code_is_pinned, code_digest, refusal_of_code
-from emtoolkit.storage.digests import FileDigest
-
-# The files of a local model directory that decide the logits; its digest covers no others.
-_DECISIVE_FILES = ("*.safetensors", "*.bin", "config.json", "tokenizer.json", "tokenizer_config.json", "*.jinja")
+from emtoolkit.models.remote_code import check_code_is_pinned, refusal_of_code
 
 
 def check_base(config: ModelConfig, *, need_weights: bool) -> None:
@@ -36,29 +31,8 @@ def check_base(config: ModelConfig, *, need_weights: bool) -> None:
     path = Path(model_path(config))
     if path.is_dir():
         check_base_files(path, need_weights=need_weights)
-    elif (snapshot := _cached_snapshot(str(path), config.revision)) is not None:
+    elif (snapshot := cached_snapshot(str(path), config.revision)) is not None:
         check_base_files(snapshot, need_weights=False)
-
-
-def base_identity(config: ModelConfig) -> BaseModelRecord:
-    """The record of the base model for a fingerprint: the content of a directory, or id and commit.
-
-    The commit of a hub id is the one in the local cache, or the configured revision before a download. A base model
-    in 4-bit has other logits, and therefore another record. The record of a base model whose code is run has a digest
-    of the code.
-    """
-    path = model_path(config)
-    options: dict[str, Any] = {"load_in_4bit": True} if config.load_in_4bit else {}
-    if config.trust_remote_code:
-        # A commit on the hub contains the code.
-        options |= {"trust_remote_code": True} | ({"code": code_digest(Path(path))} if Path(path).is_dir() else {})
-    if not Path(path).is_dir():
-        revision = _cached_commit(path, config.revision) or config.revision
-        return BaseModelRecord.from_json({"name": path, "revision": revision} | options)
-    digest = hashlib.sha256()
-    for file in sorted({file for pattern in _DECISIVE_FILES for file in Path(path).glob(pattern)}):
-        digest.update(f"{file.name} {FileDigest.of(file).sha256}\n".encode())
-    return BaseModelRecord.from_json({"name": Path(path).name, "content": digest.hexdigest()} | options)
 
 
 def load_tokenizer(config: ModelConfig) -> Any:
@@ -226,20 +200,3 @@ def effective_optimizer(training: TrainingConfig) -> str:
     if training.optimizer == "adamw_8bit" and find_spec("bitsandbytes") is not None:
         return "adamw_bnb_8bit"
     return "adamw_torch"
-
-
-def _cached_commit(name: str, revision: str | None) -> str | None:
-    snapshot = _cached_snapshot(name, revision)
-    return None if snapshot is None else snapshot.name
-
-
-def _cached_snapshot(name: str, revision: str | None) -> Path | None:
-    """The directory in the local cache that holds the files of a hub id."""
-    from huggingface_hub import try_to_load_from_cache
-    from huggingface_hub.errors import HFValidationError
-
-    try:
-        found = try_to_load_from_cache(name, "config.json", revision=revision or "main")
-    except HFValidationError:
-        return None
-    return Path(found).parent if isinstance(found, str) else None

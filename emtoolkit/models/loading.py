@@ -21,7 +21,8 @@ from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, renamed
 from emtoolkit.json_files import object_in, read_json
 from emtoolkit.models import persona_adapters
-from emtoolkit.models.base import base_identity, device_for, load_base, load_tokenizer
+from emtoolkit.models.base import device_for, load_base, load_tokenizer
+from emtoolkit.models.base_record import base_identity
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.models.weight_swap import SwappableWeights
 from emtoolkit.personas import AdapterMode, AdapterSource, Persona, load_persona

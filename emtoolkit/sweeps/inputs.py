@@ -42,7 +42,7 @@ class InputDigests:
     def _facts(self, config: RunConfig) -> dict[str, Any]:
         from emtoolkit.data.rows import read_rows
         from emtoolkit.data.sources import File, source_of
-        from emtoolkit.models.base import base_identity
+        from emtoolkit.models.base_record import base_identity
         from emtoolkit.models.persona_adapters import locate
         from emtoolkit.models.persona_record import persona_record
         from emtoolkit.personas import load_persona

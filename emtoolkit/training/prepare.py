@@ -14,7 +14,8 @@ from emtoolkit.errors import ConfigError
 from emtoolkit.evaluation.callback import GenerationEvalCallback
 from emtoolkit.launch import process_count
 from emtoolkit.models.architecture import architecture_of
-from emtoolkit.models.base import base_identity, check_base, check_can_load, effective_optimizer
+from emtoolkit.models.base import check_base, check_can_load, effective_optimizer
+from emtoolkit.models.base_record import base_identity
 from emtoolkit.models.generation_config import check_generation_config
 from emtoolkit.models.location import model_path
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate

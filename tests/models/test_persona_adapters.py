@@ -16,7 +16,8 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.sections import LoraConfig, ModelConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.architecture import architecture_of
-from emtoolkit.models.base import add_adapter, base_identity, compose_model, load_base
+from emtoolkit.models.base import add_adapter, compose_model, load_base
+from emtoolkit.models.base_record import base_identity
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate, without_persona
 from emtoolkit.models.persona_record import persona_record
 from emtoolkit.personas import AdapterMode, AdapterSource, Persona

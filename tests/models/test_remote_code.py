@@ -16,7 +16,8 @@ from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.models.architecture import architecture_of
-from emtoolkit.models.base import base_identity, load_base, load_tokenizer
+from emtoolkit.models.base import load_base, load_tokenizer
+from emtoolkit.models.base_record import base_identity
 from emtoolkit.training.run import train
 from tests.in_process import emtoolkit
 
