@@ -29,7 +29,8 @@ class CheckpointInfo:
     `published` is its W&B version, `entity/project/collection:vN`, if the directory records one. `recomputed` is the
     difference to the weights that a resumed run computed for its step, if there was one. A `pruned` checkpoint is not
     there any more, and was removed on purpose. A checkpoint `saved_for` an
-    interruption alone is deleted once training has passed its step.
+    interruption alone is deleted once training has passed its step. A `reused` checkpoint was saved by an earlier
+    training of the trajectory, from whose store the run took it.
     """
 
     step: int
@@ -44,6 +45,7 @@ class CheckpointInfo:
     recomputed: Difference | None = None
     pruned: bool = False
     saved_for: SavedFor = "schedule"
+    reused: bool = False
 
     @property
     def state(self) -> Literal["complete", "damaged", "pruned"]:
@@ -56,9 +58,14 @@ class CheckpointInfo:
         return self.saved_for != "interruption"
 
     def as_json(self) -> dict[str, Any]:
-        """The fields as JSON values, without `problems`; of a pruned checkpoint also its `state`."""
+        """The fields as JSON values, without `problems`; of a pruned checkpoint also its `state`.
+
+        Only a checkpoint that is `reused` has that key.
+        """
         values = asdict(self) | {"path": str(self.path)} | ({"state": self.state} if self.pruned else {})
         del values["problems"], values["pruned"]
+        if not self.reused:
+            del values["reused"]
         return values
 
 
@@ -103,6 +110,8 @@ def checkpoints_of(
             info = replace(info, published=published[step].artifact)
         if info is not None:
             info = replace(info, saved_for=publications.saved_for.get(step, "schedule"))
+        if info is not None and step in publications.reused:
+            info = replace(info, reused=True)
         if info is not None and step in publications.differences:
             info = replace(info, recomputed=publications.differences[step])
         if info is not None:

@@ -307,14 +307,9 @@ def add_reused(directory: Path, step: int) -> None:
 
 def _reuse(events: Sequence[Any]) -> tuple[Path | None, frozenset[int]]:
     """`store` and `reused` of `Publications`."""
-    store, reused = None, set[int]()
-    for event in events:
-        match event:
-            case {"event": "store", "path": str(place)}:
-                store = Path(place)
-            case {"event": "reused", "step": int(step)}:
-                reused.add(step)
-    return store, frozenset(reused)
+    places = [event["path"] for event in events if event.get("event") == "store" and isinstance(event.get("path"), str)]
+    reused = frozenset(event["step"] for event in events if event.get("event") == "reused" and "step" in event)
+    return Path(places[-1]) if places else None, reused
 
 
 def _append(directory: Path, event: Mapping[str, Any]) -> None:

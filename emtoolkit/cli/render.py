@@ -62,6 +62,7 @@ def checkpoints_table(
             *([Text("final")] if info.final else []),
             *([Text("from another tool")] if info.source == "other" else []),
             *([] if info.saved_for == "schedule" else [Text(_REASONS[info.saved_for])]),
+            *([Text("reused")] if info.reused else []),
             *([Text("DAMAGED", style="red")] if info.state == "damaged" else []),
             *([Text("pruned")] if info.pruned else []),
             *([Text(f"recomputed ±{info.recomputed.largest:.2g}")] if info.recomputed is not None else []),

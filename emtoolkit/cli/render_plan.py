@@ -30,7 +30,7 @@ def plan_table(run: PlannedRun, detection: Detection | None = None) -> Renderabl
         [
             ("persona", plan.persona),
             ("dataset", f"{plan.dataset}: {plan.train_rows} rows to train on, {plan.test_rows} held out"),
-            ("optimizer steps", str(plan.total_steps)),
+            ("optimizer steps", f"{plan.total_steps}{_with_reuse(plan.total_steps, run.steps_with_reuse)}"),
             ("schedule", plan.schedule),
             ("saves at", _saves_at(plan)),
             ("checkpoints", f"{_checkpoints(plan)}{each}"),
@@ -87,6 +87,7 @@ def runs_json(runs: Sequence[PlannedRun], total: Totals, detection: Detection | 
             "answers": run.answers,
             "judge_calls": run.judge_calls,
             "published": run.published,
+            "steps_with_reuse": run.steps_with_reuse,
         }
         for run in runs
     ]
@@ -96,7 +97,8 @@ def runs_json(runs: Sequence[PlannedRun], total: Totals, detection: Detection | 
 
 def _summary(total: Totals, assumed: str) -> str:
     return (
-        f"{total.runs} runs on {total.trajectories} trajectories: {total.steps:,} optimizer steps, "
+        f"{total.runs} runs on {total.trajectories} trajectories: {total.steps:,} optimizer steps"
+        f"{_with_reuse(total.steps, total.steps_with_reuse)}, "
         f"{_number(total.checkpoints)} checkpoints, {_size(total.bytes)} on disk, "
         f"{_size(total.bytes_on_wandb)} on W&B ({_number(total.versions)} versions: runs on one trajectory share "
         f"them), at most {_size(total.peak)} of memory, "
@@ -107,6 +109,10 @@ def _summary(total: Totals, assumed: str) -> str:
 def _kept(plan: "Plan") -> str:
     count = len(plan.kept_states)
     return f"{count} kept for refine, {_size(plan.kept_bytes)} more on disk"
+
+
+def _with_reuse(steps: int, left: int | None) -> str:
+    return "" if left is None or left == steps else f" ({left:,} with reuse)"
 
 
 def _saves_at(plan: "Plan") -> ElidedSteps | str:

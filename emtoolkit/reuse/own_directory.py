@@ -19,6 +19,7 @@ from emtoolkit.checkpoints.publications import (
     Publications,
     add_collection,
     add_difference,
+    add_metrics,
     add_reused,
     add_saved,
     add_store,
@@ -57,9 +58,10 @@ class OwnDirectory:
         """Write whose directory this is, unless an earlier call did."""
         directory = self.directory
         publications = Publications.read(directory)
-        self._record.write(directory)
+        # The record is last: without the store in it, the directory would be that of a run without reuse.
         if publications.store is None:
             add_store(directory, self.store)
+        self._record.write(directory)
         if not publications.has_own_collection:
             add_collection(
                 directory, collection_name(self.identity), collection_tags(self.identity), on_cpu=self.on_cpu
@@ -69,8 +71,10 @@ class OwnDirectory:
         """Publish what is taken from now on; `run` is the id of the W&B run."""
         self._publisher, self._run = publisher, run
 
-    def take(self, step: int, manifest: Manifest, *, reused: bool) -> None:
+    def take(self, step: int, manifest: Manifest, *, reused: bool, publish: bool = True) -> None:
         """Make the checkpoint of `step` in the store this directory's own; `reused` unless this run trained it.
+
+        Without `publish` a call of `settle` publishes it.
 
         Raises:
             CheckpointError: the files cannot be linked or copied.
@@ -85,8 +89,21 @@ class OwnDirectory:
         write_directory(target, lambda scratch: _link(source, scratch, manifest), size)
         if (difference := stored.differences.get(step)) is not None:
             add_difference(self.directory, step, difference)
+        if publish:
+            self._publish(step, metadata)
+
+    def settle(self, step: int) -> None:
+        """Record the metrics of `step`, which this run trained and took, and publish it."""
+        before = Publications.read(self.directory).metadata.get(step, {})
+        now = self._metadata(step, Publications.read(self.store))
+        if metrics := {name: value for name, value in now.items() if name not in before}:
+            add_metrics(self.directory, step, metrics)
+        self._publish(step, now)
+
+    def _publish(self, step: int, metadata: Mapping[str, Any]) -> None:
         if self._publisher is not None:
-            self._publisher.publish(Publication(step, target, step == self._total_steps, metadata))
+            path = self.directory / checkpoint_name(step)
+            self._publisher.publish(Publication(step, path, step == self._total_steps, metadata))
 
     def end(self) -> None:
         """The store holds the last step: copy what lies beside the checkpoints, and record that training has ended."""

@@ -1,22 +1,45 @@
-"""Saving into the store of trajectories, where another directory takes each checkpoint."""
+"""Saving into the store of trajectories, where the output directory of a run takes each checkpoint."""
 
-from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.model_state import ModelState
+from emtoolkit.saving.requests import forget_requests
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.strategy import TrainerEvent
 
 
-class StoreCheckpointCallback(ScheduledCheckpointCallback):
-    """Saves as `ScheduledCheckpointCallback`, and calls `on_settled` in the background with each saved step."""
+class TakesSteps(Protocol):
+    """A run that takes checkpoints from the store; both methods are called in the background."""
 
-    def __init__(self, *args: Any, on_settled: Callable[[int], None], **kwargs: Any) -> None:
+    def on_saved(self, step: int) -> None:
+        """The checkpoint of `step` is on disk."""
+
+    def on_settled(self, step: int) -> None:
+        """The metrics of `step`, which is on disk, are recorded."""
+
+
+class StoreCheckpointCallback(ScheduledCheckpointCallback):
+    """Saves as `ScheduledCheckpointCallback` for `run`, whose directory `own_directory` is asked for steps."""
+
+    def __init__(self, *args: Any, run: TakesSteps, own_directory: Path, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._on_settled = on_settled
+        self._run = run
+        self._own_directory = own_directory
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin as every training, and look for the requests of `emtoolkit save` and `stop` in the run's directory."""
+        super().on_train_begin(args, state, control, **kwargs)
+        if state.is_world_process_zero:
+            forget_requests(self._own_directory, warn=True)
+        self._timing.requests.begin(self._own_directory if state.is_world_process_zero else None, 0.0)
 
     def _open_session(self, event: TrainerEvent, weights: ModelState) -> SavingSession:
         session = super()._open_session(event, weights)
-        session.on_settled = self._on_settled
+        session.on_saved, session.on_settled = self._run.on_saved, self._run.on_settled
         return session

@@ -84,7 +84,8 @@ class SavingSession:
         # Finishes what the jobs of the disk thread wait for.
         self.before_close: Callable[[], None] = lambda: None
         self.saved: list[Saved] = []
-        # Called in the background for each saved step whose metrics are recorded.
+        # Called in the background for each step that is on disk, and once more when its metrics are recorded.
+        self.on_saved: Callable[[int], None] = lambda step: None
         self.on_settled: Callable[[int], None] = lambda step: None
         self._directory = directory
         self._seal = seal
@@ -303,6 +304,7 @@ class SavingSession:
             self._interruptions.passed_by(saved.step)
         self._forget(self.choice.saved(saved.step))
         self._recomputed.note(saved)
+        self.on_saved(saved.step)
 
     def _publish_settled(self, publication: Publication, metrics: Mapping[str, Any]) -> None:
         if not self._is_saved(publication.step):

@@ -30,8 +30,12 @@ def with_shared_trajectories(
         return [run if run.config is None else _without_reuse(run, with_words) for run in runs]
     groups: dict[str, list[SweepRun]] = {}
     for run in runs:
-        if run.config is not None and run.config.trajectory.reuse is not False:
-            groups.setdefault(_key(run.config), []).append(run)
+        config = run.config
+        if config is None or config.trajectory.reuse is False:
+            continue
+        # Steps that are chosen during a training are its own.
+        if config.checkpointing.to_schedule().adaptive is None:
+            groups.setdefault(_key(config), []).append(run)
     shared = {}
     for key, members in groups.items():
         schedule = _union(member.config for member in members if member.config is not None)

@@ -8,11 +8,14 @@ from emtoolkit.config.sections import RunConfig
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.training.plan import Plan
 from emtoolkit.training.prepare import SharedInputs, prepare
+from emtoolkit.training.shared_cost import SharedCosts
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedRun:
     """The plan of one run. `parameters` are what a sweep sets for it.
+
+    `steps_with_reuse` are the optimizer steps that are left to train if the run reuses, after the runs before it.
 
     `trajectory` is the same for runs whose weights are the same at every step. `published` tells whether checkpoints
     are logged to W&B.
@@ -22,6 +25,7 @@ class PlannedRun:
     trajectory: str
     published: bool
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    steps_with_reuse: int | None = None
 
     @property
     def answers(self) -> int | None:
@@ -46,6 +50,7 @@ class Totals:
     runs: int
     trajectories: int
     steps: int
+    steps_with_reuse: int
     checkpoints: int | None
     bytes: int | None
     versions: int | None
@@ -70,13 +75,15 @@ def plan_several(configs: Sequence[tuple[Mapping[str, Any], RunConfig]], *, bar:
     Raises:
         UserError: one of the runs cannot work.
     """
-    shared = SharedInputs()
+    shared, costs = SharedInputs(), SharedCosts()
     planned = []
     for parameters, config in configs:
         prepared = prepare(config, allow_missing=True, shared=shared, bar=bar)
         # Data that are not on this machine have no digest; the name of the collection tells them apart.
         trajectory = f"{prepared.identity.collection}-{prepared.identity.fingerprint}"
-        planned.append(PlannedRun(prepared.plan, trajectory, config.wandb.mode != "disabled", parameters))
+        published = config.wandb.mode != "disabled"
+        left = costs.steps_to_train(config, prepared)
+        planned.append(PlannedRun(prepared.plan, trajectory, published, parameters, left))
     return planned
 
 
@@ -93,6 +100,9 @@ def totals(runs: Sequence[PlannedRun]) -> Totals:
         runs=len(runs),
         trajectories=len({run.trajectory for run in runs}),
         steps=sum(run.plan.total_steps for run in runs),
+        steps_with_reuse=sum(
+            run.plan.total_steps if run.steps_with_reuse is None else run.steps_with_reuse for run in runs
+        ),
         checkpoints=_sum([run.plan.count for run in runs]),
         bytes=_sum([run.plan.bytes for run in runs]),
         versions=None if chosen else sum(map(len, versions.values())),

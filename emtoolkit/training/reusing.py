@@ -26,6 +26,7 @@ from emtoolkit.launch import process_count
 from emtoolkit.reuse.inputs import RunInputs, environment_of
 from emtoolkit.reuse.own_directory import OwnDirectory, intact
 from emtoolkit.reuse.store import TrajectoryStore, training_of
+from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.storage.lock import lock_directory
 from emtoolkit.training.history import log_history
 from emtoolkit.training.late_publication import publish_if_answered
@@ -46,6 +47,8 @@ def why_trains_alone(config: RunConfig) -> str | None:
         return f"{adaptive} chooses its steps during training"
     if config.checkpointing.resume_at_end:
         return "checkpointing.resume_at_end keeps the resume state of the run's own training"
+    if config.checkpointing.resume_keep != SaveOptions.resume_keep:
+        return "checkpointing.resume_keep keeps the resume states of the run's own training"
     if process_count() > 1:
         return "several processes train it together"
     return None

@@ -64,6 +64,7 @@ class SharedTraining:
     taken: dict[int, Manifest]
     evaluated: tuple[int, ...] | None
     publisher: WandbPublisher | None = field(default=None, init=False)
+    _trained: set[int] = field(default_factory=set, init=False)
 
     @property
     def reused(self) -> tuple[int, ...]:
@@ -101,7 +102,8 @@ class SharedTraining:
         return StoreCheckpointCallback(
             self.schedule,
             output_dir=self.directory,
-            on_settled=self.on_settled,
+            run=self,
+            own_directory=self.own.directory,
             **common,
             # The preparation has checked the schedule of the run.
             **dict(options) | {"publish": False, "allow_unreachable": True},
@@ -115,16 +117,23 @@ class SharedTraining:
             run.history = RunHistory()
         self.publisher = publish_into(run, self.own)
         run_id = None if run.run is None else str(run.run.id)
-        note_training(self.directory, Training(str(self.own.directory), run_id, self.evaluated))
         facts = run_facts(self.own, self.reused, trained_steps=self.trained_steps)
+        note_training(self.directory, Training(str(self.own.directory), run_id, self.evaluated))
         run.call(lambda: run.run.config.update(facts))
         for step in self.reused:
             self.own.take(step, self.taken[step], reused=True)
 
+    def on_saved(self, step: int) -> None:
+        """Give the run a step that was trained, if its schedule has the step or somebody asked this run for it."""
+        if step in self.taken or not (step in self.wanted or step in Publications.read(self.own.directory).asked):
+            return
+        self.own.take(step, Manifest.read(self.directory / checkpoint_name(step)), reused=False, publish=False)
+        self._trained.add(step)
+
     def on_settled(self, step: int) -> None:
-        """Give the run a step that was trained."""
-        if step in self.wanted and step not in self.taken:
-            self.own.take(step, Manifest.read(self.directory / checkpoint_name(step)), reused=False)
+        """Publish a step that was trained, with the metrics that were logged at the step."""
+        if step in self._trained:
+            self.own.settle(step)
 
     def end(self, run: GuardedRun) -> None:
         """The stretch is trained: log the history after it, and record the end if the last step exists."""

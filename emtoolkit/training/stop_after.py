@@ -20,8 +20,10 @@ class StopAfter(TrainerCallback):
     def __init__(self, step: int) -> None:
         self._step = step
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Leave the training loop once the step is saved."""
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Leave the training loop once the step is saved, logged and evaluated."""
         if state.global_step >= self._step:
             raise _StretchTrained
 

@@ -10,13 +10,13 @@ from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.base import (
     add_adapter,
-    base_identity,
     check_can_load,
     device_for,
     effective_optimizer,
     load_base,
     model_path,
 )
+from emtoolkit.models.base_record import base_identity
 
 LORA = LoraConfig(r=2, alpha=4, target_modules=["q_proj", "v_proj"])
 

@@ -1,7 +1,12 @@
 """Runs of one trajectory share its checkpoints: what is trained, what is taken, and that the bytes are the same."""
 
 import hashlib
+import json
+import logging
+import subprocess
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -9,9 +14,12 @@ import pytest
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.training.reusing import take_without_training
+from emtoolkit.reuse.store import Training, note_training, wait_to_train
+from emtoolkit.training.reusing import take_without_training, why_trains_alone
 from emtoolkit.training.run import train
+from tests.online import versions
 from tests.tiny import config_text
+from tests.wandb_server import WandbServer
 
 Config = Callable[..., RunConfig]
 
@@ -69,3 +77,150 @@ def test_a_missing_stretch_is_trained_to_its_last_step(config: Config, tmp_path:
     assert (result.trained, result.reused, steps(tmp_path / "second")) == (True, (6, 9), [2, 4, 6, 9])
     assert digests(tmp_path / "second") == of_steps(separate, 2, 4, 6, 9)
     assert [info.step for info in list_checkpoints(tmp_path / "second") if info.final] == [9]
+
+
+def test_a_stretch_begins_at_the_nearest_earlier_resume_state(config: Config, tmp_path: Path, separate: Path) -> None:
+    every_two = "checkpointing.resume_every=2 steps"
+    train(config("first", "0", every_two))
+    # It stops at step 5, so the resume state of step 4 stays.
+    assert train(config("second", "5", every_two)).trained_steps == 5
+    third = train(config("third", "6,7", every_two))
+    assert (third.trained_steps, third.reused, steps(tmp_path / "third")) == (3, (9,), [6, 7, 9])
+    assert digests(tmp_path / "third") == of_steps(separate, 6, 7, 9)
+
+
+def test_a_damaged_checkpoint_of_the_store_is_made_again(
+    config: Config, tmp_path: Path, separate: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config("first", "0,3"))
+    (weights,) = (tmp_path / "store").glob("*/checkpoint-3/adapter_model.safetensors")
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.unlink()
+    weights.write_bytes(content)
+    assert take_without_training(config("second", "3"), resume=False) is None
+    result = train(config("second", "3"))
+    assert (result.reused, result.trained_steps) == ((9,), 3)
+    assert digests(tmp_path / "second") == of_steps(separate, 3, 9)
+    assert (
+        "its content does not match the digest in the manifest; the checkpoint of step 3 is made again" in caplog.text
+    )
+
+
+def test_another_environment_is_named_and_not_reused(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(config("first", "0"))
+    monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
+    assert take_without_training(config("second", "0"), resume=False) is None
+    result = train(config("second", "0"))
+    assert (result.trained_steps, result.reused) == (9, ())
+    assert (
+        "not reused, because a training here may give other bytes: MKL_CBWR was not set there and is COMPATIBLE here"
+    ) in caplog.text
+
+
+def test_a_store_that_cannot_be_written_costs_the_run_nothing(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "store").write_text("a file\n")
+    result = train(config("alone", "0,2"))
+    assert (result.trained_steps, steps(tmp_path / "alone")) == (9, [0, 2, 9])
+    assert "cannot be written to (Not a directory); the run trains alone" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "why"),
+    [
+        ("training.on_nan=continue", "training.on_nan: continue trains through numbers that are not finite"),
+        (
+            "checkpointing.resume_at_end=true",
+            "checkpointing.resume_at_end keeps the resume state of the run's own training",
+        ),
+        (
+            "checkpointing.resume_keep=every:2",
+            "checkpointing.resume_keep keeps the resume states of the run's own training",
+        ),
+        (
+            "evaluation.probe={questions: q.yaml, eval_steps: 3}",
+            "evaluation.probe asks the model during training",
+        ),
+    ],
+)
+def test_a_run_that_needs_its_own_training_says_so(config: Config, setting: str, why: str) -> None:
+    assert why_trains_alone(config("run", "0")) is None
+    assert why_trains_alone(config("run", "0", setting)) == why
+
+
+def test_a_directory_that_was_begun_without_reuse_stays_its_own(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config("run", "0,2", reuse=False))
+    again = train(config("run", "0,2,5"), resume=True)
+    assert (again.reused, steps(tmp_path / "run")) == ((), [0, 2, 5, 9])
+    assert "was begun without reuse, so the run trains what it lacks" in caplog.text
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_second_run_waits_for_the_training_and_says_for_whom(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    held = wait_to_train(tmp_path)
+    note_training(tmp_path, Training("outputs/first", host="node7", process=4711))
+    with ThreadPoolExecutor(1) as pool:
+        second = pool.submit(wait_to_train, tmp_path)
+        with pytest.raises(TimeoutError):
+            second.result(timeout=0.5)
+        held.release()
+        second.result(timeout=60).release()
+    assert [record.message for record in caplog.records if "waiting" in record.message] == [
+        f"{tmp_path}: waiting for the training of the same trajectory by process 4711 on node7, for outputs/first"
+    ]
+
+
+@pytest.mark.subprocess
+def test_a_run_that_takes_everything_imports_no_torch(config: Config, tmp_path: Path) -> None:
+    train(config("first", "0,2"))
+    code = (
+        "import sys; from emtoolkit.cli.app import main\n"
+        "try: main()\n"
+        "finally: print(sorted({'torch', 'transformers', 'peft', 'datasets'} & sys.modules.keys()), file=sys.stderr)"
+    )
+    words = ["train", str(tmp_path / "first.yaml"), "--schedule=2", "--reuse", "--wandb.mode=disabled"]
+    words += [f"--trajectory.store={tmp_path / 'store'}", f"--output-dir={tmp_path / 'second'}", "--json"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=True)
+    assert [(each["step"], each["reused"]) for each in json.loads(done.stdout)] == [(2, True), (9, True)]
+    assert done.stderr.splitlines()[-1] == "[]"
+
+
+def test_the_loss_curve_and_the_versions_of_a_reused_run_are_those_of_the_training(
+    config: Config, wandb_server: WandbServer
+) -> None:
+    online = ("wandb.mode=online", "wandb.project=tests")
+    train(config("first", "0,2", "trajectory.also_save=4", *online))
+    second = take_without_training(config("second", "2,4", *online), resume=False)
+    assert second is not None
+    project = wandb_server.store.project("tester", "tests")
+    first_run, second_run = project.runs.values()
+    losses = [
+        [(row["train/global_step"], row["train/loss"]) for row in run.history if "train/loss" in row]
+        for run in (first_run, second_run)
+    ]
+    assert losses[0] == losses[1]
+    assert [step for step, _ in losses[0]] == list(range(1, 10))
+    assert second_run.config["reuse"]["reused_steps"] == [2, 4, 9]
+    assert second_run.config["reuse"]["trained_by"]["run"] == first_run.name
+    assert {key: second_run.summary[key] for key in ("reused_checkpoints", "trained_steps", "checkpoints")} == {
+        "reused_checkpoints": 3,
+        "trained_steps": 0,
+        "checkpoints": 3,
+    }
+    assert versions(wandb_server) == [
+        (0, ["step-0"]),
+        (1, ["step-2"]),
+        (2, ["final", "latest", "step-9"]),
+        (3, ["step-4"]),
+    ]
+    (collection,) = project.collections
+    assert [info.published for info in second.checkpoints] == [f"tester/tests/{collection}:v{n}" for n in (1, 3, 2)]

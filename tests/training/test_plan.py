@@ -162,7 +162,8 @@ def test_the_table_of_a_sweep_has_one_line_per_run_and_the_totals(config: Path) 
     ]
     assert first.split()[:5] == ["medical", "0-4:2", "9", "4", "1.79"]
     assert second.split()[:5] == ["medical", "every:3", "9", "3", "1.34"]
-    assert total.startswith("2 runs on 1 trajectories: 18 optimizer steps, 7 checkpoints, 3.14 KB on disk, 2.69 KB on ")
+    assert total.startswith("2 runs on 1 trajectories: 18 optimizer steps (9 with reuse), 7 checkpoints, 3.14 KB on ")
+    assert "3.14 KB on disk, 2.69 KB on W&B" in total
     assert total.endswith("91 answers and 140 judge calls.")
     assert note.startswith("note  ")
     assert "rows repeat earlier ones" in note

@@ -1,0 +1,47 @@
+"""How many optimizer steps runs with reuse train, one after another: what the store has, and what earlier runs save."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from emtoolkit.checkpoints.layout import step_of
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.config.sections import RunConfig
+from emtoolkit.reuse.inputs import environment_of
+from emtoolkit.reuse.store import TrajectoryStore
+from emtoolkit.saving.resume_state import RESUME_DIRECTORY
+from emtoolkit.schedules.schedule import Schedule
+from emtoolkit.training.prepare import PreparedRun
+from emtoolkit.training.reusing import evaluated_steps, may_take, why_trains_alone
+
+
+class SharedCosts:
+    """The steps that each trajectory has, before the first run and after each run that was asked for."""
+
+    def __init__(self) -> None:
+        self._steps: dict[Path, set[int]] = {}
+
+    def steps_to_train(self, config: RunConfig, prepared: PreparedRun) -> int:
+        """The optimizer steps that the run trains with reuse; sizes of files are compared, and no digests."""
+        plan = prepared.plan
+        store = TrajectoryStore(config.trajectory, environment_of(config))
+        directory = store.directory(prepared.identity.fingerprint)
+        alone = config.trajectory.reuse is False or why_trains_alone(config) is not None
+        if alone or not may_take(directory, evaluated_steps(config, plan.total_steps)):
+            return plan.total_steps
+        there = self._steps.setdefault(directory, _complete(directory))
+        if there.issuperset(plan.steps):
+            return 0
+        also = config.trajectory.also_save
+        wanted = set(plan.steps) | set(() if also is None else Schedule.parse(also).steps(plan.total_steps))
+        missing = wanted - there
+        there |= wanted
+        resumable = [step for step in _steps_in(directory / RESUME_DIRECTORY) if step <= min(missing)]
+        return max(missing) - max(resumable, default=0)
+
+
+def _complete(directory: Path) -> set[int]:
+    return {info.step for info in list_checkpoints(directory) if info.complete} if directory.is_dir() else set()
+
+
+def _steps_in(home: Path) -> Collection[int]:
+    return [step for path in home.glob("checkpoint-*") if (step := step_of(path.name)) is not None]
