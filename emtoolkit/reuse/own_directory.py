@@ -122,6 +122,9 @@ class OwnDirectory:
             dict(stored.metadata.get(step, {}))
             or CheckpointMetadata(step=step, total_steps=self._total_steps, fingerprint=identity.fingerprint).to_json()
         )
+        if found.get("saved_for") == "interruption":
+            # In this run's schedule the step is one like the others.
+            del found["saved_for"]
         places = {"base_place": identity.base_place, "persona_place": identity.persona_place}
         own = {"schedule": self._record.schedule} | {name: place for name, place in places.items() if place is not None}
         return fit_for_wandb(found | own)

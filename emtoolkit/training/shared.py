@@ -234,7 +234,8 @@ def _stretch(
     schedule = config.checkpointing.to_schedule()
     if config.trajectory.also_save is not None:
         schedule |= Schedule.parse(config.trajectory.also_save)
-    there = contents.complete_steps
+    # The checkpoint of an interruption goes away once training has passed it.
+    there = frozenset(info.step for info in contents.checkpoints if info.complete and info.is_of_trajectory)
     # A run that lacks a step asks for it, also if the step was pruned in the store.
     add_wanted(own.store, sorted(lacking & contents.pruned))
     missing = frozenset(schedule.steps(plan.total_steps)) - there - (contents.pruned - lacking)

@@ -198,7 +198,7 @@ def test_the_loss_curve_and_the_versions_of_a_reused_run_are_those_of_the_traini
     config: Config, wandb_server: WandbServer
 ) -> None:
     online = ("wandb.mode=online", "wandb.project=tests")
-    train(config("first", "0,2", "trajectory.also_save=4", *online))
+    train(config("first", "0,2", "trajectory.also_save='4'", *online))
     second = take_without_training(config("second", "2,4", *online), resume=False)
     assert second is not None
     project = wandb_server.store.project("tester", "tests")
