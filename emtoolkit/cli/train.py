@@ -11,6 +11,7 @@ from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import UserError
 from emtoolkit.launch import is_local_main_process
+from emtoolkit.models.peft_import import import_peft
 from emtoolkit.stop_signals import notices
 from emtoolkit.training.option_words import plain_words
 from emtoolkit.training.options import TrainOptions, takes_train_options
@@ -72,6 +73,7 @@ def train(options: TrainOptions) -> None:
         from emtoolkit.training.reusing import take_without_training
 
         if options.dry_run:
+            import_peft([config])
             from emtoolkit.cli import render_plan
             from emtoolkit.training import cost
 
@@ -86,6 +88,7 @@ def train(options: TrainOptions) -> None:
 
 
 def _trained(config: "RunConfig", *, resume: bool) -> "RunResult":
+    import_peft([config])
     from emtoolkit.artifacts.client_process import end_client
     from emtoolkit.saving.signals import TrainingInterrupted
     from emtoolkit.training import run
@@ -127,6 +130,7 @@ def plan(
         raise UserError(f"--rate: {rate:g} is the true rate for --detect; give both")
     configs, is_sweep = _configs(options, count)
     with only_results_on_stdout():
+        import_peft(config for _, config in configs)
         from emtoolkit.cli import render_plan
         from emtoolkit.training import cost
         from emtoolkit.training.asked import asked_questions, detection_of, with_questions

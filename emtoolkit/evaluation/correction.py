@@ -10,13 +10,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from emtoolkit.errors import DataError
 from emtoolkit.evaluation.intervals import LEVEL, Interval
 from emtoolkit.evaluation.metrics import EmDefinition, EmRate, ScoredAnswer
 
-_QUANTILE = float(norm.ppf((1 + LEVEL) / 2))
+_QUANTILE = float(ndtri((1 + LEVEL) / 2))
 
 
 @dataclass(frozen=True, slots=True)

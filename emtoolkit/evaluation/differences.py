@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from scipy.stats import t
+from scipy.special import stdtrit
 
 from emtoolkit.evaluation.intervals import (
     LEVEL,
@@ -114,7 +114,7 @@ def rate_difference(
     new = Interval.none()
     if clusters > 1:
         left, right = (_distances(side.pooled, posterior_interval(side.pooled)) for side in sides)
-        extra = sum(t.ppf(_UPPER, n - 1) ** 2 * each[0] for n, each in zip(models, seeds, strict=True) if each[0])
+        extra = sum(stdtrit(n - 1, _UPPER) ** 2 * each[0] for n, each in zip(models, seeds, strict=True) if each[0])
         new = _square_and_add(mean, left, right, _correlation(*(side.rates.mean(1) for side in sides)), extra)
     asked = sides if questions is None else (_Side.of(questions[0]), _Side.of(questions[1]))
     left, right = (_same_questions(side, crossed=crossed) for side in asked)
@@ -133,7 +133,7 @@ def _satterthwaite(d: Floats, seeds: Sequence[tuple[float, float]]) -> tuple[Int
     if variance < _NO_SPREAD:
         return Interval.none(), float("nan")
     degrees = variance**2 / (of_clusters**2 / (len(d) - 1) + sum(each for _, each in seeds))
-    half = float(t.ppf(_UPPER, degrees)) * variance**0.5
+    half = float(stdtrit(degrees, _UPPER)) * variance**0.5
     return Interval(mean - half, mean + half), degrees
 
 
@@ -148,7 +148,7 @@ def _same_questions(side: _Side, *, crossed: bool) -> tuple[float, float]:
     if not crossed:
         return below, above
     seeds = side.rates.shape[1]
-    half = float(t.ppf(_UPPER, seeds - 1) * side.rates.mean(0).std(ddof=1) / seeds**0.5)
+    half = float(stdtrit(seeds - 1, _UPPER) * side.rates.mean(0).std(ddof=1) / seeds**0.5)
     return max(below, half), max(above, half)
 
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betaln
-from scipy.stats import norm, t
+from scipy.special import betaln, ndtri, stdtrit
 
 LEVEL = 0.95
 _TAIL = (1 - LEVEL) / 2
@@ -136,7 +135,7 @@ def logit_t_interval(counts: Counts) -> Interval:
         return Interval.none()
     p = x.sum() / total
     error = np.sqrt(clusters / (clusters - 1) * np.sum((x - n * p) ** 2)) / total
-    return _around_logit(x.sum(), total, error, float(t.ppf(1 - _TAIL, clusters - 1)))
+    return _around_logit(x.sum(), total, error, float(stdtrit(clusters - 1, 1 - _TAIL)))
 
 
 def same_questions_interval(counts: Counts) -> Interval:
@@ -159,7 +158,7 @@ def same_questions_interval(counts: Counts) -> Interval:
     variance = float(np.sum((n / total) ** 2 * p * (1 - p) / np.maximum(n - 1, 1)))
     if not variance:
         variance = share * (1 - share) / total
-    return _around_logit(x.sum(), total, np.sqrt(variance), float(norm.ppf(1 - _TAIL)))
+    return _around_logit(x.sum(), total, np.sqrt(variance), float(ndtri(1 - _TAIL)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +186,7 @@ def paired_difference(differences: Sequence[float]) -> Difference:
     mean = float(d.mean())
     if len(d) < 2:
         return Difference(mean, Interval.none(), len(d))
-    half = float(t.ppf(1 - _TAIL, len(d) - 1) * d.std(ddof=1) / np.sqrt(len(d)))
+    half = float(stdtrit(len(d) - 1, 1 - _TAIL) * d.std(ddof=1) / np.sqrt(len(d)))
     return Difference(mean, Interval(mean - half, mean + half), len(d))
 
 
@@ -223,7 +222,7 @@ def clustered_mean(values: Sequence[float], clusters: Sequence[str]) -> Mean:
     if len(sums) < 2 or v.min() == v.max():
         return Mean(mean, Interval.none(), len(v))
     error = np.sqrt(len(sums) / (len(sums) - 1) * np.sum(sums**2)) / len(v)
-    half = float(t.ppf(1 - _TAIL, len(sums) - 1) * error)
+    half = float(stdtrit(len(sums) - 1, 1 - _TAIL) * error)
     return Mean(mean, Interval(mean - half, mean + half), len(v))
 
 

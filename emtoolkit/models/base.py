@@ -18,6 +18,7 @@ from emtoolkit.models.base_files import holds_tokenizer
 from emtoolkit.models.base_record import cached_snapshot
 from emtoolkit.models.base_weights import check_base_files
 from emtoolkit.models.location import model_path
+from emtoolkit.models.peft_import import see_bitsandbytes
 from emtoolkit.models.persona_adapters import PersonaAdapter
 from emtoolkit.models.remote_code import check_code_is_pinned, refusal_of_code
 
@@ -132,6 +133,8 @@ def load_base(config: ModelConfig) -> Any:
         if refusal := refusal_of_code(config, path, error):
             raise refusal from None
         raise ConfigError(f"model.base: {config.base!r}: cannot be loaded ({first_line(error)})") from None
+    if getattr(model, "hf_quantizer", None) is not None:
+        see_bitsandbytes()
     if not config.load_in_4bit:
         return model
     from peft import prepare_model_for_kbit_training
