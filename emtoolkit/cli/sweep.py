@@ -7,6 +7,7 @@ import typer
 
 from emtoolkit.cli.help import command
 from emtoolkit.cli.sweep_flags import (
+    Agents,
     Cancel,
     Count,
     DryRun,
@@ -52,6 +53,7 @@ def sweep(
     on: On = None,
     slurm: SlurmOptions = "",
     parallel: Parallel = None,
+    agents: Agents = None,
     print_script: Print = False,
     status: Status = False,
     cancel: Cancel = False,
@@ -64,8 +66,11 @@ def sweep(
     from emtoolkit.sweeps.plan import plan_sweep
 
     asked = sweep_on_slurm.Asked.of(
-        on, slurm, parallel=parallel, print_script=print_script, status=status, cancel=cancel
+        on, slurm, parallel=parallel, agents=agents, print_script=print_script, status=status, cancel=cancel
     )
+    if asked is not None and agents is not None:
+        sweep_on_slurm.run_agents(str(file), agents, asked)
+        return
     planned = plan_sweep(file, count=count, seed=seed, processes_per_run=nproc_per_run, reuse=reuse)
     if only is not None:
         planned = planned.only(only.split(","))
@@ -73,14 +78,9 @@ def sweep(
         show(render_sweep.sweep_plan_json(planned) if as_json else render_sweep.sweep_plan(planned))
         return
     if asked is not None:
-        further = sweep_on_slurm.further_options(
-            count=count,
-            seed=seed,
-            gpus_per_run=gpus_per_run,
-            nproc_per_run=nproc_per_run,
-            retry_failed=retry_failed,
-            reuse=reuse,
-        )
+        processes = nproc_per_run if nproc_per_run > 1 else None
+        chosen = {"count": count, "seed": seed or None, "gpus-per-run": gpus_per_run, "nproc-per-run": processes}
+        further = sweep_on_slurm.further_options(chosen, retry_failed=retry_failed, reuse=reuse)
         sweep_on_slurm.run(planned, asked, further=further, retry_failed=retry_failed, as_json=as_json)
         return
     result = _run(planned, jobs, gpus_per_run, waits=only is None, retry_failed=retry_failed, share_gpus=share_gpus)

@@ -41,6 +41,12 @@ SlurmOptions = Annotated[
 Parallel = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="Tasks at the same time.", rich_help_panel=_SLURM)
 ]
+Agents = Annotated[
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="Agents to submit for the W&B sweep ENTITY/PROJECT/ID.", rich_help_panel=_SLURM
+    ),
+]
 Print = Annotated[bool, typer.Option("--print", help="Print the job script; submit nothing.", rich_help_panel=_SLURM)]
 Status = Annotated[bool, typer.Option("--status", help="Print the state of each run.", rich_help_panel=_SLURM)]
 Cancel = Annotated[bool, typer.Option("--cancel", help="Cancel the tasks in the queue.", rich_help_panel=_SLURM)]

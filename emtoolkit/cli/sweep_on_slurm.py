@@ -13,6 +13,7 @@ from emtoolkit.errors import UserError, nearest, shown
 
 if TYPE_CHECKING:
     from emtoolkit.sweeps.plan import SweepPlan
+    from emtoolkit.sweeps.slurm import SlurmJobs
 
 _ENGINES = ("slurm",)
 
@@ -24,6 +25,7 @@ class Asked:
     action: Literal["submit", "print", "status", "cancel"]
     options: Mapping[str, str | bool] = field(default_factory=dict)
     parallel: int | None = None
+    agents: int | None = None
 
     @classmethod
     def of(
@@ -31,10 +33,11 @@ class Asked:
         on: str | None,
         options: str,
         *,
-        parallel: int | None,
-        print_script: bool,
-        status: bool,
-        cancel: bool,
+        parallel: int | None = None,
+        agents: int | None = None,
+        print_script: bool = False,
+        status: bool = False,
+        cancel: bool = False,
     ) -> "Asked | None":
         """What the flags ask for; None without `--on`.
 
@@ -44,7 +47,8 @@ class Asked:
         from emtoolkit.sweeps.slurm_script import slurm_options
 
         actions = [name for name, given in (("print", print_script), ("status", status), ("cancel", cancel)) if given]
-        others = [*(["slurm"] if options else []), *(["parallel"] if parallel is not None else []), *actions]
+        numbers = [name for name, value in (("parallel", parallel), ("agents", agents)) if value is not None]
+        others = [*(["slurm"] if options else []), *numbers, *actions]
         if on is None:
             if others:
                 raise UserError(f"--{others[0]}: needs --on slurm")
@@ -53,29 +57,33 @@ class Asked:
             raise UserError(f"--on: {shown(on)} is not an engine; expected slurm{nearest(on, _ENGINES)}")
         if len(actions) > 1:
             raise UserError(f"--{actions[0]} and --{actions[1]}: give only one")
+        if agents is not None and (parallel is not None or status):
+            raise UserError(f"--agents: W&B knows the runs of agents; leave --{'status' if status else 'parallel'} out")
         action: Literal["submit", "print", "status", "cancel"]
         action = "print" if print_script else "status" if status else "cancel" if cancel else "submit"
-        return cls(action, slurm_options(options, "--slurm"), parallel)
+        return cls(action, slurm_options(options, "--slurm"), parallel, agents)
 
 
-def further_options(
-    *,
-    count: int | None,
-    seed: int,
-    gpus_per_run: int | None,
-    nproc_per_run: int,
-    retry_failed: bool,
-    reuse: bool,
-) -> list[str]:
-    """The options that a task needs to find its combination and to run it alike."""
-    given = {
-        "--count": count,
-        "--seed": seed or None,
-        "--gpus-per-run": gpus_per_run,
-        "--nproc-per-run": nproc_per_run if nproc_per_run > 1 else None,
-    }
-    numbers = [f"{name}={value}" for name, value in given.items() if value is not None]
-    return [*numbers, *(["--retry-failed"] if retry_failed else []), *([] if reuse else ["--no-reuse"])]
+def further_options(numbers: Mapping[str, int | None], *, retry_failed: bool, reuse: bool) -> list[str]:
+    """The options that a task needs to find its runs and to run them alike."""
+    given = [f"--{name}={value}" for name, value in numbers.items() if value is not None]
+    return [*given, *(["--retry-failed"] if retry_failed else []), *([] if reuse else ["--no-reuse"])]
+
+
+def run_agents(sweep: str, count: int, asked: Asked) -> None:
+    """Submit, print or cancel agents of the W&B sweep `sweep`."""
+    from emtoolkit.sweeps.slurm import agents_job
+
+    if sweep.count("/") != 2 or not all(sweep.split("/")):
+        raise UserError(f"{sweep}: --agents takes a sweep on W&B; write ENTITY/PROJECT/ID, which 'wandb sweep' prints")
+    script, jobs, tasks = agents_job(sweep, count, asked.options)
+    if asked.action == "print":
+        typer.echo(script, nl=False)
+    elif asked.action == "cancel":
+        _cancel(jobs)
+    else:
+        job = jobs.submit(script, tasks, sweep)
+        typer.echo(f"Submitted job {job} with {count} agents; script and logs are in {here(jobs.directory)}.")
 
 
 def run(plan: "SweepPlan", asked: Asked, *, further: Sequence[str], retry_failed: bool, as_json: bool) -> None:
@@ -91,17 +99,20 @@ def run(plan: "SweepPlan", asked: Asked, *, further: Sequence[str], retry_failed
         states = status_of(plan, SlurmJobs(plan.directory))
         show(render_slurm.status_json(states) if as_json else render_slurm.status_table(states))
     elif asked.action == "cancel":
-        cancelled = SlurmJobs(plan.directory).cancel()
-        count = Counter("running" if task.state != "PENDING" else "waiting" for task in cancelled)
-        if not cancelled:
-            typer.echo("No run of this sweep is in Slurm's queue.")
-        else:
-            typer.echo(
-                f"Cancelled {count['waiting']} waiting and {count['running']} running tasks; those that run save their "
-                "state and stop. The same sweep, submitted again, continues them."
-            )
+        _cancel(SlurmJobs(plan.directory))
     else:
         done = submit_sweep(
             plan, options=asked.options, parallel=asked.parallel, retry_failed=retry_failed, further=further
         )
         typer.echo(render_slurm.submitted(done, here(plan.directory / "slurm"), plan.path))
+
+
+def _cancel(jobs: "SlurmJobs") -> None:
+    cancelled = jobs.cancel()
+    count = Counter("running" if task.state != "PENDING" else "waiting" for task in cancelled)
+    typer.echo(
+        f"Cancelled {count['waiting']} waiting and {count['running']} running tasks; those that run save their state "
+        "and stop. The same sweep, submitted again, continues them."
+        if cancelled
+        else "No run of this sweep is in Slurm's queue."
+    )

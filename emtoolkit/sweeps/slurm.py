@@ -20,7 +20,7 @@ from emtoolkit.storage.lock import lock_file
 from emtoolkit.sweeps.attempts import described
 from emtoolkit.sweeps.inputs import InputDigests
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
-from emtoolkit.sweeps.slurm_script import Task, array_script
+from emtoolkit.sweeps.slurm_script import Task, agents_script, array_script
 
 # A controller that is busy answers after some seconds.
 _SECONDS = 120.0
@@ -240,3 +240,21 @@ def submit_sweep(
         return Submitted(job, len(runs), here, len(plan.runs) - here - len(runs))
     finally:
         lock.release()
+
+
+def agents_job(
+    sweep: str, count: int, options: Mapping[str, str | bool], environment: Mapping[str, str] = os.environ
+) -> tuple[str, SlurmJobs, list[Task]]:
+    """A job script of `count` agents, each for one run of the W&B sweep `sweep`, and where it is submitted from.
+
+    An agent that gets a signal passes it on, and waits for its run to save and stop.
+    """
+    name = as_file_name(sweep)
+    jobs = SlurmJobs(Path("outputs/sweeps") / name, environment)
+    here = Path.cwd()
+    # `-f` passes signals on and `-t` waits so long, in seconds; without them the agent kills its run.
+    command = [sys.executable, "-m", "wandb", "agent", "-f", "-t", "120", "--count", "1", sweep]
+    script = agents_script(
+        count, command, name=f"emtoolkit-{name}", directory=here, logs=here / jobs.directory, options=options
+    )
+    return script, jobs, [Task((f"agent-{number}",), "") for number in range(count)]

@@ -85,8 +85,31 @@ def array_script(
         options: options of `sbatch`; they win over the defaults.
         parallel: the largest number of tasks at the same time.
     """
-    limit = "" if parallel is None else f"%{parallel}"
-    own = {"job-name": name, "array": f"0-{len(tasks) - 1}{limit}", "output": str(logs / "%A_%a.log")}
+    array = f"0-{len(tasks) - 1}" + ("" if parallel is None else f"%{parallel}")
+    runs = ["", "runs=(", *(f"  {','.join(task.keys)}  # {task.described}" for task in tasks), ")"]
+    words = [*map(shlex.quote, command), '"${runs[$SLURM_ARRAY_TASK_ID]}"']
+    return _script(array, runs, words, name=name, directory=directory, logs=logs, options=options)
+
+
+def agents_script(
+    count: int, command: Sequence[str], *, name: str, directory: Path, logs: Path, options: Mapping[str, str | bool]
+) -> str:
+    """A job script with `count` tasks that all run `command`; the other arguments are those of `array_script`."""
+    words = list(map(shlex.quote, command))
+    return _script(f"0-{count - 1}", [""], words, name=name, directory=directory, logs=logs, options=options)
+
+
+def _script(
+    array: str,
+    before: Sequence[str],
+    words: Sequence[str],
+    *,
+    name: str,
+    directory: Path,
+    logs: Path,
+    options: Mapping[str, str | bool],
+) -> str:
+    own = {"job-name": name, "array": array, "output": str(logs / "%A_%a.log")}
     all_options: dict[str, str | bool] = {**own, **_DEFAULTS, **options}
     if requeues := all_options["requeue"] is not False and not all_options.get("no-requeue"):
         all_options.pop("no-requeue", None)
@@ -99,11 +122,9 @@ def array_script(
         "",
         "# The directory is on a file system that every node sees.",
         f"cd {shlex.quote(str(directory))} || exit 2",
-        "",
-        "runs=(",
-        *(f"  {','.join(task.keys)}  # {task.described}" for task in tasks),
-        ")",
-        *_step([*command, '"${runs[$SLURM_ARRAY_TASK_ID]}"'], quoted=1),
+        *before,
+        *_CORES,
+        f"srun --ntasks=1 --unbuffered {' '.join(words)}",
         *(_REQUEUE if requeues else ["exit $?"]),
         "",
     ]
@@ -118,17 +139,11 @@ def _directives(options: Mapping[str, str | bool]) -> list[str]:
     ]
 
 
-def _step(command: Sequence[str], *, quoted: int) -> list[str]:
-    """The command as a job step; the last `quoted` words are for the shell already."""
-    words = [*map(shlex.quote, command[: len(command) - quoted]), *command[len(command) - quoted :]]
-    return [
-        'if [[ -n "$SLURM_CPUS_PER_TASK" ]]; then',
-        '  export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"',
-        "fi",
-        f"srun --ntasks=1 --unbuffered {' '.join(words)}",
-    ]
-
-
+_CORES = [
+    'if [[ -n "$SLURM_CPUS_PER_TASK" ]]; then',
+    '  export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"',
+    "fi",
+]
 _STOPPED = "|".join(str(128 + number) for number in sorted({*ENDING, *NOTICES}))
 _REQUEUE = [
     "code=$?",

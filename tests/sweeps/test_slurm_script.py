@@ -7,7 +7,7 @@ import pytest
 
 from emtoolkit.cli.sweep_on_slurm import Asked
 from emtoolkit.errors import ConfigError, UserError
-from emtoolkit.sweeps.slurm_script import Task, array_script, slurm_options
+from emtoolkit.sweeps.slurm_script import Task, agents_script, array_script, slurm_options
 
 
 def script(**options: Any) -> str:
@@ -60,6 +60,14 @@ def test_a_script_names_its_runs_and_requeues_those_that_a_time_limit_stopped() 
     )
 
 
+def test_agents_are_tasks_without_keys() -> None:
+    words = ["python", "-m", "wandb", "agent", "-f", "-t", "120", "--count", "1", "me/proj/abc"]
+    lines = agents_script(3, words, name="a", directory=Path("/data"), logs=Path("/logs"), options={}).splitlines()
+    assert "#SBATCH --array=0-2" in lines
+    assert "srun --ntasks=1 --unbuffered python -m wandb agent -f -t 120 --count 1 me/proj/abc" in lines
+    assert not any("runs" in line for line in lines)
+
+
 @pytest.mark.parametrize("options", [{"requeue": False}, {"no-requeue": True}])
 def test_a_script_without_requeues_says_so_to_slurm(options: dict[str, bool]) -> None:
     lines = script(**options).splitlines()
@@ -107,10 +115,10 @@ def test_what_is_no_option_is_one_sentence(given: Any, sentence: str) -> None:
         (None, {"status": True}, "--status: needs --on slurm"),
         (None, {"parallel": 2}, "--parallel: needs --on slurm"),
         ("slurm", {"status": True, "cancel": True}, "--status and --cancel: give only one"),
+        ("slurm", {"agents": 2, "status": True}, "--agents: W&B knows the runs of agents; leave --status out"),
     ],
 )
 def test_flags_that_contradict_are_one_sentence(on: str | None, flags: dict[str, Any], sentence: str) -> None:
-    given = {"parallel": None, "print_script": False, "status": False, "cancel": False} | flags
     with pytest.raises(UserError) as raised:
-        Asked.of(on, "", **given)
+        Asked.of(on, "", **flags)
     assert str(raised.value) == sentence
