@@ -284,7 +284,11 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
                 fraction and the length of the run is not known.
         """
         newest = self._checkpoints[-1]
-        selected = set(select_steps(steps, self.steps, lambda: self.final.step, lambda: newest.total_steps))
+        try:
+            selected = set(select_steps(steps, self.steps, lambda: self.final.step, lambda: newest.total_steps))
+        except CheckpointError as error:
+            pruned = f"; steps {elided(self.pruned, 60)} were pruned" if self.pruned else ""
+            raise CheckpointError(f"{error}{pruned}") from None
         return tuple(checkpoint for checkpoint in self._checkpoints if checkpoint.step in selected)
 
     def download(

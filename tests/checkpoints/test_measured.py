@@ -171,6 +171,8 @@ def test_a_pruned_step_is_listed_with_its_metrics_and_a_way_back(run: Path) -> N
     assert "pruned=1 (steps 10)" in repr(trajectory)
     with pytest.raises(CheckpointError, match=r"step 10 was pruned; 'emtoolkit refine .* makes it again"):
         trajectory.at(10)
+    with pytest.raises(CheckpointError, match=r"no checkpoint at step 10; the nearest is 0; steps 10 were pruned"):
+        trajectory.select("0,10")
     # Made again, the step is a checkpoint as any other.
     (run / "gone").rename(run / "checkpoint-10")
     assert (Trajectory.open(run).pruned, Trajectory.open(run).at(10).step) == ((), 10)

@@ -17,10 +17,13 @@ from emtoolkit.analysis.weight_files import CheckpointWeights
 from emtoolkit.byte_sizes import parse_size
 from emtoolkit.checkpoints.listing import damaged_records, list_checkpoints
 from emtoolkit.checkpoints.manifest import TrajectorySeal
+from emtoolkit.checkpoints.metric_values import Metrics, best_step, read_metrics
+from emtoolkit.checkpoints.pruned import with_pruned
+from emtoolkit.checkpoints.query import Query, check_columns
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
+from emtoolkit.checkpoints.report_uses import steps_of_reports
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
-from emtoolkit.cli.render import checkpoints_json
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.rows import read_rows
@@ -69,6 +72,10 @@ def _text(parse: Callable[[str], object]) -> Callable[[bytes, Path], object]:
     return lambda content, directory: parse(content.decode("utf-8", "replace"))
 
 
+def _listed(directory: Path) -> str:
+    return json.dumps([info.as_json() for info in with_pruned(directory, list_checkpoints(directory, rehash=True))])
+
+
 def _of_a_run(name: str) -> Callable[[bytes, Path], object]:
     """What reads a run whose file `name` is the content, as a listing and as a trajectory."""
 
@@ -80,7 +87,7 @@ def _of_a_run(name: str) -> Callable[[bytes, Path], object]:
             TrajectorySeal(identity, 2).seal(checkpoint, step)
         TrajectoryRecord.of(identity, 2, "every:2").write(directory)
         (directory / name).write_bytes(content)
-        listed = checkpoints_json(list_checkpoints(directory, rehash=True)), damaged_records(directory)
+        listed = _listed(directory), damaged_records(directory)
         return listed, [(each.step, each.metadata, each.total_steps) for each in Trajectory.open(directory)]
 
     return run
@@ -90,7 +97,7 @@ def _of_another_tool(content: bytes, directory: Path) -> object:
     (checkpoint := directory / "checkpoint-2").mkdir(exist_ok=True)
     (checkpoint / "model.safetensors").write_bytes(b"\x02" + bytes(7) + b"{}")
     (checkpoint / "trainer_state.json").write_bytes(content)
-    return checkpoints_json(list_checkpoints(directory))
+    return _listed(directory)
 
 
 def _adapter(content: bytes, directory: Path) -> object:
@@ -111,6 +118,26 @@ def _adapter(content: bytes, directory: Path) -> object:
 def _located(directory: Path) -> None:
     if (adapter := locate(AdapterSource(str(directory)), download=False)) is not None:
         check_fits(adapter, BaseModelRecord(name="a/b"), None)
+
+
+def _selected(text: str) -> object:
+    rows = [{"step": 0, "size": 5, "final": False}, {"step": 2, "size": 9, "final": True, "harm": 0.5, "state": "x"}]
+    query = Query.parse([text], text)
+    check_columns(query, ["step", "size", "final", "harm", "state"])
+    return query.select(rows), query.notes(rows)
+
+
+def _metrics(content: bytes, directory: Path) -> object:
+    (directory / "metrics.json").write_bytes(content)
+    found = read_metrics(directory, ["f"])
+    metrics = Metrics("d", tuple(found or ()))
+    return metrics.row(2), metrics.row(0), best_step(metrics, "harm", [0, 2], skip_missing=True)
+
+
+def _reports(content: bytes, directory: Path) -> object:
+    (directory / "evaluations").mkdir(exist_ok=True)
+    (directory / "evaluations" / "reports.json").write_bytes(content)
+    return steps_of_reports(str(directory))
 
 
 def _set(content: bytes, directory: Path) -> object:
@@ -171,9 +198,18 @@ _EVENTS = b"\n".join(
         {"event": "saved", "step": 2, "metadata": {"loss": 1.5, "total_steps": 2}, "run": "r"},
         {"event": "metrics", "step": 2, "metrics": {"eval_loss": 0.5}},
         {"event": "published", "step": 2, "artifact": "e/p/c:v0", "digest": "d"},
+        {"event": "pruned", "step": 1, "from": ["here", "wandb"]},
         {"event": "difference", "step": 2, "largest": 0.5, "tensor": "t", "share": 0.1},
     )
 )
+_METRICS = {
+    "format": 1,
+    "fingerprint": "f",
+    "files": {},
+    "described": "judge j",
+    "metrics": [{"metric": "harm", "steps": {"0": {"value": 0.1}, "2": {"value": 0.5, "low": 0.4, "high": 0.6}}}],
+}
+_CONDITIONS = [b"harm>0.5", b"step>=2 and size<9KB", b"-step,harm", b"final==true", b'"harm" != 1', b"state=='x'"]
 _STATE = {"global_step": 2, "max_steps": 2, "log_history": [{"step": 2, "loss": 1.0}]}
 _SWEEP = (_ROOT / "sweeps/schedules.yaml").read_bytes()
 _ATTEMPTS = {"format": 2, "parameters": {"seed": 1}, "state": "failed", "exit_code": 1, "error": "x", "number": 1}
@@ -224,6 +260,9 @@ TARGETS: list[Target] = [
     Target("manifest", _of_a_run("checkpoint-2/manifest.json"), inputs([_json(_MANIFEST)], [*_MANIFEST, "sha256"])),
     Target("trajectory.json", _of_a_run("trajectory.json"), inputs([_json(_RECORD)], [*_RECORD])),
     Target("ledger", _of_a_run("publications.jsonl"), inputs([_EVENTS], ["event", "step", "metadata"], lines=True)),
+    Target("conditions", _text(_selected), inputs(_CONDITIONS, ["step", "harm", " and ", "=="])),
+    Target("metrics", _metrics, inputs([_json(_METRICS)], [*_METRICS, "steps", "value", "ambiguous"])),
+    Target("reports", _reports, inputs([_json({"r.html": [0, 2]})], ["r.html"])),
     Target("trainer state", _of_another_tool, inputs([_json(_STATE)], [*_STATE])),
     Target("adapter config", _adapter, inputs([_json(_ADAPTER)], [*_ADAPTER])),
     *_files_of_rows(),

@@ -1,13 +1,16 @@
 """A real training whose checkpoints were pruned: what a resumed run, another schedule and the store make of it."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 from emtoolkit import Trajectory
+from emtoolkit.analysis.dynamics import path_lengths
 from emtoolkit.config.load import load_config
 from emtoolkit.pruning.keep import Request
 from emtoolkit.pruning.prune import prune
 from emtoolkit.training.run import RunResult, train
+from tests.in_process import emtoolkit
 from tests.saving.trainings import bytes_of, saved_steps
 
 WriteConfig = Callable[..., Path]
@@ -25,11 +28,17 @@ def test_a_resumed_run_computes_no_pruned_step_again(write_config: WriteConfig, 
     prune(str(directory), Request(drop="2"))
     assert not trained(config, directory, resume=True).trained
     assert saved_steps(directory) == [0, 4, 9]
+    # Three of the steps 0, 4 and 9 are all of them.
+    assert "all 3 checkpoints stay" in emtoolkit("prune", directory, "--budget", "3").out
     # Another schedule trains again, over the pruned step, and saves what it lacks alone.
     assert trained(config, directory, "checkpointing.schedule=0-6:2", resume=True).trained
     assert saved_steps(directory) == [0, 4, 6, 9]
     assert bytes_of(directory / "checkpoint-4") == weights[4]
     assert Trajectory.open(directory).pruned == (2,)
+    done = emtoolkit("prune", directory, "--budget", "3", "--json")
+    way = path_lengths(str(directory), [0, 4, 6, 9])
+    middle = min((4, 6), key=lambda step: abs(way[[0, 4, 6, 9].index(step)] - way[-1] / 2))
+    assert [int(step) for step in json.loads(done.out)["kept"]] == [0, middle, 9]
 
 
 def test_a_run_that_reuses_takes_what_the_other_has_pruned_from_the_store(
