@@ -132,7 +132,8 @@ class _Watched:
                 self._finish(now, f"the training stopped before its end, and gave no sign for {self._patience}")
             else:
                 self._say_whether_it_trains(trains=trains, ended=record.ended_at is not None)
-                self._publish_new(now)
+                if not record.may_thin:
+                    self._publish_new(now)
         except CheckpointError as error:
             self._end_with([str(error)])
         except OSError as error:

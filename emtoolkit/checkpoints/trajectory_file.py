@@ -92,6 +92,11 @@ class TrajectoryRecord:
         }
         write_file(directory / RECORD, canonical_json(content))
 
+    @property
+    def may_thin(self) -> bool:
+        """Whether the training goes on and its schedule is a budget, which may still delete each of its checkpoints."""
+        return self.ended_at is None and any(term.startswith("budget:") for term in self.schedule.split(","))
+
     def ended(self, step: int | None) -> "TrajectoryRecord":
         """The same record, of a training that ended at `step`."""
         return replace(self, ended_at=step)

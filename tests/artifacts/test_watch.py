@@ -1,5 +1,6 @@
 """`emtoolkit sync --watch`: checkpoints of a training that is still running, published by another process."""
 
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,23 @@ def test_each_checkpoint_is_published_once_while_the_training_runs_and_the_watch
         ["final", "latest", "step-30"],
     ]
     assert versions[2].metadata["loss"] == 1.5
+
+
+def test_nothing_of_a_budget_is_published_before_it_is_known_what_stays(
+    training: Training, server: WandbServer
+) -> None:
+    TrajectoryRecord(IDENTITY.fingerprint, TOTAL_STEPS, "budget:3").write(training.directory)
+    seen = []
+    actions = [
+        lambda: training.save_and_settle(10),
+        lambda: training.save_and_settle(20),
+        lambda: seen.append([*server.store.projects]),
+        lambda: shutil.rmtree(training.directory / "checkpoint-10"),
+        lambda: (training.save_and_settle(30), training.end(30)),
+    ]
+    done = Watching(training, actions).run()
+    assert seen == [[]]
+    assert done.on_wandb == (0, 20, 30)
 
 
 def test_an_offline_training_has_one_run_with_its_checkpoints_and_later_its_log(
