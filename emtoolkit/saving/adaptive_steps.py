@@ -81,10 +81,10 @@ class AdaptiveSteps:
             return False
         now = tensors()
         self._seen = step
-        moved = self._weights.distance(now, self._last)
+        start = self._start if self._term.moved_since_kept else self._last
+        moved, from_start = self._weights.distances(now, self._last, start)
         if self._finite and not math.isfinite(moved):
             check_finite(step, now)
-        from_start = self._weights.distance(now, self._start) if self._term.moved_since_kept else math.nan
         self._path, due = self._term.measured(self._path, Distances(moved, from_start))
         self._chosen = (step, self._weights.copied(now)) if due else None
         if not self._term.moved_since_kept and math.isfinite(moved):
