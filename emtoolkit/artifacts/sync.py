@@ -22,6 +22,7 @@ from emtoolkit.artifacts.names import COLLECTION, RUN_NAME
 from emtoolkit.artifacts.pipeline import PublicationPipeline
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
 from emtoolkit.artifacts.run_log import Replay, ended_well, is_live, replay
+from emtoolkit.artifacts.version_removal import revive
 from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
@@ -280,6 +281,7 @@ class DirectorySync:
         """Whether W&B holds `info` byte for byte, which is recorded; a damaged checkpoint is added to the problems."""
         if held is None:
             return "missing"
+        revive(held.handle)
         if self._publications.published.get(info.step) != Published(held.artifact, held.digest):
             try:
                 checked = CheckedArtifact.of(Publication.of(info, self._publications), self._destination.collection)

@@ -114,6 +114,14 @@ def test_a_step_that_was_made_again_is_published_again_and_does_not_expire(serve
     assert (Trajectory.open(NAME).pruned, Trajectory.open(run).pruned) == ((), ())
 
 
+def test_a_checkpoint_of_a_version_that_would_expire_is_kept_by_sync(server: WandbServer, run: Path) -> None:
+    """As after the log of an offline run, which gave a pruned version its name again."""
+    version = versions(server)[10]
+    version.metadata["pruned"], version.ttl_seconds = True, DAY
+    assert sync(run).problems == ()
+    assert (versions(server)[10].ttl_seconds, "pruned" in versions(server)[10].metadata) == (None, False)
+
+
 def test_what_people_marked_stays(server: WandbServer, run: Path) -> None:
     there = versions(server)
     member = there[10].memberships[0]
