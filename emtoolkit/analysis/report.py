@@ -37,6 +37,7 @@ from emtoolkit.analysis.report_charts import (
 )
 from emtoolkit.analysis.seeds import median
 from emtoolkit.byte_sizes import format_size
+from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.errors import UserError
 from emtoolkit.evaluation.decided import DecidedAnalysis
 from emtoolkit.evaluation.metrics import summarise
@@ -85,7 +86,7 @@ def gather(
     for each in evaluations:
         groups.setdefault((_first(each).persona, data_of(each)), []).append(each)
     results = tuple(onsets_in(group, event) for group in groups.values())
-    notes = [*_differences(evaluations), *(note for result in results for note in result.notes)]
+    notes = [*_differences(evaluations), *_reused(evaluations), *(note for result in results for note in result.notes)]
     comparisons = tuple(compare(each, schedules, event) for each in evaluations) if schedules else ()
     notes += [note for each in comparisons for note in each.notes]
     found = []
@@ -123,6 +124,17 @@ def _differences(evaluations: Sequence[StoredEvaluation]) -> list[str]:
     if len(bases) > 1:
         named = ", ".join(f"{base} in {directory}" for base, directory in sorted(bases.items()))
         notes.append(f"the personas are of different base models ({named}), so curves differ by more than the persona")
+    return notes
+
+
+def _reused(evaluations: Sequence[StoredEvaluation]) -> list[str]:
+    """A sentence for each local run that took checkpoints of an earlier training."""
+    notes = []
+    for place in dict.fromkeys(_first(each).trajectory for each in evaluations):
+        steps = Publications.read(Path(place)).reused if Path(place).is_dir() else ()
+        if steps:
+            which = f"step {min(steps)} was" if len(steps) == 1 else f"steps {elided(sorted(steps))} were"
+            notes.append(f"{place}: {which} saved by an earlier training, and reused")
     return notes
 
 

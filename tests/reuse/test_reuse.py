@@ -15,6 +15,8 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.reuse.store import Training, note_training, wait_to_train
+from emtoolkit.saving.requests import STOP, RequestedSaves
+from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.reusing import take_without_training, why_trains_alone
 from emtoolkit.training.run import train
 from tests.online import versions
@@ -87,6 +89,22 @@ def test_a_stretch_begins_at_the_nearest_earlier_resume_state(config: Config, tm
     third = train(config("third", "6,7", every_two))
     assert (third.trained_steps, third.reused, steps(tmp_path / "third")) == (3, (9,), [6, 7, 9])
     assert digests(tmp_path / "third") == of_steps(separate, 6, 7, 9)
+
+
+def test_another_run_goes_on_where_an_interrupted_one_stopped(
+    config: Config, tmp_path: Path, separate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([0, 0, 0, STOP])
+    with monkeypatch.context() as patch:
+        patch.setattr(RequestedSaves, "look", lambda self, now: next(looks, 0))
+        with pytest.raises(TrainingInterrupted):
+            train(config("first", "0,2,6"))
+    assert steps(tmp_path / "first") == [0, 2]
+    result = train(config("second", "2,5"))
+    assert (result.reused, result.trained_steps) == ((2,), 5)
+    assert digests(tmp_path / "second") == of_steps(separate, 2, 5, 9)
+    (store,) = (tmp_path / "store").glob("*-*")
+    assert steps(store) == [0, 2, 5, 9]  # without the step of the interruption
 
 
 def test_a_damaged_checkpoint_of_the_store_is_made_again(
