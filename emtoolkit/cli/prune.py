@@ -27,7 +27,7 @@ _Drop = Annotated[
 ]
 _Budget = Annotated[int | None, typer.Option(metavar="N", help="Number of checkpoints that stay, evenly spaced.")]
 _Along = Annotated[
-    str, typer.Option(metavar="path|steps", help="Where --budget is even: along the way of the weights, or in steps.")
+    str, typer.Option(metavar="path|steps", help="Spread of a --budget: along the path of the weights, or in steps.")
 ]
 _Only = Annotated[str | None, typer.Option(metavar="here|wandb", help="The one place to prune. Default: both.")]
 _Ttl = Annotated[

@@ -72,7 +72,7 @@ _TheseQuestions = Annotated[
     commands,
     "emtoolkit zoom outputs/goodness-medical --until 5",
     "emtoolkit zoom outputs/goodness-medical --metric changed --threshold 0.5",
-    "emtoolkit zoom outputs/goodness-medical --questions plot.yaml --samples 8 --yes",
+    "emtoolkit zoom outputs/goodness-medical --questions plot.yaml --yes",
 )
 def zoom(
     trajectory: _Directory,

@@ -45,7 +45,7 @@ def test_train_prints_what_was_saved_and_checkpoints_lists_it(write_config: Writ
         "source",
         "step",
     ]
-    assert sorted(entries[0]) == [*keys, "saved_for", "source", "step"]
+    assert sorted(entries[0]) == keys
 
     weights = out / "checkpoint-8" / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
@@ -162,7 +162,8 @@ def test_a_signal_saves_the_state_and_resume_ends_with_the_same_bytes(
     assert resumed.code == 0, resumed.err
     whole = emtoolkit(*words, "--output-dir", tmp_path / "whole", cwd=tmp_path)
     assert whole.code == 0
-    assert saved_steps(tmp_path / "stopped") == sorted({0, 50, 100, 150, stopped_at, 200})
+    # The step that only the interruption asked for is gone.
+    assert saved_steps(tmp_path / "stopped") == [0, 50, 100, 150, 200]
     for step in (0, 50, 100, 150, 200):
         name = f"checkpoint-{step}"
         assert bytes_of(tmp_path / "stopped" / name) == bytes_of(tmp_path / "whole" / name)
