@@ -89,8 +89,11 @@ def sync_all(
         try:
             synced = None if skipped.problems else sync(directory, project=project, entity=entity, progress=progress)
             results.append(synced or skipped)
-        except InUseError as error:
-            results.append(replace(skipped, problems=(str(error),)))
+        except InUseError:
+            in_use = (
+                f"{directory}: another process is saving into it or publishing from it; sync again when it has ended"
+            )
+            results.append(replace(skipped, problems=(f"{in_use}, or with --watch while it trains",)))
     return results
 
 

@@ -9,6 +9,7 @@ A training runs while its lock is held. Locks may not be seen from another machi
 sign of it, too; without an end and without a sign for some time it has stopped.
 """
 
+import math
 import os
 import secrets
 import time
@@ -27,7 +28,7 @@ from emtoolkit.artifacts.sync import DirectorySync, Synced, sync
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.publications import PUBLICATIONS, Publications, WandbRun
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.progress import silent
 from emtoolkit.storage.lock import InUseError, is_locked
 
@@ -41,7 +42,8 @@ _DAMAGED = "; the checkpoint is not published"
 _LAST_ATTEMPTS = 3
 
 
-@dataclass(frozen=True, slots=True)
+# Without slots, so that the defaults can be read from the class.
+@dataclass(frozen=True)
 class WatchOptions:
     """Where to publish, and when.
 
@@ -53,6 +55,23 @@ class WatchOptions:
     entity: str | None = None
     every: float = 10.0
     patience: float = 600.0
+
+    @classmethod
+    def of(
+        cls, project: str | None, entity: str | None, *, every: float | None, patience: float | None
+    ) -> "WatchOptions":
+        """The options of the command line, None for a default.
+
+        Raises:
+            ConfigError: a number of seconds is none.
+        """
+        if every is not None and not 0.1 <= every < math.inf:
+            raise ConfigError(f"--every: {every:g} is not a number of seconds, 0.1 or more")
+        if patience is not None and not patience >= 0:
+            raise ConfigError(f"--patience: {patience:g} is not a number of seconds, 0 or more")
+        return cls(
+            project, entity, cls.every if every is None else every, cls.patience if patience is None else patience
+        )
 
 
 @dataclass(frozen=True, slots=True)

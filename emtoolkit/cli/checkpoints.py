@@ -109,11 +109,13 @@ def sync(
     watch: Annotated[
         bool, typer.Option("--watch", help="Publish the checkpoints of running trainings until they have ended.")
     ] = False,
-    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="Pause of --watch between two looks.")] = 10,
+    every: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="Pause of --watch between two looks. Default: 10.")
+    ] = None,
     patience: Annotated[
-        float,
-        typer.Option(min=0, metavar="SECONDS", help="How long --watch waits for a training that has stopped."),
-    ] = 600,
+        float | None,
+        typer.Option(metavar="SECONDS", help="How long --watch waits for a training that stopped. Default: 600."),
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Publish the run logs, checkpoints and evaluations that W&B lacks, in step order.
@@ -121,9 +123,13 @@ def sync(
     With --watch the trainings may be running, on this machine or on another one that shares the directories.
     """
     from emtoolkit.artifacts.sync import run_directories, sync_all
+    from emtoolkit.artifacts.watch import WatchOptions, watch_all
     from emtoolkit.cli import render
     from emtoolkit.evaluation.wandb_record import directories_with_runs
 
+    options = WatchOptions.of(project, entity, every=every, patience=patience)
+    if not watch and (every is not None or patience is not None):
+        raise UserError(f"--{'patience' if every is None else 'every'}: belongs to --watch; add --watch")
     roots = directories or [Path("outputs")]
     evaluated = directories_with_runs(roots)
     optional = [root for root in roots if any(path.is_relative_to(root) for path in evaluated)]
@@ -132,9 +138,6 @@ def sync(
     say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
     with ends_on_signal(_CONTINUES), only_results_on_stdout(), progress_bar() as progress:
         if watch:
-            from emtoolkit.artifacts.watch import WatchOptions, watch_all
-
-            options = WatchOptions(project, entity, every, patience)
             done = watch_all(lambda: run_directories(roots, optional), options, say)
         else:
             done = sync_all(found, project=project, entity=entity, progress=progress)

@@ -1,5 +1,6 @@
 """`emtoolkit save` and `emtoolkit stop`: requests to a training that runs in another process."""
 
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,7 @@ import typer
 from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.terminal import show
+from emtoolkit.errors import UserError
 
 if TYPE_CHECKING:
     from emtoolkit.saving.requests import Kind
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
 commands = typer.Typer()
 
 _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of the run.")]
-_Timeout = Annotated[float, typer.Option(min=0, metavar="SECONDS", help="Longest wait for the checkpoint.")]
+_Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait for the checkpoint.")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SECONDS = 120.0
 
@@ -53,6 +55,8 @@ def _ask(directory: Path, kind: "Kind", timeout: float, *, as_json: bool) -> Non
     from emtoolkit.cli import render
     from emtoolkit.saving.requests import NotAnsweredError, ask
 
+    if not 0 <= timeout < math.inf:
+        raise UserError(f"--timeout: {timeout:g} is not a number of seconds, 0 or more")
     try:
         with ends_on_signal("the request is withdrawn unless the training has taken it"):
             answer = ask(directory, kind, timeout)

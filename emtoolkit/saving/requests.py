@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Kind = Literal["save", "stop"]
-# What the processes agree on. Of two requests at once the larger counts: a training that stops has saved, too.
+# What the processes agree on; two requests at once are the sum.
 SAVE, STOP = 1, 2
 _KINDS: dict[Kind, int] = {"save": SAVE, "stop": STOP}
 # How often a training looks for requests, and a command for the answer, in seconds.
@@ -67,14 +67,14 @@ class RequestedSaves:
         self._taken, self._stuck = [], set()
 
     def look(self, now: float) -> int:
-        """Take the requests that are there, at most once a second: 0 if there are none, else `SAVE` or `STOP`."""
+        """Take the requests that are there, at most once a second: the sum of `SAVE` and `STOP`, or 0."""
         if self._directory is None or now < self._next_look:
             return 0
         self._next_look = now + _SECONDS_BETWEEN_LOOKS
         found = [kind for kind in _KINDS if kind not in self._stuck and os.path.lexists(self._directory / _name(kind))]
         for kind in found:
             self._taken.append(self._take(self._directory / _name(kind), kind))
-        return max((_KINDS[kind] for kind in found), default=0)
+        return sum(_KINDS[kind] for kind in found)
 
     def _take(self, path: Path, kind: Kind) -> str:
         """The token in the request `path`, which is removed."""

@@ -66,7 +66,7 @@ class ResumeTiming:
         due_somewhere, received, asked = self._ranks.all_reduce_max(
             due, self._signals.received or 0, self.requests.look(now)
         )
-        self.save_asked, self._stop_asked = asked == SAVE, asked == STOP
+        self.save_asked, self._stop_asked = bool(asked & SAVE), bool(asked & STOP)
         self.interrupted_by = received or (signal.SIGTERM if self._stop_asked else 0)
         is_due = bool(due_somewhere or self.interrupted_by or self.save_asked)
         if is_due:

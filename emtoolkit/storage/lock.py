@@ -11,6 +11,8 @@ from emtoolkit.errors import CheckpointError
 LOCK = ".lock"
 # As a timeout: wait until the other process releases the lock.
 FOREVER = -1.0
+# A process that only looks whether the lock is held has it for less than a millisecond.
+_SECONDS_OF_A_LOOK = 0.1
 
 
 class InUseError(CheckpointError):
@@ -45,7 +47,7 @@ def is_locked(directory: Path) -> bool:
     if not (directory / LOCK).exists():
         return False
     try:
-        lock_directory(directory).release()
+        lock_directory(directory, timeout=0.0).release()
     except InUseError:
         return True
     return False
@@ -76,7 +78,7 @@ def release_inherited(descriptor: int) -> None:
     os.close(descriptor)
 
 
-def lock_directory(directory: Path, *, timeout: float = 0.0) -> FileLock:
+def lock_directory(directory: Path, *, timeout: float = _SECONDS_OF_A_LOOK) -> FileLock:
     """Create `directory` if it does not exist, and acquire its lock within `timeout` seconds.
 
     Raises:

@@ -1,6 +1,7 @@
 """`emtoolkit sync --watch`: checkpoints of a training that is still running, published by another process."""
 
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,28 @@ def test_the_command_prints_a_line_for_each_checkpoint_and_ctrl_c_ends_it_with_a
     done = emtoolkit("sync", "--watch", training.directory, "--project", "proj")
     assert (done.code, done.out) == (130, f"{training.directory}: step 0 is published as {COLLECTION}:v0\n")
     assert done.err.endswith("emtoolkit: interrupted; run the same command again to continue\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--watch", "--every", "nan"], "--every: nan is not a number of seconds, 0.1 or more"),
+        (["--watch", "--every", "0"], "--every: 0 is not a number of seconds, 0.1 or more"),
+        (["--watch", "--patience", "-1"], "--patience: -1 is not a number of seconds, 0 or more"),
+        (["--every", "5"], "--every: belongs to --watch; add --watch"),
+        (["--patience", "5"], "--patience: belongs to --watch; add --watch"),
+    ],
+)
+def test_a_bad_pause_is_one_sentence(words: list[str], sentence: str, tmp_path: Path) -> None:
+    done = emtoolkit("sync", tmp_path, *words)
+    assert (done.code, done.err) == (2, f"emtoolkit: {sentence}\n")
+
+
+def test_a_look_at_the_lock_keeps_no_training_from_starting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looking = lock_directory(tmp_path)
+    # The training asks for the lock again after a pause.
+    monkeypatch.setattr(time, "sleep", lambda seconds: looking.release())
+    lock_directory(tmp_path).release()
 
 
 def test_without_a_login_the_watch_ends_at_once(training: Training, monkeypatch: pytest.MonkeyPatch) -> None:

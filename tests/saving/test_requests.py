@@ -114,14 +114,16 @@ def test_stop_saves_the_state_and_stops_and_a_resume_ends_with_the_same_bytes(tm
     assert bytes_of(tmp_path / "checkpoint-8") == bytes_of(whole / "checkpoint-8")
 
 
-def test_both_requests_at_once_are_a_stop_and_both_are_answered(tmp_path: Path) -> None:
+def test_both_requests_at_once_stop_the_training_and_keep_the_step_and_both_are_answered(tmp_path: Path) -> None:
     def both() -> None:
         (tmp_path / "save-now").write_text("a")
         (tmp_path / "stop-now").write_text("b")
 
     with pytest.raises(TrainingInterrupted, match=r"^stopped by stop-now after step 2$"):
         training(tmp_path, 2, both).train()
-    assert Publications.read(tmp_path).answers == ((2, "a", True), (2, "b", True))
+    publications = Publications.read(tmp_path)
+    assert publications.answers == ((2, "a", True), (2, "b", True))
+    assert (publications.asked, publications.saved_for[2]) == ({2}, "asked")
 
 
 def test_what_was_asked_of_an_earlier_training_is_removed_and_not_obeyed(
@@ -218,6 +220,13 @@ def test_a_request_that_nobody_takes_in_time_is_withdrawn(running: Path) -> None
         "steps, and not while it evaluates); the request is withdrawn; --timeout waits longer\n",
     )
     assert sorted(path.name for path in running.iterdir()) == [".lock", "trajectory.json"]
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "-1"])
+def test_a_wait_has_a_bound(seconds: str, running: Path) -> None:
+    done = emtoolkit("stop", running, f"--timeout={seconds}")
+    sentence = f"emtoolkit: --timeout: {seconds} is not a number of seconds, 0 or more\n"
+    assert (done.code, done.err) == (2, sentence)
 
 
 def test_a_training_that_ends_without_an_answer_is_named(running: Path) -> None:
