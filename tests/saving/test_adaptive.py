@@ -3,6 +3,7 @@
 import shutil
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -234,3 +235,37 @@ def test_a_tensor_of_another_shape_is_named() -> None:
     weights = TrainedWeights.of({"w": torch.zeros(2)})
     with pytest.raises(CheckpointError, match=r"'w' has the shape \[3\] and had \[2\], so its way cannot be measured"):
         weights.distance({"w": torch.zeros(3)}, {"w": torch.zeros(2)})
+
+
+class RecordingPublisher:
+    """Takes the place of the publisher, and keeps what it is told to publish."""
+
+    told: list[tuple[int, bool, list[int]]]
+
+    def __init__(self, *_: Any) -> None:
+        self.failures: dict[int, str] = {}
+        self.damaged: dict[int, str] = {}
+
+    def publish(self, publication: Any) -> None:
+        type(self).told.append((publication.step, publication.final, saved_steps(publication.path.parent)))
+
+    def drain(self, *_: Any) -> None:
+        pass
+
+
+def test_a_budget_is_published_when_nothing_is_deleted_any_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    RecordingPublisher.told = []
+    monkeypatch.setattr("emtoolkit.saving.session.WandbPublisher", RecordingPublisher)
+    monkeypatch.setattr("emtoolkit.saving.session.active_run", lambda: SimpleNamespace(id="r", offline=True))
+    monkeypatch.setattr("emtoolkit.saving.session.add_run", lambda *_: None)
+    monkeypatch.setattr("emtoolkit.saving.session.WandbRun", SimpleNamespace(of=lambda run: run))
+    killed = tmp_path / "killed"
+    with pytest.raises(RuntimeError, match="a fault of the training's own"):
+        train(killed, "budget:5", CopyAndFail(13, tmp_path / "copy"), resume_every="10 steps")
+    assert RecordingPublisher.told == []
+    train(killed, "budget:5", resume=True)
+    kept = saved_steps(killed)
+    # Those that the killed training saved are among them, and all are on disk when the first is published.
+    assert RecordingPublisher.told == [(step, step == STEPS, kept) for step in kept]
