@@ -5,7 +5,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,11 +47,18 @@ def lora_model(rank: int = 32) -> Any:
 
 
 class TimedTrainer(Trainer):
-    """A Trainer that records how many seconds each step spends on callbacks, logging and saving."""
+    """A Trainer that records how many seconds each step spends on callbacks, logging and saving.
+
+    `overhead` is the time from the end of a step until it is logged and saved. `later` is the time of the callbacks
+    when the next step begins and before its update, where the training waits for a copy that is made beside it.
+    """
+
+    changes_weights = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.overhead: dict[int, float] = {}
+        self.later: dict[int, float] = {}
         self._began = 0.0
         inner = self.callback_handler.on_step_end
 
@@ -60,6 +67,18 @@ class TimedTrainer(Trainer):
             return inner(*args, **kwargs)
 
         self.callback_handler.on_step_end = timed
+        for event in ("on_step_begin", "on_pre_optimizer_step"):
+            setattr(self.callback_handler, event, self._timed_later(getattr(self.callback_handler, event)))
+
+    def _timed_later(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(args: Any, state: Any, control: Any) -> Any:
+            began = time.perf_counter()
+            result = inner(args, state, control)
+            taken = time.perf_counter() - began
+            self.later[state.global_step] = self.later.get(state.global_step, 0.0) + taken
+            return result
+
+        return timed
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         super()._maybe_log_save_evaluate(*args, **kwargs)
@@ -69,6 +88,11 @@ class TimedTrainer(Trainer):
         """The overhead of each step in `saved` minus the median overhead of the other steps."""
         usual = statistics.median(t for step, t in self.overhead.items() if step not in saved)
         return [self.overhead[step] - usual for step in saved]
+
+    def stall_later(self, saved: Sequence[int]) -> list[float]:
+        """What each step in `saved` costs in `later`, minus the median of the other steps; 0 after the last step."""
+        usual = statistics.median(t for step, t in self.later.items() if step not in saved)
+        return [self.later[step] - usual if step in self.later else 0.0 for step in saved]
 
 
 def make_trainer(

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -266,18 +266,24 @@ class SavingSession:
         return self.publisher.failures if self.publisher is not None else {}
 
     def _metadata(self, step: int) -> Mapping[str, Any]:
+        seconds = round(time.time() - self._started, 3)
+        return fit_for_wandb({**self._metadata_of_run, "step": step, "seconds_since_start": seconds})
+
+    @cached_property
+    def _metadata_of_run(self) -> Mapping[str, Any]:
+        """The metadata of a checkpoint of this run; training waits while a model validates them for one more step."""
         identity = self._seal.identity
         metadata = CheckpointMetadata.of(
-            step=step,
+            step=0,
             total_steps=self._seal.total_steps,
             fingerprint=self._record.fingerprint,
             schedule=self._record.schedule,
-            seconds_since_start=round(time.time() - self._started, 3),
+            seconds_since_start=0.0,
             persona=identity.persona,
             base_place=identity.base_place,
             persona_place=identity.persona_place,
         )
-        return fit_for_wandb(metadata.to_json())
+        return metadata.to_json()
 
     def _marked(self, publication: Publication) -> Publication:
         """`publication`, with the mark of a trajectory that was resumed with differences."""
