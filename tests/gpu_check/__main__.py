@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import torch
 
 from tests.gpu_check.command import check_command
-from tests.gpu_check.copies import check_layouts, check_other_device, check_race, check_streams
+from tests.gpu_check.copies import check_layouts, check_other_device, check_overlap, check_race, check_streams
 from tests.gpu_check.cost import check_stall
 from tests.gpu_check.device import Device, Outcome
 from tests.gpu_check.repeat import check_repeat, check_resume
@@ -31,6 +31,7 @@ from tests.gpu_check.weights import check_checkpoints, check_out_of_memory
 CHECKS: tuple[Callable[[Device], Iterator[Outcome]], ...] = (
     check_layouts,
     check_race,
+    check_overlap,
     check_streams,
     check_other_device,
     check_checkpoints,

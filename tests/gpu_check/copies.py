@@ -1,12 +1,16 @@
 """The copies of the weights that saves are written from: exact, never torn, also from other streams and GPUs."""
 
 from collections.abc import Iterator, Mapping
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 
+from emtoolkit.saving import snapshot
 from emtoolkit.saving.model_state import WriteFiles
+from emtoolkit.saving.overlapped_copy import CopyThread, OverlappedCopy
 from emtoolkit.saving.snapshot import Snapshot, SnapshotBuffers
+from emtoolkit.saving.whole_step import WholeStep
 from tests.gpu_check.device import Device, Outcome, in_thread
 
 
@@ -15,6 +19,9 @@ class _State:
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self.tensors = tensors
+
+    def still_lists(self, listing: Mapping[str, Tensor]) -> bool:
+        return listing is self.tensors
 
     def writer(self) -> WriteFiles:
         return lambda directory, tensors: None
@@ -42,19 +49,19 @@ def check_layouts(device: Device) -> Iterator[Outcome]:
     }
     live["tied"] = live["float32"]
     expected = {name: tensor.detach().to("cpu", copy=True) for name, tensor in live.items()}
-    snapshot = SnapshotBuffers(_State(live), 2).take(1)
+    taken = SnapshotBuffers(_State(live), 2).take(1)
     for name, tensor in live.items():
         if name not in ("bool", "float8", "empty"):
             tensor.add_(1)
-    copies = in_thread(lambda: _read(snapshot))
+    copies = in_thread(lambda: _read(taken))
     wrong = [name for name, tensor in expected.items() if not _same_bytes(copies[name], tensor)]
     yield Outcome.of("every dtype and layout is copied as it was", not wrong, ", ".join(wrong))
-    yield Outcome.of("tied tensors are copied once", snapshot.tensors["tied"] is snapshot.tensors["float32"])
+    yield Outcome.of("tied tensors are copied once", taken.tensors["tied"] is taken.tensors["float32"])
     name = "copies from the GPU are in pinned memory"
     if not device.is_gpu:
         yield Outcome.skipped(name, "no GPU")
         return
-    unpinned = [n for n, t in live.items() if t.is_cuda and t.numel() and not snapshot.tensors[n].is_pinned()]
+    unpinned = [n for n, t in live.items() if t.is_cuda and t.numel() and not taken.tensors[n].is_pinned()]
     yield Outcome.of(name, not unpinned, ", ".join(unpinned))
 
 
@@ -72,18 +79,58 @@ def check_race(device: Device) -> Iterator[Outcome]:
             tensor.fill_(step)
         if step % 2:
             device.keep_busy(0.05)
-        snapshot = buffers.take(step)
-        early += step % 2 and any(float(copy[-1]) != step for copy in snapshot.tensors.values())
+        taken = buffers.take(step)
+        early += step % 2 and any(float(copy[-1]) != step for copy in taken.tensors.values())
         for tensor in live:
             tensor.fill_(-1)
-        torn += not in_thread(lambda snapshot=snapshot, step=step: _holds(snapshot, step))
-        buffers.release(snapshot)
+        torn += not in_thread(lambda taken=taken, step=step: _holds(taken, step))
+        buffers.release(taken)
     yield Outcome.of(f"{rounds} copies of {megabytes} MB, overwritten at once", torn == 0, f"{torn} torn")
     control = "control: read without waiting, copies are wrong"
     if device.is_gpu:
         yield Outcome.of(control, early > 0, f"{early} of {(rounds + 1) // 2} wrong")
     else:
         yield Outcome.skipped(control, "no GPU: copies on a CPU are not asynchronous")
+
+
+def check_overlap(device: Device) -> Iterator[Outcome]:
+    """Copies beside the next step, whose update overwrites the weights at once; the control lets no stream wait."""
+    megabytes, rounds = (32, 6) if device.small else (1024, 25)
+    torn = _torn_beside(device, megabytes, rounds)
+    yield Outcome.of(f"{rounds} copies of {megabytes} MB beside a step", torn == 0, f"{torn} torn")
+    control = "control: the update does not wait, copies are torn"
+    if not device.is_gpu:
+        yield Outcome.skipped(control, "no GPU: the thread that trains waits there")
+        return
+    with patch.object(snapshot, "_hold_stream", lambda device, event: None):
+        torn = _torn_beside(device, megabytes, rounds)
+    yield Outcome.of(control, torn > 0, f"{torn} of {rounds} torn")
+
+
+def _torn_beside(device: Device, megabytes: int, rounds: int) -> int:
+    live = [torch.zeros(megabytes * 2**20 // 4 // 8, device=device.name) for _ in range(8)]
+    live += [torch.zeros(1000, device=device.name) for _ in range(200)]
+    buffers = SnapshotBuffers(_State({str(i): tensor for i, tensor in enumerate(live)}), 2)
+    buffers.prepare()
+    device.synchronize()
+    thread, torn = CopyThread(), 0
+    for step in range(1, rounds + 1):
+        for tensor in live:
+            tensor.fill_(step)
+        whole = WholeStep(live, step)
+        if step % 2:
+            device.keep_busy(0.05)
+        copy = OverlappedCopy(buffers, step, whole)
+        thread.begin(copy)
+        # A forward pass, which only reads.
+        torch.stack([tensor.sum() for tensor in live])
+        copy.settle()
+        for tensor in live:
+            tensor.fill_(-1)
+        torn += not in_thread(lambda copy=copy, step=step: _holds(copy.wait(), step))
+        copy.release()
+    thread.close()
+    return torn
 
 
 def check_streams(device: Device) -> Iterator[Outcome]:
@@ -99,9 +146,9 @@ def check_streams(device: Device) -> Iterator[Outcome]:
     with torch.cuda.stream(torch.cuda.Stream()):
         device.keep_busy(0.1)
         live.fill_(7)
-        snapshot = buffers.take(1)
+        taken = buffers.take(1)
         live.fill_(-1)
-    yield Outcome.of(name, in_thread(lambda: _holds(snapshot, 7)))
+    yield Outcome.of(name, in_thread(lambda: _holds(taken, 7)))
 
 
 def check_other_device(device: Device) -> Iterator[Outcome]:
@@ -120,19 +167,19 @@ def check_other_device(device: Device) -> Iterator[Outcome]:
     for tensor in live.values():
         with torch.cuda.device(tensor.device):
             tensor.fill_(7)
-    snapshot = buffers.take(1)
-    yield Outcome.of(name, in_thread(lambda: _holds(snapshot, 7)))
+    taken = buffers.take(1)
+    yield Outcome.of(name, in_thread(lambda: _holds(taken, 7)))
 
 
-def _read(snapshot: Snapshot) -> dict[str, Tensor]:
-    snapshot.wait()
-    return {name: tensor.clone() for name, tensor in snapshot.tensors.items()}
+def _read(taken: Snapshot) -> dict[str, Tensor]:
+    taken.wait()
+    return {name: tensor.clone() for name, tensor in taken.tensors.items()}
 
 
-def _holds(snapshot: Snapshot, value: float) -> bool:
+def _holds(taken: Snapshot, value: float) -> bool:
     """Whether every element of the finished copy is `value`."""
-    snapshot.wait()
-    return all(bool((tensor == value).all()) for tensor in snapshot.tensors.values())
+    taken.wait()
+    return all(bool((tensor == value).all()) for tensor in taken.tensors.values())
 
 
 def _same_bytes(left: Tensor, right: Tensor) -> bool:

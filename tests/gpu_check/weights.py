@@ -3,12 +3,14 @@
 import gc
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.saving import overlap as overlap_module
 from emtoolkit.saving.adapter_state import model_state
 from tests.gpu_check.device import Device, Outcome
 from tests.gpu_check.trainings import Kind, make_trainer, weights_in
@@ -29,6 +31,8 @@ _ON_A_GPU: list[tuple[Kind, torch.dtype, dict[str, Any]]] = [
 class Truth(TrainerCallback):
     """Copies the weights synchronously, after our callback at every event."""
 
+    changes_weights = False
+
     def __init__(self, device: Device) -> None:
         self._device = device
         self.weights: dict[int, dict[str, Tensor]] = {}
@@ -47,25 +51,29 @@ class Truth(TrainerCallback):
 
 def check_checkpoints(device: Device) -> Iterator[Outcome]:
     """Trainings that save at every step, in each precision, with one and with two copies in flight."""
-    cases = [(*case, in_flight) for case in _ON_EVERY_DEVICE for in_flight in (1, 2)]
-    for kind, dtype, options, in_flight in [*cases, *((*case, 2) for case in _ON_A_GPU)]:
+    cases = [(*case, *how) for case in _ON_EVERY_DEVICE for how in ((1, False), (2, False), (2, True))]
+    for kind, dtype, options, in_flight, overlap in [*cases, *((*case, 2, True) for case in _ON_A_GPU)]:
         option = "".join(f", {key if value is True else value}" for key, value in options.items())
-        name = f"{kind}, {str(dtype).removeprefix('torch.')}{option}, {in_flight} in flight"
+        beside = ", beside the next step" if overlap else ""
+        name = f"{kind}, {str(dtype).removeprefix('torch.')}{option}, {in_flight} in flight{beside}"
         if not device.is_gpu and (kind, dtype, options) in _ON_A_GPU:
             yield Outcome.skipped(name, "no GPU")
             continue
-        yield _trained(device, name, kind, dtype, options, in_flight)
+        with patch.object(overlap_module, "SMALLEST", 0):
+            yield _trained(device, name, kind, dtype, options, in_flight, overlap)
         gc.collect()
         if device.is_gpu:
             torch.cuda.empty_cache()
 
 
 def _trained(
-    device: Device, name: str, kind: Kind, dtype: torch.dtype, options: dict[str, Any], in_flight: int
+    device: Device, name: str, kind: Kind, dtype: torch.dtype, options: dict[str, Any], in_flight: int, overlap: bool
 ) -> Outcome:
     directory = device.home / name.replace(", ", "-").replace(" ", "-")
     truth = Truth(device)
-    ours = ScheduledCheckpointCallback("0,every:1", publish=False, max_in_flight=in_flight, resume_every="never")
+    ours = ScheduledCheckpointCallback(
+        "0,every:1", publish=False, max_in_flight=in_flight, overlap=overlap, resume_every="never"
+    )
     steps = 6 if device.small else 12
     make_trainer(device, directory, [ours, truth], kind=kind, dtype=dtype, steps=steps, **options).train()
     wrong, moved = 0, 0

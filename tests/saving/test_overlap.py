@@ -1,14 +1,25 @@
 """Copies that are made beside the next step give the bytes of copies in the training thread, or are not made."""
 
-from collections.abc import Callable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import TrainerCallback
+from torch import nn
+from transformers import Trainer, TrainerCallback
 
-from tests.saving.callbacks import callback
+from emtoolkit.saving import snapshot
+from emtoolkit.saving.adapter_state import model_state
+from emtoolkit.saving.overlapped_copy import CopyThread, OverlappedCopy
+from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.saving.snapshot import SnapshotBuffers
+from emtoolkit.saving.whole_step import WholeStep
+from tests.saving.callbacks import StopAt, callback
 from tests.saving.overlapped import LateCopies, digests
 from tests.saving.trainings import base_model, lora_model, make_trainer
 
@@ -115,3 +126,295 @@ def test_weights_that_changed_before_a_step_is_saved_are_that_step(
     both(lambda directory, overlap: plain(directory, overlap, callbacks=before), tmp_path)
     # Weights that got other memory are copied anew in the training thread, and from then on all are.
     assert late.steps == ([1, 2, 3] if change is swap else [1, 2, 3, 4, 5, 6, 7])
+
+
+class Sam(Trainer):
+    """Trains at a point beside the weights, reached in a way that shows nowhere."""
+
+    def training_step(self, model: nn.Module, *args: Any, **kwargs: Any) -> torch.Tensor:
+        kept = [p.data.clone() for p in trained(model)]
+        scale_unseen(model)
+        loss = super().training_step(model, *args, **kwargs)
+        for p, own in zip(trained(model), kept, strict=True):
+            p.data.copy_(own)
+        return loss
+
+
+class SwappedInEvaluation(Trainer):
+    """Evaluates other weights, as with averaged ones."""
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        assert isinstance(self.model, nn.Module)
+        kept = [p.data.clone() for p in trained(self.model)]
+        scale_unseen(self.model)
+        metrics = super().evaluate(*args, **kwargs)
+        for p, own in zip(trained(self.model), kept, strict=True):
+            p.data.copy_(own)
+        return metrics
+
+
+@pytest.mark.parametrize("kind", [Sam, SwappedInEvaluation])
+def test_a_trainer_with_a_step_or_an_evaluation_of_its_own_turns_overlap_off(
+    kind: type[Trainer], late: LateCopies, tmp_path: Path
+) -> None:
+    def train(directory: Path, overlap: bool) -> None:
+        ours = callback("0-8:1", publish=False, overlap=overlap)
+        trainer = make_trainer(directory, [ours], max_steps=8, eval_strategy="steps", eval_steps=2)
+        trainer.__class__ = kind
+        trainer.train()
+
+    both(train, tmp_path)
+    assert late.steps == []
+
+
+def with_own_forward(model: Any) -> Any:
+    """A model one of whose modules changes its weights in every third forward pass, in a way that shows nowhere."""
+
+    class Drifting(nn.Linear):
+        passes = 0
+
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            self.passes += 1
+            if self.passes % 3 == 0:
+                self.weight.data.mul_(0.9)
+            return super().forward(input)
+
+    part = model.model.layers[0].mlp.up_proj
+    part.__class__ = Drifting
+    return model
+
+
+def with_hook(model: Any) -> Any:
+    seen: list[int] = []
+
+    def hook(module: Any, inputs: Any) -> None:
+        seen.append(1)
+        if len(seen) % 3 == 0:
+            scale_unseen(model)
+
+    model.register_forward_pre_hook(hook)
+    return model
+
+
+def with_hook_of_a_gradient(model: Any) -> Any:
+    """An update in the backward pass, as of GaLore for each layer."""
+
+    def update(p: Any) -> None:
+        p.data.add_(p.grad, alpha=-0.1)
+
+    for p in trained(model):
+        p.register_post_accumulate_grad_hook(update)
+    return model
+
+
+def with_max_norm(model: Any) -> Any:
+    model.model.embed_tokens.max_norm = 0.05
+    return model
+
+
+def with_buffer(model: Any) -> Any:
+    """A count of the forward passes in the checkpoint, as in BatchNorm."""
+    norm = nn.BatchNorm1d(6)
+    model.model.norm.register_module("batch", norm)
+    model.model.norm.register_forward_hook(norm_too)
+    return model
+
+
+def norm_too(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    changed: torch.Tensor = module.batch(output)
+    return changed
+
+
+norm_too.__module__ = "torch.nn"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [with_own_forward, with_hook, with_hook_of_a_gradient, with_max_norm, with_buffer],
+    ids=lambda f: f.__name__,
+)
+def test_a_model_whose_forward_or_backward_pass_may_change_it_turns_overlap_off(
+    change: Callable[[Any], Any], late: LateCopies, tmp_path: Path
+) -> None:
+    both(lambda directory, overlap: plain(directory, overlap, model=lambda: change(base_model())), tmp_path)
+    assert late.steps == []
+
+
+class WithOtherWeightsForEvaluations(torch.optim.SGD):
+    """As of schedule-free optimizers: `eval` swaps weights in, and `train` swaps them out."""
+
+    def train(self) -> None:
+        for p in self.param_groups[0]["params"]:
+            p.data.mul_(2.0)
+
+    def eval(self) -> None:
+        for p in self.param_groups[0]["params"]:
+            p.data.mul_(0.5)
+
+
+def test_an_optimizer_with_other_weights_for_evaluations_turns_overlap_off(late: LateCopies, tmp_path: Path) -> None:
+    def train(directory: Path, overlap: bool) -> None:
+        ours = callback("0-8:1", publish=False, overlap=overlap)
+        trainer = make_trainer(directory, [ours], max_steps=8)
+        trainer.optimizer = WithOtherWeightsForEvaluations(trained(trainer.model), lr=0.1)
+        trainer.train()
+
+    both(train, tmp_path)
+    assert late.steps == []
+
+
+def test_a_callback_that_says_so_is_overlapped_and_one_that_lied_fails_the_save(
+    late: LateCopies, tmp_path: Path
+) -> None:
+    good = Declared("on_step_begin", lambda model: None)
+    both(lambda directory, overlap: plain(directory, overlap, callbacks=lambda ours: [ours, good]), tmp_path)
+    assert late.steps == [1, 2, 3, 4, 5, 6, 7]
+    late.steps.clear()
+    ours = callback("0-8:1", publish=False, overlap=True, on_error="warn")
+    lie = Declared("on_step_begin", scale)
+    make_trainer(tmp_path / "lie", [ours, lie], max_steps=8).train()
+    assert [str(error) for error in ours.failures] == [
+        "step 3: its checkpoint is lost, because something changed the weights between two updates while they were "
+        "copied beside the training; pass overlap=False to the callback, or set checkpointing.overlap to false"
+    ]
+    assert not (tmp_path / "lie" / "checkpoint-3").exists()
+    assert late.steps == [1, 2, 3]
+    plain(tmp_path / "without", False, callbacks=lambda ours: [ours, Declared("on_step_begin", scale)])
+    without = digests(tmp_path / "without")
+    lost = {name: digest for name, digest in without.items() if not name.startswith("checkpoint-3")}
+    assert digests(tmp_path / "lie") == lost
+
+
+class Interrupting:
+    """A collator that does something in the middle of step 4, between the end of step 3 and the next update."""
+
+    def __init__(self, inner: Any, act: Callable[[], None]) -> None:
+        self.inner, self.act, self.batches = inner, act, 0
+
+    def __call__(self, rows: Any) -> Any:
+        self.batches += 1
+        # The loader is one batch ahead.
+        if self.batches == 5:
+            self.act()
+        return self.inner(rows)
+
+
+def fail() -> None:
+    raise RuntimeError("a fault of the data")
+
+
+def interrupt() -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+@pytest.mark.parametrize(("act", "error"), [(fail, RuntimeError), (interrupt, TrainingInterrupted)])
+def test_what_ends_a_step_in_its_middle_leaves_the_bytes_of_the_step_before(
+    act: Callable[[], None], error: type[BaseException], late: LateCopies, tmp_path: Path
+) -> None:
+    def train(directory: Path, overlap: bool) -> None:
+        ours = callback("0-8:1", publish=False, overlap=overlap)
+        trainer = make_trainer(directory, [ours], max_steps=8)
+        trainer.data_collator = Interrupting(trainer.data_collator, act)
+        with pytest.raises(error):
+            trainer.train()
+        assert all(thread.name != "emtoolkit-copy" for thread in threading.enumerate())
+
+    both(train, tmp_path)
+    assert (tmp_path / "True" / "checkpoint-3" / "manifest.json").is_file()
+    assert late.steps == [1, 2, 3]
+
+
+def test_an_update_that_memory_ends_in_its_middle_is_tried_again_with_the_bytes_of_copies_in_training(
+    late: LateCopies, tmp_path: Path
+) -> None:
+    def no_memory() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    def train(directory: Path, overlap: bool) -> None:
+        ours = callback("0-4:1", publish=False, overlap=overlap)
+        trainer = make_trainer(directory, [ours], max_steps=4, auto_find_batch_size=True)
+        trainer.data_collator = Interrupting(trainer.data_collator, no_memory)
+        trainer.train()
+
+    both(train, tmp_path)
+    assert late.steps == [1, 2, 3, 1, 2, 3]
+
+
+def test_the_last_step_is_copied_in_training_wherever_training_ends(late: LateCopies, tmp_path: Path) -> None:
+    stopped = lambda ours: [StopAt(5), ours]  # noqa: E731
+    both(lambda directory, overlap: plain(directory, overlap, callbacks=stopped), tmp_path)
+    assert late.steps == [1, 2, 3, 4]
+
+
+def test_a_copy_whose_training_was_left_without_an_end_is_finished_by_its_reader(late: LateCopies) -> None:
+    model = lora_model()
+    state = model_state(model)
+    copies: list[OverlappedCopy] = []
+    thread = CopyThread()
+
+    def train() -> None:
+        copies.append(OverlappedCopy(SnapshotBuffers(state, 1), 1, WholeStep(trained(model), 1)))
+        thread.begin(copies[0])
+
+    training = threading.Thread(target=train)
+    training.start()
+    training.join()
+    assert [tensor.tolist() for tensor in copies[0].wait().tensors.values()] == [
+        tensor.tolist() for tensor in state.tensors.values()
+    ]
+    thread.close()
+
+
+class Streams:
+    """A stand-in for two GPUs: a copy is made when its stream is waited for, and not before."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.log: list[str] = []
+        stub: dict[str, Any] = {
+            "_asynchronous_device": lambda tensor: torch.device("cuda", tensor.numel() % 2),
+            "_is_small": lambda tensor: False,
+            "_record": lambda device: f"hand-over on {device}",
+            "_side_stream": self.side_stream,
+            "_begin_copy": self.begin_copy,
+            "_hold_stream": self.hold_stream,
+        }
+        for name, function in stub.items():
+            monkeypatch.setattr(snapshot, name, function)
+
+    @contextmanager
+    def side_stream(self, device: Any, after: Any) -> Iterator[None]:
+        if device is not None:
+            self.log.append(f"copy from {device} after {after}")
+        yield
+
+    def begin_copy(self, device: Any, targets: Any, sources: Any) -> Any:
+        return None if device is None else list(zip(targets, sources, strict=True))
+
+    def hold_stream(self, device: Any, event: Any) -> None:
+        self.log.append(f"the stream of {device} waits")
+        for target, source in event:
+            target.copy_(source)
+
+
+def test_the_stream_of_every_gpu_waits_for_its_copies_before_the_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = Streams(monkeypatch)
+    model = nn.ModuleList([nn.Linear(3, 3, bias=False), nn.Linear(4, 4, bias=False)])
+    with torch.no_grad():
+        model[0].weight.fill_(1.0)
+        model[1].weight.fill_(2.0)
+    thread = CopyThread()
+    copy = OverlappedCopy(SnapshotBuffers(model_state(model), 1), 1, WholeStep(trained(model), 1))
+    thread.begin(copy)
+    copy.settle()
+    thread.close()
+    with torch.no_grad():
+        model[0].weight.zero_()
+        model[1].weight.zero_()
+    assert sorted(streams.log) == [
+        "copy from cuda:0 after hand-over on cuda:0",
+        "copy from cuda:1 after hand-over on cuda:1",
+        "the stream of cuda:0 waits",
+        "the stream of cuda:1 waits",
+    ]
+    assert copy._copied is not None
+    assert [float(tensor.mean()) for tensor in copy._copied.tensors.values()] == [1.0, 2.0]
