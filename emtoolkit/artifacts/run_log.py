@@ -17,8 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from emtoolkit.artifacts.joined_log import Held
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun
 
@@ -49,17 +50,23 @@ class Replay:
     is_empty: bool = False
 
 
-def replay(run: WandbRun, target: Sequence[str], collections: Set[str], stop: threading.Event | None = None) -> Replay:
+def replay(
+    run: WandbRun,
+    target: Sequence[str],
+    collections: Set[str],
+    stop: threading.Event | None = None,
+    held: Held | None = None,
+) -> Replay:
     """Send the log of `run` with `wandb sync` and the options `target`, without artifacts in the `collections`.
 
-    An exception, and `stop` when it is set, end `wandb sync`.
+    What W&B holds of the run (`held`) is left out. An exception, and `stop` when it is set, end `wandb sync`.
     """
     with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
         # `wandb sync` expects the run's files beside its log.
         copy = WandbRun(run.id, run.entity, run.project, Path(scratch) / run.log.parent.name / run.log.name)
         copy.log.parent.mkdir()
         (copy.log.parent / "files").symlink_to(run.log.parent.absolute() / "files")
-        count, is_torn = _copy_without_artifacts(run.log, copy.log, collections)
+        count, is_torn = _copy_without_artifacts(run.log, copy.log, collections, held)
         if count == 0:
             return Replay("", is_sent=False, is_torn=is_torn, is_empty=True)
         # The `wandb` command fails in a directory that contains a file named `wandb`.
@@ -127,8 +134,8 @@ def _is_written_by_a_process(log: Path) -> bool | None:
     return False
 
 
-def _copy_without_artifacts(log: Path, copy: Path, collections: Set[str]) -> tuple[int, bool]:
-    """Copy the complete records of `log`, except artifacts in `collections`.
+def _copy_without_artifacts(log: Path, copy: Path, collections: Set[str], held: Held | None) -> tuple[int, bool]:
+    """Copy the complete records of `log`, except artifacts in `collections` and what W&B holds.
 
     Returns the number of complete records, and whether `log` is torn.
     """
@@ -143,12 +150,21 @@ def _copy_without_artifacts(log: Path, copy: Path, collections: Set[str]) -> tup
             count += 1
             parsed = messages.Record()
             parsed.ParseFromString(record)
-            if _collection_of(parsed) not in collections:
-                for part in _parts(record, position):
-                    file.write(part)
-                    position += len(part)
+            if _collection_of(parsed) in collections or not (held is None or held.lacking(parsed)):
+                continue
+            position = _append(file, record if held is None else parsed.SerializeToString(), position)
+        for record in held.end(count + 1) if held is not None and count else ():
+            position = _append(file, record, position)
     # Less than a header of zeros may follow the last record of a block.
     return count, bool(content[complete:].strip(b"\0"))
+
+
+def _append(file: BinaryIO, record: bytes, position: int) -> int:
+    """Write `record` to `file`, which ends at `position`; returns where it ends then."""
+    for part in _parts(record, position):
+        file.write(part)
+        position += len(part)
+    return position
 
 
 def _collection_of(record: Any) -> str | None:

@@ -18,7 +18,9 @@ from typing import Any, Literal
 from emtoolkit.artifacts.attached_run import attached_run
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RemoteCheckpoint
 from emtoolkit.artifacts.destination import Destination, compare_with, difference_at
-from emtoolkit.artifacts.names import COLLECTION, RUN_NAME
+from emtoolkit.artifacts.joined_log import Held
+from emtoolkit.artifacts.known_target import known_target
+from emtoolkit.artifacts.names import RUN_NAME
 from emtoolkit.artifacts.pipeline import PublicationPipeline
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
 from emtoolkit.artifacts.run_log import Replay, ended_well, is_live, replay
@@ -32,7 +34,6 @@ from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
 
-_PROJECT = "emtoolkit"
 _State = Literal["equal", "missing", "different", "damaged"]
 _ENDED = ("finished", "failed", "crashed", "killed")
 
@@ -134,13 +135,13 @@ class DirectorySync:
         self._publications = Publications.read(directory)
         self._problems: list[str] = []
         self._checkpoints = self._publishable()
-        known_entity, known_project, known_collection = self._known_target()
+        known_entity, known_project, self._collection = known_target(directory, self._publications, self._checkpoints)
         self._project = project or known_project
         # None means the default entity of the user who is logged in.
         self._entity = entity or known_entity or None
         self._has_new_target = bool(project or entity)
         self._destination = Destination(
-            directory, known_collection, self._publications.tags, on_cpu=self._publications.on_cpu
+            directory, self._collection, self._publications.tags, on_cpu=self._publications.on_cpu
         )
 
     def run(self) -> Synced:
@@ -199,26 +200,6 @@ class DirectorySync:
     def _path(self, name: str) -> str:
         return "/".join(filter(None, (self._entity, self._project, name)))
 
-    def _known_target(self) -> tuple[str, str, str]:
-        """Entity, project and collection: of the newest run, else of a download, else from the directory's name."""
-        publications = self._publications
-        if publications.runs:
-            newest = [*publications.runs.values()][-1][-1]
-            entity, project, collection = newest.entity, newest.project, None
-        elif publications.published:
-            artifact = next(iter(publications.published.values())).artifact
-            entity, project, collection = artifact.rpartition(":")[0].split("/")
-        else:
-            entity, project, collection = "", _PROJECT, None
-        fingerprint = (self._checkpoints[0].fingerprint if self._checkpoints else None) or ""
-        return (
-            entity,
-            project,
-            publications.collection
-            or collection
-            or COLLECTION.fit(self._directory.resolve().name, f"-{fingerprint[:8]}"),
-        )
-
     def _read_collection(self) -> Collection | None:
         try:
             collection = Collection.read(Reference(self._entity, self._project, self._destination.collection))
@@ -246,7 +227,12 @@ class DirectorySync:
         self._progress(f"log of {run.log.parent.name}", 0, 1)
         target = ["--project", self._project] if self._has_new_target else []
         target += ["--entity", self._entity] if self._has_new_target and self._entity else []
-        done = replay(run, target, self._collections(), self._stop)
+        try:
+            held = self._held(run)
+        except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
+            self._problems.append(f"{run.log}: W&B could not be asked for its run ({first_line(error)})")
+            return False
+        done = replay(run, target, self._collections(), self._stop, held)
         self._check_goes_on()
         self._progress(f"log of {run.log.parent.name}", 1, 1)
         if done.is_empty:
@@ -260,10 +246,20 @@ class DirectorySync:
         run.mark_synced()
         return True
 
+    def _held(self, run: WandbRun) -> Held | None:
+        """What W&B has of the run of this log, which an interrupted and resumed training has continued."""
+        parts = self._publications.runs.get(run.id, ())
+        later = parts[parts.index(run) + 1 :] if run in parts else ()
+        return Held.of(self._run_path(run), is_later_there=any(part.was_on_wandb for part in later))
+
+    def _run_path(self, run: WandbRun) -> str:
+        project = self._project if self._has_new_target else run.project
+        return "/".join(filter(None, (self._entity, project, run.id)))
+
     def _collections(self) -> set[str]:
         """The collections that this directory has published to."""
         names = {published.collection for published in self._publications.published.values()}
-        return names | {self._destination.collection, self._known_target()[2]}
+        return names | {self._destination.collection, self._collection}
 
     def _why_incomplete(self, run: WandbRun, replayed: Replay) -> str | None:
         """Why W&B does not have the whole log of `run`; None if W&B has it."""
@@ -334,6 +330,8 @@ class DirectorySync:
         """Resume the W&B run `run_id` without logging anything about this process; without an id start a new run."""
         known = self._publications.runs.get(run_id or "")
         state = self._state(known[-1]) if known else None
+        if known and state is None and known[-1].was_on_wandb:
+            run_id = None  # The run was deleted on W&B, which gives no id a second time.
         new = {"name": RUN_NAME.fit(f"sync-{self._directory.resolve().name}"), "job_type": "sync"}
         more: dict[str, Any] = {} if state else new | {"group": self._destination.collection}
         # A run without an end was killed.
@@ -345,9 +343,7 @@ class DirectorySync:
         """The state of `run` on W&B; None if W&B does not have the run."""
         import wandb
 
-        project = self._project if self._has_new_target else run.project
-        path = "/".join(filter(None, (self._entity, project, run.id)))
         try:
-            return str(wandb.Api().run(path).state)
+            return str(wandb.Api().run(self._run_path(run)).state)
         except (wandb.errors.Error, TimeoutError, ValueError):
             return None

@@ -83,7 +83,7 @@ def _why_another(parts: Sequence[WandbRun], place: Mapping[str, Any], mode: Mode
         return None
     run = find_run("/".join(filter(None, (newest.entity, newest.project, newest.id))))
     if run is None:
-        was_there = any(part.entity or part.is_synced for part in parts)
+        was_there = any(part.was_on_wandb for part in parts)
         return f"W&B has no run {newest.id} any more" if was_there else None
     writer = run.config.get(PART)
     if writer is not None and writer not in {part.name for part in parts}:

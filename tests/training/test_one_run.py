@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from emtoolkit.artifacts.sync import sync
 from emtoolkit.config.load import load_config
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.run import RunResult, train
@@ -72,3 +73,18 @@ def test_an_interrupted_training_is_one_run_with_one_history(by: str, part: Part
     assert logged_steps(run) == list(range(1, 10))
     assert [row["_step"] for row in run.history] == list(range(len(run.history)))
     assert run.summary["train/loss"] == next(row["train/loss"] for row in run.history if row["train/global_step"] == 9)
+
+
+@pytest.mark.parametrize("modes", [("offline", "online"), ("online", "offline"), ("offline", "offline")])
+def test_sync_joins_the_parts_of_a_training_into_one_run(
+    modes: tuple[str, str], part: Part, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    part(f"wandb.mode={modes[0]}", until=5)
+    part(f"wandb.mode={modes[1]}")
+    done = sync(tmp_path / "out")
+    assert (done.problems, done.on_wandb) == ((), (0, 2, 4, 9))
+    (run,) = runs(wandb_server).values()
+    assert (run.state, logged_steps(run)) == ("finished", list(range(1, 10)))
+    assert run.summary["train/loss"] == next(row["train/loss"] for row in run.history if row["train/global_step"] == 9)
+    again = sync(tmp_path / "out")
+    assert (again.logs, again.problems) == ((), ())
