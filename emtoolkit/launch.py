@@ -37,6 +37,12 @@ def process_count(environment: Mapping[str, str] = os.environ) -> int:
     return int(value)
 
 
+def is_requeued(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether Slurm runs this job again: `$SLURM_RESTART_COUNT`, which only a requeued job has, is 1 or more."""
+    count = environment.get("SLURM_RESTART_COUNT", "0")
+    return count.isdecimal() and int(count) > 0
+
+
 def is_local_main_process(environment: Mapping[str, str] = os.environ) -> bool:
     """Whether this process is the one on its machine that prints, warns and draws progress bars."""
     return environment.get("LOCAL_RANK", "0") == "0"

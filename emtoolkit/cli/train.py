@@ -10,7 +10,7 @@ from emtoolkit.cli.help import Command, command
 from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import UserError
-from emtoolkit.launch import is_local_main_process
+from emtoolkit.launch import is_local_main_process, is_requeued
 from emtoolkit.models.peft_import import import_peft
 from emtoolkit.stop_signals import notices
 from emtoolkit.training.option_words import plain_words
@@ -81,7 +81,9 @@ def train(options: TrainOptions) -> None:
             text = render_plan.plan_json(planned.plan) if options.as_json else render_plan.plan_table(planned)
         else:
             # A run that trains nothing does not import torch, which takes seconds.
-            result = take_without_training(config, resume=options.resume) or _trained(config, resume=options.resume)
+            # Slurm runs the same command again, in the same directory.
+            resume = options.resume or is_requeued()
+            result = take_without_training(config, resume=resume) or _trained(config, resume=resume)
             text = render.checkpoints_json(result.checkpoints) if options.as_json else render.result_text(result)
     if is_local_main_process():
         show(text)
