@@ -13,6 +13,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from collections.abc import Collection as AnyCollection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -29,6 +30,7 @@ from emtoolkit.artifacts.publication import (
     own_collection_name,
 )
 from emtoolkit.artifacts.version_removal import revive
+from emtoolkit.artifacts.withdrawal import keep_as_step, withdraw
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications, Published, add_collection, add_published
@@ -247,6 +249,8 @@ class Destination:
         if (file := checked.changed_since()) is not None:
             self._release(logged.qualified_name)
             raise DamagedError(f"{file}: the file was written while it was published, so its version has no alias")
+        if publication.metadata.get("saved_for") != "interruption":
+            keep_as_step(logged)
         published = Published(logged.qualified_name, logged.digest, created=started.is_new)
         if started.is_new:
             self._created[logged.qualified_name] = publication.step
@@ -287,6 +291,10 @@ class Destination:
         kept.save()
         version.delete(delete_aliases=True)
         add_published(self._directory, step, Published(kept.qualified_name, kept.digest))
+
+    def withdraw(self, run: Any, steps: AnyCollection[int]) -> None:
+        """Take the aliases from the versions of `steps` that only an interruption asked for."""
+        withdraw(self._client(run), self._name(run), steps)
 
     def _release(self, name: str) -> None:
         """Take the aliases that make a version a checkpoint from it."""

@@ -40,6 +40,8 @@ class WandbPublisher:
         # Whether equal versions that others made at the same time were looked for, after the last publication.
         self._tidied = False
         self._changed = threading.Condition()
+        # The steps whose versions are no checkpoints any more.
+        self._withdrawn: set[int] = set()
         # The steps that W&B has committed, or that the log of an offline run holds.
         self.published: list[int] = []
         self.failures: dict[int, str] = {}
@@ -53,6 +55,11 @@ class WandbPublisher:
         with self._changed:
             self._pending.append(publication)
             self._changed.notify_all()
+
+    def withdraw(self, step: int) -> None:
+        """Take the alias of `step` from its version: only an interruption asked for it, and training has passed it."""
+        with self._changed:
+            self._withdrawn.add(step)
 
     def drain(self, timeout: float, why: str | None = None) -> None:
         """Wait at most `timeout` seconds until every publication is logged or has failed, and stop.
@@ -79,6 +86,7 @@ class WandbPublisher:
                 self._note_success(publication)
         if not (self._stopped or self.failures or self._run.offline):
             self._destination.remove_duplicates(self._run)
+            self._destination.withdraw(self._run, self._withdrawn)
         with self._changed:
             self._tidied = True
             self._changed.notify_all()

@@ -25,6 +25,7 @@ from emtoolkit.artifacts.pipeline import PublicationPipeline
 from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
 from emtoolkit.artifacts.run_log import Replay, ended_well, is_live, replay
 from emtoolkit.artifacts.version_removal import revive
+from emtoolkit.artifacts.withdrawal import withdraw_passed
 from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
@@ -158,6 +159,7 @@ class DirectorySync:
         if any(step > 0 and state == "equal" for step, state in states.items()):
             self._destination.may_add = True
         published = self._publish([info for info in self._checkpoints if states[info.step] == "missing"])
+        withdraw_passed(collection, self._publications, self._checkpoints)
         on_wandb = sorted([step for step, state in states.items() if state == "equal"] + published)
         return Synced(
             self._directory,

@@ -115,6 +115,8 @@ class SavingSession:
             if self._run is not None
             else None
         )
+        if self.publisher is not None:
+            self._interruptions.publish_to(self.publisher)
 
     def _claim(self, schedule: Schedule, bytes_each: int) -> TrajectoryRecord:
         """Check the locked directory, and write the record of this trajectory into it."""

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from emtoolkit import Trajectory
 from emtoolkit.artifacts.sync import sync
 from emtoolkit.config.load import load_config
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.run import RunResult, train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
+from tests.online import versions
 from tests.wandb_server import WandbServer
 
 # For `wandb sync`.
@@ -88,3 +90,30 @@ def test_sync_joins_the_parts_of_a_training_into_one_run(
     assert run.summary["train/loss"] == next(row["train/loss"] for row in run.history if row["train/global_step"] == 9)
     again = sync(tmp_path / "out")
     assert (again.logs, again.problems) == ((), ())
+
+
+def aliases(server: WandbServer) -> list[list[str]]:
+    return [held for _, held in versions(server)]
+
+
+def test_wandb_lists_the_step_of_an_interruption_until_training_has_passed_it(
+    part: Part, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    part(until=5)
+    assert aliases(wandb_server) == [["step-0"], ["step-2"], ["step-4"], ["latest", "step-6"]]
+    (collection,) = wandb_server.store.project("tester", "tests").collections
+    remote = f"tester/tests/{collection}"
+    assert Trajectory.open(remote).steps == (0, 2, 4)
+    assert Trajectory.open(remote, interrupted=True).steps == (0, 2, 4, 6)
+    part()
+    assert aliases(wandb_server) == [["step-0"], ["step-2"], ["step-4"], [], ["final", "latest", "step-9"]]
+    assert Trajectory.open(remote, interrupted=True).steps == (0, 2, 4, 9)
+
+
+def test_a_schedule_that_contains_the_step_keeps_it_on_wandb(
+    part: Part, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    part(until=5)
+    part("checkpointing.schedule=0-6:2")
+    (collection,) = wandb_server.store.project("tester", "tests").collections
+    assert Trajectory.open(f"tester/tests/{collection}").steps == (0, 2, 4, 6, 9)
