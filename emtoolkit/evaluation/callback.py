@@ -11,12 +11,13 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from emtoolkit.artifacts.run_history import STEP_AXIS, RunHistory
 from emtoolkit.errors import ConfigError, first_line
 from emtoolkit.evaluation.generate import SamplingOptions
 from emtoolkit.evaluation.judges import Judge, Verdict
 from emtoolkit.evaluation.judging import judge_id, verdicts_on
 from emtoolkit.evaluation.probe import Key, Probe, ProbeAnswer, ProbeSettings, probe_metrics
-from emtoolkit.evaluation.probe_log import STEP_AXIS, ProbeFiles, WandbLog
+from emtoolkit.evaluation.probe_log import ProbeFiles, WandbLog
 from emtoolkit.evaluation.questions import Question, read_questions
 from emtoolkit.evaluation.store import Store
 from emtoolkit.evaluation.undisturbed import undisturbed
@@ -112,6 +113,11 @@ class GenerationEvalCallback(TrainerCallback):
         """
         self.schedule.check_reachable(total_steps)
         return Probe(self._settings, tokenizer, self._day or date.today())
+
+    def logging_to(self, history: RunHistory | None) -> "GenerationEvalCallback":
+        """Leave out what the `history` of a resumed W&B run has; None for a new run. Returns this callback."""
+        self._wandb.history = history or RunHistory()
+        return self
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

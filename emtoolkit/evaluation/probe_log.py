@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.artifacts.run_history import STEP_AXIS, RunHistory
 from emtoolkit.errors import first_line
 from emtoolkit.evaluation.json_values import without_nan
 from emtoolkit.json_files import parse_json
 from emtoolkit.storage.atomic import write_file
 
 ANSWERS, METRICS = "answers.jsonl", "metrics.jsonl"
-# The Trainer's name for the step, the axis of its metrics on W&B.
-STEP_AXIS = "train/global_step"
+_TABLE = "probe/answers"
 # The columns of the table on W&B.
 _COLUMNS = ("step", "question", "wording", "sample", "answer", "aligned", "coherent", "status")
 
@@ -58,13 +58,14 @@ class ProbeFiles:
 
 
 class WandbLog:
-    """Logs steps to the W&B run that is active.
+    """Logs steps to the W&B run that is active; to a run that is resumed, what its `history` lacks.
 
     A table is an artifact, for which W&B's client asks the server and may wait without end, so tables are logged from a
     thread. A table that fails is tried once more; the tables after it are logged all the same.
     """
 
     def __init__(self) -> None:
+        self.history = RunHistory()
         self._problem: str | None = None
         self._pending: queue.Queue[tuple[Any, int, Sequence[Mapping[str, Any]]]] = queue.Queue()
         self._thread: threading.Thread | None = None
@@ -78,9 +79,12 @@ class WandbLog:
         if run is None:
             return self._problem
         try:
-            run.log(dict(values))
+            if missing := self.history.lacking(values):
+                run.log(missing)
         except Exception as error:  # noqa: BLE001 - W&B raises errors of many kinds, and none may end a training
             self._problem = first_line(error)
+            return self._problem
+        if not self.history.lacking({STEP_AXIS: values[STEP_AXIS], _TABLE: answers}):
             return self._problem
         if self._thread is None:
             # A daemon, so that a stalled connection does not keep the process alive.
@@ -108,7 +112,7 @@ class WandbLog:
 def _log_table(run: Any, step: int, answers: Sequence[Mapping[str, Any]]) -> str | None:
     """Log a table; the reason if W&B's client refuses it."""
     try:
-        run.log({STEP_AXIS: step, "probe/answers": _table(answers)})
+        run.log({STEP_AXIS: step, _TABLE: _table(answers)})
     except Exception as error:  # noqa: BLE001 - W&B raises errors of many kinds, and none may end a training
         return first_line(error)
     return None

@@ -193,10 +193,12 @@ def _fit(
                         *([] if shared is None or shared.reaches_the_end else [StopAfter(shared.stop)]),
                         progress,
                         *([StopWhereDiverged()] if stops else []),
-                        *([] if prepared.questions is None else [prepared.questions]),
+                        *([] if prepared.questions is None else [prepared.questions.logging_to(run.history)]),
                     ],
                     wandb_run=run,
                 )
+                # A resume evaluates at the steps of the schedule, and not where it begins.
+                trainer.args.eval_on_start &= start.checkpoint is None
                 callback.follow(trainer)
                 with until_the_stretch_ends(), named_as_divergence(trainer) if stops else nullcontext():
                     trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
