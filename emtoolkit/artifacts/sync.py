@@ -332,7 +332,7 @@ class DirectorySync:
         """Resume the W&B run `run_id` without logging anything about this process; without an id start a new run."""
         known = self._publications.runs.get(run_id or "")
         state = self._state(known[-1]) if known else None
-        if known and state is None and known[-1].was_on_wandb:
+        if known and state is None and known[-1].was_on_wandb and not self._has_new_target:
             run_id = None  # The run was deleted on W&B, which gives no id a second time.
         new = {"name": RUN_NAME.fit(f"sync-{self._directory.resolve().name}"), "job_type": "sync"}
         more: dict[str, Any] = {} if state else new | {"group": self._destination.collection}
