@@ -11,6 +11,7 @@ from importlib import import_module
 from typing import Any
 
 from emtoolkit.artifacts.run_history import RunHistory, find_run, history_of
+from emtoolkit.checkpoints.publications import WandbRun
 
 _OWN = "_"
 
@@ -67,6 +68,11 @@ class Held:
             summary.summary.update.add(key=name, value_json=json.dumps(value))
         end.exit.exit_code = self.exit_code
         return [summary.SerializeToString(), end.SerializeToString()]
+
+
+def was_on_wandb(part: WandbRun) -> bool:
+    """Whether W&B had the run of `part`: the part was online, or its log was sent."""
+    return part.is_synced or not part.name.startswith("offline-")
 
 
 def _name(item: Any) -> str:

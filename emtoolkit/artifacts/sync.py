@@ -18,7 +18,7 @@ from typing import Any, Literal
 from emtoolkit.artifacts.attached_run import attached_run
 from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RemoteCheckpoint
 from emtoolkit.artifacts.destination import Destination, compare_with, difference_at
-from emtoolkit.artifacts.joined_log import Held
+from emtoolkit.artifacts.joined_log import Held, was_on_wandb
 from emtoolkit.artifacts.known_target import known_target
 from emtoolkit.artifacts.names import RUN_NAME
 from emtoolkit.artifacts.pipeline import PublicationPipeline
@@ -252,7 +252,7 @@ class DirectorySync:
         """What W&B has of the run of this log, which an interrupted and resumed training has continued."""
         parts = self._publications.runs.get(run.id, ())
         later = parts[parts.index(run) + 1 :] if run in parts else ()
-        return Held.of(self._run_path(run), is_later_there=any(part.was_on_wandb for part in later))
+        return Held.of(self._run_path(run), is_later_there=any(map(was_on_wandb, later)))
 
     def _run_path(self, run: WandbRun) -> str:
         project = self._project if self._has_new_target else run.project
@@ -332,7 +332,7 @@ class DirectorySync:
         """Resume the W&B run `run_id` without logging anything about this process; without an id start a new run."""
         known = self._publications.runs.get(run_id or "")
         state = self._state(known[-1]) if known else None
-        if known and state is None and known[-1].was_on_wandb and not self._has_new_target:
+        if known and state is None and was_on_wandb(known[-1]) and not self._has_new_target:
             run_id = None  # The run was deleted on W&B, which gives no id a second time.
         new = {"name": RUN_NAME.fit(f"sync-{self._directory.resolve().name}"), "job_type": "sync"}
         more: dict[str, Any] = {} if state else new | {"group": self._destination.collection}

@@ -52,11 +52,6 @@ class WandbRun:
         """Whether W&B has the whole log, by the mark that `wandb sync` leaves and reads."""
         return self._mark.exists()
 
-    @property
-    def was_on_wandb(self) -> bool:
-        """Whether W&B had the run: the run was online, or its log was sent."""
-        return self.is_synced or not self.name.startswith("offline-")
-
     def mark_synced(self) -> None:
         """Leave the mark of `wandb sync`."""
         self._mark.touch()

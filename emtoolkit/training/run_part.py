@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.artifacts.joined_log import was_on_wandb
 from emtoolkit.artifacts.run_history import PART, find_run
 from emtoolkit.artifacts.run_mode import Mode
 from emtoolkit.checkpoints.publications import Publications, WandbRun
@@ -83,7 +84,7 @@ def _why_another(parts: Sequence[WandbRun], place: Mapping[str, Any], mode: Mode
         return None
     run = find_run("/".join(filter(None, (newest.entity, newest.project, newest.id))))
     if run is None:
-        was_there = any(part.was_on_wandb for part in parts)
+        was_there = any(map(was_on_wandb, parts))
         return f"W&B has no run {newest.id} any more" if was_there else None
     writer = run.config.get(PART)
     if writer is not None and writer not in {part.name for part in parts}:
