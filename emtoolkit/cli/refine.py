@@ -9,7 +9,8 @@ import typer
 from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
-from emtoolkit.launch import is_local_main_process
+from emtoolkit.errors import UserError
+from emtoolkit.launch import is_local_main_process, process_count
 
 if TYPE_CHECKING:
     from emtoolkit.training.refinement import Refinement
@@ -18,7 +19,10 @@ commands = typer.Typer()
 
 _CONTINUES = "the trajectory is as it was, and the same command continues"
 
-_Directory = Annotated[Path, typer.Argument(metavar="TRAJECTORY", help="Output directory of a finished run.")]
+_Trajectory = Annotated[
+    str, typer.Argument(metavar="TRAJECTORY", help="Output directory of a finished run, or a collection on W&B.")
+]
+_To = Annotated[Path | None, typer.Option(metavar="DIR", help="Local directory for a collection on W&B.")]
 _Steps = Annotated[
     str, typer.Option(metavar="SCHEDULE", help="Steps to make, such as 50-100:5; those that exist are skipped.")
 ]
@@ -34,8 +38,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask; in a pipe nothing 
     "emtoolkit refine outputs/goodness-medical --steps every:10 --yes --json",
 )
 def refine(
-    trajectory: _Directory,
+    trajectory: _Trajectory,
     steps: _Steps,
+    to: _To = None,
     config: Config = None,
     base: Base = None,
     yes: Yes = False,
@@ -53,7 +58,8 @@ def refine(
         from emtoolkit.training.refine import refine as run_refinement
         from emtoolkit.training.refinement import plan_refinement
 
-        plan = plan_refinement(trajectory, steps, config=config, base=base, bar=progress_bar)
+        directory = _local(trajectory, to, config)
+        plan = plan_refinement(directory, steps, config=config, base=base, bar=progress_bar)
         announce(plan)
         if dry_run or not plan.missing:
             text = render_refine.plan_json(plan) if as_json else render_refine.plan_text(plan)
@@ -69,6 +75,27 @@ def refine(
             text = render_refine.refined_json(done) if as_json else render_refine.refined_text(done)
     if is_local_main_process():
         show(text)
+
+
+def _local(trajectory: str, to: Path | None, config: Path | None) -> Path:
+    """The directory of the trajectory, which is downloaded if it is on W&B.
+
+    Raises:
+        UserError: it is nowhere, or `to` does not fit.
+    """
+    if Path(trajectory).is_dir():
+        if to is not None:
+            raise UserError(f"--to: {trajectory} is a directory, and its steps are added there; remove the option")
+        return Path(trajectory)
+    from emtoolkit.artifacts.collection import Reference
+    from emtoolkit.training.from_wandb import downloaded_trajectory
+
+    Reference.parse(trajectory)
+    if to is None:
+        raise UserError(f"{trajectory}: is on W&B; pass --to DIR with a local directory for its checkpoints")
+    if process_count() > 1:
+        raise UserError(f"{trajectory}: is on W&B; download it in one process first ('emtoolkit download')")
+    return downloaded_trajectory(trajectory, to, config=config is None, bar=progress_bar)
 
 
 def announce(plan: "Refinement") -> None:

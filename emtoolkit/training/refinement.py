@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
 
@@ -23,6 +23,11 @@ from emtoolkit.schedules.steps import Steps
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.resolved_config import RESOLVED_CONFIG, read_resolved_config
 
+# The keys of a config that take fractions, so that a whole number can be written in two ways.
+_WITH_NUMBERS = {
+    "training": {"learning_rate", "warmup_steps", "weight_decay", "max_grad_norm", "epochs", "test_fraction"},
+    "lora": {"alpha", "dropout"},
+}
 # Of the keys that differ, as many are named.
 _MOST_NAMED = 3
 
@@ -88,7 +93,7 @@ def plan_refinement(
     except UserError as error:
         advice = "; --base PATH names its present place" if ": model.base: " in str(error) else ""
         raise type(error)(f"{error}{advice}") from None
-    identity = prepared.identity
+    identity = _as_recorded(prepared.identity, record)
     if not record.is_of(identity.fingerprint, identity.fingerprinted):
         raise _other_trajectory(directory, record, identity)
     missing = tuple(step for step in asked if step not in contents.complete_steps)
@@ -171,8 +176,9 @@ def _config(directory: Path, file: Path | None, base: str | None) -> RunConfig:
 
 
 def _other_trajectory(directory: Path, record: TrajectoryRecord, identity: Identity) -> CheckpointError:
-    differences = record.differs_from(identity.fingerprinted)
-    named = "; ".join(differences[:_MOST_NAMED]) or "its record has an unknown version"
+    differences = record.differs_from(identity.fingerprinted) if record.fingerprinted else []
+    here = f"its fingerprint is {record.fingerprint[:8]} there and {identity.fingerprint[:8]} here"
+    named = "; ".join(differences[:_MOST_NAMED]) or here
     more = f"; and {len(differences) - _MOST_NAMED} more keys" if len(differences) > _MOST_NAMED else ""
     advice = ""
     processes = record.fingerprinted.get("processes", 1)
@@ -183,6 +189,31 @@ def _other_trajectory(directory: Path, record: TrajectoryRecord, identity: Ident
         f"{directory}: this config does not describe the training that is there, so no step can be made again "
         f"({named}{more}){advice}"
     )
+
+
+def _as_recorded(identity: Identity, record: TrajectoryRecord) -> Identity:
+    """`identity` with the fingerprint of `record`, if the facts differ only in how whole numbers are written.
+
+    A default such as 5 and the 5.0 of a config that writes it out have two digests. A directory that was downloaded
+    has the digest and not the facts, which `TrajectoryRecord.is_of` would compare.
+    """
+    if record.fingerprinted or record.fingerprint == identity.fingerprint:
+        return identity
+    sections = {name: dict(identity.fingerprinted.get(name) or {}) for name in _WITH_NUMBERS}
+    whole = [
+        (section, key)
+        for section, values in sections.items()
+        for key, value in values.items()
+        if key in _WITH_NUMBERS[section] and value is not None and float(value).is_integer()
+    ]
+    for types in product((int, float), repeat=len(whole)):
+        facts = {**identity.fingerprinted, **{name: dict(values) for name, values in sections.items() if values}}
+        for (section, key), written in zip(whole, types, strict=True):
+            facts[section][key] = written(sections[section][key])
+        candidate = replace(identity, fingerprinted=facts)
+        if candidate.fingerprint == record.fingerprint:
+            return candidate
+    return identity
 
 
 def _proofs(existing: Sequence[int], first: int, last: int) -> tuple[int, ...]:
