@@ -255,8 +255,7 @@ class DirectorySync:
         return Held.of(self._run_path(run), is_later_there=any(map(was_on_wandb, later)))
 
     def _run_path(self, run: WandbRun) -> str:
-        project = self._project if self._has_new_target else run.project
-        return "/".join(filter(None, (self._entity, project, run.id)))
+        return "/".join(filter(None, (self._entity, self._project if self._has_new_target else run.project, run.id)))
 
     def _collections(self) -> set[str]:
         """The collections that this directory has published to."""

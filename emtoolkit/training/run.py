@@ -197,11 +197,9 @@ def _fit(
                     ],
                     wandb_run=run,
                 )
-                # A resume evaluates at the steps of the schedule, and not where it begins.
-                trainer.args.eval_on_start &= start.checkpoint is None
                 callback.follow(trainer)
                 with until_the_stretch_ends(), named_as_divergence(trainer) if stops else nullcontext():
-                    trainer.train(resume_from_checkpoint=None if start.checkpoint is None else str(start.checkpoint))
+                    trainer.train(resume_from_checkpoint=_resumed_from(start, trainer.args))
             when = "at the end" if shared is None else shared.when_trained
             effects.append(composed.probe.in_training(trainer.model, when, may_be_nan=not stops))
             logger.info("%s", effects[-1])
@@ -225,6 +223,12 @@ def _fit(
         if shared is None:
             publish_late(config, result)
     return result
+
+
+def _resumed_from(start: ResumePoint, args: Any) -> str | None:
+    """The argument of `Trainer.train`; a resume evaluates at the steps of the schedule, and not where it begins."""
+    args.eval_on_start &= start.checkpoint is None
+    return None if start.checkpoint is None else str(start.checkpoint)
 
 
 def _save_callback(

@@ -66,13 +66,15 @@ def logged_steps(run: Any, name: str = "train/loss") -> list[int]:
 
 @pytest.mark.parametrize("by", ["signal", "failure"])
 def test_an_interrupted_training_is_one_run_with_one_history(by: str, part: Part, wandb_server: WandbServer) -> None:
-    part(until=5, by=by)
+    evaluates = "evaluation.eval_schedule=0,2,5"
+    part(evaluates, until=5, by=by)
     (run,) = runs(wandb_server).values()
     assert (run.exit_code, logged_steps(run)) == (1, [1, 2, 3, 4, 5, 6] if by == "signal" else [1, 2, 3, 4, 5])
-    part()
+    part(evaluates)
     (again,) = runs(wandb_server).values()
     assert (again is run, run.state, run.exit_code) == (True, "finished", 0)
     assert logged_steps(run) == list(range(1, 10))
+    assert logged_steps(run, "eval/loss") == [0, 2, 5, 9]
     assert [row["_step"] for row in run.history] == list(range(len(run.history)))
     assert run.summary["train/loss"] == next(row["train/loss"] for row in run.history if row["train/global_step"] == 9)
 
