@@ -7,7 +7,6 @@ checkpoints that W&B lacks are compared with their manifests and logged to the r
 
 import secrets
 import threading
-from collections.abc import Collection as AnyCollection
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -30,7 +29,7 @@ from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications, Published, WandbRun, add_published
-from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
@@ -53,24 +52,6 @@ class Synced:
     published: tuple[int, ...]
     logs: tuple[Path, ...]
     problems: tuple[str, ...]
-
-
-def run_directories(roots: Sequence[Path], optional: AnyCollection[Path] = ()) -> list[Path]:
-    """Find the run directories among and below `roots`, of which `optional` need not contain any; none that is hidden.
-
-    Raises:
-        CheckpointError: a root does not exist or contains no run.
-    """
-    found: dict[Path, None] = {}
-    for root in roots:
-        if not root.is_dir():
-            raise CheckpointError(f"{root}: there is no such directory")
-        inside = ((path, path.parent.relative_to(root).parts) for path in root.rglob(RECORD))
-        records = sorted(path for path, names in inside if not any(name.startswith(".") for name in names))
-        if not records and root not in optional:
-            raise CheckpointError(f"{root}: the directory contains no run of emtoolkit (no {RECORD})")
-        found |= dict.fromkeys(record.parent for record in records)
-    return list(found)
 
 
 def sync_all(

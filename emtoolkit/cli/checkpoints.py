@@ -122,7 +122,8 @@ def sync(
 
     With --watch the trainings may be running, on this machine or on another one that shares the directories.
     """
-    from emtoolkit.artifacts.sync import run_directories, sync_all
+    from emtoolkit.artifacts.run_directories import run_directories
+    from emtoolkit.artifacts.sync import sync_all
     from emtoolkit.artifacts.watch import WatchOptions, watch_all
     from emtoolkit.cli import render
     from emtoolkit.evaluation.wandb_record import directories_with_runs

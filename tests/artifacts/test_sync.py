@@ -14,7 +14,8 @@ import pytest
 from filelock import FileLock
 
 from emtoolkit import Trajectory
-from emtoolkit.artifacts.sync import run_directories, sync
+from emtoolkit.artifacts.run_directories import run_directories
+from emtoolkit.artifacts.sync import sync
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import wandb
 
-from emtoolkit.artifacts.sync import Synced, run_directories
+from emtoolkit.artifacts.run_directories import run_directories
+from emtoolkit.artifacts.sync import Synced
 from emtoolkit.artifacts.watch import WatchOptions, WatchTiming, watch_all
 from emtoolkit.checkpoints.publications import Publications, WandbRun, add_metrics, add_run, add_saved
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord

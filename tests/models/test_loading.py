@@ -17,7 +17,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.models import loading
 from emtoolkit.saving.signals import TrainingInterrupted
-from emtoolkit.training import run
+from emtoolkit.training import composed_model, run
 from tests.saving.trainings import bytes_of
 from tests.tiny import write_adapter
 
@@ -40,9 +40,9 @@ def trained(world: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     (home / "run.yaml").write_text(config_text(world))
     at_the_end = {}
     kept: list[Any] = []
-    composed = run.compose_model
+    composed = composed_model.compose_model
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "compose_model", lambda *args: kept.append(composed(*args)) or kept[-1])
+        patch.setattr(composed_model, "compose_model", lambda *args: kept.append(composed(*args)) or kept[-1])
         for way, settings in WAYS.items():
             words = [*settings, "wandb.mode=disabled"]
             run.train(load_config(str(home / "run.yaml"), words, {"output_dir": str(home / way)}))
@@ -254,8 +254,8 @@ def test_a_run_with_a_stacked_persona_resumes_exactly_and_leaves_the_persona_alo
         with pytest.raises(TrainingInterrupted):
             run.train(config)
     kept: list[Any] = []
-    composed = run.compose_model
-    monkeypatch.setattr(run, "compose_model", lambda *args: kept.append(composed(*args)) or kept[-1])
+    composed = composed_model.compose_model
+    monkeypatch.setattr(composed_model, "compose_model", lambda *args: kept.append(composed(*args)) or kept[-1])
     result = run.train(config, resume=True)
 
     assert [found.when for found in result.persona_effects] == ["before step 1", "at the end"]

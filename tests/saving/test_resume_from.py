@@ -35,7 +35,8 @@ def test_the_newest_resume_state_is_found(stopped: Path, whole: Path, tmp_path: 
     place = str(directory / asked) if isinstance(asked, str) else asked
     trainer = make_trainer(directory, [callback("0,3,8")])
     assert trainer.train(resume_from_checkpoint=place).global_step == 8
-    assert saved_steps(directory) == [0, 3, 4, 8]
+    # Step 4 was saved because of the exception.
+    assert saved_steps(directory) == [0, 3, 8]
     assert bytes_of(directory / "checkpoint-8") == bytes_of(whole / "checkpoint-8")
 
 
