@@ -1,9 +1,10 @@
 """`emtoolkit schedule`, `download` and `sync`: the steps to save, and the checkpoints of a run."""
 
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +12,10 @@ from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
+
+if TYPE_CHECKING:
+    from emtoolkit.artifacts.sync import Synced
+    from emtoolkit.evaluation.wandb_sync import SyncedEvaluation
 
 commands = typer.Typer()
 
@@ -125,7 +130,6 @@ def sync(
     from emtoolkit.artifacts.run_directories import run_directories
     from emtoolkit.artifacts.sync import sync_all
     from emtoolkit.artifacts.watch import WatchOptions, watch_all
-    from emtoolkit.cli import render
     from emtoolkit.evaluation.wandb_record import directories_with_runs
 
     options = WatchOptions.of(project, entity, every=every, patience=patience)
@@ -135,7 +139,7 @@ def sync(
     evaluated = directories_with_runs(roots)
     optional = [root for root in roots if any(path.is_relative_to(root) for path in evaluated)]
     found = run_directories(roots, optional)
-    evaluations = []
+    evaluations: list[SyncedEvaluation] = []
     say = partial(print, file=sys.stderr if as_json else sys.stdout, flush=True)
     with ends_on_signal(_CONTINUES), only_results_on_stdout(), progress_bar() as progress:
         if watch:
@@ -147,6 +151,12 @@ def sync(
 
             # The checkpoints have their versions now.
             evaluations = sync_evaluations(evaluated, project=project, entity=entity, progress=progress)
+    _show_synced(done, evaluations, as_json=as_json)
+
+
+def _show_synced(done: "Sequence[Synced]", evaluations: "Sequence[SyncedEvaluation]", *, as_json: bool) -> None:
+    from emtoolkit.cli import render
+
     problems = [problem for synced in done for problem in synced.problems]
     problems += [problem for synced in evaluations for problem in synced.problems]
     for problem in problems:
