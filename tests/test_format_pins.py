@@ -134,6 +134,7 @@ _METADATA = [
     "persona_content",
     "base_place",
     "persona_place",
+    "environment",
 ]
 _METRICS = ["epoch", "loss", "grad_norm", "learning_rate"]
 

@@ -121,6 +121,9 @@ class CheckpointMetadata(_Record):
     """The directory or hub id from which this run loaded the base model."""
     persona_place: str | None = None
     """The directory or hub id from which this run loaded the persona's adapter."""
+    environment: dict[str, str] | None = None
+    """What decides the bytes beside the fingerprint, such as `torch: 2.13.0`; absent where it is not known, or where
+    the training changed its environment."""
     saved_for: str | None = None
     """`interruption` or `asked`: why a step was saved that is not in the schedule; absent for a scheduled step."""
     resumed_with_differences: float | None = None
@@ -139,8 +142,9 @@ class CheckpointMetadata(_Record):
         persona: PersonaRecord,
         base_place: str | None,
         persona_place: str | None,
+        environment: Mapping[str, str] | None = None,
     ) -> Self:
-        """The metadata of one save, before its metrics are known; a place that is None is left out."""
+        """The metadata of one save, before its metrics are known; a place or environment that is None is left out."""
         places = {"base_place": base_place, "persona_place": persona_place}
         return cls.model_validate(
             {
@@ -151,5 +155,6 @@ class CheckpointMetadata(_Record):
                 "seconds_since_start": seconds_since_start,
                 **{f"persona_{key}": value for key, value in persona.to_json().items()},
                 **{key: place for key, place in places.items() if place is not None},
+                **({} if environment is None else {"environment": dict(environment)}),
             }
         )

@@ -1,5 +1,6 @@
-"""Saving into the store of trajectories, where the output directory of a run takes each checkpoint."""
+"""Saving with a known environment, and into the store of trajectories, from which the directory of a run takes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,8 +23,21 @@ class TakesSteps(Protocol):
         """The metrics of `step`, which is on disk, are recorded."""
 
 
-class StoreCheckpointCallback(ScheduledCheckpointCallback):
-    """Saves as `ScheduledCheckpointCallback` for `run`, whose directory `own_directory` is asked for steps."""
+class KnownEnvironmentCallback(ScheduledCheckpointCallback):
+    """Saves as `ScheduledCheckpointCallback`, with `environment` in the metadata of each checkpoint if it is known."""
+
+    def __init__(self, *args: Any, environment: Mapping[str, str] | None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._environment = environment
+
+    def _open_session(self, event: TrainerEvent, weights: ModelState) -> SavingSession:
+        session = super()._open_session(event, weights)
+        session.environment = self._environment
+        return session
+
+
+class StoreCheckpointCallback(KnownEnvironmentCallback):
+    """Saves as `KnownEnvironmentCallback` for `run`, whose directory `own_directory` is asked for steps."""
 
     def __init__(self, *args: Any, run: TakesSteps, own_directory: Path, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

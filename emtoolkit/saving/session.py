@@ -81,6 +81,8 @@ class SavingSession:
         self.state = state
         self.metrics = StepMetrics()
         self.choice: StepChoice = KnownSteps()
+        # What decides the bytes beside the fingerprint, where it is known.
+        self.environment: Mapping[str, str] | None = None
         # Finishes what the jobs of the disk thread wait for.
         self.before_close: Callable[[], None] = lambda: None
         self.saved: list[Saved] = []
@@ -284,6 +286,7 @@ class SavingSession:
             persona=identity.persona,
             base_place=identity.base_place,
             persona_place=identity.persona_place,
+            environment=self.environment,
         )
         return metadata.to_json()
 

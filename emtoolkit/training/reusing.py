@@ -32,6 +32,7 @@ from emtoolkit.training.history import log_history
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.result import RunResult
+from emtoolkit.training.reused_from_wandb import use_versions
 from emtoolkit.training.wandb_run import seconds_for_checkpoints, seconds_for_finish, start_run
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,18 @@ def why_trains_alone(config: RunConfig) -> str | None:
     if process_count() > 1:
         return "several processes train it together"
     return None
+
+
+def environment_to_record(config: RunConfig, directory: Path) -> Mapping[str, str] | None:
+    """The environment of a training into `directory` for its checkpoints' metadata; None where they have no single one.
+
+    The bytes of a training that is resumed elsewhere are those of two environments.
+    """
+    if why_trains_alone(config) is not None:
+        return None
+    here = environment_of(config).facts
+    recorded = Publications.read(directory).metadata.values() if directory.is_dir() else ()
+    return here if all(metadata.get("environment") == here for metadata in recorded) else None
 
 
 def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | None:
@@ -152,6 +165,7 @@ def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manif
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
     run = start_run(config, directory, collection_name(identity), wandb_mode(config.wandb))
     run.call(lambda: run.run.config.update(run_facts(own, steps, trained_steps=0)))
+    use_versions(run, own, steps)
     publisher = publish_into(run, own)
     failed = True
     try:

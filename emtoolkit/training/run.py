@@ -20,6 +20,7 @@ from emtoolkit.models.preflight import PersonaEffect
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.environment import Environment, add_environment
+from emtoolkit.saving.into_store import KnownEnvironmentCallback
 from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs, set_unlisted_weights_aside
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SECONDS_AFTER_SIGNAL
@@ -33,7 +34,7 @@ from emtoolkit.training.progress_callback import ProgressCallback
 from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
-from emtoolkit.training.reusing import publish_late
+from emtoolkit.training.reusing import environment_to_record, publish_late
 from emtoolkit.training.shared import SharedTraining, share
 from emtoolkit.training.stop_after import StopAfter, until_the_stretch_ends
 from emtoolkit.training.trainer import make_trainer
@@ -246,8 +247,10 @@ def _save_callback(
     }
     if shared is not None:
         return shared.callback(options, common)
-    return ScheduledCheckpointCallback(
-        config.checkpointing.to_schedule(), output_dir=prepared.plan.directory, **common, **options
+    directory = prepared.plan.directory
+    environment = environment_to_record(config, directory)
+    return KnownEnvironmentCallback(
+        config.checkpointing.to_schedule(), output_dir=directory, environment=environment, **common, **options
     )
 
 

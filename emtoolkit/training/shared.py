@@ -20,9 +20,11 @@ from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.publications import Publications, add_wanted
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Bar, Progress
+from emtoolkit.reuse.environment import Environment
 from emtoolkit.reuse.inputs import RunInputs, environment_of
 from emtoolkit.reuse.own_directory import OwnDirectory, intact
 from emtoolkit.reuse.store import KnownRun, Training, TrajectoryStore, note_training, record_of, wait_to_train
@@ -35,6 +37,7 @@ from emtoolkit.training.history import log_history
 from emtoolkit.training.prepare import PreparedRun
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
+from emtoolkit.training.reused_from_wandb import fill_from_wandb, schedule_to_save, use_versions
 from emtoolkit.training.reusing import may_take, publish_into, run_facts, take_all, why_trains_alone
 
 logger = logging.getLogger(__name__)
@@ -52,6 +55,7 @@ class SharedTraining:
         schedule: the steps of the run, and those that other runs want.
         stop: the last step to train.
         taken: the steps that the store held before, with their manifests.
+        environment: the facts of the store's environment.
     """
 
     directory: Path
@@ -63,6 +67,7 @@ class SharedTraining:
     wanted: frozenset[int]
     taken: dict[int, Manifest]
     evaluated: tuple[int, ...] | None
+    environment: Mapping[str, str]
     publisher: WandbPublisher | None = field(default=None, init=False)
     _trained: set[int] = field(default_factory=set, init=False)
 
@@ -104,6 +109,7 @@ class SharedTraining:
             output_dir=self.directory,
             run=self,
             own_directory=self.own.directory,
+            environment=self.environment,
             **common,
             # The preparation has checked the schedule of the run.
             **dict(options) | {"publish": False, "allow_unreachable": True},
@@ -120,6 +126,7 @@ class SharedTraining:
         facts = run_facts(self.own, self.reused, trained_steps=self.trained_steps)
         note_training(self.directory, Training(str(self.own.directory), run_id, self.evaluated))
         run.call(lambda: run.run.config.update(facts))
+        use_versions(run, self.own, self.reused)
         for step in self.reused:
             self.own.take(step, self.taken[step], reused=True)
 
@@ -207,7 +214,12 @@ def share(
     if (result := _taken(config, own, lacking)) is not None:
         return result
     with bar() as progress:
-        return _stretch(config, prepared, own, lacking, evaluated, progress)
+        record = TrajectoryRecord.of(identity, plan.total_steps, plan.schedule)
+        fill_from_wandb(config, store, own, lacking, record, progress)
+    if (result := _taken(config, own, lacking)) is not None:
+        return result
+    with bar() as progress:
+        return _stretch(config, prepared, own, lacking, evaluated, store.environment, progress)
 
 
 def _taken(config: RunConfig, own: OwnDirectory, lacking: frozenset[int]) -> RunResult | None:
@@ -224,6 +236,7 @@ def _stretch(
     own: OwnDirectory,
     lacking: frozenset[int],
     evaluated: tuple[int, ...] | None,
+    environment: Environment,
     progress: Progress,
 ) -> SharedTraining:
     """What is left to train, once the trajectory's lock is held."""
@@ -231,9 +244,7 @@ def _stretch(
     contents = OutputDirectory.open(own.store, rehash=True, progress=progress)
     contents.check_belongs_to(identity)
     _say_damage(contents)
-    schedule = config.checkpointing.to_schedule()
-    if config.trajectory.also_save is not None:
-        schedule |= Schedule.parse(config.trajectory.also_save)
+    schedule = schedule_to_save(config)
     # The checkpoint of an interruption goes away once training has passed it.
     there = frozenset(info.step for info in contents.checkpoints if info.complete and info.is_of_trajectory)
     # A run that lacks a step asks for it, also if the step was pruned in the store.
@@ -261,6 +272,7 @@ def _stretch(
         wanted=lacking,
         taken=manifests,
         evaluated=evaluated,
+        environment=environment.facts,
     )
 
 

@@ -99,7 +99,7 @@ def _arguments(config: RunConfig, directory: Path, group: str, mode: Mode) -> di
     }
     # A W&B sweep determines the project of its runs.
     in_sweep = mode == "online" and bool(os.environ.get("WANDB_SWEEP_ID"))
-    place = {} if in_sweep else {"project": _chosen(config.wandb, "project"), "entity": _chosen(config.wandb, "entity")}
+    place = {} if in_sweep else chosen_place(config.wandb)
     tags = _chosen(config.wandb, "tags")
     tags = tags.split(",") if isinstance(tags, str) else tags
     return place | {
@@ -135,6 +135,11 @@ def _log_directory(directory: Path) -> str:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
     return chosen
+
+
+def chosen_place(wandb: WandbConfig) -> dict[str, Any]:
+    """The project and the entity of the run; None as entity means the default entity of the account."""
+    return {"project": _chosen(wandb, "project"), "entity": _chosen(wandb, "entity")}
 
 
 def _chosen(wandb: WandbConfig, key: str) -> Any:

@@ -1,6 +1,5 @@
 """Runs of one trajectory share its checkpoints: what is trained, what is taken, and that the bytes are the same."""
 
-import hashlib
 import json
 import logging
 import subprocess
@@ -20,6 +19,7 @@ from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.reusing import take_without_training, why_trains_alone
 from emtoolkit.training.run import train
 from tests.online import versions
+from tests.reuse.on_disk import digests, steps
 from tests.tiny import config_text
 from tests.wandb_server import WandbServer
 
@@ -37,16 +37,6 @@ def config(world: Path, tmp_path: Path) -> Config:
         return load_config(str(file), words, {"output_dir": str(tmp_path / name), "trajectory.reuse": reuse})
 
     return config
-
-
-def digests(directory: Path) -> dict[str, str]:
-    """SHA-256 of every file of every checkpoint in `directory`."""
-    files = sorted(file for file in directory.glob("checkpoint-*/**/*") if file.is_file())
-    return {str(file.relative_to(directory)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
-
-
-def steps(directory: Path) -> list[int]:
-    return [info.step for info in list_checkpoints(directory, rehash=True) if info.complete]
 
 
 @pytest.fixture(scope="module")
