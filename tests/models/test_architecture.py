@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers.models.gemma2.modeling_gemma2 import Gemma2PreTrainedModel
 
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import LoraConfig, ModelConfig
@@ -108,6 +109,12 @@ def test_an_unknown_module_layer_or_architecture_is_refused(
     assert sentence in str(raised.value)
 
 
+WITHOUT_SDPA = pytest.mark.skipif(
+    Gemma2PreTrainedModel._supports_sdpa, reason="Gemma 2 has sdpa in this release of transformers"
+)
+
+
+@WITHOUT_SDPA
 def test_an_attention_that_the_architecture_lacks_is_refused() -> None:
     gemma = TINY | {"model_type": "gemma2", "head_dim": 8}
     config = ModelConfig(base="not/here", architecture=gemma, attn_implementation="sdpa")
@@ -115,6 +122,7 @@ def test_an_attention_that_the_architecture_lacks_is_refused() -> None:
         architecture_of(config, None)
 
 
+@WITHOUT_SDPA
 def test_the_default_attention_is_that_of_transformers() -> None:
     gemma = architecture_of(ModelConfig(base="x", architecture=TINY | {"model_type": "gemma2", "head_dim": 8}), None)
     qwen = architecture_of(tiny(), None)
