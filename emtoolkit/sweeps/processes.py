@@ -13,6 +13,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from emtoolkit.stop_signals import ENDING, NOTICES
+from emtoolkit.sweeps.forked import Forked, ForkServer
 
 # The first signal makes a training save and stop, the second stop at once; a child still alive ignores signals.
 _KILL_AT = 3
@@ -23,7 +24,7 @@ _PR_SET_PDEATHSIG = 1
 _PRCTL = getattr(ctypes.CDLL(None), "prctl", None) if sys.platform == "linux" else None
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
     """Let Linux send SIGTERM to this child when its parent ends in any way: a training then saves and stops."""
     if _PRCTL is not None:
         _PRCTL(_PR_SET_PDEATHSIG, signal.SIGTERM)
@@ -38,7 +39,8 @@ class Processes:
 
     def __init__(self) -> None:
         self.signals: list[int] = []
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._server = ForkServer(end_with_parent)
+        self._children: dict[str, subprocess.Popen[bytes] | Forked] = {}
         self._signals_sent: dict[str, int] = {}
         self._ended: SimpleQueue[tuple[str, int]] = SimpleQueue()
         self._handlers: dict[signal.Signals, Any] = {}
@@ -58,6 +60,7 @@ class Processes:
             self._pass_on()
         while self._children:
             self.next_ended(None)
+        self._server.close()
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
 
@@ -65,15 +68,25 @@ class Processes:
         return len(self._children)
 
     def start(
-        self, key: str, argv: Sequence[str], environment: Mapping[str, str], log: Path, inherited: Collection[int]
+        self,
+        key: str,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
+        inherited: Collection[int],
+        *,
+        fork: bool = False,
     ) -> None:
         """Start a child whose output is appended to the file `log`, and which inherits the descriptors `inherited`.
+
+        With `fork` an emtoolkit command is forked from a process that has its libraries imported.
 
         Raises:
             OSError: the program does not exist or cannot be run.
         """
         with log.open("ab") as output:
-            child = subprocess.Popen(
+            forked = self._server.start(argv, environment, output.fileno(), inherited) if fork else None
+            child = forked or subprocess.Popen(
                 argv,
                 env=dict(environment),
                 stdin=subprocess.DEVNULL,
@@ -82,7 +95,7 @@ class Processes:
                 process_group=0,
                 pass_fds=tuple(inherited),
                 # The function is one system call, and takes no lock that another thread could hold.
-                preexec_fn=_end_with_parent if _PRCTL is not None else None,
+                preexec_fn=end_with_parent if _PRCTL is not None else None,
             )
         self._signals_sent[key] = 0
         self._children[key] = child
@@ -111,7 +124,7 @@ class Processes:
                 self._signals_sent[key] = len(self.signals)
                 self._send(child)
 
-    def _send(self, child: "subprocess.Popen[bytes]") -> None:
+    def _send(self, child: "subprocess.Popen[bytes] | Forked") -> None:
         # A program that is no training, such as torchrun, may know SIGINT and SIGTERM only; others would kill it.
         number = signal.SIGINT if self.signals[-1] == signal.SIGINT else signal.SIGTERM
         if child.returncode is None:

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -124,6 +125,7 @@ class _Sweep:
         self._gpus = gpus
         self._waits_for_gpus = False
         self._digests = InputDigests()
+        self._group_sizes = Counter(run.group for run in plan.runs)
         # Two processes that retry failed runs retry each once.
         self._retried = {run.key: run.before.number for run in plan.runs} if retry_failed else {}
         self._left = [run for run in plan.runs if not self._is_settled(run)]
@@ -198,7 +200,9 @@ class _Sweep:
         argv = with_environment(run.command, environment)
         inherited = (claim.descriptor, *(gpus.descriptors if gpus is not None else ()))
         try:
-            self._processes.start(run.key, argv, environment, run.log, inherited)
+            # All but one of the runs that share a training have little to do but to import.
+            fork = run.group is not None and self._group_sizes[run.group] > 1
+            self._processes.start(run.key, argv, environment, run.log, inherited, fork=fork)
         except OSError as error:
             self._failed += 1
             sentence = f"cannot be started ({error.strerror or error}: {error.filename})"
