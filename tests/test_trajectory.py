@@ -250,6 +250,7 @@ def test_a_version_of_a_collection_is_no_trajectory() -> None:
         Trajectory.open("tester/proj/collection:step-100")
 
 
+@pytest.mark.subprocess
 def test_who_is_not_logged_in_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wbauth.unauthenticate_session()
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))

@@ -32,7 +32,8 @@ class _LayerWithRoom(DynamicLayer):  # type: ignore[no-untyped-call]  # transfor
 
     def __init__(self, layer: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # the same
-        self.dtype, self.device, self.is_initialized = layer.dtype, layer.device, True
+        # Releases of transformers before 5.24 read `dtype`, and later ones have none.
+        self.dtype, self.device, self.is_initialized = layer.keys.dtype, layer.keys.device, True
         # Without room, until the first token is added.
         self._buffers = (layer.keys, layer.values)
         self._show(layer.keys.shape[-2])

@@ -133,7 +133,7 @@ def test_what_was_asked_of_an_earlier_training_is_removed_and_not_obeyed(
         (tmp_path / name).touch()
     make_trainer(tmp_path, [callback("0", clock=itertools.count().__next__)]).train()
     assert saved_steps(tmp_path) == [0, 8]
-    assert caplog.messages == [
+    assert [message for message in caplog.messages if "asked" in message] == [
         f"{tmp_path / name}: asked an earlier training, so the file is removed and not obeyed"
         for name in ("save-now", "stop-now")
     ]
