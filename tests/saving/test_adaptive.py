@@ -249,6 +249,9 @@ class RecordingPublisher:
     def publish(self, publication: Any) -> None:
         type(self).told.append((publication.step, publication.final, saved_steps(publication.path.parent)))
 
+    def withdraw(self, step: int) -> None:
+        pass
+
     def drain(self, *_: Any) -> None:
         pass
 
