@@ -1,6 +1,6 @@
 """What a sweep over schedules costs with reuse and without: optimizer steps, CPU time, and the bytes of both.
 
-python -m benchmarks.reuse                                   # 3 personas x 6 schedules, about 40 minutes on two cores
+python -m benchmarks.reuse                                   # 3 personas x 6 schedules, about 15 minutes on idle cores
 python -m benchmarks.reuse --personas 1 --set training.max_steps=60
 
 Each side is one `emtoolkit sweep` in a directory of its own; CPU time includes all processes that it starts. Then one
