@@ -51,8 +51,9 @@ class CheckpointingConfig(Section):
     """How many copies of the trainable weights may be in memory at a time, waiting for the disk."""
     on_error: OnError = SaveOptions.on_error
     """What a failed save does: `raise` stops training at the next step, `warn` logs a warning and continues."""
-    overlap: bool = True
-    """Copy the weights while the next step computes; `false` copies them before it. The bytes are the same."""
+    overlap: bool | None = None
+    """Copy the weights while the next step computes; `false` copies them before it. The bytes are the same. `null` is
+    `true` on a CPU, and `false` on a GPU, where such copies have not been tested yet."""
 
     @field_validator("resume_every", "resume_keep", "max_in_flight")
     @classmethod
@@ -71,8 +72,11 @@ class CheckpointingConfig(Section):
         )
         return self
 
-    def to_save_options(self, *, publish_timeout: float, on_nan: OnNan) -> SaveOptions:
-        """The options of this section; `publish_timeout` in seconds comes from `wandb`, `on_nan` from `training`."""
+    def to_save_options(self, *, publish_timeout: float, on_nan: OnNan, on_cpu: bool) -> SaveOptions:
+        """The options of this section; `publish_timeout` in seconds comes from `wandb`, `on_nan` from `training`.
+
+        `on_cpu` says that the weights are on a CPU.
+        """
         return SaveOptions(
             resume_every=self.resume_every,
             signals=self.signals,
@@ -83,7 +87,7 @@ class CheckpointingConfig(Section):
             max_in_flight=self.max_in_flight,
             on_error=self.on_error,
             on_nan=on_nan,
-            overlap=self.overlap,
+            overlap=on_cpu if self.overlap is None else self.overlap,
         )
 
     def to_schedule(self) -> Schedule:

@@ -237,7 +237,9 @@ def _save_callback(
 ) -> ScheduledCheckpointCallback:
     options = asdict(
         config.checkpointing.to_save_options(
-            publish_timeout=seconds_for_checkpoints(config.wandb), on_nan=config.training.on_nan
+            publish_timeout=seconds_for_checkpoints(config.wandb),
+            on_nan=config.training.on_nan,
+            on_cpu=device_type(config.model) == "cpu",
         )
     )
     common: dict[str, Any] = {

@@ -108,7 +108,9 @@ def train_stretch(
 def _save_callback(
     config: RunConfig, steps: Collection[int], directory: Path, identity: Identity, start: Path | None
 ) -> ScheduledCheckpointCallback:
-    options = config.checkpointing.to_save_options(publish_timeout=0.0, on_nan=config.training.on_nan)
+    options = config.checkpointing.to_save_options(
+        publish_timeout=0.0, on_nan=config.training.on_nan, on_cpu=device_type(config.model) == "cpu"
+    )
     options = replace(options, publish=False, on_error="raise", resume_keep=NEWEST, resume_at_end=False)
     return ScheduledCheckpointCallback(
         Schedule.of(steps),

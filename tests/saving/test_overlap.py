@@ -13,6 +13,7 @@ import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback
 
+from emtoolkit.config.scheduling import CheckpointingConfig
 from emtoolkit.saving import snapshot
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.overlapped_copy import CopyThread, OverlappedCopy
@@ -415,3 +416,12 @@ def test_the_stream_of_every_gpu_waits_for_its_copies_before_the_update(monkeypa
     ]
     assert copy._copied is not None
     assert [float(tensor.mean()) for tensor in copy._copied.tensors.values()] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("given", "on_cpu", "overlaps"),
+    [(None, True, True), (None, False, False), (True, False, True), (False, True, False)],
+)
+def test_a_config_overlaps_on_a_cpu_unless_it_says_otherwise(given: bool | None, on_cpu: bool, overlaps: bool) -> None:
+    section = CheckpointingConfig(schedule="0", overlap=given)
+    assert section.to_save_options(publish_timeout=1.0, on_nan="stop", on_cpu=on_cpu).overlap is overlaps

@@ -197,4 +197,4 @@ def test_a_bad_list_of_signals_is_one_sentence_in_a_script_and_in_a_config(
 
 def test_a_config_passes_its_signals_on(write_config: Callable[..., Path]) -> None:
     config = load_config(str(write_config('schedule: "0"')), ["checkpointing.signals=[SIGXCPU]"])
-    assert config.checkpointing.to_save_options(publish_timeout=1.0, on_nan="stop").signals == ["SIGXCPU"]
+    assert config.checkpointing.to_save_options(publish_timeout=1.0, on_nan="stop", on_cpu=True).signals == ["SIGXCPU"]
