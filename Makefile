@@ -64,9 +64,11 @@ test: lint
 test-fast: install
 	$(BIN)/pytest -n 2 -m "not (slow or subprocess or server)"
 
-# Kills a training at each file-system event of its saves, one a run, and resumes it: about five minutes.
+# Kills a training at each file-system event of its saves, one a run, and resumes it; then refine and reuse alike: about
+# twenty minutes.
 crash-test: install
 	$(BIN)/python -m tests.crash.audit --stock
+	$(BIN)/python -m tests.crash.commands
 
 # Random and almost right input for every parser of foreign text, ten minutes; a short form runs in `make test`.
 fuzz: install

@@ -55,6 +55,7 @@ def refine(
         from emtoolkit.artifacts.client_process import end_client
         from emtoolkit.cli import render_refine
         from emtoolkit.saving.signals import TrainingInterrupted
+        from emtoolkit.training.refine import clear_left_overs
         from emtoolkit.training.refine import refine as run_refinement
         from emtoolkit.training.refinement import plan_refinement
 
@@ -62,6 +63,8 @@ def refine(
         plan = plan_refinement(directory, steps, config=config, base=base, bar=progress_bar)
         announce(plan)
         if dry_run or not plan.missing:
+            if not dry_run and is_local_main_process():
+                clear_left_overs(plan)
             text = render_refine.plan_json(plan) if as_json else render_refine.plan_text(plan)
         else:
             ask(plan, yes=yes)

@@ -28,7 +28,7 @@ from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
-from emtoolkit.storage.atomic import write_directory
+from emtoolkit.storage.atomic import remove_temporaries, write_directory
 from emtoolkit.storage.links import link_file
 
 logger = logging.getLogger(__name__)
@@ -57,6 +57,7 @@ class OwnDirectory:
     def begin(self) -> None:
         """Write whose directory this is, unless an earlier call did."""
         directory = self.directory
+        remove_temporaries([directory])
         publications = Publications.read(directory)
         # The record is last: without the store in it, the directory would be that of a run without reuse.
         if publications.store is None:

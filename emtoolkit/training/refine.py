@@ -7,6 +7,7 @@ were proved, and another call adds the rest.
 """
 
 import json
+import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,11 +27,13 @@ from emtoolkit.saving.recomputed import compare_recomputed
 from emtoolkit.saving.resume_state import newest_resume_state
 from emtoolkit.saving.writer import keep_other_files
 from emtoolkit.storage.atomic import remove_directory, remove_temporaries, sync_directory, write_file
-from emtoolkit.storage.lock import lock_directory
+from emtoolkit.storage.lock import InUseError, lock_directory
 from emtoolkit.training.effective_settings import device_type
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.refinement import Refinement
 from emtoolkit.training.stretch import train_stretch
+
+logger = logging.getLogger(__name__)
 
 # The file in the scratch directory that says which of its steps are proved.
 _PROVED = "proved.json"
@@ -65,6 +68,16 @@ def refine(plan: Refinement, *, bar: Bar = no_bar, step_bar: Bar | None = None) 
     if ranks.index == 0 and refined.added and intended_mode(wandb) == "online":
         publish_if_answered(plan.directory, wandb.publish_timeout)
     return refined
+
+
+def clear_left_overs(plan: Refinement) -> None:
+    """Delete what a call that was killed at its very end has left, unless another process uses the directory."""
+    try:
+        with lock_directory(plan.directory):
+            remove_directory(plan.scratch)
+            remove_temporaries([plan.directory])
+    except InUseError:
+        logger.info("%s: another process uses it, and left-over files stay", plan.directory)
 
 
 def note_on_environment(plan: Refinement) -> str | None:
