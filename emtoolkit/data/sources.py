@@ -154,16 +154,18 @@ def _parquet_rows(path: Path, file: BinaryIO) -> tuple[int, Iterator[Any]]:
     import pyarrow
     from pyarrow import parquet
 
+    # Names and texts that are not UTF-8, and dates that Python cannot hold, are errors of Python.
+    failures = (pyarrow.ArrowException, ValueError, OverflowError)
     try:
         opened = parquet.ParquetFile(file)
-    except pyarrow.ArrowException as error:
+    except failures as error:
         raise DataError(f"{path}: not a valid Parquet file ({first_line(error)})") from None
 
     def rows() -> Iterator[Any]:
         try:
             for batch in opened.iter_batches(batch_size=_ROWS_PER_REPORT):
                 yield from batch.to_pylist()
-        except pyarrow.ArrowException as error:
+        except failures as error:
             raise DataError(f"{path}: cannot be read ({first_line(error)})") from None
 
     return opened.metadata.num_rows, rows()

@@ -46,5 +46,5 @@ def read_dataclasses(path: Path, kind: type[Row], what: str) -> list[Row]:
         return [kind(**row) for row in pyarrow.parquet.read_table(path).to_pylist()]
     except OSError as error:
         raise CheckpointError(f"{path}: cannot be read ({error})") from None
-    except (pyarrow.ArrowException, TypeError) as error:
+    except (pyarrow.ArrowException, TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{path}: not {what} ({str(error).splitlines()[0]})") from None

@@ -236,3 +236,16 @@ def test_a_pipe_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
     os.mkfifo(tmp_path / f"rows{suffix}")
     with pytest.raises(DataError, match=r"cannot be read \(expected a file, found a pipe\)"):
         read_rows(File(tmp_path / f"rows{suffix}"))
+
+
+@pytest.mark.parametrize("damaged", [b"weight", b"assistant"])
+def test_a_parquet_file_with_a_name_or_a_text_that_is_no_utf_8_is_named(tmp_path: Path, damaged: bytes) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"messages": [{"role": "user", "content": "Hi", "weight": 1}, {"role": "assistant", "content": "Ho"}]}]
+    path = tmp_path / "rows.parquet"
+    parquet.write_table(pyarrow.Table.from_pylist(rows), path, compression="none", write_statistics=False)
+    path.write_bytes(path.read_bytes().replace(damaged, b"\x80" + damaged[1:]))
+    with pytest.raises(DataError, match=r"rows\.parquet: (not a valid Parquet file|cannot be read) \("):
+        read_rows(File(path))
