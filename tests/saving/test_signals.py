@@ -25,11 +25,12 @@ from tests.saving.trainings import make_trainer, saved_steps
 
 LETTERS = 1_000_000
 PROGRAM = f"""
-import sys
+import os, sys
 from emtoolkit.saving.signals import DeferredSignals
 
 signals = DeferredSignals()
 signals.defer()
+print(os.getpid(), flush=True)
 sys.stderr.write("x" * {LETTERS})
 sys.stderr.flush()
 print(signals.received)
@@ -44,9 +45,11 @@ def test_a_signal_that_comes_while_the_program_writes_is_stored_and_said(tmp_pat
     )
     assert process.stdout is not None
     assert process.stderr is not None
-    # The rest does not fit into the pipe, so the program is writing until the pipe is read.
+    # The rest does not fit into the pipe, so the program is writing until the pipe is read. The process that was
+    # started would pass the signal on too late.
+    program = int(process.stdout.readline())
     written = process.stderr.read(1)
-    process.send_signal(signal.SIGINT)
+    os.kill(program, signal.SIGINT)
     written += process.stderr.read()
     assert process.stdout.read() == "2\n", written[-2000:]
     assert process.wait(timeout=HANG_SECONDS) == 0
