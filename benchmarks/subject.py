@@ -107,7 +107,7 @@ def make_trainer(
         "logging_strategy": "no",
         "save_strategy": "no",
         "report_to": [],
-        "use_cpu": True,
+        "use_cpu": not torch.cuda.is_available(),
         "disable_tqdm": True,
     }
     return TimedTrainer(

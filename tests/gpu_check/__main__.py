@@ -66,7 +66,10 @@ def lines(outcome: Outcome) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="small models also on a GPU")
-    small = parser.parse_args().small or not torch.cuda.is_available()
+    names = [check.__name__.removeprefix("check_") for check in CHECKS]
+    parser.add_argument("checks", nargs="*", choices=[*names, []], help="the checks to run; all of them by default")
+    arguments = parser.parse_args()
+    small = arguments.small or not torch.cuda.is_available()
     warnings.simplefilter("ignore")
     if not torch.cuda.is_available():
         # Also for the trainings that run in processes of their own: the number of threads decides the bytes.
@@ -78,7 +81,9 @@ def main() -> int:
     results = []
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as home:
         device = Device("cuda" if torch.cuda.is_available() else "cpu", Path(home), small=small)
-        for check in CHECKS:
+        for name, check in zip(names, CHECKS, strict=True):
+            if arguments.checks and name not in arguments.checks:
+                continue
             for outcome in outcomes(device, check):
                 results.append(outcome.result)
                 print("\n".join(lines(outcome)), flush=True)
