@@ -6,140 +6,22 @@ for checkpoint in trajectory.between(0, 150):
     model = checkpoint.load_adapter(model)
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from threading import Event, Thread
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from emtoolkit.checkpoints.layout import TRAINER_STATE
+from emtoolkit.checkpoints.checkpoint import Checkpoint
 from emtoolkit.checkpoints.listing import check_one_fingerprint, list_checkpoints, why_none_is_complete
-from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.measured import MeasuredCheckpoints
 from emtoolkit.checkpoints.pruned import how_to_make_again, pruned_steps
 from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.remote import Downloaded, Source
 from emtoolkit.errors import CheckpointError
-from emtoolkit.json_files import object_in, read_json
-from emtoolkit.notebook_tables import AsTable, Row, checkpoint_row
-from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.selection import nearest_step, select_steps
 from emtoolkit.schedules.steps import elided
 
-if TYPE_CHECKING:
-    from emtoolkit.artifacts.collection import Collection
-    from emtoolkit.artifacts.download import Downloaded
-
-
-@dataclass(frozen=True, repr=False)
-class Checkpoint(AsTable):
-    """One saved training step of a trajectory.
-
-    A checkpoint on W&B is downloaded on first use of `path`, `manifest` or `load_adapter`.
-
-    Attributes:
-        step: The number of optimizer steps before the save; 0 is the model before training.
-        final: Whether training ended at this step.
-        metadata: The values that the run logged with the checkpoint, such as `loss`, `schedule` and
-            `seconds_since_start`; empty if there are none.
-    """
-
-    step: int
-    final: bool
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    _directory: Path = field(kw_only=True)
-    # The version on W&B that the checkpoint is read from; None for a local directory.
-    _reference: str | None = field(default=None, kw_only=True)
-    # The version on W&B that a local directory was published as, or downloaded from.
-    _published: str | None = field(default=None, kw_only=True)
-    # Downloads the checkpoint into `_directory` unless it is present; returns whether every file has just been hashed.
-    _fetch: Callable[[], bool] = field(default=lambda: False, kw_only=True, compare=False)
-    # Begins the download in the background; None for a local directory.
-    _start: Callable[[Event], Thread] | None = field(default=None, kw_only=True, compare=False)
-
-    def __repr__(self) -> str:
-        place = f"reference={self._reference!r}" if self._reference else f"path={str(self._directory)!r}"
-        return f"Checkpoint(step={self.step}, final={self.final}, {place})"
-
-    def _rows(self) -> Sequence[Row]:
-        return [checkpoint_row(self.step, self.final, self._reference or str(self._directory), self.metadata)]
-
-    @property
-    def artifact(self) -> str | None:
-        """The version on W&B, `entity/project/collection:vN`; None if the checkpoint is not known to be there."""
-        return self._reference or self._published
-
-    @cached_property
-    def path(self) -> Path:
-        """The checkpoint's directory; on first use every file is hashed and compared with the manifest.
-
-        Raises:
-            CheckpointError: a file differs from the manifest, or the download failed.
-        """
-        if self._fetched or self.manifest is None:
-            return self._directory
-        if problems := self.manifest.problems(self._directory, rehash=True):
-            raise CheckpointError(problems[0])
-        return self._directory
-
-    @cached_property
-    def manifest(self) -> Manifest | None:
-        """The manifest that emtoolkit saved with the checkpoint; None for another tool's checkpoint.
-
-        Raises:
-            CheckpointError: the manifest cannot be read, or the download failed.
-        """
-        _ = self._fetched
-        return Manifest.read(self._directory) if (self._directory / MANIFEST).exists() else None
-
-    @cached_property
-    def total_steps(self) -> int | None:
-        """The number of optimizer steps in the whole run; None if neither metadata, manifest nor the Trainer tell it.
-
-        Raises:
-            CheckpointError: the manifest cannot be read, or the download failed.
-        """
-        for known in (self.metadata.get("total_steps"), self._total_steps_of_files()):
-            if isinstance(known, int) and known >= max(self.step, 1):
-                return known
-        return None
-
-    def _total_steps_of_files(self) -> object:
-        if self.manifest is not None:
-            return self.manifest.total_steps
-        try:
-            return object_in(read_json(self._directory / TRAINER_STATE, finite=False)).get("max_steps")
-        except (OSError, ValueError):
-            return None
-
-    @property
-    def is_remote(self) -> bool:
-        """Whether the checkpoint is read from W&B, where every checkpoint has a manifest."""
-        return self._reference is not None
-
-    def start_download(self, stop: Event) -> Thread | None:
-        """Begin the download in the background, until `stop` is set; None if the checkpoint is here already."""
-        return None if self._start is None or "_fetched" in self.__dict__ else self._start(stop)
-
-    @cached_property
-    def _fetched(self) -> bool:
-        return self._fetch()
-
-    def load_adapter(self, model: Any, *, persona_is_in: bool = False) -> Any:
-        """Load the adapter of this step into `model`, in place, and return a `PeftModel` for inference.
-
-        `model` is the base model, or the result of an earlier call, whose adapters are removed first. If the run was
-        trained on a persona that is an adapter itself, that adapter must be in `model` already; `persona_is_in=True`
-        confirms this. `emtoolkit.ModelLoader` loads base model, persona and adapter together.
-
-        Raises:
-            CheckpointError: a file differs from the manifest, the checkpoint holds no adapter, the persona's adapter
-                is missing from `model`, or an earlier adapter is in its weights (`merge_adapter`, PiSSA).
-        """
-        from emtoolkit.checkpoints.adapter_loading import load_checkpoint
-
-        return load_checkpoint(model, self.path, self.manifest, persona_is_in=persona_is_in)
+__all__ = ["Checkpoint", "Trajectory"]
 
 
 class Trajectory(MeasuredCheckpoints[Checkpoint]):
@@ -157,16 +39,15 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         self,
         name: str,
         checkpoints: Sequence[Checkpoint],
-        collection: "Collection | None" = None,
+        source: Source | None = None,
         largest_difference: float | None = None,
-        cache: Path | None = None,
         pruned: Sequence[int] = (),
     ) -> None:
         if not checkpoints:
             raise CheckpointError(f"{name}: no complete checkpoint was found")
         self.name = name
         self._checkpoints = tuple(sorted(checkpoints, key=lambda checkpoint: checkpoint.step))
-        self._collection, self._cache = collection, cache
+        self._source = source
         self.pruned = tuple(pruned)
         marks = [float(mark) for c in checkpoints if (mark := c.metadata.get("resumed_with_differences")) is not None]
         self.largest_difference = max(marks, default=None) if largest_difference is None else largest_difference
@@ -201,39 +82,10 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
                 largest_difference=max((d.largest for d in publications.differences.values()), default=None),
                 pruned=pruned_steps(directory, publications),
             )
-        from emtoolkit.artifacts.collection import Collection, Reference, WandbUnavailableError
-        from emtoolkit.artifacts.mixture import without_interruptions
+        from emtoolkit.artifacts.collection_trajectory import open_collection
 
-        try:
-            collection = Collection.read(Reference.parse(reference))
-        except WandbUnavailableError as error:
-            # `reference` may have been meant as a directory.
-            raise CheckpointError(f"{reference}: there is no such directory, and {error}") from error
-        cache = cache_dir() / "downloads" / collection.name if cache is None else Path(cache)
-        return cls._of(collection if interrupted else without_interruptions(collection), cache)
-
-    @classmethod
-    def _of(cls, collection: "Collection", cache: Path) -> "Trajectory":
-        from emtoolkit.artifacts.background_download import CheckpointDownload
-        from emtoolkit.artifacts.checkpoint_download import checkpoint_path
-        from emtoolkit.artifacts.mixture import check_is_one_training
-        from emtoolkit.artifacts.version_removal import recorded_as_pruned
-
-        check_is_one_training(collection)
-        downloads = [CheckpointDownload(collection, remote, cache) for remote in collection.checkpoints]
-        checkpoints = [
-            Checkpoint(
-                remote.step,
-                remote.final,
-                remote.metadata,
-                _directory=checkpoint_path(cache, remote),
-                _reference=remote.artifact,
-                _fetch=download,
-                _start=download.start,
-            )
-            for remote, download in zip(collection.checkpoints, downloads, strict=True)
-        ]
-        return cls(collection.name, checkpoints, collection, cache=cache, pruned=recorded_as_pruned(collection))
+        found_there = open_collection(str(reference), None if cache is None else Path(cache), interrupted=interrupted)
+        return cls(found_there.name, found_there.checkpoints, found_there.source, pruned=found_there.pruned)
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -293,7 +145,7 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
 
     def download(
         self, directory: str | Path, steps: str | None = None, *, rehash: bool = False, progress: Progress = silent
-    ) -> "Downloaded":
+    ) -> Downloaded:
         """Download the checkpoints that `steps` selects (all if None), so that `directory` is a local trajectory.
 
         Checkpoints that are present are not downloaded again, and an interrupted download continues. With `rehash`
@@ -302,13 +154,10 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         Raises:
             ScheduleError, CheckpointError: see `select` and `emtoolkit.artifacts.download.download`.
         """
-        from emtoolkit.artifacts.download import download
-
-        if self._collection is None:
+        if self._source is None:
             raise CheckpointError(f"{self.name}: the trajectory is local already; download needs a collection on W&B")
-        wanted = set(self.steps if steps is None else (checkpoint.step for checkpoint in self.select(steps)))
-        selected = [remote for remote in self._collection.checkpoints if remote.step in wanted]
-        return download(self._collection, selected, Path(directory), rehash=rehash, progress=progress)
+        wanted = {*self.steps} if steps is None else {checkpoint.step for checkpoint in self.select(steps)}
+        return self._source.download(wanted, Path(directory), rehash=rehash, progress=progress)
 
     def fetch(self, checkpoints: Sequence[Checkpoint], progress: Progress = silent) -> None:
         """Download those of `checkpoints` that are not here into the cache, several at a time; local ones are here.
@@ -316,16 +165,11 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         Raises:
             CheckpointError: see `emtoolkit.artifacts.download.download`.
         """
-        from emtoolkit.artifacts.download import download
-
-        wanted = {checkpoint.step: checkpoint for checkpoint in checkpoints if "_fetched" not in checkpoint.__dict__}
-        if self._collection is None or self._cache is None or not wanted:
+        wanted = {checkpoint.step: checkpoint for checkpoint in checkpoints if not checkpoint.is_fetched}
+        if self._source is None or not wanted:
             return
-        remote = [each for each in self._collection.checkpoints if each.step in wanted]
-        done = download(self._collection, remote, self._cache, wait=True, progress=progress)
-        for step in done.fetched:
-            # What was just hashed is not hashed again.
-            wanted[step].__dict__["_fetched"] = True
+        for step in self._source.fetch(wanted, progress).fetched:
+            wanted[step].mark_as_fetched()
 
     def __repr__(self) -> str:
         parts = [repr(self.name), f"checkpoints={len(self)}", f"steps={self.steps[0]}..{self.steps[-1]}"]

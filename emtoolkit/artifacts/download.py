@@ -4,13 +4,13 @@ import queue
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from emtoolkit.artifacts.checkpoint_download import CheckpointReceiver, is_present
 from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint
-from emtoolkit.artifacts.file_transfer import Cancelled, RetryPolicy, Transfer
+from emtoolkit.artifacts.file_transfer import RetryPolicy, Transfer
 from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.remote import Cancelled, Downloaded
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.free_space import check_room
 from emtoolkit.storage.lock import lock_directory
@@ -23,16 +23,6 @@ _SECONDS_BETWEEN_REPORTS = 0.2
 _ADVICE = "choose fewer steps or another disk"
 # The time that threads have to end after an interruption. They are daemons, so a thread that hangs delays nobody.
 _SECONDS_TO_STOP = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Downloaded:
-    """The result of a download: steps fetched, steps present before, and bytes received over the network."""
-
-    directory: Path
-    fetched: tuple[int, ...]
-    present: tuple[int, ...]
-    bytes: int
 
 
 def download(

@@ -13,6 +13,7 @@ import urllib3
 import xxhash
 
 from emtoolkit.artifacts.collection import RefusedError, RemoteFile
+from emtoolkit.checkpoints.remote import Cancelled
 from emtoolkit.errors import CheckpointError
 
 _CHUNK = 256 * 1024
@@ -25,10 +26,6 @@ _WRONG_ANSWERS = 3
 
 class TransferError(CheckpointError):
     """The network or the server failed; running the same command again continues the download."""
-
-
-class Cancelled(Exception):
-    """The download was cancelled; the bytes received so far stay on disk."""
 
 
 class _RetryableError(Exception):

@@ -12,9 +12,9 @@ from emtoolkit.checkpoints.pruned import how_to_make_again
 from emtoolkit.cli.layout import Column, ElidedSteps, Records, here, line, prose
 
 if TYPE_CHECKING:
-    from emtoolkit.artifacts.download import Downloaded
     from emtoolkit.artifacts.sync import Synced
     from emtoolkit.checkpoints.listing import CheckpointInfo
+    from emtoolkit.checkpoints.remote import Downloaded
     from emtoolkit.evaluation.wandb_sync import SyncedEvaluation
     from emtoolkit.training.result import RunResult
 

@@ -12,11 +12,12 @@ import pytest
 from emtoolkit import Trajectory
 from emtoolkit.artifacts import retries
 from emtoolkit.artifacts.collection import Collection, Reference
-from emtoolkit.artifacts.download import Downloaded, download
+from emtoolkit.artifacts.download import download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.remote import Downloaded
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.lock import lock_directory

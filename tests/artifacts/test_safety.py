@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 
 from emtoolkit.artifacts.collection import Collection, Reference, RefusedError, RemoteFile, _check_names
-from emtoolkit.artifacts.download import Downloaded, download
+from emtoolkit.artifacts.download import download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, Transfer
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.remote import Downloaded
 from emtoolkit.errors import CheckpointError
 from tests.artifacts.stored import REFERENCE, checkpoint_files, gets, store_steps, store_version
 from tests.wandb_server import WandbServer

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emtoolkit import Trajectory
-from emtoolkit.artifacts import background_download
+from emtoolkit.artifacts import collection_trajectory
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
 from emtoolkit.checkpoints import manifest
 from emtoolkit.config.sections import ModelConfig
@@ -82,10 +82,10 @@ def test_measures_need_no_answers_and_each_reads_its_checkpoint_while_the_next_o
 def test_a_download_that_failed_in_the_background_is_told_as_one_that_failed_in_the_foreground(
     wandb_server: WandbServer, trajectory: Trajectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    download_one = background_download.download_one
+    download_one = collection_trajectory.download_one
     impatient = RetryPolicy(attempts=2, pause=0)
     monkeypatch.setattr(
-        background_download, "download_one", lambda *args, **more: download_one(*args, retry=impatient, **more)
+        collection_trajectory, "download_one", lambda *args, **more: download_one(*args, retry=impatient, **more)
     )
     # A checkpoint has three files.
     wandb_server.faults.add(Fault("GET", 500, after=3))
