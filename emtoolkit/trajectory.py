@@ -13,7 +13,7 @@ from typing import Any
 from emtoolkit.checkpoints.checkpoint import Checkpoint
 from emtoolkit.checkpoints.listing import check_one_fingerprint, list_checkpoints, why_none_is_complete
 from emtoolkit.checkpoints.measured import MeasuredCheckpoints
-from emtoolkit.checkpoints.pruned import how_to_make_again, pruned_steps
+from emtoolkit.checkpoints.pruned import pruned_steps, was_pruned
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.remote import Downloaded, Source
 from emtoolkit.errors import CheckpointError
@@ -111,7 +111,7 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         """
         nearest = self.nearest(step)
         if step in self.pruned:
-            raise CheckpointError(f"step {step} was pruned; '{how_to_make_again(self.name, [step])}' makes it again")
+            raise CheckpointError(was_pruned(self.name, step))
         if nearest.step != step:
             raise CheckpointError(f"{self.name}: there is no checkpoint at step {step}; the nearest is {nearest.step}")
         return nearest

@@ -18,6 +18,7 @@ ORDER = [
         "byte_sizes",
         "stop_signals",
         "launch",
+        "shell_command",
         "usage_errors",
         "cpu_threads",
         "notebook_tables",

@@ -29,6 +29,7 @@ from emtoolkit.evaluation.result_files import (
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.notebook_tables import AsTable
 from emtoolkit.schedules.steps import elided
+from emtoolkit.shell_command import quoted_command
 
 DEFAULT_THRESHOLD = 0.10
 
@@ -180,7 +181,8 @@ def evaluation_directory(place: str | Path) -> Path:
     found = sorted({path.parent for name in (ROWS, MEASURES) for path in home.glob(f"*/{name}")})
     if not found:
         _check_is_a_place(str(place))
-        raise CheckpointError(f"{place}: there is no evaluation yet; run 'emtoolkit evaluate {place}' first")
+        command = quoted_command("emtoolkit", "evaluate", Path(place))
+        raise CheckpointError(f"{place}: there is no evaluation yet; run {command} first")
     if len(found) > 1:
         raise CheckpointError(f"{place}: there are {len(found)} evaluations ({', '.join(map(str, found))}); name one")
     return found[0]

@@ -14,6 +14,7 @@ from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
 from emtoolkit.schedules.steps import elided
+from emtoolkit.shell_command import quoted_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,12 @@ def read_sources(places: Sequence[str | Path]) -> Sources:
         if runs and len(pending) == len(runs):
             raise CheckpointError(
                 f"{place}: none of its {len(runs)} runs is evaluated yet; run 'emtoolkit evaluate' on each, such as "
-                f"'emtoolkit evaluate {runs[0]}'"
+                f"{quoted_command('emtoolkit', 'evaluate', runs[0])}"
             )
-        notes += [f"{run}: not evaluated, so it is left out; run 'emtoolkit evaluate {run}'" for run in pending]
+        notes += [
+            f"{run}: not evaluated, so it is left out; run {quoted_command('emtoolkit', 'evaluate', run)}"
+            for run in pending
+        ]
         directories += evaluation_directories(place)
     directories = list(dict.fromkeys(directories))
     evaluations = [read_evaluation(each) for each in directories]

@@ -18,6 +18,7 @@ from emtoolkit.evaluation.curve import AXIS
 from emtoolkit.evaluation.metrics import DEFINITIONS
 from emtoolkit.evaluation.result_files import StoredEvaluation
 from emtoolkit.evaluation.wandb_record import EvaluationRun, read_runs
+from emtoolkit.shell_command import quoted_command
 
 _ANSWERS = "answers_table"
 
@@ -72,8 +73,9 @@ def _runs_of(evaluations: Sequence[StoredEvaluation]) -> tuple[list[EvaluationRu
         found += sent
         if not sent:
             notes.append(
-                f"{each.directory}: W&B does not have this evaluation, so the W&B Report lacks its curve; 'emtoolkit "
-                f"sync {each.directory}' sends it after 'emtoolkit evaluate --wandb offline'"
+                f"{each.directory}: W&B does not have this evaluation, so the W&B Report lacks its curve; "
+                f"{quoted_command('emtoolkit', 'sync', each.directory)} sends it after 'emtoolkit evaluate --wandb "
+                "offline'"
             )
     if not found:
         raise CheckpointError(

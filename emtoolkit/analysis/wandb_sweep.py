@@ -15,6 +15,7 @@ from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
 from emtoolkit.evaluation.wandb_results import download_results
 from emtoolkit.progress import Progress, silent
+from emtoolkit.shell_command import quoted_command
 
 _FORM = "a sweep on W&B is written entity/project/sweep-id"
 _PER_PAGE = 100
@@ -73,8 +74,11 @@ def sweep_evaluations(place: str, progress: Progress = silent) -> SweepEvaluatio
             notes.append(f"{project}: run {run.name} has no evaluation on W&B, so it is left out")
         wanted |= dict.fromkeys(found)
     if not wanted:
-        advice = f"run 'emtoolkit evaluate {project}/COLLECTION --wandb online' on the checkpoints of its runs"
-        raise CheckpointError(f"{place}: none of its {len(runs)} runs has an evaluation on W&B yet; {advice}")
+        command = quoted_command("emtoolkit", "evaluate", f"{project}/COLLECTION", "--wandb", "online")
+        raise CheckpointError(
+            f"{place}: none of its {len(runs)} runs has an evaluation on W&B yet; run {command} on the checkpoints of "
+            "its runs"
+        )
     evaluations = tuple(_downloaded(f"{project}/{name}", progress) for name in wanted)
     schedules = dict.fromkeys(str(run.config["schedule"]) for run in runs if run.config.get("schedule"))
     return SweepEvaluations(evaluations, tuple(schedules), tuple(notes))

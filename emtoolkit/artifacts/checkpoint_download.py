@@ -21,6 +21,7 @@ from emtoolkit.checkpoints.manifest import LARGEST_MANIFEST, MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications, Published, add_published, add_saved
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
 from emtoolkit.storage.safe_paths import is_plain_below, why_unsafe
 
@@ -129,7 +130,7 @@ class CheckpointReceiver:
         if (manifest_file := files.get(MANIFEST)) is None:
             raise RefusedError(
                 f"{checkpoint.artifact}: the artifact has no {MANIFEST}, so emtoolkit did not save it; "
-                f"'wandb artifact get {checkpoint.artifact}' downloads the artifact unchecked"
+                f"{quoted_command('wandb', 'artifact', 'get', checkpoint.artifact)} downloads the artifact unchecked"
             )
         if manifest_file.size > LARGEST_MANIFEST:
             raise RefusedError(f"{manifest_file}: a size of {manifest_file.size:,} bytes is refused")

@@ -6,6 +6,7 @@ from typing import Any
 
 from emtoolkit.artifacts.publish import WandbPublisher
 from emtoolkit.schedules.steps import elided
+from emtoolkit.shell_command import quoted_command
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +34,12 @@ def _warn_of_unpublished(publisher: WandbPublisher, run: Any, directory: Path) -
         logger.warning("%s; the checkpoint is not published", problem)
     if missing := sorted(publisher.failures.keys() - publisher.damaged):
         logger.warning(
-            "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s, and 'emtoolkit sync %s' publishes "
-            "them%s",
+            "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s, and %s publishes them%s",
             len(missing),
             elided(missing, 100),
             publisher.failures[missing[0]],
             directory,
-            directory,
+            quoted_command("emtoolkit", "sync", directory),
             _hint_on_unbounded_end(run),
         )
 

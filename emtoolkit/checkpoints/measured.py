@@ -17,6 +17,7 @@ from emtoolkit.checkpoints.metric_values import (
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.errors import CheckpointError, UserError, nearest
 from emtoolkit.notebook_tables import AsTable, Row, data_frame
+from emtoolkit.shell_command import quoted_command
 
 if TYPE_CHECKING:
     import pandas
@@ -44,10 +45,8 @@ def metrics_of(reference: str, metadata: Mapping[int, Mapping[str, Any]], *, fin
     for directory in evaluations_of(reference):
         found = read_metrics(directory, {*fingerprints, fingerprint})
         if found is None:
-            raise CheckpointError(
-                f"{directory}: there is no {METRICS} for its rows; 'emtoolkit checkpoints {reference} --sort step' "
-                "writes the file"
-            )
+            command = quoted_command("emtoolkit", "checkpoints", Path(reference), "--sort", "step")
+            raise CheckpointError(f"{directory}: there is no {METRICS} for its rows; {command} writes the file")
         series += found
     return Metrics(reference, tuple(series))
 

@@ -8,6 +8,7 @@ from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.shell_command import quoted_command, shell_command
 
 # More steps do not fit a command that is shown.
 _MOST_CHARACTERS = 200
@@ -53,10 +54,17 @@ def with_pruned(directory: Path, found: Iterable[CheckpointInfo]) -> list[Checkp
 
 
 def how_to_make_again(name: str, steps: Sequence[int]) -> str:
-    """The command that makes pruned `steps` of the trajectory `name` again; without the steps where they are many.
+    """The command that makes pruned `steps` of the trajectory `name` again; without the steps where they are many."""
+    return shell_command(*_refine(name, steps))
 
-    It needs the directory of the run, which a collection on W&B does not name.
-    """
+
+def was_pruned(name: str, step: int) -> str:
+    """The sentence of an error: `step` of the trajectory `name` is not there because it was pruned."""
+    return f"step {step} was pruned; {quoted_command(*_refine(name, [step]))} makes it again"
+
+
+def _refine(name: str, steps: Sequence[int]) -> tuple[str | Path, ...]:
+    """`emtoolkit refine` needs the directory of the run, which a collection on W&B does not name."""
     listed = ",".join(map(str, steps))
-    place = name if Path(name).is_dir() else "DIR"
-    return f'emtoolkit refine {place} --steps "{listed}"' if len(listed) <= _MOST_CHARACTERS else "emtoolkit refine"
+    place = Path(name) if Path(name).is_dir() else "DIR"
+    return "emtoolkit", "refine", place, "--steps", listed if len(listed) <= _MOST_CHARACTERS else "STEPS"

@@ -17,6 +17,7 @@ from emtoolkit.cli.analysis_options import (
 from emtoolkit.cli.help import command
 from emtoolkit.cli.layout import here
 from emtoolkit.cli.terminal import only_results_on_stdout, show
+from emtoolkit.shell_command import shell_command
 
 commands = typer.Typer()
 
@@ -87,7 +88,8 @@ def compare(
         typer.echo(f"emtoolkit: {note}", err=True)
     show(render_compare.compare_json(found, standing) if as_json else render_compare.compare_text(found, standing))
     if run is not None:
-        where = f"W&B run: {run.path}" if run.sent else f"Publish on W&B: wandb sync {here(run.log)}"
+        send = shell_command("wandb", "sync", Path(here(run.log)))
+        where = f"W&B run: {run.path}" if run.sent else f"Publish on W&B: {send}"
         typer.echo(where, err=as_json)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -10,6 +11,7 @@ from rich.text import Text
 from emtoolkit.byte_sizes import format_size
 from emtoolkit.checkpoints.pruned import how_to_make_again
 from emtoolkit.cli.layout import Column, ElidedSteps, Records, here, line, prose
+from emtoolkit.shell_command import shell_command
 
 if TYPE_CHECKING:
     from emtoolkit.artifacts.sync import Synced
@@ -132,7 +134,7 @@ def result_text(result: "RunResult") -> RenderableType:
     if result.wandb_directory is not None:
         parts.append(line(f"W&B run: {here(result.wandb_directory)}"))
         if result.unpublished or result.wandb_directory.name.startswith("offline-"):
-            parts.append(line(f"Publish on W&B: emtoolkit sync {here(result.directory)}"))
+            parts.append(line(f"Publish on W&B: {shell_command('emtoolkit', 'sync', Path(here(result.directory)))}"))
     return Group(*parts)
 
 

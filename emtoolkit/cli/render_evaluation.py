@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -21,6 +22,7 @@ from emtoolkit.cli.render_metrics import (
 )
 from emtoolkit.evaluation.metrics import DEFINITIONS, EmRate
 from emtoolkit.evaluation.results import EvaluationResult, StepResult
+from emtoolkit.shell_command import shell_command
 
 if TYPE_CHECKING:
     from emtoolkit.evaluation.wandb_record import EvaluationRun
@@ -67,7 +69,7 @@ def _on_wandb(result: EvaluationResult, run: "EvaluationRun | None") -> list[Ren
         return []
     if run.sent:
         return [line(f"W&B run: {run.path}")]
-    return [line(f"Publish on W&B: emtoolkit sync {here(result.directory)}")]
+    return [line(f"Publish on W&B: {shell_command('emtoolkit', 'sync', Path(here(result.directory)))}")]
 
 
 def evaluation_json(result: EvaluationResult, run: "EvaluationRun | None" = None) -> str:

@@ -10,6 +10,7 @@ from rich.text import Text
 
 from emtoolkit.cli.layout import Column, Records, here, prose
 from emtoolkit.cli.render import as_json
+from emtoolkit.shell_command import shell_command
 
 if TYPE_CHECKING:
     from emtoolkit.sweeps.slurm import Submitted
@@ -29,7 +30,7 @@ def submitted(done: "Submitted", directory: str, file: Path) -> str:
     rest = f" ({', '.join(others)})" if others else ""
     return (
         f"Submitted job {done.job} with {done.runs} runs{rest}; script and logs are in {directory}.\n"
-        f"emtoolkit sweep {file} --on slurm --status    # what has become of them"
+        f"{shell_command('emtoolkit', 'sweep', file, '--on', 'slurm', '--status')}    # what has become of them"
     )
 
 

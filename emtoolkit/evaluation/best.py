@@ -8,6 +8,7 @@ from emtoolkit.artifacts.best_alias import Best, best_aliases, set_best
 from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.errors import CheckpointError, UserError
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ def best_checkpoint(
         return BestCheckpoint(found.step, value)
     name = _collection_name(reference)
     if name is None:
-        raise CheckpointError(f"{reference}: no checkpoint is on W&B; run 'emtoolkit sync {reference}' first")
+        command = quoted_command("emtoolkit", "sync", Path(reference))
+        raise CheckpointError(f"{reference}: no checkpoint is on W&B; run {command} first")
     best = Best(metric, lowest)
     version = set_best(Collection.read(Reference.parse(name)), best, found.step, value)
     return BestCheckpoint(found.step, value, best.alias, version)

@@ -20,6 +20,7 @@ from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.measure_rows import summarise_measures
 from emtoolkit.evaluation.results import EvaluationResult, by_step
 from emtoolkit.evaluation.wandb_content import Content, place_of
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -59,8 +60,8 @@ def training_run(reference: str, mode: Mode) -> TrainingRun:
         run = wandb.Api().run(path)
     except (wandb.errors.Error, ValueError, TimeoutError) as error:
         raise UserError(
-            f"--into-run: W&B has no run {path} ({first_line(error)}); 'emtoolkit sync {reference}' sends the run of "
-            "an offline training"
+            f"--into-run: W&B has no run {path} ({first_line(error)}); "
+            f"{quoted_command('emtoolkit', 'sync', Path(reference))} sends the run of an offline training"
         ) from None
     if run.state in ("running", "pending", "preempting"):
         raise UserError(

@@ -14,6 +14,7 @@ from emtoolkit.checkpoints.pruned import with_pruned
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.query import Query, Row, check_columns, is_missing
 from emtoolkit.errors import CheckpointError
+from emtoolkit.shell_command import quoted_command
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,8 @@ def list_trajectory(reference: str, query: Query, *, rehash: bool = False) -> Li
         return _in_directory(directory, query, rehash=rehash)
     if rehash:
         raise CheckpointError(
-            f"{reference}: --verify hashes files on this machine; use 'emtoolkit download {reference} --to DIR "
-            "--verify'"
+            f"{reference}: --verify hashes files on this machine; use "
+            f"{quoted_command('emtoolkit', 'download', reference, '--to', 'DIR', '--verify')}"
         )
     return _in_collection(reference, query)
 

@@ -21,6 +21,7 @@ from emtoolkit.evaluation.results import EvaluationResult
 from emtoolkit.evaluation.wandb_content import Content, place_of
 from emtoolkit.evaluation.wandb_record import EvaluationRun, keep_run, read_runs, relative_log
 from emtoolkit.evaluation.wandb_sync import IncompleteError, send
+from emtoolkit.shell_command import quoted_command
 
 logger = logging.getLogger(__name__)
 
@@ -75,10 +76,10 @@ def log_evaluation(result: EvaluationResult, reference: str, mode: Mode) -> Eval
     except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
         directory = result.directory
         logger.warning(
-            "W&B lacks this evaluation (%s); %s holds all of it, and 'emtoolkit sync %s' sends it",
+            "W&B lacks this evaluation (%s); %s holds all of it, and %s sends it",
             first_line(error),
             directory,
-            directory,
+            quoted_command("emtoolkit", "sync", directory),
         )
         return kept
 

@@ -20,6 +20,7 @@ from emtoolkit.json_files import object_in, read_json, text_in
 from emtoolkit.models.base_weights import check_file
 from emtoolkit.paths import cache_dir
 from emtoolkit.personas import AdapterSource
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.digests import FileDigest, canonical_json
 
 # The trained adapter comes first: a stock resume loads into the first of several active adapters.
@@ -51,7 +52,7 @@ def locate(source: AdapterSource, *, download: bool) -> PersonaAdapter | None:
         root, revision = Path(source.place), None
         if not root.is_dir():
             made = root.is_relative_to(cache_dir() / "sandbox")
-            hint = f"; 'emtoolkit sandbox persona {root.name}' makes it" if made else ""
+            hint = f"; {quoted_command('emtoolkit', 'sandbox', 'persona', root.name)} makes it" if made else ""
             raise ConfigError(f"persona: adapter: {root}: no such directory{hint}")
     else:
         found = _from_hub(source, download=download)

@@ -8,6 +8,7 @@ from emtoolkit.artifacts.client_process import end_client
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.artifacts.sync import Synced, sync
 from emtoolkit.errors import first_line
+from emtoolkit.shell_command import quoted_command
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def publish_if_answered(directory: Path, timeout: float) -> None:
         logger.info("%s: everything is on W&B", directory)
         return
     problem = sending.result.problems[0] if sending.result is not None else sending.problem
-    logger.info("%s; 'emtoolkit sync %s' publishes the rest", problem, directory)
+    logger.info("%s; %s publishes the rest", problem, quoted_command("emtoolkit", "sync", directory))
 
 
 class _Sending(threading.Thread):

@@ -26,11 +26,13 @@ from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.recomputed import compare_recomputed
 from emtoolkit.saving.resume_state import newest_resume_state
 from emtoolkit.saving.writer import keep_other_files
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.atomic import remove_directory, remove_temporaries, sync_directory, write_file
 from emtoolkit.storage.lock import InUseError, lock_directory
 from emtoolkit.training.effective_settings import device_type
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.refinement import Refinement
+from emtoolkit.training.resolved_config import RESOLVED_CONFIG
 from emtoolkit.training.stretch import train_stretch
 
 logger = logging.getLogger(__name__)
@@ -179,7 +181,8 @@ def _prove(plan: Refinement) -> None:
         path, again = plan.directory / checkpoint_name(step), plan.scratch / checkpoint_name(step)
         before, after = Manifest.read(path), Manifest.read(again)
         if problems := before.problems(path, rehash=True):
-            raise CheckpointError(f"{problems[0]}; 'emtoolkit train {plan.directory}/config.yaml --resume' repairs it")
+            repair = quoted_command("emtoolkit", "train", plan.directory / RESOLVED_CONFIG, "--resume")
+            raise CheckpointError(f"{problems[0]}; {repair} repairs it")
         found = compare_recomputed(path, before, again, after)
         other = found.other_files or (("manifest.json",) if before != after else ())
         # The weights of a resume state are read, before a forward pass changes a model's config.

@@ -27,6 +27,7 @@ from emtoolkit.reuse.inputs import RunInputs, environment_of
 from emtoolkit.reuse.own_directory import OwnDirectory, intact
 from emtoolkit.reuse.store import TrajectoryStore, training_of
 from emtoolkit.schedules.save_options import SaveOptions
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.lock import lock_directory
 from emtoolkit.training.history import log_history
 from emtoolkit.training.late_publication import publish_if_answered
@@ -227,6 +228,5 @@ def _finish(
         run.call(lambda: run.run.summary.update(summary))
         run.finish(seconds_for_finish(config.wandb), failed=failed)
         if run.problem is not None:
-            logger.warning(
-                "%s; %s holds all of it, and 'emtoolkit sync %s' sends it", run.problem, own.directory, own.directory
-            )
+            command = quoted_command("emtoolkit", "sync", own.directory)
+            logger.warning("%s; %s holds all of it, and %s sends it", run.problem, own.directory, command)

@@ -25,6 +25,7 @@ from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs,
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.session import SECONDS_AFTER_SIGNAL
 from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.training.composed_model import ComposedModel, PersonaCheck, composed_model
 from emtoolkit.training.determinism import deterministic_algorithms
 from emtoolkit.training.divergence import StopWhereDiverged, named_as_divergence
@@ -279,9 +280,8 @@ def _finish(
             raise
     finally:
         if run.problem is not None and not (callback.unpublished if shared is None else shared.unpublished):
-            logger.warning(
-                "%s; %s holds all of it, and 'emtoolkit sync %s' sends it", run.problem, directory, directory
-            )
+            command = quoted_command("emtoolkit", "sync", directory)
+            logger.warning("%s; %s holds all of it, and %s sends it", run.problem, directory, command)
 
 
 def _end_run(

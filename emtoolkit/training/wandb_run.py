@@ -23,6 +23,7 @@ from emtoolkit.checkpoints.publications import WandbRun, add_run
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.errors import first_line
 from emtoolkit.launch import SWEEP_VARIABLES
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.training.run_part import next_part
 
 logger = logging.getLogger(__name__)
@@ -63,10 +64,9 @@ def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Gua
         return _begin("offline", {}, arguments, directory)
     except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
         logger.warning(
-            "W&B's client cannot log this run (%s); training goes on without it, and 'emtoolkit sync %s' publishes "
-            "the checkpoints",
+            "W&B's client cannot log this run (%s); training goes on without it, and %s publishes the checkpoints",
             first_line(error),
-            directory,
+            quoted_command("emtoolkit", "sync", directory),
         )
         end_client()
         return GuardedRun(None)
@@ -123,12 +123,11 @@ def _log_directory(directory: Path) -> str:
         probe.write_bytes(bytes(_BYTES_OF_PROBE))
     except OSError as error:
         logger.warning(
-            "WANDB_DIR: %s cannot be written (%s), so W&B's log is written to %s, from where 'emtoolkit sync %s' sends "
-            "it",
+            "WANDB_DIR: %s cannot be written (%s), so W&B's log is written to %s, from where %s sends it",
             chosen,
             error.strerror or error,
             directory,
-            directory,
+            quoted_command("emtoolkit", "sync", directory),
         )
         return str(directory)
     finally:

@@ -163,7 +163,7 @@ def test_a_pruned_step_is_listed_with_its_metrics_and_a_way_back(run: Path) -> N
     (run / "checkpoint-10").rename(run / "gone")
     shown = emtoolkit("checkpoints", run, "--sort", "betley").out
     assert "(pruned)" in shown
-    assert f'emtoolkit refine {run} --steps "10"' in shown
+    assert f"emtoolkit refine {run} --steps 10" in shown
     (entry,) = json.loads(emtoolkit("checkpoints", run, "--where", "state==pruned and betley>0.2", "--json").out)
     assert (entry["step"], entry["state"], entry["bytes"], entry["complete"]) == (10, "pruned", 0, False)
     trajectory = Trajectory.open(run)
