@@ -68,7 +68,16 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file does not exist, cannot be read, or contains no mapping.
     """
-    content = parse_yaml(read_text(path), str(path))
+    return mapping_in(read_text(path), path)
+
+
+def mapping_in(text: str, path: Path) -> dict[str, Any]:
+    """The mapping in `text`, which is that of the YAML file at `path`.
+
+    Raises:
+        ConfigError: as `read_yaml`.
+    """
+    content = parse_yaml(text, str(path))
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content

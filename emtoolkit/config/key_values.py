@@ -44,6 +44,15 @@ def takes_boolean(name: str) -> bool:
     return bool in _alternatives(_resolved(name, "")[1])
 
 
+def takes_text(name: str) -> bool:
+    """Whether the value of the key `name` can be a text.
+
+    Raises:
+        ConfigError: `name` is not a key of the config.
+    """
+    return str in _alternatives(_resolved(name, "")[1])
+
+
 def values_of(name: str, text: Any, origin: str) -> list[tuple[str, Any]]:
     """The dotted keys that the option `name` sets to `text`, with their values: several for a section.
 

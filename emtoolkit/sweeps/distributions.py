@@ -138,7 +138,7 @@ def _name(content: Mapping[str, Any], where: str) -> str:
     if "values" in content:
         return "categorical_w_probabilities" if "probabilities" in content else "categorical"
     if "min" in content or "max" in content:
-        whole = all(isinstance(content.get(bound), int) for bound in ("min", "max"))
+        whole = all(isinstance(number_meant(content.get(bound), whole=False), int) for bound in ("min", "max"))
         return "int_uniform" if whole else "uniform"
     if "value" in content:
         return "constant"

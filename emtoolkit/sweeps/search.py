@@ -13,7 +13,8 @@ from typing import Any
 from emtoolkit.errors import ConfigError, nearest, shown
 from emtoolkit.sweeps.distributions import Distribution, parse_distribution
 from emtoolkit.sweeps.slurm_script import slurm_options
-from emtoolkit.yaml_files import read_yaml
+from emtoolkit.sweeps.yaml_versions import check_read_alike
+from emtoolkit.yaml_files import mapping_in, read_text, read_yaml
 from emtoolkit.yaml_scalars import number_meant
 
 # The command of `wandb agent` where the file has none.
@@ -131,7 +132,8 @@ def read_sweep(path: Path) -> Sweep:
     Raises:
         ConfigError: the file is not a valid sweep, or needs W&B's server; names the key, the value and the remedy.
     """
-    content = read_yaml(path)
+    text = read_text(path)
+    content = mapping_in(text, path)
     for key, value in content.items():
         if key in _REFUSED:
             raise ConfigError(f"{path}: {key}: not supported without a server: {_REFUSED[key]}")
@@ -148,6 +150,7 @@ def read_sweep(path: Path) -> Sweep:
         problem = "the key is missing" if method is None else f"{shown(method)} is not one of {' and '.join(_METHODS)}"
         raise ConfigError(f"{path}: method: {problem}{nearest(str(method), _METHODS)}")
     command, program = _command(content, path), _text(content, "program", path)
+    check_read_alike(text, path, content)
     return Sweep(
         path=path,
         method=method,

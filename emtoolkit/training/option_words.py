@@ -5,16 +5,14 @@ W&B's agent turns a parameter into `--name=value` with Python's text of the valu
 """
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.config.key_values import is_key, key_names, takes_boolean
+from emtoolkit.config.key_values import is_key, key_names, takes_boolean, values_of
 from emtoolkit.errors import UserError, nearest, shown
 
 _KEY = "--key"
-_WHOLE = re.compile(r"([-+]?[0-9]+)\.0*")
 _BOOLEANS = {"true": True, "false": False}
 
 
@@ -98,9 +96,10 @@ class _Reader:
         flag = option.opts[0]
         if option.multiple:
             return [f"{flag}={text}"]
-        if option.name == "seed" and (whole := _WHOLE.fullmatch(text)):
+        if option.name == "seed":
             # W&B's q_uniform draws 16.0.
-            text = whole[1]
+            ((_, seed),) = values_of("seed", text, flag)
+            text = str(seed)
         if option.is_flag and text.strip().lower() not in _BOOLEANS:
             raise UserError(f"{flag}: {shown(text)} is not valid; expected true or false, or the flag alone")
         before = self._values.setdefault(flag, text)

@@ -32,7 +32,14 @@ def test_two_agents_share_a_sweep_and_run_each_combination_once_in_a_directory_o
     content["parameters"] |= {
         "control": {"value": False},
         "lora.layers-to-transform": {"value": None},
-        "training": {"parameters": {"weight_decay": {"value": 0.5}, "lr_scheduler": {"value": "cosine"}}},
+        "training": {
+            "parameters": {
+                "weight_decay": {"value": 0.5},
+                "lr_scheduler": {"value": "cosine"},
+                # A text to the agent, written without quotes.
+                "learning_rate": {"value": "2e-2"},
+            }
+        },
     }
     path.write_text(yaml.safe_dump(content))
     said, _ = start("sweep", "schedules.yaml").communicate(timeout=HANG_SECONDS)
@@ -60,7 +67,8 @@ def test_two_agents_share_a_sweep_and_run_each_combination_once_in_a_directory_o
         # The keys of a section that the sweep does not name keep the values of the config.
         trainings = [run.config["emtoolkit"]["training"] for run in runs]
         assert [(each["weight_decay"], each["lr_scheduler"]) for each in trainings] == [(0.5, "cosine")] * 4
-        assert [each["learning_rate"] for each in trainings] == [0.01] * 4
+        assert [each["learning_rate"] for each in trainings] == [0.02] * 4
+        assert [each["max_grad_norm"] for each in trainings] == [1.0] * 4
         # The union of both schedules: the runs of one persona are on one trajectory.
         steps = [
             {alias for alias in coll.aliases if alias.startswith("step-")} for coll in project.collections.values()
