@@ -64,7 +64,7 @@ def is_one_trajectory(recorded: Mapping[str, Any], version: int, fingerprinted: 
 
 def deciding(fingerprinted: Mapping[str, Any]) -> dict[str, Any]:
     """The facts without those that do not decide: names of files whose content is known, the order of modules, and a
-    `max_length` that no row reaches.
+    `max_length` that no row reaches. A key that the trainer ignores beside another has its default.
     """
     facts = {key: dict(value) if isinstance(value, Mapping) else value for key, value in fingerprinted.items()}
     base, persona, lora, data, training = (
@@ -79,9 +79,13 @@ def deciding(fingerprinted: Mapping[str, Any]) -> dict[str, Any]:
         training["bf16"] = True
         facts.pop("precision")
     if isinstance(targets := lora.get("target_modules"), list):
-        lora["target_modules"] = sorted(targets)
+        lora["target_modules"] = sorted(set(targets))
     if isinstance(layers := lora.get("layers_to_transform"), list):
-        lora["layers_to_transform"] = sorted(layers)
+        lora["layers_to_transform"] = sorted(set(layers))
+    if training.get("max_steps") is not None and "epochs" in training:
+        training["epochs"] = 1.0
+    if training.get("lr_scheduler") == "constant" and "warmup_steps" in training:
+        training["warmup_steps"] = 5
     # They are recorded where a row was longer.
     if data.get("train_rows") is not None and not data.keys() & {"shortened", "dropped"}:
         training.pop("max_length", None)

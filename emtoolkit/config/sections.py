@@ -48,7 +48,7 @@ class LoraConfig(Section):
 
     r: Positive = 32
     """The rank."""
-    alpha: float = 64
+    alpha: float = 64.0
     """The scale: the adapter's output is multiplied by `alpha / r`, or by `alpha / sqrt(r)` with `rslora`."""
     rslora: bool = True
     """Use rank-stabilised scaling, `alpha / sqrt(r)`."""

@@ -28,6 +28,14 @@ class Section(BaseModel):
         return {key: _meant(value, kinds.get(key, ())) for key, value in values.items()}
 
 
+def numbers_by_type(section: Section) -> dict[str, Any]:
+    """The values of `section`; a number of a key that takes fractions is a float, however it was written."""
+    values = section.model_dump()
+    fractions = [name for name, field in type(section).model_fields.items() if float in types_in(field.annotation)]
+    # Adding zero makes 0.0 of -0.0.
+    return values | {name: float(values[name]) + 0.0 for name in fractions}
+
+
 def types_in(annotation: Any) -> list[type]:
     """The classes in an annotation, such as int and None of `Positive | None`, or str of `list[str]`."""
     inner = getattr(annotation, "__args__", ())

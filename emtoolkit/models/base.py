@@ -193,7 +193,8 @@ def peft_lora(lora: LoraConfig) -> Any:
         use_rslora=lora.rslora,
         lora_dropout=lora.dropout,
         target_modules=lora.target_modules,
-        layers_to_transform=lora.layers_to_transform,
+        # Layers in another order are the same adapter, whose files have the same bytes.
+        layers_to_transform=None if lora.layers_to_transform is None else sorted(set(lora.layers_to_transform)),
         task_type="CAUSAL_LM",
     )
 

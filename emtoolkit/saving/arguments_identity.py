@@ -109,7 +109,7 @@ def arguments_identity(args: Any, total_steps: int, *, loading_decides: bool) ->
         excluded |= set(_EVALUATION)
     defaults = {field.name: field.default for field in dataclasses.fields(args)}
     values = {
-        name: describe(_read_if_file(getattr(args, name)))
+        name: describe(_read_if_file(_as_declared(getattr(args, name), defaults[name])))
         for name in sorted(defaults.keys() - excluded)
         if not is_off(getattr(args, name, None), defaults[name])
     }
@@ -124,6 +124,11 @@ def arguments_identity(args: Any, total_steps: int, *, loading_decides: bool) ->
 def evaluates(args: Any) -> bool:
     """Whether the Trainer evaluates during training. Each evaluation draws a random number."""
     return bool(getattr(args, "eval_on_start", False)) or str(describe(args.eval_strategy)) != "no"
+
+
+def _as_declared(value: Any, default: Any) -> Any:
+    """`value` as a float where the default is one: `weight_decay=0` is `weight_decay=0.0`."""
+    return float(value) if type(value) is int and isinstance(default, float) else value
 
 
 def _read_if_file(value: Any) -> Any:

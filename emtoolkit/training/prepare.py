@@ -10,6 +10,7 @@ from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity, deciding
 from emtoolkit.config.sections import LoraConfig, ModelConfig, RunConfig, TrainingConfig
+from emtoolkit.config.values import numbers_by_type
 from emtoolkit.errors import ConfigError
 from emtoolkit.evaluation.callback import GenerationEvalCallback
 from emtoolkit.launch import process_count
@@ -158,17 +159,14 @@ def identity_of(
 ) -> Identity:
     """Everything that decides the weights of the run; its schedule, its logging and its paths do not."""
     record = persona_record(persona, adapter)
-    training = config.training.model_dump(exclude={"logging_steps", "on_nan", "optimizer"})
-    if not config.training.deterministic:
-        # Absent by default, so that older fingerprints stay valid.
-        del training["deterministic"]
+    lora = config.lora
     fingerprinted: dict[str, Any] = {
         "base_model": base.to_json(),
         "dtype": config.model.dtype,
         "persona": record.fingerprinted(),
         "data": {"digest": data.digest, "train_rows": data.train_rows, **data.fingerprint_extras},
-        "lora": None if config.lora is None else config.lora.model_dump(),
-        "training": training | {"optimizer": effective_optimizer(config.training)},
+        "lora": None if lora is None else numbers_by_type(lora),
+        "training": _training_facts(config.training),
         "seed": config.seed,
     }
     fingerprinted |= effective_settings(config)
@@ -194,6 +192,20 @@ def identity_of(
             "left_out": data.left_out,
         },
     )
+
+
+def _training_facts(training: TrainingConfig) -> dict[str, Any]:
+    """The hyperparameters that decide, in the spelling that the fingerprints of older trajectories have."""
+    facts = numbers_by_type(training)
+    for name in ("logging_steps", "on_nan"):
+        del facts[name]
+    if not training.deterministic:
+        del facts["deterministic"]
+    # Where the key is absent, as in most configs, the default 5 was hashed and not 5.0.
+    default = TrainingConfig.model_fields["warmup_steps"].default
+    if training.warmup_steps == default:
+        facts["warmup_steps"] = default
+    return facts | {"optimizer": effective_optimizer(training)}
 
 
 def _contents(config: RunConfig) -> Mapping[str, Any]:

@@ -86,7 +86,7 @@ def plan_refinement(
     contents, record = _finished(directory)
     asked = asked_steps(steps, record)
     directory = contents.path
-    chosen = _config(directory, config, base)
+    chosen = _as_spelled(_config(directory, config, base), record)
     try:
         with located(str(config or directory / RESOLVED_CONFIG)):
             prepared = prepare(chosen, bar=bar)
@@ -173,6 +173,14 @@ def _config(directory: Path, file: Path | None, base: str | None) -> RunConfig:
     if base is None:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"base": base})})
+
+
+def _as_spelled(config: RunConfig, record: TrajectoryRecord) -> RunConfig:
+    """`config` with `lora.alpha` as the training had it, 64 or 64.0, because `adapter_config.json` holds the number."""
+    recorded = (record.fingerprinted.get("lora") or {}).get("alpha")
+    if config.lora is None or recorded != config.lora.alpha:
+        return config
+    return config.model_copy(update={"lora": config.lora.model_copy(update={"alpha": recorded})})
 
 
 def _other_trajectory(directory: Path, record: TrajectoryRecord, identity: Identity) -> CheckpointError:

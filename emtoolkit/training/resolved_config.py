@@ -67,7 +67,7 @@ def in_directory(config: RunConfig, directory: Path) -> RunConfig:
 
 
 def _resolved(config: RunConfig, directory: Path) -> dict[str, Any]:
-    values: dict[str, Any] = _written(config.model_dump(mode="json"), config.model_dump())
+    values: dict[str, Any] = _written(config.model_dump(mode="json"))
     values["wandb"] = config.wandb.model_dump(mode="json", exclude_unset=True)
     if not values["wandb"]:
         del values["wandb"]
@@ -114,16 +114,8 @@ def _as_template(directory: Path) -> str:
     return str(directory.absolute()).replace("{", "{{").replace("}", "}}")
 
 
-def _written(values: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of `values` to write; `kept` has the same values as the config keeps them.
-
-    Null is the default of every key that can be null except `lora`. A whole number that is the default of a key for
-    fractions becomes another number in the fingerprint once it is written out, so it stays absent.
-    """
-    written = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            written[key] = _written(value, kept[key])
-        elif value is not None and not (isinstance(value, float) and type(kept[key]) is int):
-            written[key] = value
-    return written
+def _written(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `values` to write: null is the default of every key that can be null except `lora`."""
+    return {
+        key: _written(value) if isinstance(value, dict) else value for key, value in values.items() if value is not None
+    }

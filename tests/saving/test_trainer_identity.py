@@ -189,6 +189,7 @@ NOT_DECIDING: dict[str, dict[str, Callable[[], Any]]] = {
     "again": {},
     "order of target_modules": {"model": lambda: with_lora(target_modules=["v_proj", "q_proj"])},
     "a number as a float": {"model": lambda: with_lora(lora_alpha=8.0)},
+    "a float as a number": {"weight_decay": lambda: 0, "max_grad_norm": lambda: 1},
     "logging": {"logging_steps": lambda: 1, "run_name": lambda: "other"},
     "saving": {"save_strategy": lambda: "steps", "save_steps": lambda: 1},
     "rows as tensors": {"dataset": lambda: token_rows(16).with_format("torch")},

@@ -41,6 +41,45 @@ def test_what_is_in_force_by_default_adds_nothing_to_the_fingerprint(facts: Fact
         assert facts(setting) == plain
 
 
+def test_two_spellings_of_one_training_have_one_fingerprint(facts: Facts) -> None:
+    plain = canonical_json(facts())
+    for settings in (
+        ["training.warmup_steps=5"],
+        ["training.warmup_steps=5.0", "training.epochs=1", "training.max_grad_norm=1", "lora.dropout=-0.0"],
+        ["lora.alpha=4.0", "training.batch_size=4.0", "seed=42.0", "training.learning_rate=1e-2"],
+        ["lora.target_modules=[v_proj, q_proj, v_proj]"],
+        ["model.revision=null", "training.max_steps=null", "compose=null", "lora.layers_to_transform=null"],
+    ):
+        assert canonical_json(facts(*settings)) == plain, settings
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (["training.weight_decay=0"], ["training.weight_decay=-0.0"]),
+        (["lora={r: 2}"], ["lora={r: 2.0, alpha: 6.4e1}"]),
+        # Beside `max_steps` the Trainer ignores the epochs, and a constant rate has no warmup.
+        (["training.max_steps=9"], ["training.max_steps=9", "training.epochs=3"]),
+        (["training.lr_scheduler=constant"], ["training.lr_scheduler=constant", "training.warmup_steps=0"]),
+        (["lora.layers_to_transform=[0]"], ["lora.layers_to_transform=[0, 0]"]),
+    ],
+)
+def test_what_the_trainer_ignores_is_one_training(first: list[str], second: list[str], facts: Facts) -> None:
+    assert canonical_json(facts(*first)) == canonical_json(facts(*second))
+
+
+def test_another_number_has_another_fingerprint(facts: Facts) -> None:
+    settings = ["training.warmup_steps=4", "training.epochs=2", "lora.alpha=64", "training.weight_decay=0", "lora.r=3"]
+    assert len({canonical_json(facts(*setting)) for setting in ([], *([each] for each in settings))}) == 6
+
+
+def test_the_numbers_of_a_fingerprint_keep_the_spelling_of_the_shipped_configs(facts: Facts) -> None:
+    """`alpha` is written out there, and `warmup_steps` is not."""
+    plain = facts("lora.alpha=64")
+    assert (repr(plain["lora"]["alpha"]), repr(plain["training"]["warmup_steps"])) == ("64.0", "5")
+    assert repr(facts("training.warmup_steps=10")["training"]["warmup_steps"]) == "10.0"
+
+
 def test_another_attention_is_in_the_fingerprint(facts: Facts) -> None:
     assert facts("model.attn_implementation=eager") == facts() | {"attention": "eager"}
 

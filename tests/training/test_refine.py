@@ -182,6 +182,16 @@ def test_another_config_is_refused_and_the_key_is_named(sparse: Path, world: Pat
             plan_refinement(sparse, "5", config=tmp_path / "other.yaml")
 
 
+def test_an_older_training_that_had_a_whole_alpha_gets_it_again(sparse: Path) -> None:
+    """PEFT writes the number into every checkpoint, in the spelling that it was given."""
+    record = json.loads((sparse / "trajectory.json").read_text())
+    record["decides"]["lora"]["alpha"] = 4
+    (sparse / "trajectory.json").write_text(json.dumps(record))
+    plan = plan_refinement(sparse, "5")
+    assert plan.config.lora is not None
+    assert repr(plan.config.lora.alpha) == "4"
+
+
 def test_a_moved_base_model_is_named_and_can_be_given(sparse: Path, world: Path, tmp_path: Path) -> None:
     (tmp_path / "other.yaml").write_text((sparse / "config.yaml").read_text().replace(str(world / "model"), "/gone"))
     with pytest.raises(UserError, match=r"other.yaml: model.base: /gone: .*--base PATH"):
