@@ -15,6 +15,7 @@ from tests.marks import OPENS_PORTS, STARTS_PROCESSES
 pytest_plugins = ["tests.guard"]
 
 if TYPE_CHECKING:
+    from tests.hub_server import HubServer
     from tests.wandb_server import WandbServer
 
 # Before anything imports torch, wandb or a hub client, which read these once.
@@ -75,6 +76,18 @@ def wandb_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[W
         server.faults.clear()
         server.accept_connections()
         end_client(within=5)
+
+
+@pytest.fixture(params=[pytest.param(None, marks=[pytest.mark.server], id=pytest.HIDDEN_PARAM)])
+def hub_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[HubServer]":
+    """A Hugging Face hub on loopback that the client uses in this process and in its child processes."""
+    from tests.hub_server import HubServer
+    from tests.hub_server.client import use
+
+    with HubServer.start(tmp_path / "hub-server") as server:
+        use(server, tmp_path / "hub-cache", monkeypatch)
+        yield server
+        server.faults.clear()
 
 
 @pytest.fixture(params=STARTS_PROCESSES)

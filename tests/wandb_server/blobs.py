@@ -11,11 +11,9 @@ from typing import IO
 
 import xxhash
 
+from tests.loopback.handler import TruncatedBody
+
 CHUNK = 1 << 20
-
-
-class TruncatedBody(Exception):
-    """The connection ended before the announced length."""
 
 
 @dataclass(frozen=True, slots=True)
