@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from emtoolkit.checkpoints.metric_values import Metrics, best_step
-from emtoolkit.errors import CheckpointError, ScheduleError, UserError, nearest
+from emtoolkit.errors import CheckpointError, ScheduleError, UserError, located
+from emtoolkit.schedules.grammar import split_terms
 from emtoolkit.schedules.selection import FINAL, select_steps
 
 FEWEST = 2
@@ -52,7 +53,9 @@ def named_steps(option: str, text: str, steps: Steps, metrics: Callable[[], Metr
     """
     named: dict[int, str] = {}
     schedule = []
-    for item in (part.strip() for part in text.split(",")):
+    with located(f'{option} "{text}"'):
+        items = split_terms(text)
+    for item in items:
         if match := _BEST.fullmatch(item):
             step = best_step(metrics(), match[2], steps.complete, steps.pruned, lowest=match[1] == "lowest")
             named.setdefault(step, item)
@@ -60,15 +63,15 @@ def named_steps(option: str, text: str, steps: Steps, metrics: Callable[[], Metr
             raise ScheduleError(f'{option} "{text}": "{item}": expected a metric, such as {" or ".join(_PREFIXES)}')
         else:
             schedule.append(item)
-    if schedule:
+    if schedule or not items:
         rest = ",".join(schedule)
+        total, selectors = steps.total, (FINAL, *_PREFIXES)
         try:
-            selected = select_steps(rest, steps.complete, lambda: steps.last, lambda: steps.total)
+            selected = select_steps(rest, steps.complete, lambda: steps.last, lambda: total, selectors)
         except (ScheduleError, CheckpointError) as error:
             if _is_all_pruned(rest, steps):
                 raise CheckpointError(f'{option} "{text}": the steps that it names were pruned already') from None
-            hint = nearest(rest, [FINAL, *_PREFIXES])
-            raise type(error)(f"{option} {str(error).removeprefix('steps ')}{hint}") from None
+            raise type(error)(f"{option} {str(error).removeprefix('steps ')}") from None
         named |= {step: rest for step in selected if step not in named}
     return named
 

@@ -1,7 +1,7 @@
 """The grammar of schedules: from the text of a schedule to its terms."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from emtoolkit.errors import ScheduleError, nearest
 from emtoolkit.schedules.adaptive import AdaptiveTerm, Budget, Moved
@@ -46,16 +46,28 @@ _EXPECTED_AFTER_ADAPTIVE = {
 _A_TERM = "a step such as 40, a range such as 0-150:25 or 300-:100, every:25, every:5%, log2:512, geom:1-1000/10"
 
 
-def parse_terms(text: str, presets: Callable[[], Mapping[str, str]]) -> tuple[Term | AdaptiveTerm, ...]:
+def parse_terms(
+    text: str, presets: Callable[[], Mapping[str, str]], selectors: Sequence[str] = ()
+) -> tuple[Term | AdaptiveTerm, ...]:
     """The comma-separated terms of `text`; `presets` is called only for a term of no other form.
+
+    `selectors` are further words, such as `final`, where `text` selects from steps that exist. The caller reads them;
+    a message about a term that cannot be read names them, and leaves out `moved:` and `budget:`, which select nothing.
 
     Raises:
         ScheduleError: a term cannot be read; the message quotes the term and what was expected.
     """
-    return tuple(_simple_term(item) or _adaptive_term(item) or _preset(item, presets()) for item in _split(text))
+    return tuple(
+        _simple_term(item) or _adaptive_term(item) or _preset(item, presets(), selectors) for item in split_terms(text)
+    )
 
 
-def _split(text: str) -> list[str]:
+def split_terms(text: str) -> list[str]:
+    """The texts of the terms of `text`, none if it is empty.
+
+    Raises:
+        ScheduleError: a comma has no term on one of its sides.
+    """
     items = [item.strip() for item in text.split(",")]
     filled = [item for item in items if item]
     if len(filled) < len(items) and filled:
@@ -97,14 +109,16 @@ def _adaptive_term(text: str) -> AdaptiveTerm | None:
     return None
 
 
-def _preset(name: str, known: Mapping[str, str]) -> Preset:
+def _preset(name: str, known: Mapping[str, str], selectors: Sequence[str]) -> Preset:
     if name not in known:
         preset = f" or a preset ({', '.join(known)})" if known else ""
-        hint = nearest(name.partition(":")[0], [*_EXPECTED_AFTER, *_EXPECTED_AFTER_ADAPTIVE, *known])
-        raise bad_term(name, f"expected {_A_TERM}, moved:5%, budget:20{preset}{hint}")
+        others = selectors or ("moved:5%", "budget:20")
+        words = [*_EXPECTED_AFTER, *(other.partition(":")[0] for other in others), *known]
+        hint = nearest(name.partition(":")[0], words)
+        raise bad_term(name, f"expected {_A_TERM}, {', '.join(others)}{preset}{hint}")
     terms = []
     try:
-        items = _split(known[name])
+        items = split_terms(known[name])
         if not items:
             raise ScheduleError("expected at least one term")
         for item in items:

@@ -18,7 +18,7 @@ training (`emtoolkit.schedules.adaptive`): `Schedule.steps` refuses them.
 """
 
 import operator
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from emtoolkit.errors import ScheduleError
@@ -66,13 +66,17 @@ class Schedule:
             raise ScheduleError(f'schedule "{self}": two shares; keep "{smallest}"')
 
     @classmethod
-    def parse(cls, text: str, presets: Callable[[], Mapping[str, str]] = shipped_presets) -> "Schedule":
+    def parse(
+        cls, text: str, presets: Callable[[], Mapping[str, str]] = shipped_presets, selectors: Sequence[str] = ()
+    ) -> "Schedule":
         """The schedule that `text` writes in the grammar; `presets` is called only for a term of no other form.
+
+        `selectors` are further words that the caller takes, for messages: see `parse_terms`.
 
         Raises:
             ScheduleError: a term cannot be read; the message quotes the term and what was expected.
         """
-        return cls(parse_terms(text, presets))
+        return cls(parse_terms(text, presets, selectors))
 
     @classmethod
     def of(cls, steps: Iterable[int]) -> "Schedule":

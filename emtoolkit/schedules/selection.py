@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 
-from emtoolkit.errors import CheckpointError, ScheduleError, nearest
+from emtoolkit.errors import CheckpointError, ScheduleError
+from emtoolkit.schedules.grammar import split_terms
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.steps import Steps, elided
 from emtoolkit.schedules.terms import At, EveryFraction, Preset, SimpleTerm, Term
@@ -11,28 +12,32 @@ FINAL = "final"
 
 
 def select_steps(
-    spec: str, steps: Sequence[int], final: Callable[[], int], total_steps: Callable[[], int | None] = lambda: None
+    spec: str,
+    steps: Sequence[int],
+    final: Callable[[], int],
+    total_steps: Callable[[], int | None] = lambda: None,
+    selectors: Sequence[str] = (FINAL,),
 ) -> tuple[int, ...]:
     """The members of `steps` (ascending, at least one) that `spec` names.
 
     Ranges select whatever exists, and open ranges stop at the last step. A fraction is one of the whole run, as it was
     when the run was saved, however many of its steps are in `steps`. `final`, the last step of training, is called
-    only for the word `final`, and `total_steps`, the length of the run if it is known, only for a fraction.
+    only for the word `final`, and `total_steps`, the length of the run if it is known, only for a fraction. `selectors`
+    are the words that a message offers beside the grammar.
 
     Raises:
         ScheduleError: `spec` cannot be read.
         CheckpointError: no checkpoint exists at a step that `spec` writes out, nothing is selected, or `spec` has a
             fraction and the length of the run is not known.
     """
-    items = [item.strip() for item in spec.split(",")]
-    rules = [item for item in items if item != FINAL]
     try:
-        schedule = Schedule.parse(",".join(rules)) if rules else None
+        items = split_terms(spec)
+        rules = [item for item in items if item != FINAL]
+        schedule = Schedule.parse(",".join(rules), selectors=selectors) if rules or not items else None
         if schedule is not None:
             schedule.check_known()
     except ScheduleError as error:
-        hint = nearest(spec, [FINAL]) if rules == [spec] else ""
-        raise ScheduleError(f'steps "{spec}": {error}{hint}') from None
+        raise ScheduleError(f'steps "{spec}": {error}') from None
     terms = () if schedule is None else schedule.fixed_terms
     for term in terms:
         if isinstance(term, At) and term.step not in steps:

@@ -17,6 +17,7 @@ from emtoolkit.launch import process_count
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.resume_state import newest_resume_state
+from emtoolkit.schedules.grammar import split_terms
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import FINAL
 from emtoolkit.schedules.steps import Steps
@@ -120,9 +121,9 @@ def asked_steps(text: str, record: TrajectoryRecord) -> tuple[int, ...]:
     """
     end = record.total_steps if record.ended_at is None else record.ended_at
     with located(f"--steps {text}"):
-        words = [word.strip() for word in text.split(",")]
+        words = split_terms(text)
         rules = [word for word in words if word != FINAL]
-        schedule = Schedule.parse(",".join(rules)) if rules else None
+        schedule = Schedule.parse(",".join(rules), selectors=(FINAL,)) if rules or not words else None
         if schedule is not None:
             schedule.check_known()
         if schedule is not None and (beyond := schedule.unreachable(end)):

@@ -88,6 +88,26 @@ def test_a_request_that_would_leave_nothing_or_cannot_be_read_is_refused(request
         kept(Request(**request_))
 
 
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        ("finl", "final"),
+        ("Final", "final"),
+        ("dense-early,finl", "final"),
+        ("finl,best:harm", "final"),
+        ("bst:harm", "best"),
+        ("10,lowst:harm", "lowest"),
+        ("dense-erly,final", "dense-early"),
+        ("evry:10", "every"),
+    ],
+)
+@pytest.mark.parametrize("option", ["keep", "drop"])
+def test_a_misspelt_word_is_suggested_once(option: str, text: str, meant: str) -> None:
+    with pytest.raises(UserError, match=rf"; did you mean '{meant}'\?$") as error:
+        kept(Request(**{option: text}))
+    assert str(error.value).count("did you mean") == 1
+
+
 def test_a_step_that_was_pruned_already_is_said_to_be() -> None:
     with pytest.raises(UserError, match="the steps that it names were pruned already"):
         kept(Request(keep="15"), Steps((0, 10, 100), pruned=(15,), final=100))

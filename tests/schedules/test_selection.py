@@ -40,7 +40,7 @@ def test_a_range_selects_whatever_exists_and_nothing_else_is_selected(spec: str,
         ("398", 'steps "398": there is no checkpoint at step 398; the nearest is 397'),
         ("2-24:2", 'steps "2-24:2": no checkpoint is selected; the steps are 0, 25, 50, 75, …, 200, 250, 300, 397'),
         ("", 'steps "": schedule "": expected at least one term'),
-        ("final,", 'steps "final,": schedule "": expected at least one term'),
+        ("final,", 'steps "final,": schedule "final,": there is an empty term beside a comma; did you mean "final"?'),
         ("0-150", 'steps "0-150": schedule term "0-150": expected a stride after the range; did you mean "0-150:1"?'),
         ("last", 'steps "last": schedule term "last": expected a step such as 40'),
     ],
@@ -51,9 +51,18 @@ def test_a_spec_that_selects_nothing_or_cannot_be_read_is_an_error(spec: str, se
     assert str(error.value).startswith(sentence)
 
 
-def test_a_misspelt_final_is_named() -> None:
-    with pytest.raises(ScheduleError, match=r"; did you mean 'final'\?$"):
-        select_steps("finl", STEPS, final, not_asked)
+@pytest.mark.parametrize(("spec", "meant"), [("finl", "final"), ("every:25,finl", "final"), ("evry:25,final", "every")])
+def test_a_misspelt_word_is_named_once_wherever_the_word_stands(spec: str, meant: str) -> None:
+    with pytest.raises(ScheduleError, match=rf"; did you mean '{meant}'\?$") as error:
+        select_steps(spec, STEPS, final, not_asked)
+    assert str(error.value).count("did you mean") == 1
+
+
+def test_a_selection_is_not_offered_terms_that_select_nothing() -> None:
+    with pytest.raises(ScheduleError) as error:
+        select_steps("budgt:5", STEPS, final, not_asked)
+    assert "geom:1-1000/10, final or a preset" in str(error.value)
+    assert "did you mean" not in str(error.value)
 
 
 def test_a_trajectory_of_step_zero_alone_has_no_rule_that_fails() -> None:
