@@ -8,7 +8,7 @@ were proved, and another call adds the rest.
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,7 @@ from emtoolkit.training.effective_settings import device_type
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.refinement import Refinement
 from emtoolkit.training.resolved_config import RESOLVED_CONFIG
+from emtoolkit.training.reusing import environment_to_record
 from emtoolkit.training.stretch import train_stretch
 
 logger = logging.getLogger(__name__)
@@ -119,6 +120,7 @@ def _refine(plan: Refinement, ranks: Ranks, bar: Bar, step_bar: Bar | None) -> R
             plan.scratch,
             start=left.start,
             identity=plan.identity,
+            environment=_environment_to_record(plan),
             ranks=ranks,
             step_bar=step_bar,
         )
@@ -138,6 +140,11 @@ class _Left:
     missing: tuple[int, ...]
     start: Path | None
     todo: tuple[int, ...]
+
+
+def _environment_to_record(plan: Refinement) -> Mapping[str, str] | None:
+    """The environment for the metadata of the steps: that of this process, unless training starts from another's."""
+    return environment_to_record(plan.config, plan.scratch if plan.start is None else plan.directory)
 
 
 def _left_to_do(plan: Refinement, bar: Bar) -> _Left:

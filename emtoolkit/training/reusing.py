@@ -59,9 +59,10 @@ def why_trains_alone(config: RunConfig) -> str | None:
 def environment_to_record(config: RunConfig, directory: Path) -> Mapping[str, str] | None:
     """The environment of a training into `directory` for its checkpoints' metadata; None where they have no single one.
 
-    The bytes of a training that is resumed elsewhere are those of two environments.
+    The bytes of a training that is resumed elsewhere are those of two environments. A training that goes on with
+    numbers that are not finite saves steps that another run of the trajectory would not reach.
     """
-    if why_trains_alone(config) is not None:
+    if config.training.on_nan == "continue":
         return None
     here = environment_of(config).facts
     recorded = Publications.read(directory).metadata.values() if directory.is_dir() else ()

@@ -6,7 +6,7 @@ it; training only stops earlier. So each step has the bytes that an uninterrupte
 
 import os
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Bar
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.environment import Environment, add_environment
+from emtoolkit.saving.into_store import KnownEnvironmentCallback
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY
 from emtoolkit.saving.writer import Saved
@@ -63,6 +64,7 @@ def train_stretch(
     *,
     start: Path | None = None,
     identity: Identity | None = None,
+    environment: Mapping[str, str] | None = None,
     ranks: Ranks | None = None,
     step_bar: Bar | None = None,
 ) -> Stretch:
@@ -78,6 +80,7 @@ def train_stretch(
         steps: at least one step, none before the step of `start`.
         start: a resume checkpoint whose files were compared with their digests; its files are linked or copied.
         identity: the identity to write into manifests; by default that of `prepared`.
+        environment: what the metadata of the checkpoints name as their environment; None names none.
         ranks: the processes of the launch; None for one process.
 
     Raises:
@@ -100,22 +103,28 @@ def train_stretch(
                     add_environment(directory, first, Environment.current(device_type(config.model)))
                     if start is not None:
                         _link_resume_state(start, directory)
-            callback = _save_callback(config, steps, directory, identity or prepared.identity, start)
+            callback = _save_callback(config, steps, directory, identity or prepared.identity, environment, start)
             reached = _train(config, prepared, composed, callback, directory, start, last, step_bar)
     return Stretch(directory, tuple(callback.saved), first, reached)
 
 
 def _save_callback(
-    config: RunConfig, steps: Collection[int], directory: Path, identity: Identity, start: Path | None
+    config: RunConfig,
+    steps: Collection[int],
+    directory: Path,
+    identity: Identity,
+    environment: Mapping[str, str] | None,
+    start: Path | None,
 ) -> ScheduledCheckpointCallback:
     options = config.checkpointing.to_save_options(
         publish_timeout=0.0, on_nan=config.training.on_nan, on_cpu=device_type(config.model) == "cpu"
     )
     options = replace(options, publish=False, on_error="raise", resume_keep=NEWEST, resume_at_end=False)
-    return ScheduledCheckpointCallback(
+    return KnownEnvironmentCallback(
         Schedule.of(steps),
         output_dir=directory,
         identity=identity,
+        environment=environment,
         resume_state_is_intact=start is not None,
         **asdict(options),
     )

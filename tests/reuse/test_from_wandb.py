@@ -113,6 +113,7 @@ def test_a_training_of_two_environments_records_none(config: Config, tmp_path: P
     run, directory = config("run", "0"), tmp_path / "run"
     here = environment_of(run).facts
     assert environment_to_record(run, directory) == here
+    assert environment_to_record(config("kept", "0", "checkpointing.resume_keep=every:2"), directory) == here
     directory.mkdir()
     add_saved(directory, 0, {"step": 0, "environment": dict(here)}, None)
     assert environment_to_record(run, directory) == here

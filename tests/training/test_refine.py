@@ -1,6 +1,7 @@
 """Missing steps of a finished trajectory are made again, with the bytes of a training that had saved them."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -69,7 +70,19 @@ def test_a_refined_step_is_marked_and_listed_as_any_other(sparse: Path) -> None:
     assert metadata[6]["refined"] is True
     assert metadata[6]["schedule"] == "0-:4"
     assert "refined" not in metadata[4]
+    assert metadata[6]["environment"] == metadata[4]["environment"]
     assert [info.step for info in list_checkpoints(sparse) if info.complete] == [0, 4, 6, 8, 9]
+
+
+def test_a_step_from_a_state_of_another_environment_names_no_environment(sparse: Path) -> None:
+    events = sparse / "publications.jsonl"
+    events.write_text(re.sub(r'"torch": ?"[^"]*"', '"torch": "1.0"', events.read_text()))
+    assert Publications.read(sparse).metadata[4]["environment"]["torch"] == "1.0"
+    _refined(sparse, "6")
+    assert "environment" not in Publications.read(sparse).metadata[6]
+    # From step 0 on the step is computed here alone.
+    _refined(sparse, "3")
+    assert Publications.read(sparse).metadata[3]["environment"]["torch"] != "1.0"
 
 
 def test_a_trajectory_without_states_starts_at_step_0(sparse: Path, home: Path) -> None:

@@ -45,6 +45,12 @@ def test_refined_steps_are_published_and_a_collection_is_refined(
         sync(tmp_path / "local")
     assert {"step-2", "step-3"} <= _aliases(wandb_server)
 
+    # A run of the same trajectory takes refined steps from W&B, because their versions name the environment.
+    settings = ["wandb.project=tests", "checkpointing.schedule='2,3,5'", f"trajectory.store={tmp_path / 'store'}"]
+    taken = train(load_config(str(path), settings, {"output_dir": str(tmp_path / "run"), "trajectory.reuse": True}))
+    assert (taken.trained, taken.reused) == (False, (2, 3, 5, 9))
+    assert bytes_of(tmp_path / "run" / "checkpoint-5") == made
+
 
 def _aliases(server: WandbServer) -> set[str]:
     return {alias for _, aliases in versions(server) for alias in aliases}
