@@ -70,6 +70,15 @@ class Copying:
         if pending is None:
             return
         pending.settle()
+        if pending.failure is not None:
+            # The checkpoint is right; what fails is a fault to be reported, and costs time at each save.
+            logger.warning(
+                "the copy of step %d beside the training failed (%s: %s), and so the training thread made it",
+                pending.step,
+                type(pending.failure).__name__,
+                pending.failure,
+            )
+            self._turn_off("a copy beside the training failed")
         if pending.problem is not None or pending.moved:
             self._turn_off("the weights get other memory or other values between two updates")
 

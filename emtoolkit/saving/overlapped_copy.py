@@ -5,7 +5,6 @@ The weights are only read until the next update, so the training thread waits fo
 own, and the stream of the optimizer waits until they have arrived.
 """
 
-import logging
 import queue
 import threading
 from collections.abc import Callable
@@ -13,8 +12,6 @@ from collections.abc import Callable
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.snapshot import Snapshot, SnapshotBuffers
 from emtoolkit.saving.whole_step import WholeStep
-
-logger = logging.getLogger(__name__)
 
 # How often the reader of a copy looks whether the thread that trains is still alive, in seconds.
 _LOOK_EVERY = 1.0
@@ -24,8 +21,10 @@ class OverlappedCopy:
     """The weights of `step`: `make` copies them in a thread, and `settle` ends that before anything changes them.
 
     Attributes:
+        step: The step whose weights they are.
         bytes: The size of the weights.
         moved: Whether `settle` found that the weights had got other memory, and copied them itself.
+        failure: What ended the copy beside the training, whereupon `settle` copied the weights; None as a rule.
         problem: Why the copy is not the weights of the step; None if it is, once settled.
     """
 
@@ -40,8 +39,9 @@ class OverlappedCopy:
         self._settling.acquire()
         self._is_settled = False
         self._training = threading.current_thread()
-        self.bytes = self._begun.bytes
+        self.step, self.bytes = step, self._begun.bytes
         self.moved = False
+        self.failure: Exception | None = None
         self.problem: Exception | None = CheckpointError(f"step {step}: training ended before its weights were copied")
 
     def make(self) -> None:
@@ -49,7 +49,7 @@ class OverlappedCopy:
         try:
             self._copied = self._buffers.fill_beside(self._begun)
         except Exception as error:  # noqa: BLE001  # `settle` copies again, and there an error reaches the training
-            logger.info("the copy of step %d beside the training failed: %s", self._begun.step, error)
+            self.failure = error
         finally:
             self._making.release()
 
@@ -94,7 +94,7 @@ class OverlappedCopy:
             )
         if self._copied is None:
             # The weights moved since an earlier save, or the thread failed; here the error reaches the training.
-            self._copied, self.moved = self._buffers.fill_again(self._begun), True
+            self._copied, self.moved = self._buffers.fill_again(self._begun), self.failure is None
         self._copied.hold_streams()
         return None
 

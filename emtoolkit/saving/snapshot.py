@@ -80,13 +80,17 @@ class _Buffers:
         return copied
 
     def _cut(self) -> Mapping[torch.device | None, _Pairs]:
-        """The tensors by device; those in the memory of the CPU in pieces."""
+        """The tensors by device; those in the memory of the CPU in pieces, if there are any."""
         here: _Pairs = ([], [])
         for target, source in zip(self.tensors, self._sources, strict=True):
             if _asynchronous_device(source) is None:
                 for part, cut in zip(here, _in_pieces(target, source), strict=True):
                     part.extend(cut)
-        return {**self._large, None: here}
+        on_gpus: dict[torch.device | None, _Pairs] = {
+            device: pairs for device, pairs in self._large.items() if device is not None
+        }
+        # torch refuses to copy a list of no tensors.
+        return {**on_gpus, None: here} if here[0] else on_gpus
 
     def bind(self, live: _Live) -> None:
         """Prepare to copy `live`; memory is kept where the tensor at the same place has the same layout."""

@@ -125,6 +125,8 @@ def _torn_beside(device: Device, megabytes: int, rounds: int) -> int:
         # A forward pass, which only reads.
         torch.stack([tensor.sum() for tensor in live])
         copy.settle()
+        if copy.failure is not None or copy.moved:
+            raise copy.failure or RuntimeError(f"the copy of step {step} was not made beside the step")
         for tensor in live:
             tensor.fill_(-1)
         torn += not in_thread(lambda copy=copy, step=step: _holds(copy.wait(), step))

@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from emtoolkit.config.scheduling import CheckpointingConfig
+from emtoolkit.saving import overlap as overlap_module
 from emtoolkit.saving import snapshot
 from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.overlapped_copy import CopyThread, OverlappedCopy
@@ -386,6 +387,8 @@ class Streams:
         yield
 
     def begin_copy(self, device: Any, targets: Any, sources: Any) -> Any:
+        if len(targets) == 0:
+            raise RuntimeError("Tensor list must have at least one tensor.")  # torch's own refusal
         return None if device is None else list(zip(targets, sources, strict=True))
 
     def hold_stream(self, device: Any, event: Any) -> None:
@@ -414,8 +417,23 @@ def test_the_stream_of_every_gpu_waits_for_its_copies_before_the_update(monkeypa
         "the stream of cuda:0 waits",
         "the stream of cuda:1 waits",
     ]
+    assert copy.failure is None
     assert copy._copied is not None
     assert [float(tensor.mean()) for tensor in copy._copied.tensors.values()] == [1.0, 2.0]
+
+
+def test_a_copy_that_fails_beside_the_training_is_made_by_it_and_named_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def failing(buffers: object, begun: object) -> None:
+        raise RuntimeError("no stream")
+
+    monkeypatch.setattr(overlap_module, "SMALLEST", 0)
+    monkeypatch.setattr(SnapshotBuffers, "fill_beside", failing)
+    both(plain, tmp_path)
+    assert [record.message for record in caplog.records if record.name == overlap_module.__name__] == [
+        "the copy of step 1 beside the training failed (RuntimeError: no stream), and so the training thread made it"
+    ]
 
 
 @pytest.mark.parametrize(
