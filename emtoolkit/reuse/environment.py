@@ -1,16 +1,18 @@
 """What decides the bytes of a training beside its fingerprint: library versions, the processor, threads, the GPU.
 
-The same trajectory has the same bytes again only where all of these are equal. Everything is read without importing
-torch, so that a run whose checkpoints exist already ends in a second.
+The same trajectory has the same bytes again only where all of these are equal. The facts stand in `environment.json`
+beside the checkpoints, in the `store.json` of a trajectory in the store, and in the metadata of each checkpoint.
+Everything is read without importing torch, so that a run whose checkpoints exist already ends in a second.
 """
 
 import hashlib
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +23,14 @@ _LIBRARIES = ("emtoolkit", "torch", "transformers", "peft", "accelerate", "token
 # The flags of /proc/cpuinfo by which math libraries choose their kernels.
 _INSTRUCTIONS = ("sse4", "avx", "fma", "amx", "f16c", "asimd", "sve", "bf16", "i8mm")
 # Variables that choose kernels.
-_KERNEL_VARIABLES = (
+KERNEL_VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "MKL_CBWR",
     "MKL_DEBUG_CPU_TYPE",
     "MKL_ENABLE_INSTRUCTIONS",
     "ONEDNN_MAX_CPU_ISA",
     "DNNL_MAX_CPU_ISA",
+    "OPENBLAS_CORETYPE",
     "CUBLAS_WORKSPACE_CONFIG",
     "NVIDIA_TF32_OVERRIDE",
 )
@@ -51,9 +54,11 @@ class Environment:
         facts = {name: found for name in _LIBRARIES if (found := _version(name)) is not None}
         facts |= {"python": platform.python_version(), "machine": platform.machine()}
         facts |= _processor() | {"threads": _threads(base_parameters, environment)}
-        facts |= {name: value for name in _KERNEL_VARIABLES if (value := environment.get(name))}
+        facts |= {name: value for name in KERNEL_VARIABLES if (value := environment.get(name))}
         if not on_cpu and (accelerator := _accelerator(environment)):
             facts["accelerator"] = accelerator
+            if libraries := _libraries_of_torch():
+                facts["cuda"] = libraries
         return cls(facts)
 
     @property
@@ -81,6 +86,17 @@ def _version(name: str) -> str | None:
         return version(name)
     except PackageNotFoundError:
         return None
+
+
+def _libraries_of_torch() -> str:
+    """The packages of NVIDIA that torch asks for, such as cuDNN, with the versions that are installed."""
+    try:
+        lines = requires("torch") or ()
+    except PackageNotFoundError:
+        return ""
+    asked = {re.split(r"[^\w-]", line, maxsplit=1)[0] for line in lines if line.startswith("nvidia-")}
+    found = {name: _version(name) for name in sorted(asked)}
+    return ", ".join(f"{name} {number}" for name, number in found.items() if number is not None)
 
 
 def _processor() -> dict[str, str]:

@@ -28,13 +28,14 @@ from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
+from emtoolkit.reuse.environment_file import ENVIRONMENT
 from emtoolkit.storage.atomic import remove_temporaries, write_directory
 from emtoolkit.storage.links import link_file
 
 logger = logging.getLogger(__name__)
 
 # Beside the checkpoints: the end of the Trainer's state, the environments of the training, and the tokenizer.
-_BESIDE = (TRAINER_STATE, "environment.json", "tokenizer")
+_BESIDE = (TRAINER_STATE, ENVIRONMENT, "tokenizer")
 
 
 class OwnDirectory:

@@ -20,7 +20,8 @@ from emtoolkit.checkpoints.publications import Publications, add_saved
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Bar, no_bar
-from emtoolkit.saving.environment import Environment, environment_of
+from emtoolkit.reuse.environment_file import stretch_of
+from emtoolkit.reuse.inputs import environment_of
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.recomputed import compare_recomputed
@@ -29,7 +30,6 @@ from emtoolkit.saving.writer import keep_other_files
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.atomic import remove_directory, remove_temporaries, sync_directory, write_file
 from emtoolkit.storage.lock import InUseError, lock_directory
-from emtoolkit.training.effective_settings import device_type
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.refinement import Refinement
 from emtoolkit.training.resolved_config import RESOLVED_CONFIG
@@ -86,17 +86,11 @@ def clear_left_overs(plan: Refinement) -> None:
 def note_on_environment(plan: Refinement) -> str | None:
     """A sentence on what differs here from the environment that trained the steps; None if nothing is known to.
 
-    The number of threads is known only in the training.
-
     Raises:
         CheckpointError: the record of the environment is damaged.
     """
-    there = environment_of(plan.directory, plan.missing[0]) if plan.missing else None
-    if there is None:
-        return None
-    here = Environment.current(device_type(plan.config.model))
-    differences = [each for each in there.differs_from(here) if not each.startswith("threads ")]
-    if not differences:
+    there = stretch_of(plan.directory, plan.missing[0]) if plan.missing else None
+    if there is None or not (differences := there.differences_to(environment_of(plan.config))):
         return None
     return f"{plan.directory}: the steps may come out with other bytes here: {'; '.join(differences)}"
 
@@ -169,13 +163,12 @@ def _is_continued(plan: Refinement) -> bool:
     """Whether the scratch directory holds the beginning of this training, computed in this environment."""
     try:
         record = TrajectoryRecord.read_if_any(plan.scratch)
-        there = environment_of(plan.scratch, 0)
+        there = stretch_of(plan.scratch, 0)
     except CheckpointError:
         return False
     if record is None or there is None or record.fingerprint != plan.identity.fingerprint:
         return False
-    here = Environment.current(device_type(plan.config.model))
-    return not [each for each in there.differs_from(here) if not each.startswith("threads ")]
+    return not there.differences_to(environment_of(plan.config))
 
 
 def _prove(plan: Refinement) -> None:
@@ -202,10 +195,10 @@ def _prove(plan: Refinement) -> None:
 
 
 def _cause(plan: Refinement, step: int) -> str:
-    there, here = environment_of(plan.directory, step), environment_of(plan.scratch, step)
-    if there is None or here is None:
+    there = stretch_of(plan.directory, step)
+    if there is None:
         return "the directory does not record the CPU, the library versions and the threads that trained it"
-    if differences := there.differs_from(here):
+    if differences := there.differences_to(environment_of(plan.config)):
         return "; ".join(differences)
     return (
         "the CPU, the library versions and the threads are the recorded ones, so a kernel may not be deterministic "

@@ -18,8 +18,9 @@ from emtoolkit.cpu_threads import threads_for
 from emtoolkit.launch import ignore_signals, signal_of
 from emtoolkit.models.preflight import PersonaEffect
 from emtoolkit.progress import Bar, no_bar
+from emtoolkit.reuse.environment_file import add_stretch
+from emtoolkit.reuse.inputs import environment_of
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
-from emtoolkit.saving.environment import Environment, add_environment
 from emtoolkit.saving.into_store import KnownEnvironmentCallback
 from emtoolkit.saving.output_directory import OutputDirectory, clear_left_overs, set_unlisted_weights_aside
 from emtoolkit.saving.ranks import Ranks
@@ -138,11 +139,7 @@ def _train_prepared(
         with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
             with ranks.raise_on_all():
                 if ranks.index == 0:
-                    add_environment(
-                        directory if shared is None else shared.directory,
-                        start.step,
-                        Environment.current(device_type(config.model)),
-                    )
+                    add_stretch(directory if shared is None else shared.directory, start.step, environment_of(config))
             return _fit(config, prepared, composed, run, start, progress, shared)
 
 

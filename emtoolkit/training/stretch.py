@@ -20,8 +20,9 @@ from emtoolkit.config.sections import RunConfig
 from emtoolkit.cpu_threads import threads_for
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Bar
+from emtoolkit.reuse.environment_file import add_stretch
+from emtoolkit.reuse.inputs import environment_of
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
-from emtoolkit.saving.environment import Environment, add_environment
 from emtoolkit.saving.into_store import KnownEnvironmentCallback
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY
@@ -100,7 +101,7 @@ def train_stretch(
             with ranks.raise_on_all():
                 if ranks.index == 0:
                     directory.mkdir(parents=True, exist_ok=True)
-                    add_environment(directory, first, Environment.current(device_type(config.model)))
+                    add_stretch(directory, first, environment_of(config))
                     if start is not None:
                         _link_resume_state(start, directory)
             callback = _save_callback(config, steps, directory, identity or prepared.identity, environment, start)

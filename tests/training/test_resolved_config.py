@@ -1,4 +1,4 @@
-"""`config.yaml` in an output directory, and the environment recorded beside it."""
+"""`config.yaml` in an output directory."""
 
 import os
 from collections.abc import Callable
@@ -9,8 +9,7 @@ import pytest
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.errors import CheckpointError, ConfigError
-from emtoolkit.saving.environment import Environment, add_environment, environment_of, read_environments
+from emtoolkit.errors import ConfigError
 from emtoolkit.training.prepare import prepare
 from emtoolkit.training.resolved_config import read_resolved_config, write_resolved_config
 from tests.tiny import config_text
@@ -108,28 +107,3 @@ def test_a_moved_directory_is_the_runs_directory(write_config: WriteConfig, tmp_
 def test_without_the_file_the_error_says_how_to_name_a_config(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no config.yaml.*--config FILE"):
         read_resolved_config(tmp_path)
-
-
-def test_a_run_records_its_environment(runs: Path) -> None:
-    (stretch,) = read_environments(runs / "prompt")
-    assert stretch.from_step == 0
-    facts = stretch.environment.facts
-    assert {"torch", "transformers", "peft", "cpu", "instructions", "threads", "device"} <= facts.keys()
-    assert (facts["threads"], facts["device"]) == (1, "cpu")
-    assert stretch.environment.differs_from(Environment.current()) == []
-
-
-def test_the_environment_of_a_step_is_that_of_the_last_stretch_before_it(tmp_path: Path) -> None:
-    first, second = Environment({"torch": "2.7", "threads": 1}), Environment({"torch": "2.8", "threads": 1})
-    for step, environment in ((0, first), (4, first), (6, second), (8, second)):
-        add_environment(tmp_path, step, environment)
-    assert [stretch.from_step for stretch in read_environments(tmp_path)] == [0, 6]
-    assert [environment_of(tmp_path, step) for step in (0, 6, 7)] == [first, first, second]
-    assert first.differs_from(second) == ["torch is 2.7 there and 2.8 here"]
-    assert environment_of(tmp_path / "none", 3) is None
-
-
-def test_a_damaged_record_of_environments_is_named(tmp_path: Path) -> None:
-    (tmp_path / "environment.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"environment\.json: is not a record of environments"):
-        read_environments(tmp_path)
