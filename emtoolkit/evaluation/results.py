@@ -1,28 +1,24 @@
 """The result of an evaluation on disk: the rows of all evaluated steps, and the settings that made them."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.checkpoints.listing import damaged_checkpoints
-from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.calibration import CalibrationSession, calibrate, read_calibration
 from emtoolkit.evaluation.decided import DecidedAnalysis, record_analysis
 from emtoolkit.evaluation.differences import RateDifference
 from emtoolkit.evaluation.extract import write_all_activations
-from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.intervals import Interval
 from emtoolkit.evaluation.judging import warnings_on
 from emtoolkit.evaluation.measure_rows import MetricSummary, summarise_measures
-from emtoolkit.evaluation.measures import Measure, is_stacked, measure_checkpoints, measure_id
+from emtoolkit.evaluation.measures import Measure, measure_checkpoints
 from emtoolkit.evaluation.metrics import DEFINITIONS, EmRate, Summary, em_difference, summarise
+from emtoolkit.evaluation.planned import plan_evaluation
 from emtoolkit.evaluation.result_files import (
     ACTIVATIONS,
     SETTINGS,
     add_to_evaluation,
-    check_same_settings,
-    home_of,
     read_evaluation,
 )
 from emtoolkit.evaluation.rows import AnswerRow
@@ -33,7 +29,7 @@ from emtoolkit.models.loading import ModelLoader
 from emtoolkit.notebook_tables import AsTable, Row
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress, silent
-from emtoolkit.trajectory import Checkpoint, Trajectory
+from emtoolkit.trajectory import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,33 +129,27 @@ def evaluate_trajectory(
     Raises:
         UserError: nothing is selected, a checkpoint or the model cannot be loaded, or a file cannot be written.
     """
-    trajectory = Trajectory.open(reference)
-    usable, notes = _usable(reference, trajectory, steps)
-    settings = _without_stacking(settings, measures)
-    _download_together(trajectory, usable, settings, progress)
-    engine, reason = engine_for(usable, settings.engine)
-    if reason:
-        notes.append(f"{reference}: one checkpoint is loaded at a time, because {reason}")
-    settings = replace(settings, engine=engine)
-    name = _name(settings, measures, loader)
-    home, described = directory or home_of(reference) / name, _described(settings, measures, name)
-    check_same_settings(home, described)
-    notes += _recorded(home, analysis, settings)
+    planned = plan_evaluation(
+        reference, settings, steps, loader, measures=measures, directory=directory, progress=progress
+    )
+    settings, home, described = planned.settings, planned.home, planned.described
+    name, usable, engine = planned.trajectory.name, planned.checkpoints, settings.engine
+    notes = [*planned.notes, *_recorded(home, analysis, settings)]
     store = cache_dir() / "evaluation"
-    answers, verdicts, values = (Store(store, name) for name in ("answers", "verdicts", "measures"))
+    answers, verdicts, values = (Store(store, kind) for kind in ("answers", "verdicts", "measures"))
     session = None if calibration is None else _calibrated(calibration, settings, store, progress)
-    rows = evaluate(trajectory.name, usable, settings, answers, verdicts, loader=loader, progress=progress)
+    rows = evaluate(name, usable, settings, answers, verdicts, loader=loader, progress=progress)
     add_to_evaluation(home, described, rows, sessions=[] if session is None else [session.to_json()])
     how = _engine_for_measures(usable, engine)
     measured = measure_checkpoints(
-        trajectory.name, usable, measures, settings.questions, values, engine=how, loader=loader, progress=progress
+        name, usable, measures, settings.questions, values, engine=how, loader=loader, progress=progress
     )
     add_to_evaluation(home, described, measured=measured)
     notes += [*warnings_on(rows), *(session.notes if session else ())]
     if extract_activations is not None:
         notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress, extract_activations)
     return EvaluationResult(
-        trajectory.name,
+        name,
         home,
         engine,
         settings.judge_id,
@@ -186,68 +176,9 @@ def _recorded(home: Path, analysis: DecidedAnalysis | None, settings: Evaluation
     return [f"analysis SHA-256 {analysis.digest} is recorded at {record.time}{late}"]
 
 
-def _without_stacking(settings: EvaluationSettings, measures: Sequence[Measure]) -> EvaluationSettings:
-    """`settings` with the engine `exact` where nothing is sampled and no measure reads several checkpoints at once."""
-    if any(question.samples for question in settings.questions):
-        return settings
-    stacks = settings.engine != "exact" and any(map(is_stacked, measures))
-    return replace(settings, engine="stacked" if stacks else "exact")
-
-
-def _download_together(
-    trajectory: Trajectory, checkpoints: Sequence[Checkpoint], settings: EvaluationSettings, progress: Progress
-) -> None:
-    """Download checkpoints that are needed at once; others are downloaded one by one while one is evaluated."""
-    if settings.engine != "exact":
-        trajectory.fetch(checkpoints, progress)
-
-
 def _calibrated(path: Path, settings: EvaluationSettings, store: Path, progress: Progress) -> CalibrationSession:
     calibration = read_calibration(path, settings.judge, settings.questions)
     return calibrate(calibration, settings.judge, Store(store, "calibrations"), progress)
-
-
-def _usable(reference: str, trajectory: Trajectory, steps: str | None) -> tuple[list[Checkpoint], list[str]]:
-    """The checkpoints that can be evaluated, and a sentence for each other one."""
-    notes = damaged_checkpoints(reference)
-    try:
-        chosen = tuple(trajectory) if steps is None else trajectory.select(steps)
-    except CheckpointError as error:
-        # A step that was asked for may be one that is damaged.
-        raise CheckpointError("; ".join([str(error), *notes])) from None
-    # What a checkpoint on W&B has is only known after its download, and that demands a manifest.
-    usable = [checkpoint for checkpoint in chosen if checkpoint.is_remote or checkpoint.manifest is not None]
-    notes += [
-        f"step {checkpoint.step} is skipped: it has no manifest.json, so its persona is not known"
-        for checkpoint in chosen
-        if checkpoint not in usable
-    ]
-    if not usable:
-        raise CheckpointError(f"{reference}: no checkpoint can be evaluated; {notes[0] if notes else 'none is there'}")
-    return usable, notes
-
-
-def _name(settings: EvaluationSettings, measures: Sequence[Measure], loader: ModelLoader) -> str:
-    """The name of the directory: a digest of settings, measures, and the persona that replaces the run's own."""
-    digest, override = settings.digest(), loader.override
-    if measures:
-        digest = digest_of([digest, sorted(measure_id(measure) for measure in measures)])
-    return (digest if override is None else digest_of([digest, asdict(override)]))[:8]
-
-
-def _described(settings: EvaluationSettings, measures: Sequence[Measure], name: str) -> dict[str, Any]:
-    """The settings as they stand in `evaluation.json`."""
-    described = {
-        "settings": name,
-        "questions": [asdict(question) for question in settings.questions],
-        "sampling": asdict(settings.sampling),
-        "engine": settings.engine,
-        "judge": settings.judge_id,
-        "judge_settings": dict(settings.judge.settings),
-    }
-    if measures:
-        described["measures"] = {measure_id(measure): dict(measure.settings) for measure in measures}
-    return described
 
 
 def by_step(rows: Sequence[AnswerRow]) -> tuple[StepResult, ...]:
