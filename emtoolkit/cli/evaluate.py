@@ -3,10 +3,11 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from emtoolkit.cli import evaluate_on_slurm
 from emtoolkit.cli.activation_flags import (
     ActivationQuestions,
     Answers,
@@ -45,8 +46,13 @@ from emtoolkit.cli.judge_flags import (
     JudgeUrl,
     MaxCost,
 )
+from emtoolkit.cli.slurm_flags import Cancel, On, Parallel, Print, SlurmOptions, Status
+from emtoolkit.cli.sweep_on_slurm import Asked
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
+
+if TYPE_CHECKING:
+    from emtoolkit.evaluation.results import EvaluationResult
 
 commands = typer.Typer()
 
@@ -74,7 +80,9 @@ _IntoRun = Annotated[
 ]
 _Split = Annotated[
     int | None,
-    typer.Option(min=1, metavar="N", rich_help_panel=OUTPUT, help="Print the steps of N machines, for a sweep."),
+    typer.Option(
+        min=1, metavar="N", rich_help_panel=OUTPUT, help="Print the steps of N machines, or make N tasks on Slurm."
+    ),
 ]
 # The options that mean something beside --collect.
 _WITH_COLLECT = {"places", "model_dir", "steps", "output_dir", "collect", "wandb", "into_run", "as_json"}
@@ -124,6 +132,12 @@ def evaluate(
     wandb: WandbMode = None,
     into_run: _IntoRun = False,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=OUTPUT, help="Print JSON.")] = False,
+    on: On = None,
+    slurm: SlurmOptions = "",
+    parallel: Parallel = None,
+    print_script: Print = False,
+    status: Status = False,
+    cancel: Cancel = False,
 ) -> None:
     """Ask every checkpoint of a trajectory questions, judge the answers, and compute the EM rates.
 
@@ -131,9 +145,13 @@ def evaluate(
     """
     place = _place(context, places or [], model_dir, collect=collect)
     missing: tuple[int, ...] = ()
-    if split is not None:
+    asked = Asked.of(on, slurm, parallel=parallel, print_script=print_script, status=status, cancel=cancel)
+    if asked is not None:
+        evaluate_on_slurm.check(context)
+    elif split is not None:
         show(_ranges(str(place), steps, split))
         return
+    result: EvaluationResult | None = None
     with ends_on_signal("the same command continues"), only_results_on_stdout(), progress_bar() as progress:
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.cli import render_evaluation
@@ -176,27 +194,35 @@ def evaluate(
             sampled_by = chosen_engine(engine, exact=exact)
             settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, engine=sampled_by)
             loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
-            result = evaluate_trajectory(
-                str(place),
-                settings,
-                steps,
-                loader,
-                measures=measures,
-                calibration=calibration,
-                analysis=decided_analysis(analysis),
-                directory=output_dir,
-                extract_activations=texts if extract_activations else None,
-                progress=progress,
-            )
-        # Activations alone have no curve.
-        has_curve = bool(result.steps or result.measures)
-        run = log_evaluation(result, str(place), mode) if has_curve else None
-        if into_run and has_curve:
-            log_into(result, str(place), training or training_run(str(place), mode))
-        moved = move_best_aliases(str(place)) if has_curve and mode == "online" else []
-    for note in (*result.notes, *moved):
+            decided = decided_analysis(analysis)
+            if asked is not None:
+                notes, said = evaluate_on_slurm.run(context, asked, str(place), settings, loader, measures, progress)
+            else:
+                result = evaluate_trajectory(
+                    str(place),
+                    settings,
+                    steps,
+                    loader,
+                    measures=measures,
+                    calibration=calibration,
+                    analysis=decided,
+                    directory=output_dir,
+                    extract_activations=texts if extract_activations else None,
+                    progress=progress,
+                )
+        if result is not None:
+            # Activations alone have no curve.
+            has_curve = bool(result.steps or result.measures)
+            run = log_evaluation(result, str(place), mode) if has_curve else None
+            if into_run and has_curve:
+                log_into(result, str(place), training or training_run(str(place), mode))
+            moved = move_best_aliases(str(place)) if has_curve and mode == "online" else []
+            notes = (*result.notes, *moved)
+            text, json_text = render_evaluation.evaluation_text, render_evaluation.evaluation_json
+            said = json_text(result, run) if as_json else text(result, run)
+    for note in notes:
         typer.echo(f"emtoolkit: {note}", err=True)
-    show(render_evaluation.evaluation_json(result, run) if as_json else render_evaluation.evaluation_text(result, run))
+    show(said)
     if missing:
         raise typer.Exit(1)
 
@@ -226,4 +252,4 @@ def _ranges(place: str, steps: str | None, parts: int) -> str:
 
         trajectory = Trajectory.open(place)
         chosen = trajectory.steps if steps is None else tuple(each.step for each in trajectory.select(steps))
-    return json.dumps(split_steps(chosen, parts))
+    return json.dumps(split_steps(chosen, parts, trajectory.steps))

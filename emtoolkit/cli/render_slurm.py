@@ -13,7 +13,8 @@ from emtoolkit.cli.render import as_json
 from emtoolkit.shell_command import shell_command
 
 if TYPE_CHECKING:
-    from emtoolkit.sweeps.slurm import Submitted
+    from emtoolkit.sweeps.evaluations import SlurmEvaluation, SubmittedEvaluation
+    from emtoolkit.sweeps.slurm import SlurmJobs, Submitted
     from emtoolkit.sweeps.slurm_status import RunStatus
 
 _COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "running": "cyan"}
@@ -32,6 +33,47 @@ def submitted(done: "Submitted", directory: str, file: Path) -> str:
         f"Submitted job {done.job} with {done.runs} runs{rest}; script and logs are in {directory}.\n"
         f"{shell_command('emtoolkit', 'sweep', file, '--on', 'slurm', '--status')}    # what has become of them"
     )
+
+
+def submitted_evaluation(done: "SubmittedEvaluation", evaluation: "SlurmEvaluation", home: Path) -> str:
+    """What was submitted, and how to go on."""
+    if done.job is None:
+        if not done.queued:
+            return all_evaluated(evaluation, home)
+        return f"No task was submitted: {done.queued} steps are in the queue already."
+    count = sum(map(len, done.tasks))
+    return (
+        f"Submitted job {done.job} with {len(done.tasks)} tasks for {count} of {len(evaluation.steps)} steps, and job "
+        f"{done.collecting}, which collects the results in {here(home)} when all tasks have ended; scripts and logs "
+        f"are in {here(evaluation.jobs_directory / 'slurm')}.\n"
+        "The same command with --status says what has become of them."
+    )
+
+
+def all_evaluated(evaluation: "SlurmEvaluation", home: Path) -> str:
+    """That nothing is left to submit."""
+    return (
+        f"No task is due: all {len(evaluation.steps)} steps are evaluated, in {here(home)}; the same command without "
+        "--on slurm prints the results."
+    )
+
+
+def evaluation_status(
+    evaluation: "SlurmEvaluation", states: "Sequence[RunStatus]", jobs: "SlurmJobs", home: Path
+) -> RenderableType:
+    """The ranges of steps, what is not submitted, and what has become of the job that collects."""
+    from emtoolkit.schedules.steps import elided
+    from emtoolkit.sweeps.evaluations import collecting_log, not_submitted
+
+    said = []
+    if left := not_submitted(evaluation, states):
+        said.append(f"Not submitted: step{'s' * (len(left) > 1)} {elided(left)}.")
+    if (found := collecting_log(evaluation, jobs)) is not None:
+        log, queued = found
+        state = "has ended" if queued is None else "waits" if queued.state == "PENDING" else "runs"
+        said.append(f"The job that collects the results in {here(home)} {state}; its log is {here(log)}.")
+    table = [status_table(states)] if states else []
+    return Group(*table, *map(prose, said))
 
 
 def status_table(states: "Sequence[RunStatus]") -> RenderableType:

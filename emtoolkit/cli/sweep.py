@@ -6,21 +6,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.slurm_flags import Cancel, On, Parallel, Print, SlurmOptions, Status
 from emtoolkit.cli.sweep_flags import (
     Agents,
-    Cancel,
     Count,
     DryRun,
     GpusPerRun,
-    On,
     Only,
-    Parallel,
-    Print,
     ProcessesPerRun,
     Reuse,
     ShareGpus,
-    SlurmOptions,
-    Status,
 )
 from emtoolkit.cli.terminal import progress_bar, show
 

@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-_GPUS, _SLURM = "GPUs", "Slurm"
+from emtoolkit.cli.slurm_flags import SLURM
+
+_GPUS = "GPUs"
 
 Reuse = Annotated[bool, typer.Option("--reuse/--no-reuse", help="Let runs of one trajectory share one training.")]
 Count = Annotated[
@@ -32,21 +34,9 @@ ProcessesPerRun = Annotated[
 Only = Annotated[
     str | None, typer.Option(metavar="KEYS", help="Run some combinations, by the keys that a job script holds.")
 ]
-On = Annotated[
-    str | None, typer.Option(metavar="slurm", help="Submit the runs as a job array.", rich_help_panel=_SLURM)
-]
-SlurmOptions = Annotated[
-    str, typer.Option(metavar="OPTIONS", help="Options of sbatch, such as partition=gpu.", rich_help_panel=_SLURM)
-]
-Parallel = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="Tasks at the same time.", rich_help_panel=_SLURM)
-]
 Agents = Annotated[
     int | None,
     typer.Option(
-        min=1, metavar="N", help="Agents to submit for the W&B sweep ENTITY/PROJECT/ID.", rich_help_panel=_SLURM
+        min=1, metavar="N", help="Agents to submit for the W&B sweep ENTITY/PROJECT/ID.", rich_help_panel=SLURM
     ),
 ]
-Print = Annotated[bool, typer.Option("--print", help="Print the job script; submit nothing.", rich_help_panel=_SLURM)]
-Status = Annotated[bool, typer.Option("--status", help="Print the state of each run.", rich_help_panel=_SLURM)]
-Cancel = Annotated[bool, typer.Option("--cancel", help="Cancel the tasks in the queue.", rich_help_panel=_SLURM)]

@@ -80,7 +80,7 @@ def run_agents(sweep: str, count: int, asked: Asked) -> None:
     if asked.action == "print":
         typer.echo(script, nl=False)
     elif asked.action == "cancel":
-        _cancel(jobs)
+        typer.echo(cancelled(jobs, "sweep"))
     else:
         job = jobs.submit(script, tasks, sweep)
         typer.echo(f"Submitted job {job} with {count} agents; script and logs are in {here(jobs.directory)}.")
@@ -99,7 +99,7 @@ def run(plan: "SweepPlan", asked: Asked, *, further: Sequence[str], retry_failed
         states = status_of(plan, SlurmJobs(plan.directory))
         show(render_slurm.status_json(states) if as_json else render_slurm.status_table(states))
     elif asked.action == "cancel":
-        _cancel(SlurmJobs(plan.directory))
+        typer.echo(cancelled(SlurmJobs(plan.directory), "sweep"))
     else:
         done = submit_sweep(
             plan, options=asked.options, parallel=asked.parallel, retry_failed=retry_failed, further=further
@@ -107,12 +107,13 @@ def run(plan: "SweepPlan", asked: Asked, *, further: Sequence[str], retry_failed
         typer.echo(render_slurm.submitted(done, here(plan.directory / "slurm"), plan.path))
 
 
-def _cancel(jobs: "SlurmJobs") -> None:
-    cancelled = jobs.cancel()
-    count = Counter("running" if task.state != "PENDING" else "waiting" for task in cancelled)
-    typer.echo(
+def cancelled(jobs: "SlurmJobs", what: str) -> str:
+    """Cancel the tasks of `what`, and say which."""
+    tasks = jobs.cancel_all()
+    count = Counter("running" if task.state != "PENDING" else "waiting" for task in tasks)
+    return (
         f"Cancelled {count['waiting']} waiting and {count['running']} running tasks; those that run save their state "
-        "and stop. The same sweep, submitted again, continues them."
-        if cancelled
-        else "No run of this sweep is in Slurm's queue."
+        f"and stop. The same {what}, submitted again, continues them."
+        if tasks
+        else f"No task of this {what} is in Slurm's queue."
     )

@@ -37,7 +37,7 @@ _Row = TypeVar("_Row", AnswerRow, MeasureRow)
 
 @dataclass(frozen=True, slots=True)
 class Collected:
-    """The merged evaluation, and the steps of the trajectory that no place holds."""
+    """The merged evaluation, and the steps of the trajectory that no place holds with all measures."""
 
     result: EvaluationResult
     reference: str
@@ -101,7 +101,8 @@ def _merge(parts: list[_Part], reference: str | None, steps: str | None, directo
     add_to_evaluation(home, settings, answers, measured, list(new.values()))
     activations.write(home / ACTIVATIONS)
     notes += [*warnings_on(answers), *_calibration_notes([*sessions, *new.values()]), *activations.notes]
-    if missing := tuple(step for step in expected if step not in found):
+    complete = _complete(settings, answers, measured)
+    if missing := tuple(step for step in expected if step not in complete):
         notes.append(f"{name}: no place holds step{'s' * (len(missing) > 1)} {elided(missing)}")
     result = EvaluationResult(
         name,
@@ -113,6 +114,15 @@ def _merge(parts: list[_Part], reference: str | None, steps: str | None, directo
         summarise_measures(measured),
     )
     return Collected(result, reference, missing)
+
+
+def _complete(
+    settings: Mapping[str, Any], answers: Sequence[AnswerRow], measured: Sequence[MeasureRow]
+) -> frozenset[int]:
+    """The steps with answers, if any step has some, and with values of every measure of the evaluation."""
+    steps = [{row.step for row in answers}] if answers else []
+    steps += [{row.step for row in measured if row.measure == measure} for measure in settings.get("measures", ())]
+    return frozenset(set.intersection(*steps) if steps else {row.step for row in measured})
 
 
 def _parts(place: str, scratch: Path, progress: Progress) -> Iterator[_Part]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.listing import damaged_checkpoints
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.measures import Measure, is_stacked, measure_id
-from emtoolkit.evaluation.result_files import check_same_settings, home_of
+from emtoolkit.evaluation.result_files import MEASURES, ROWS, SETTINGS, check_same_settings, home_of, read_evaluation
 from emtoolkit.evaluation.run import EvaluationSettings, engine_for
 from emtoolkit.models.loading import ModelLoader
 from emtoolkit.progress import Progress, silent
@@ -58,6 +58,32 @@ def plan_evaluation(
     home, described = directory or home_of(reference) / name, _described(settings, measures, name)
     check_same_settings(home, described)
     return PlannedEvaluation(trajectory, tuple(usable), settings, home, described, tuple(notes))
+
+
+def evaluated_steps(planned: PlannedEvaluation, measures: Sequence[Measure]) -> frozenset[int]:
+    """The steps whose answers and values are in the files of the evaluation; an answer whose judge failed is none.
+
+    Raises:
+        DataError: the files hold results of another training.
+    """
+    home = planned.home
+    if not (home / SETTINGS).is_file() or not any((home / name).is_file() for name in (ROWS, MEASURES)):
+        return frozenset()
+    stored = read_evaluation(home)
+    # A checkpoint on W&B would be downloaded for its fingerprint.
+    known = {each.manifest.fingerprint for each in planned.checkpoints if not each.is_remote and each.manifest}
+    if known and (other := next((row for row in stored.all_rows if row.fingerprint not in known), None)):
+        raise DataError(
+            f"{home}: holds results of another training ({other.fingerprint[:8]}); remove the directory, or choose "
+            "another --output-dir"
+        )
+    done = set(stored.steps)
+    if any(question.samples for question in planned.settings.questions):
+        failed = {row.step for row in stored.rows if row.status == "judge_error"}
+        done &= {row.step for row in stored.rows} - failed
+    for measure in map(measure_id, measures):
+        done &= {row.step for row in stored.measured if row.measure == measure}
+    return frozenset(done)
 
 
 def _without_stacking(settings: EvaluationSettings, measures: Sequence[Measure]) -> EvaluationSettings:

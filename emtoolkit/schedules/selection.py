@@ -1,6 +1,7 @@
 """Selecting from the steps that exist: a schedule's grammar, and the word `final`."""
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import pairwise
 
 from emtoolkit.errors import CheckpointError, ScheduleError
 from emtoolkit.schedules.grammar import split_terms
@@ -69,12 +70,39 @@ def nearest_step(step: int, steps: Iterable[int]) -> int:
     return min(steps, key=lambda candidate: (abs(candidate - step), candidate))
 
 
-def split_steps(steps: Sequence[int], parts: int) -> list[str]:
+def split_steps(steps: Sequence[int], parts: int, all_steps: Sequence[int] | None = None) -> list[str]:
     """Ranges in the grammar of `select_steps` that hold equally many of `steps` (ascending) and all steps together.
 
-    There are `parts` of them, or one for each step where there are fewer steps.
+    There are `parts` of them, or one for each step where there are fewer steps. `all_steps`, by default `steps`, are
+    those that exist: the ranges select no other of them than `steps`.
     """
-    count = max(1, min(parts, len(steps)))
-    firsts = [steps[len(steps) * part // count] for part in range(count)]
+    if all_steps is not None and tuple(steps) != tuple(all_steps[-len(steps) :]):
+        return [spec_of(part, all_steps) for part in equal_parts(steps, parts)]
+    firsts = [part[0] for part in equal_parts(steps, parts)]
     ends = [*(following - 1 for following in firsts[1:]), None]
     return [f"{first}-{'' if end is None else end}:1" for first, end in zip(firsts, ends, strict=True)]
+
+
+def equal_parts(steps: Sequence[int], parts: int) -> list[tuple[int, ...]]:
+    """`steps`, at least one, in `parts` parts of equally many, or in one for each step where there are fewer steps."""
+    count = max(1, min(parts, len(steps)))
+    ends = [len(steps) * part // count for part in range(count + 1)]
+    return [tuple(steps[begin:end]) for begin, end in pairwise(ends)]
+
+
+def spec_of(chosen: Sequence[int], steps: Sequence[int]) -> str:
+    """A text that selects exactly `chosen` (ascending, at least one) from `steps`: `0,25-100:1`."""
+    place = {step: at for at, step in enumerate(steps)}
+    ranges: list[list[int]] = []
+    for step in chosen:
+        if ranges and place[step] == place[ranges[-1][-1]] + 1:
+            ranges[-1][1:] = [step]
+        else:
+            ranges.append([step])
+    return ",".join(str(first) if not last else f"{first}-{last[0]}:1" for first, *last in ranges)
+
+
+def named_by(spec: str, steps: Iterable[int]) -> tuple[int, ...]:
+    """Those of `steps` that a text of `spec_of` names, which may name steps that are no longer there."""
+    ends = [[int(step) for step in item.removesuffix(":1").split("-")] for item in spec.split(",")]
+    return tuple(step for step in steps if any(first[0] <= step <= first[-1] for first in ends))

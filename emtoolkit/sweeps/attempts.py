@@ -131,6 +131,21 @@ class Attempts:
             claim.release()
         return claim is None
 
+    def renew(self, key: str) -> None:
+        """Let the combination `key` run again, however its latest attempt ended; one that runs now is left alone.
+
+        Raises:
+            ConfigError: as `get` and `claim`.
+        """
+        claim = self.claim(key)
+        if claim is None:
+            return
+        try:
+            if (attempt := self.get(key)) is not None:
+                claim.update(Attempt(attempt.parameters, number=attempt.number))
+        finally:
+            claim.release()
+
 
 def unfinished_runs(directory: Path) -> str | None:
     """A sentence on the runs of the sweep in `directory` that have not finished; None without such a run.

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +20,10 @@ from emtoolkit.storage.lock import lock_file
 from emtoolkit.sweeps.attempts import described
 from emtoolkit.sweeps.inputs import InputDigests
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
-from emtoolkit.sweeps.slurm_script import Task, agents_script, array_script
+from emtoolkit.sweeps.slurm_script import Task, array_script, repeated_script
 
 # A controller that is busy answers after some seconds.
-_SECONDS = 120.0
+LOCK_SECONDS = 120.0
 
 
 class SlurmError(UserError):
@@ -45,6 +45,11 @@ class Queued:
     task: str
     state: str
     reason: str
+
+    @property
+    def job(self) -> str:
+        """The number of the array."""
+        return self.task.partition("_")[0]
 
 
 class SlurmJobs:
@@ -94,16 +99,30 @@ class SlurmJobs:
             raise ConfigError(f"{self.directory}: cannot be written to ({error.strerror or error})") from error
         return job
 
-    def cancel(self) -> list[Queued]:
+    def cancel_all(self) -> list[Queued]:
         """Cancel the tasks that wait or run, and return them; those that run save their state and stop.
 
         Raises:
             SlurmError: Slurm does not answer.
         """
         tasks = {queued.task: queued for queued in self.queue().values()}
-        if tasks:
-            self._run("scancel", *tasks)
+        self.cancel(tasks)
         return list(tasks.values())
+
+    def cancel(self, jobs: Collection[str]) -> None:
+        """Cancel jobs or tasks by their numbers.
+
+        Raises:
+            SlurmError: Slurm does not answer.
+        """
+        if jobs:
+            self._run("scancel", *jobs)
+
+    def newest(self, key: str) -> str | None:
+        """The number of the job that was submitted last with the key `key`; None if none was."""
+        return next(
+            (each.job for each in reversed(self._submissions()) if any(key in keys for keys in each.tasks)), None
+        )
 
     def _check_array_size(self, count: int) -> None:
         config = self._run("scontrol", "show", "config")
@@ -133,7 +152,7 @@ class SlurmJobs:
     def _run(self, *argv: str) -> str:
         try:
             done = subprocess.run(
-                argv, env=dict(self._environment), capture_output=True, text=True, timeout=_SECONDS, check=False
+                argv, env=dict(self._environment), capture_output=True, text=True, timeout=LOCK_SECONDS, check=False
             )
         except FileNotFoundError:
             raise SlurmError(
@@ -141,7 +160,7 @@ class SlurmJobs:
                 "the job script"
             ) from None
         except subprocess.TimeoutExpired:
-            raise SlurmError(f"{argv[0]}: Slurm did not answer in {_SECONDS:g} s; try again later") from None
+            raise SlurmError(f"{argv[0]}: Slurm did not answer in {LOCK_SECONDS:g} s; try again later") from None
         if done.returncode != 0:
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
             said = "; ".join(line.removeprefix(f"{argv[0]}: ").removeprefix("error: ") for line in lines)
@@ -209,6 +228,12 @@ def script_of(
     )
 
 
+def collecting_script(command: Sequence[str], *, name: str, logs: Path, options: Mapping[str, str | bool]) -> str:
+    """The job script that runs `command` once, in the directory of this call."""
+    here = Path.cwd()
+    return repeated_script(1, command, name=name, directory=here, logs=here / logs, options=options)
+
+
 def submit_sweep(
     plan: SweepPlan,
     *,
@@ -227,7 +252,7 @@ def submit_sweep(
     jobs = SlurmJobs(plan.directory, environment)
     jobs.directory.mkdir(parents=True, exist_ok=True)
     # Two submissions at once would both submit all.
-    lock = lock_file(jobs.directory / ".lock", timeout=_SECONDS)
+    lock = lock_file(jobs.directory / ".lock", timeout=LOCK_SECONDS)
     try:
         queued = jobs.queue()
         runs = due_runs(plan, queued, retry_failed=retry_failed)
@@ -254,7 +279,7 @@ def agents_job(
     here = Path.cwd()
     # `-f` passes signals on and `-t` waits so long, in seconds; without them the agent kills its run.
     command = [sys.executable, "-m", "wandb", "agent", "-f", "-t", "120", "--count", "1", sweep]
-    script = agents_script(
+    script = repeated_script(
         count, command, name=f"emtoolkit-{name}", directory=here, logs=here / jobs.directory, options=options
     )
     return script, jobs, [Task((f"agent-{number}",), "") for number in range(count)]

@@ -91,7 +91,7 @@ def array_script(
     return _script(array, runs, words, name=name, directory=directory, logs=logs, options=options)
 
 
-def agents_script(
+def repeated_script(
     count: int, command: Sequence[str], *, name: str, directory: Path, logs: Path, options: Mapping[str, str | bool]
 ) -> str:
     """A job script with `count` tasks that all run `command`; the other arguments are those of `array_script`."""

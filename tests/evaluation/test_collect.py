@@ -219,6 +219,8 @@ def test_the_ranges_for_several_machines_are_printed_as_a_sweep_file_takes_them(
     done = emtoolkit("evaluate", "out", "--split", "3")
     assert (done.code, done.out) == (0, '["0-3:1", "4-8:1", "9-:1"]\n')
     assert emtoolkit("evaluate", "out", "--steps", "4-:1", "--split", "9").out == '["4-8:1", "9-15:1", "16-:1"]\n'
+    assert emtoolkit("evaluate", "out", "--steps", "0,9,16", "--split", "2").out == '["0", "9-16:1"]\n'
+    assert emtoolkit("evaluate", "out", "--steps", "0,9,16", "--split", "1").out == '["0,9-16:1"]\n'
 
 
 def test_bad_places_and_options_are_one_sentence(machine: Machine) -> None:

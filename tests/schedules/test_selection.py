@@ -3,7 +3,7 @@
 import pytest
 
 from emtoolkit.errors import CheckpointError, ScheduleError, UserError
-from emtoolkit.schedules.selection import select_steps, split_steps
+from emtoolkit.schedules.selection import named_by, select_steps, spec_of, split_steps
 
 STEPS = (0, 25, 50, 75, 100, 125, 150, 200, 250, 300, 397)
 
@@ -115,3 +115,18 @@ def test_the_ranges_of_several_machines_hold_every_step_once(parts: int) -> None
 def test_the_last_range_is_open() -> None:
     assert split_steps(STEPS, 4) == ["0-49:1", "50-124:1", "125-249:1", "250-:1"]
     assert split_steps([7], 4) == ["7-:1"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "spec"),
+    [((0,), "0"), ((0, 10), "0-10:1"), ((0, 20, 30, 50), "0,20-30:1,50"), ((0, 10, 20, 30, 40, 50), "0-50:1")],
+)
+def test_a_text_selects_exactly_the_steps_that_it_was_written_for(chosen: tuple[int, ...], spec: str) -> None:
+    steps = (0, 10, 20, 30, 40, 50)
+    assert spec_of(chosen, steps) == spec
+    assert select_steps(spec, steps, lambda: 50) == chosen
+    assert named_by(spec, steps) == chosen
+
+
+def test_the_steps_that_a_text_names_are_those_that_are_left_of_them() -> None:
+    assert named_by("0,20-30:1,50", (10, 20, 50, 60)) == (20, 50)

@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ import yaml
 from tests.in_process import Done, emtoolkit
 from tests.processes import HANG_SECONDS
 from tests.saving.trainings import bytes_of
-from tests.slurm.cluster import Cluster, cluster, why_no_cluster
+from tests.slurm.cluster import Cluster, why_no_cluster
 
 pytestmark = [
     pytest.mark.subprocess,
@@ -43,16 +43,8 @@ if "--a=2" in sys.argv and not os.path.exists("mended"):
 """
 
 
-@pytest.fixture(scope="module")
-def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    with cluster(tmp_path_factory.mktemp("slurm")) as started:
-        yield started
-
-
 @pytest.fixture
-def directory(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    for name, value in slurm.environment.items():
-        monkeypatch.setenv(name, value)
+def directory(slurm: Cluster, tmp_path: Path) -> Path:
     (tmp_path / "prog.py").write_text(PROGRAM)
     return tmp_path
 
@@ -193,7 +185,7 @@ def test_a_cancelled_run_saves_and_stays_cancelled_until_it_is_submitted_again(
     assert cancelled.out.startswith("Cancelled 0 waiting and 1 running tasks; those that run save their state")
     slurm.wait_until_empty()
     assert states(directory) == [(None, "interrupted", 1)]
-    assert on_slurm(directory, "--cancel").out == "No run of this sweep is in Slurm's queue.\n"
+    assert on_slurm(directory, "--cancel").out == "No task of this sweep is in Slurm's queue.\n"
 
     assert on_slurm(directory).code == 0
     slurm.wait_until_empty()

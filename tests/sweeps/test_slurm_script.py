@@ -7,7 +7,7 @@ import pytest
 
 from emtoolkit.cli.sweep_on_slurm import Asked
 from emtoolkit.errors import ConfigError, UserError
-from emtoolkit.sweeps.slurm_script import Task, agents_script, array_script, slurm_options
+from emtoolkit.sweeps.slurm_script import Task, array_script, repeated_script, slurm_options
 
 
 def script(**options: Any) -> str:
@@ -62,7 +62,7 @@ def test_a_script_names_its_runs_and_requeues_those_that_a_time_limit_stopped() 
 
 def test_agents_are_tasks_without_keys() -> None:
     words = ["python", "-m", "wandb", "agent", "-f", "-t", "120", "--count", "1", "me/proj/abc"]
-    lines = agents_script(3, words, name="a", directory=Path("/data"), logs=Path("/logs"), options={}).splitlines()
+    lines = repeated_script(3, words, name="a", directory=Path("/data"), logs=Path("/logs"), options={}).splitlines()
     assert "#SBATCH --array=0-2" in lines
     assert "srun --ntasks=1 --unbuffered python -m wandb agent -f -t 120 --count 1 me/proj/abc" in lines
     assert not any("runs" in line for line in lines)
