@@ -53,7 +53,7 @@ class CheckpointingConfig(Section):
     """What a failed save does: `raise` stops training at the next step, `warn` logs a warning and continues."""
     overlap: bool | None = None
     """Copy the weights while the next step computes; `false` copies them before it. The bytes are the same. `null` is
-    `true` on a CPU, and `false` on a GPU, where such copies have not been tested yet."""
+    `true` on a CPU, and `false` on a GPU, where no training with such copies has been compared byte for byte yet."""
 
     @field_validator("resume_every", "resume_keep", "max_in_flight")
     @classmethod

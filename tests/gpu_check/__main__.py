@@ -45,11 +45,15 @@ _WIDTH = 80
 
 
 def outcomes(device: Device, check: Callable[[Device], Iterator[Outcome]]) -> Iterator[Outcome]:
-    """What `check` finds; an exception that it raises is one more outcome, and its traceback goes to standard error."""
+    """What `check` finds, as it finds it; an exception is one more outcome, whose traceback goes to standard error."""
     try:
-        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
-            found = list(check(device))
-        yield from found
+        found = check(device)
+        while True:
+            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+                outcome = next(found, None)
+            if outcome is None:
+                return
+            yield outcome
     except Exception as error:  # noqa: BLE001  # the other checks still run
         traceback.print_exc()
         yield Outcome.of(check.__name__, False, f"{type(error).__name__}: {error}")

@@ -1,5 +1,6 @@
 """The checks of `make gpu-check` in their small form, on the CPU: the script is in order, and what can pass does."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,11 +20,12 @@ def test_what_a_cpu_can_check_passes_and_the_rest_says_why_not(check: object, tm
 
 
 def test_a_check_that_raises_has_failed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def broken(device: Device) -> list[Outcome]:
+    def broken(device: Device) -> Iterator[Outcome]:
+        yield Outcome.of("first", True)
         raise ValueError("torn")
 
-    (found,) = outcomes(Device("cpu", tmp_path), broken)
-    assert (found.result, found.note) == ("FAIL", "ValueError: torn")
+    first, found = outcomes(Device("cpu", tmp_path), broken)
+    assert (first.result, found.result, found.note) == ("PASS", "FAIL", "ValueError: torn")
     assert "Traceback" in capsys.readouterr().err
 
 
