@@ -1,8 +1,12 @@
 """Copies beside a training that are made as late as possible, so that every change before they are waited for shows."""
 
 import hashlib
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,13 +17,18 @@ from emtoolkit.saving.overlapped_copy import OverlappedCopy
 class LateCopies:
     """Lets the thread copy only when the training waits for the copy; `steps` are those that were copied beside it."""
 
+    # For a training of five steps. A copy that nothing waits for stops the training for good.
+    _seconds = 20.0
+
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps: list[int] = []
+        self._copies: list[OverlappedCopy] = []
         self._waited_for: dict[int, threading.Event] = {}
         begin, make, settle = OverlappedCopy.__init__, OverlappedCopy.make, OverlappedCopy.settle
 
         def begun(copy: OverlappedCopy, buffers: object, step: int, whole: object) -> None:
             self.steps.append(step)
+            self._copies.append(copy)
             self._waited_for[id(copy)] = threading.Event()
             begin(copy, buffers, step, whole)  # type: ignore[arg-type]  # passed on
 
@@ -35,6 +44,25 @@ class LateCopies:
         monkeypatch.setattr(OverlappedCopy, "__init__", begun)
         monkeypatch.setattr(OverlappedCopy, "make", made)
         monkeypatch.setattr(OverlappedCopy, "settle", settled)
+
+    @contextmanager
+    def bounded(self) -> Iterator["LateCopies"]:
+        """Fail a training that does not end in time, in the main thread."""
+
+        def expire(*_: Any) -> None:
+            for copy in self._copies:
+                copy.settle()
+            # A test that hangs after another has the same cause.
+            LateCopies._seconds = 2.0
+            raise TimeoutError("the training does not go on: it waits for a copy that it never let the thread make")
+
+        before = signal.signal(signal.SIGALRM, expire)
+        signal.setitimer(signal.ITIMER_REAL, LateCopies._seconds)
+        try:
+            yield self
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def digests(directory: Path) -> dict[str, str]:

@@ -27,8 +27,9 @@ from tests.saving.trainings import base_model, lora_model, make_trainer
 
 
 @pytest.fixture
-def late(monkeypatch: pytest.MonkeyPatch) -> LateCopies:
-    return LateCopies(monkeypatch)
+def late(monkeypatch: pytest.MonkeyPatch) -> Iterator[LateCopies]:
+    with LateCopies(monkeypatch).bounded() as copies:
+        yield copies
 
 
 Train = Callable[..., None]

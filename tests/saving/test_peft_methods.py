@@ -135,8 +135,8 @@ def assert_checkpoints_are_the_model(case: str, directory: Path, config: PeftCon
 def test_each_checkpoint_is_the_state_dict_of_its_step_and_loads_to_the_same_logits(
     case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    late = LateCopies(monkeypatch)
-    assert_checkpoints_are_the_model(case, tmp_path, CASES[case]())
+    with LateCopies(monkeypatch).bounded() as late:
+        assert_checkpoints_are_the_model(case, tmp_path, CASES[case]())
     assert late.steps == ([] if case in COPIED_IN_TRAINING else [1])
 
 
