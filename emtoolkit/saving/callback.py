@@ -25,6 +25,7 @@ from emtoolkit.saving.local import LocalSaving
 from emtoolkit.saving.model_identity import frozen_digest
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory
+from emtoolkit.saving.own_loops import StepCount, begun, known_objects, warn_of_missed_steps
 from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_from import resume_checkpoint
 from emtoolkit.saving.resume_state import check_resume_state, stateful_callbacks_of, trainer_state_json
@@ -36,7 +37,7 @@ from emtoolkit.saving.smaller_batch import set_attempt_aside
 from emtoolkit.saving.strategy import SavingSetup, SavingStrategy, TrainerEvent
 from emtoolkit.saving.trainer_arguments import own_the_saves, warn_of_stateful_callbacks
 from emtoolkit.saving.trainer_identity import running_trainer
-from emtoolkit.saving.training_call import watch_trainers
+from emtoolkit.saving.training_call import has_begun, watch_trainers
 from emtoolkit.saving.writer import Saved
 from emtoolkit.schedules.save_options import OnError, OnNan, SaveOptions
 from emtoolkit.schedules.schedule import Schedule
@@ -109,6 +110,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         """The step at which training ended, once all checkpoints are on disk."""
         self.waited_seconds = 0.0
         """How long the training thread waited for saves, in seconds."""
+        self.trainings = 0
+        """The number of trainings that have begun."""
         self._options = SaveOptions(
             resume_every=resume_every,
             signals=signals,
@@ -133,9 +136,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         # Open in process 0 only.
         self._session: SavingSession | None = None
         self._batch_size: int | None = None
-        self._frozen_digest = ""
-        self._updated = False
-        watch_trainers()
+        self._frozen_digest, self._updated, self._count = "", False, StepCount()
+        watch_trainers(self)
 
     def follow(self, trainer: Any) -> None:
         """Keep the states of the other callbacks of `trainer` in the resume state.
@@ -148,13 +150,14 @@ class ScheduledCheckpointCallback(TrainerCallback):
     def on_init_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Turn off the Trainer's own saves."""
         own_the_saves(args)
+        watch_trainers()
 
-    def on_train_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Open the output directory; save the current step if scheduled, which is step 0 unless this is a resume."""
-        event = TrainerEvent(args, state, control, kwargs)
+        has_begun(self)
+        event = TrainerEvent(args, state, control, known_objects(kwargs, self._trainer or running_trainer(self)))
         own_the_saves(args)
+        self._count.begin(state)
         allow_unreachable = self._options.allow_unreachable
         if warning := self.schedule.check_reachable(state.max_steps, allow_unreachable=allow_unreachable):
             logger.warning("%s", warning)
@@ -174,37 +177,30 @@ class ScheduledCheckpointCallback(TrainerCallback):
             self._strategy = strategy(self._setup(event), event)
         self._note_metrics(state, {"epoch": state.epoch})
 
-    def on_epoch_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save the resume state of the step before if it is due; shuffle an epoch that is resumed as it was."""
         self.on_step_begin(args, state, control, **kwargs)
         self._timing.epoch_begins(self._directory(args))
 
-    def on_step_begin(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Settle the metadata of the step before, and save its resume state if that is due."""
         if self._session is not None:
             self._session.settle()
         with self._closed_on(TrainingInterrupted):
             self._active.between_steps(TrainerEvent(args, state, control, kwargs))
 
-    def on_pre_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """From now on the weights belong to no step."""
         self._updated = True
         self._active.before_update()
 
-    def on_optimizer_step(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """From now on the weights are those of the next step, which the Trainer has not counted yet."""
         self._active.after_update(TrainerEvent(args, state, control, kwargs))
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Save this step if it is scheduled."""
+        self._count.step_ended(state.global_step)
         self._note_metrics(state, {"epoch": state.epoch})
         with self._closed_on(TrainingInterrupted):
             self._active.step_ended(TrainerEvent(args, state, control, kwargs))
@@ -222,9 +218,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         """Keep the metrics of this step for the metadata of its checkpoint."""
         self._note_metrics(state, logs or {})
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Save the last step, whatever ended training, and wait until everything is on disk."""
         if self._session is not None:
             # Where other tools expect the state of a training that has ended.
@@ -232,6 +226,9 @@ class ScheduledCheckpointCallback(TrainerCallback):
             write_file(self._directory(args) / TRAINER_STATE, values.encode())
         self._active.training_ended(TrainerEvent(args, state, control, kwargs))
         self.ended_at = state.global_step
+        if self._session is not None and not self.failures:
+            steps = self._also_save.union(self.schedule.known_steps(state.max_steps))
+            warn_of_missed_steps(self._directory(args), steps, self._count.first, state.global_step)
         self._close()
 
     def resume_from(self, trainer: Any, asked: str | bool | None) -> str | bool | None:
@@ -255,6 +252,11 @@ class ScheduledCheckpointCallback(TrainerCallback):
             if not (isinstance(error, DivergedError) and isinstance(problem, DivergedError)):
                 logger.warning("the last step could not be saved after the training failed: %s", problem)
 
+    def training_returned(self, trainer: Any) -> None:
+        """End a training whose loop has sent no `on_train_end`."""
+        if self._strategy is not None:
+            self.on_train_end(trainer.args, trainer.state, trainer.control, **known_objects({}, trainer))
+
     def save_after_failure(self) -> None:
         """Save the last complete step of a training that an exception ended, and wait for the disk.
 
@@ -276,9 +278,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     @property
     def _active(self) -> SavingStrategy:
-        if self._strategy is None:
-            raise RuntimeError("the Trainer sent an event of a training before on_train_begin")
-        return self._strategy
+        return begun(self._strategy)
 
     @contextmanager
     def _closed_on(self, kind: type[BaseException]) -> Iterator[None]:

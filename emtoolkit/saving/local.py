@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from emtoolkit.saving.adapter_state import model_state
 from emtoolkit.saving.adaptive_steps import adaptive_steps
 from emtoolkit.saving.model_state import FullState, ModelState
 from emtoolkit.saving.overlap import Copying
+from emtoolkit.saving.own_loops import FirstUpdate, known_objects
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY, ResumeState
 from emtoolkit.saving.session import SavingSession
 from emtoolkit.saving.snapshot import SnapshotBuffers
@@ -35,6 +36,7 @@ class _Copies:
     state: ModelState
     buffers: SnapshotBuffers
     whole: WholeStep
+    first: FirstUpdate
     copying: Copying
 
     def save(
@@ -55,7 +57,14 @@ class _Copies:
 
     def save_resume_state(self, event: TrainerEvent, random_states: list[Any], callbacks: list[Any]) -> None:
         """Save everything that continuing from this moment needs."""
-        optimizer, lr_scheduler = event.objects["optimizer"], event.objects["lr_scheduler"]
+        optimizer, lr_scheduler = event.objects.get("optimizer"), event.objects.get("lr_scheduler")
+        if optimizer is None:
+            logger.warning(
+                "the state of step %d was not saved, so training cannot be resumed from there: the training loop names "
+                "no optimizer; set trainer.optimizer",
+                event.step,
+            )
+            return
         state = ResumeState.capture(self.state, optimizer, lr_scheduler, event.state, random_states, callbacks)
         self.session.save_resume_state(state)
 
@@ -79,8 +88,9 @@ class LocalSaving:
             _check_restored(self._setup.directory / RESUME_DIRECTORY / checkpoint_name(event.step), state.tensors)
         session = self._setup.open_session(state)
         buffers = SnapshotBuffers(state, self._setup.options.max_in_flight)
-        whole = WholeStep(_changing_tensors(event.model, state), event.step)
-        copies = _Copies(session, state, buffers, whole, Copying(self._setup, state, buffers, whole))
+        changing = _changing_tensors(event.model, state)
+        whole, first = WholeStep(changing, event.step), FirstUpdate(changing, event.step)
+        copies = _Copies(session, state, buffers, whole, first, Copying(self._setup, state, buffers, whole))
         session.before_close = copies.copying.close
         if self._setup.schedule.adaptive is not None:
             session.choice = adaptive_steps(self._setup, self._setup.schedule.adaptive, event, state)
@@ -127,6 +137,7 @@ class LocalSaving:
     def step_ended(self, event: TrainerEvent) -> None:
         if self._copies is None:
             return
+        self._copies.first.step_ended(event.step, is_announced=not self._copies.whole.is_unchanged())
         self._copies.whole.is_now(event.step)
         self._copies.session.disk.check()
         scheduled = self._setup.is_scheduled(event.step)
@@ -142,6 +153,7 @@ class LocalSaving:
     def training_ended(self, event: TrainerEvent) -> None:
         self.finish_copy()
         if self._copies is not None:
+            self._copies.first.training_ended(event.step)
             self._copies.save(event.step, final=True)
         if self._setup.options.resume_at_end:
             self._save_resume_state(event)
@@ -161,7 +173,8 @@ class LocalSaving:
     def _save_resume_state(self, event: TrainerEvent) -> None:
         random_states = self._setup.ranks.gather(self._setup.timing.random_state())
         if self._copies is not None:
-            self._copies.save_resume_state(event, random_states, self._setup.stateful_callbacks())
+            known = replace(event, objects=known_objects(event.objects, self._setup.trainer()))
+            self._copies.save_resume_state(known, random_states, self._setup.stateful_callbacks())
 
 
 def _changing_tensors(model: Any, state: ModelState) -> list[Tensor]:

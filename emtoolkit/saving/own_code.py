@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -60,7 +60,19 @@ def _functions_in(member: Any) -> Iterator[FunctionType]:
         parts: tuple[Any, ...] = (member.fget, member.fset, member.fdel)
     else:
         parts = (getattr(member, "__func__", member),)
-    yield from (part for part in parts if isinstance(part, FunctionType))
+    yield from (unwatched(part) for part in parts if isinstance(part, FunctionType))
+
+
+def put_around(original: Callable[..., Any], function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, which emtoolkit puts around `original`: only `original` counts as the user's code."""
+    function.__watched__ = original  # type: ignore[attr-defined]  # functions take any attribute
+    return function
+
+
+def unwatched(function: FunctionType) -> FunctionType:
+    """The function that `function` has been put around, or itself."""
+    original: FunctionType = getattr(function, "__watched__", function)
+    return original
 
 
 def names_in(function: FunctionType) -> set[str]:

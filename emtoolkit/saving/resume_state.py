@@ -70,7 +70,7 @@ class ResumeState:
             tensors={name: tensor.detach().to("cpu", copy=True) for name, tensor in model_state.tensors.items()},
             write=model_state.writer(),
             optimizer=_copied(optimizer.state_dict()),
-            lr_scheduler=_copied(lr_scheduler.state_dict()),
+            lr_scheduler=None if lr_scheduler is None else _copied(lr_scheduler.state_dict()),
             scaler=None if scaler is None else _copied(scaler.state_dict()),
             rng=rng,
             trainer_state=trainer_state_json(trainer_state, callbacks),
@@ -96,7 +96,8 @@ def write_resume_state(
         state.write(target, state.tensors)
         with failures_as_os_errors():
             torch.save(state.optimizer, target / "optimizer.pt")
-            torch.save(state.lr_scheduler, target / "scheduler.pt")
+            if state.lr_scheduler is not None:
+                torch.save(state.lr_scheduler, target / "scheduler.pt")
             if state.scaler is not None:
                 torch.save(state.scaler, target / "scaler.pt")
         _write_random_states(target, state.rng)

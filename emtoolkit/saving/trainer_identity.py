@@ -8,7 +8,6 @@ arguments, `CONFIG_EXCLUSIONS` of the model's config, and `ADAPTER_EXCLUSIONS` o
 import hashlib
 import sys
 from collections.abc import Mapping
-from inspect import unwrap
 from types import FunctionType
 from typing import Any
 
@@ -24,7 +23,7 @@ from emtoolkit.saving.describe import describe
 from emtoolkit.saving.float32_precision import float32_precision
 from emtoolkit.saving.model_identity import base_name, model_identity
 from emtoolkit.saving.optimizer_identity import initial_optimizer_state, optimizer_identity
-from emtoolkit.saving.own_code import is_own, names_in
+from emtoolkit.saving.own_code import is_own, names_in, unwatched
 from emtoolkit.saving.strategy import TrainerEvent
 
 # The facts of step 0. A resumed model, optimizer and scheduler no longer show them; a resume reads them in the record.
@@ -136,8 +135,7 @@ def _trainer_identity(trainer: Any, model: Any) -> dict[str, Any]:
 def _attributes(trainer: Any, model: Any) -> dict[str, Any]:
     """What subclasses add to the stock Trainer, and what replaces its methods: settings, own objects, other models."""
     classes = [kind for kind in type(trainer).__mro__ if issubclass(kind, Trainer) and kind is not Trainer]
-    # `watch_trainers` has put a function around `train`.
-    added = _names_in(*classes) - _names_in(Trainer) - names_in(unwrap(Trainer.train))
+    added = _names_in(*classes) - _names_in(Trainer)
     public = {name for name in added if not name.startswith("_") or any(map(is_own, classes))}
     values = vars(trainer)
     replaced = {name for name in values if hasattr(Trainer, name) and is_own(values[name])}
@@ -150,7 +148,7 @@ def _attributes(trainer: Any, model: Any) -> dict[str, Any]:
 
 def _names_in(*classes: type) -> set[str]:
     functions = (value for kind in classes for value in vars(kind).values() if isinstance(value, FunctionType))
-    return set().union(*map(names_in, functions))
+    return set().union(*map(names_in, map(unwatched, functions)))
 
 
 def _is_setting(value: Any, *, own: bool) -> bool:
