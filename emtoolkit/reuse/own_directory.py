@@ -45,7 +45,7 @@ class OwnDirectory:
         self.directory = directory
         self.store = store
         self.identity = identity
-        self._total_steps = total_steps
+        self.total_steps = total_steps
         self._record = TrajectoryRecord.of(identity, total_steps, schedule)
         self._publisher: WandbPublisher | None = None
         self._run: str | None = None
@@ -105,7 +105,7 @@ class OwnDirectory:
     def _publish(self, step: int, metadata: Mapping[str, Any]) -> None:
         if self._publisher is not None:
             path = self.directory / checkpoint_name(step)
-            self._publisher.publish(Publication(step, path, step == self._total_steps, metadata))
+            self._publisher.publish(Publication(step, path, step == self.total_steps, metadata))
 
     def end(self) -> None:
         """The store holds the last step: copy what lies beside the checkpoints, and record that training has ended."""
@@ -115,14 +115,14 @@ class OwnDirectory:
                 write_directory(target, partial(shutil.copytree, source, dirs_exist_ok=True), 0)
             elif source.is_file():
                 shutil.copyfile(source, target)
-        self._record.ended(self._total_steps).write(self.directory)
+        self._record.ended(self.total_steps).write(self.directory)
 
     def _metadata(self, step: int, stored: Publications) -> Mapping[str, Any]:
         """What the training recorded about the step, with the schedule and the places of this run."""
         identity = self.identity
         found = (
             dict(stored.metadata.get(step, {}))
-            or CheckpointMetadata(step=step, total_steps=self._total_steps, fingerprint=identity.fingerprint).to_json()
+            or CheckpointMetadata(step=step, total_steps=self.total_steps, fingerprint=identity.fingerprint).to_json()
         )
         if found.get("saved_for") == "interruption":
             # In this run's schedule the step is one like the others.

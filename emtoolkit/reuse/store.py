@@ -234,5 +234,14 @@ def wait_to_train(directory: Path) -> FileLock:
             time.sleep(_SECONDS_BETWEEN_TRIES)
 
 
+def may_train(directory: Path) -> bool:
+    """Whether this process may train into a directory of the store now: no other one does, and it can be written."""
+    try:
+        lock_file(directory / _TRAINING_LOCK).release()
+    except CheckpointError:
+        return False
+    return True
+
+
 def _text_or_none(values: Mapping[str, Any], key: str) -> str | None:
     return None if values.get(key) is None else text_in(values, key)

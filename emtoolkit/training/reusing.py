@@ -25,7 +25,7 @@ from emtoolkit.errors import ScheduleError
 from emtoolkit.launch import process_count
 from emtoolkit.reuse.inputs import RunInputs, environment_of
 from emtoolkit.reuse.own_directory import OwnDirectory, intact
-from emtoolkit.reuse.store import TrajectoryStore, training_of
+from emtoolkit.reuse.store import TrajectoryStore, may_train, training_of
 from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.lock import lock_directory
@@ -33,7 +33,7 @@ from emtoolkit.training.history import log_history
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.result import RunResult
-from emtoolkit.training.reused_from_wandb import use_versions
+from emtoolkit.training.reused_from_wandb import schedule_to_save, use_versions
 from emtoolkit.training.wandb_run import seconds_for_checkpoints, seconds_for_finish, start_run
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,7 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
     if lacking is None or not may_take(source, evaluated):
         return None
     manifests, _ = intact(source, lacking, known.identity.fingerprint)
-    if manifests.keys() != lacking:
+    if manifests.keys() != lacking or (lacking and trains_for_others(config, source, total)):
         return None
     own = OwnDirectory(directory, source, known.identity, total, str(schedule))
     lock = lock_directory(directory)
@@ -135,6 +135,18 @@ def may_take(store: Path, evaluated: tuple[int, ...] | None) -> bool:
         return True
     training = training_of(store)
     return training is None or training.evaluated == evaluated
+
+
+def trains_for_others(config: RunConfig, store: Path, total_steps: int, *, locked: bool = False) -> bool:
+    """Whether the directory `store` lacks steps that other runs of the sweep want, and nobody trains them.
+
+    `locked` says that this process holds the lock to train them.
+    """
+    if config.trajectory.also_save is None or not store.is_dir():
+        return False
+    wanted = set(schedule_to_save(config).steps(total_steps)) - {*pruned_steps(store)}
+    lack = not wanted <= {info.step for info in list_checkpoints(store) if info.complete}
+    return lack and (locked or may_train(store))
 
 
 def _lacking(directory: Path, fingerprint: str, steps: Collection[int], *, resume: bool) -> set[int] | None:

@@ -38,7 +38,7 @@ from emtoolkit.training.prepare import PreparedRun
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
 from emtoolkit.training.reused_from_wandb import fill_from_wandb, schedule_to_save, use_versions
-from emtoolkit.training.reusing import may_take, publish_into, run_facts, take_all, why_trains_alone
+from emtoolkit.training.reusing import may_take, publish_into, run_facts, take_all, trains_for_others, why_trains_alone
 
 logger = logging.getLogger(__name__)
 
@@ -211,21 +211,26 @@ def share(
         locks.close()
         return None
     locks.callback(lock.release)
-    if (result := _taken(config, own, lacking)) is not None:
+    if (result := _taken(config, own, lacking, locked=True)) is not None:
         return result
     with bar() as progress:
         record = TrajectoryRecord.of(identity, plan.total_steps, plan.schedule)
         fill_from_wandb(config, store, own, lacking, record, progress)
-    if (result := _taken(config, own, lacking)) is not None:
+    if (result := _taken(config, own, lacking, locked=True)) is not None:
         return result
     with bar() as progress:
         return _stretch(config, prepared, own, lacking, evaluated, store.environment, progress)
 
 
-def _taken(config: RunConfig, own: OwnDirectory, lacking: frozenset[int]) -> RunResult | None:
-    """The result of a run whose lacking steps are all in the store, None otherwise."""
+def _taken(config: RunConfig, own: OwnDirectory, lacking: frozenset[int], *, locked: bool = False) -> RunResult | None:
+    """The result of a run whose lacking steps are all in the store, and which need not train for others; else None.
+
+    `locked` says that this process holds the lock of the trajectory.
+    """
     manifests, _ = intact(own.store, lacking, own.identity.fingerprint)
     if manifests.keys() != lacking:
+        return None
+    if lacking and trains_for_others(config, own.store, own.total_steps, locked=locked):
         return None
     return take_all(config, own, manifests)
 

@@ -5,12 +5,13 @@ from pathlib import Path
 
 from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.pruned import pruned_steps
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.reuse.inputs import environment_of
 from emtoolkit.reuse.store import TrajectoryStore
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY
-from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.training.prepare import PreparedRun
+from emtoolkit.training.reused_from_wandb import schedule_to_save
 from emtoolkit.training.reusing import evaluated_steps, may_take, why_trains_alone
 
 
@@ -29,18 +30,22 @@ class SharedCosts:
         if alone or not may_take(directory, evaluated_steps(config, plan.total_steps)):
             return plan.total_steps
         there = self._steps.setdefault(directory, _complete(directory))
-        if there.issuperset(plan.steps):
-            return 0
-        also = config.trajectory.also_save
-        wanted = set(plan.steps) | set(() if also is None else Schedule.parse(also).steps(plan.total_steps))
+        pruned = {*_pruned(directory)} - {*plan.steps}
+        wanted: set[int] = {*schedule_to_save(config).steps(plan.total_steps)} - pruned
         missing = wanted - there
         there |= wanted
+        if not missing:
+            return 0
         resumable = [step for step in _steps_in(directory / RESUME_DIRECTORY) if step <= min(missing)]
         return max(missing) - max(resumable, default=0)
 
 
 def _complete(directory: Path) -> set[int]:
     return {info.step for info in list_checkpoints(directory) if info.complete} if directory.is_dir() else set()
+
+
+def _pruned(directory: Path) -> Collection[int]:
+    return pruned_steps(directory) if directory.is_dir() else ()
 
 
 def _steps_in(home: Path) -> Collection[int]:

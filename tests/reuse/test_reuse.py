@@ -62,6 +62,37 @@ def test_a_second_schedule_is_taken_without_a_training(config: Config, tmp_path:
     assert digests(tmp_path / "second") == of_steps(separate, 3, 7, 9)
 
 
+def test_a_run_whose_own_steps_are_there_trains_those_of_the_other_runs_of_its_group(
+    config: Config, tmp_path: Path, separate: Path
+) -> None:
+    """The first run of a sweep may find its steps in an older store, and still trains the union of the schedules."""
+    train(config("older", "0,6"))
+    group = "trajectory.also_save='0,2,4,6,7'"
+    assert take_without_training(config("first", "0,6", group), resume=False) is None
+    first = train(config("first", "0,6", group))
+    assert (first.trained_steps, first.reused, steps(tmp_path / "first")) == (7, (0, 6, 9), [0, 6, 9])
+    for name, schedule, own in (("second", "2,7", (2, 7, 9)), ("third", "4", (4, 9))):
+        taken = take_without_training(config(name, schedule, group), resume=False)
+        assert taken is not None
+        assert (taken.reused, digests(tmp_path / name)) == (own, of_steps(separate, *own))
+
+
+def test_a_run_whose_own_steps_are_there_does_not_wait_for_the_training_of_the_others(
+    config: Config, tmp_path: Path
+) -> None:
+    train(config("older", "0,6"))
+    group = "trajectory.also_save='0,2,6'"
+    (store,) = (tmp_path / "store").glob("*-*")
+    lock = wait_to_train(store)
+    try:
+        assert train(config("meanwhile", "6", group)).trained is False
+    finally:
+        lock.release()
+    # A resumed run lacks nothing, and is not the one that trains for others.
+    again = train(config("meanwhile", "6", group), resume=True)
+    assert (again.trained, steps(store)) == (False, [0, 6, 9])
+
+
 def test_a_missing_stretch_is_trained_to_its_last_step(config: Config, tmp_path: Path, separate: Path) -> None:
     train(config("first", "0,6"))
     assert take_without_training(config("second", "2,4,6"), resume=False) is None
