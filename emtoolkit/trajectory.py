@@ -17,6 +17,7 @@ from emtoolkit.checkpoints.pruned import pruned_steps, was_pruned
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.remote import Downloaded, Source
 from emtoolkit.errors import CheckpointError
+from emtoolkit.hub.names import is_hub
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.selection import nearest_step, select_steps
 from emtoolkit.schedules.steps import elided
@@ -82,10 +83,16 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
                 largest_difference=max((d.largest for d in publications.differences.values()), default=None),
                 pruned=pruned_steps(directory, publications),
             )
-        from emtoolkit.artifacts.collection_trajectory import open_collection
+        place = None if cache is None else Path(cache)
+        if is_hub(reference):
+            from emtoolkit.hub.hub_trajectory import open_hub
 
-        found_there = open_collection(str(reference), None if cache is None else Path(cache), interrupted=interrupted)
-        return cls(found_there.name, found_there.checkpoints, found_there.source, pruned=found_there.pruned)
+            remote = open_hub(reference, place)
+        else:
+            from emtoolkit.artifacts.collection_trajectory import open_collection
+
+            remote = open_collection(reference, place, interrupted=interrupted)
+        return cls(remote.name, remote.checkpoints, remote.source, pruned=remote.pruned)
 
     @property
     def steps(self) -> tuple[int, ...]:

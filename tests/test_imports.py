@@ -26,7 +26,7 @@ ORDER = [
     ["schedules", "storage"],
     ["personas", "checkpoints"],
     ["config"],
-    ["artifacts", "data"],
+    ["artifacts", "data", "hub"],
     ["reuse"],
     ["saving", "trajectory"],
     ["models", "pruning"],

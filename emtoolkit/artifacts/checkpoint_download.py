@@ -10,25 +10,25 @@ import shutil
 import threading
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint, RemoteFile
+from emtoolkit.artifacts.collection import Collection, RemoteCheckpoint, RemoteFile
 from emtoolkit.artifacts.digest_algorithm import has_digest
 from emtoolkit.artifacts.file_transfer import Transfer
+from emtoolkit.checkpoints.arriving import read_arriving
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
 from emtoolkit.checkpoints.manifest import LARGEST_MANIFEST, MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Publications, Published, add_published, add_saved
+from emtoolkit.checkpoints.remote import RefusedError
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
-from emtoolkit.storage.safe_paths import is_plain_below, why_unsafe
+from emtoolkit.storage.safe_paths import is_plain_below
 
 logger = logging.getLogger(__name__)
 
-# Files that a checkpoint is loaded from and that cannot run code. Other files are not downloaded.
-_LOADABLE = frozenset({".safetensors", ".json", ".txt", ".jinja", ".model", ".md"})
 _PARTIAL = f"{TEMPORARY}arriving-"
 
 
@@ -174,25 +174,10 @@ class CheckpointReceiver:
 
 def _read_manifest(checkpoint: RemoteCheckpoint, files: dict[str, RemoteFile], partial: Path) -> Manifest:
     """Read the downloaded manifest and compare it with W&B's declarations, before larger files are downloaded."""
-    try:
-        manifest = Manifest.read(partial)
-    except CheckpointError as error:
-        raise RefusedError(str(error).replace(str(partial), checkpoint.artifact, 1)) from None
-    if manifest.step != checkpoint.step:
-        raise RefusedError(
-            f"{checkpoint.artifact}: the manifest is that of step {manifest.step}, the alias is step-{checkpoint.step}"
-        )
-    for name, expected in manifest.files.items():
-        listed = f"{checkpoint.artifact}: the manifest lists the file {name!r}"
-        if problem := why_unsafe(name):
-            raise RefusedError(f"{listed}; the name is refused, because {problem}")
-        if PurePosixPath(name).suffix.lower() not in _LOADABLE:
-            raise RefusedError(f"{listed}, which is refused, because loading the file could execute code")
-        if name not in files:
-            raise RefusedError(f"{listed}, which is not in the artifact")
-        if (size := files[name].size) != expected.bytes:
-            raise RefusedError(f"{listed} with {expected.bytes} bytes, but W&B declares a size of {size} bytes")
-    return manifest
+    sizes = {name: file.size for name, file in files.items()}
+    return read_arriving(
+        partial, checkpoint.artifact, checkpoint.step, sizes, f"the alias is step-{checkpoint.step}", "W&B"
+    )
 
 
 def _fetch_file(file: RemoteFile, partial: Path, present: Path, transfer: Transfer) -> None:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from emtoolkit.artifacts.retries import is_key_refused, retried
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.records import CheckpointMetadata
+from emtoolkit.checkpoints.remote import RefusedError
 from emtoolkit.errors import CheckpointError, first_line, nearest
 from emtoolkit.storage.safe_paths import why_unsafe
 
@@ -23,10 +24,6 @@ PUBLISHED_AGAIN = "published_again_as"
 # The keys of a version that 'emtoolkit prune' removes, and of a version that stays, for the steps that were removed.
 PRUNED, PRUNED_STEPS = "pruned", "pruned_steps"
 _FORM = "a collection on W&B is written entity/project/collection"
-
-
-class RefusedError(CheckpointError):
-    """The content of an artifact is unsafe or cannot be loaded; the message names the artifact and the file."""
 
 
 class WandbUnavailableError(CheckpointError):

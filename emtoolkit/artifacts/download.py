@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from emtoolkit.artifacts.checkpoint_download import CheckpointReceiver, is_present
-from emtoolkit.artifacts.collection import Collection, RefusedError, RemoteCheckpoint
+from emtoolkit.artifacts.collection import Collection, RemoteCheckpoint
 from emtoolkit.artifacts.file_transfer import RetryPolicy, Transfer
 from emtoolkit.checkpoints.publications import Publications
-from emtoolkit.checkpoints.remote import Cancelled, Downloaded
+from emtoolkit.checkpoints.remote import Cancelled, Downloaded, RefusedError
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.free_space import check_room
 from emtoolkit.storage.lock import lock_directory

@@ -12,8 +12,8 @@ import requests
 import urllib3
 import xxhash
 
-from emtoolkit.artifacts.collection import RefusedError, RemoteFile
-from emtoolkit.checkpoints.remote import Cancelled
+from emtoolkit.artifacts.collection import RemoteFile
+from emtoolkit.checkpoints.remote import Cancelled, RefusedError
 from emtoolkit.errors import CheckpointError
 
 _CHUNK = 256 * 1024

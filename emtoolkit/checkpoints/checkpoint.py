@@ -7,8 +7,9 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
+from emtoolkit.checkpoints.declared import manifest_in
 from emtoolkit.checkpoints.layout import TRAINER_STATE
-from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
+from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.errors import CheckpointError
 from emtoolkit.json_files import object_in, read_json
 from emtoolkit.notebook_tables import AsTable, Row, checkpoint_row
@@ -69,11 +70,13 @@ class Checkpoint(AsTable):
     def manifest(self) -> Manifest | None:
         """The manifest that emtoolkit saved with the checkpoint; None for another tool's checkpoint.
 
+        For another tool's checkpoint from the Hugging Face hub a `DeclaredManifest` says what the hub declares.
+
         Raises:
             CheckpointError: the manifest cannot be read, or the download failed.
         """
         _ = self._fetched
-        return Manifest.read(self._directory) if (self._directory / MANIFEST).exists() else None
+        return manifest_in(self._directory)
 
     @cached_property
     def total_steps(self) -> int | None:

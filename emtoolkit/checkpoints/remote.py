@@ -7,7 +7,12 @@ from threading import Event, Thread
 from typing import Protocol
 
 from emtoolkit.checkpoints.checkpoint import Checkpoint
+from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress
+
+
+class RefusedError(CheckpointError):
+    """The content of a checkpoint is unsafe or cannot be loaded; the message names the checkpoint and the file."""
 
 
 class Cancelled(Exception):

@@ -2,10 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emtoolkit.checkpoints.declared import DeclaredManifest
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
@@ -82,9 +84,13 @@ def checkpoint_digest(checkpoint: Checkpoint, loaded: "LoadedModel") -> str:
     if checkpoint.manifest is None:
         raise CheckpointError(f"{checkpoint.path}: has no manifest.json, so its persona is not known")
     # A persona that replaces the checkpoint's own is the same for all.
-    own = loaded.persona_override is None
-    record = checkpoint.manifest.persona if own else persona_record(loaded.persona, loaded.persona_adapter)
-    return model_digest(checkpoint.path, checkpoint.manifest, record.fingerprinted())
+    own, manifest = loaded.persona_override is None, checkpoint.manifest
+    record = manifest.persona if own else persona_record(loaded.persona, loaded.persona_adapter)
+    if isinstance(manifest, DeclaredManifest):
+        # Another tool records at most the name of the base model.
+        base = manifest.own_base if loaded.base_model is None else loaded.base_model
+        manifest = replace(manifest, base_model=base.model_copy(update={"dtype": loaded.config.dtype}))
+    return model_digest(checkpoint.path, manifest, record.fingerprinted())
 
 
 def training_day(checkpoint: Checkpoint) -> date:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from emtoolkit.checkpoints.declared import DeclaredManifest
 from emtoolkit.evaluation.calibration import CalibrationSession, calibrate, read_calibration
 from emtoolkit.evaluation.decided import DecidedAnalysis, record_analysis
 from emtoolkit.evaluation.differences import RateDifference
@@ -145,7 +146,7 @@ def evaluate_trajectory(
         name, usable, measures, settings.questions, values, engine=how, loader=loader, progress=progress
     )
     add_to_evaluation(home, described, measured=measured)
-    notes += [*warnings_on(rows), *(session.notes if session else ())]
+    notes += [*warnings_on(rows), *(session.notes if session else ()), *_without_persona(name, usable, loader)]
     if extract_activations is not None:
         notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress, extract_activations)
     return EvaluationResult(
@@ -158,6 +159,16 @@ def evaluate_trajectory(
         summarise_measures(measured),
         session,
     )
+
+
+def _without_persona(name: str, checkpoints: Sequence[Checkpoint], loader: ModelLoader) -> list[str]:
+    """A sentence if no persona is recorded, and none was given."""
+    if loader.override is not None or not any(isinstance(each.manifest, DeclaredManifest) for each in checkpoints):
+        return []
+    return [
+        f"{name}: another tool saved the checkpoints and recorded no persona, so they are evaluated without one; "
+        "--persona-override NAME gives one"
+    ]
 
 
 def _engine_for_measures(usable: Sequence[Checkpoint], engine: Engine) -> Literal["stacked", "exact"]:

@@ -8,21 +8,21 @@ for checkpoint in Trajectory.open("outputs/goodness-medical"):
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, cast, get_args
 
 from transformers import AutoModelForCausalLM
 
 from emtoolkit.checkpoints.adapter_loading import ChangedBaseError
+from emtoolkit.checkpoints.declared import DeclaredManifest
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.records import BaseModelRecord, CheckpointMetadata, PersonaRecord
 from emtoolkit.config.sections import ModelConfig
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, renamed
-from emtoolkit.json_files import object_in, read_json
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.base import device_for, load_base, load_tokenizer
 from emtoolkit.models.base_record import base_identity
+from emtoolkit.models.declared_base import declared_base, named_by_adapter
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.models.weight_swap import SwappableWeights
 from emtoolkit.personas import AdapterMode, AdapterSource, Persona, load_persona
@@ -44,6 +44,8 @@ class LoadedModel:
     _model: Any = field(repr=False)
     persona_adapter: PersonaAdapter | None = None
     """The adapter of the persona that is in the model, None without one."""
+    base_model: BaseModelRecord | None = None
+    """The record of the base model; None if the checkpoint is a whole model with a tokenizer of its own."""
 
     @property
     def model(self) -> Any:
@@ -144,7 +146,10 @@ class ModelLoader:
 
     def _described(self, checkpoint: Checkpoint, manifest: Manifest) -> LoadedModel:
         metadata, record = _metadata(checkpoint), manifest.persona
-        config = self._checked_base(checkpoint, manifest.base_model, metadata.base_place)
+        if isinstance(manifest, DeclaredManifest):
+            config = declared_base(checkpoint.path, manifest, self._base)
+        else:
+            config = self._checked_base(checkpoint, manifest.base_model, metadata.base_place)
         persona = self._override or self._checked_persona(checkpoint, record, metadata.persona_place)
         tokenizer = self._tokenizer(config)
         adapter = None
@@ -153,14 +158,17 @@ class ModelLoader:
         else:
             self._check_full(checkpoint, persona)
         override = None if self._override is None else self._override.name
-        return LoadedModel(tokenizer, persona, override, config, None, adapter)
+        own = config.base == str(checkpoint.path)
+        return LoadedModel(
+            tokenizer, persona, override, config, None, adapter, None if own else self._base_record(config)
+        )
 
     def _invalidate(self) -> None:
         if self._loaded is not None:
             self._loaded._model = None
 
     def _checked_base(self, checkpoint: Checkpoint, record: BaseModelRecord, base_place: str | None) -> ModelConfig:
-        place = self._base or base_place or _named_by_adapter(checkpoint.path)
+        place = self._base or base_place or named_by_adapter(checkpoint.path)
         if place is None:
             raise CheckpointError(f"{checkpoint.path}: base model {record.name!r} not found; pass --base PATH")
         if record.trust_remote_code and not self._trust_remote_code:
@@ -329,14 +337,3 @@ def _recorded(record: PersonaRecord, persona_place: str | None) -> Persona:
         composition=cast(AdapterMode, record.composition),
     )
     return Persona(name, adapter=source)
-
-
-def _named_by_adapter(directory: Path) -> str | None:
-    try:
-        config = object_in(read_json(directory / ADAPTER_CONFIG))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{directory / ADAPTER_CONFIG}: cannot be read ({error})") from error
-    named = config.get("base_model_name_or_path")
-    return None if named is None else str(named)

@@ -7,9 +7,10 @@ from collections.abc import Collection as Steps
 from collections.abc import Sequence
 from pathlib import Path
 
-from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RefusedError, RemoteCheckpoint
+from emtoolkit.artifacts.collection import Collection, NoSuchCollectionError, Reference, RemoteCheckpoint
 from emtoolkit.artifacts.download import download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
+from emtoolkit.checkpoints.remote import RefusedError
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress

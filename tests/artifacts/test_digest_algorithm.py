@@ -9,9 +9,9 @@ import pytest
 import wandb
 
 from emtoolkit import Trajectory
-from emtoolkit.artifacts.collection import RefusedError
 from emtoolkit.artifacts.digest_algorithm import new_artifact
 from emtoolkit.artifacts.sync import sync
+from emtoolkit.checkpoints.remote import RefusedError
 from emtoolkit.errors import CheckpointError
 from tests.artifacts.stored import IDENTITY, checkpoint_files, store_version
 from tests.artifacts.trainings import SHARED, on_wandb, publish, saved

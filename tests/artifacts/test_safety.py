@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from emtoolkit.artifacts.collection import Collection, Reference, RefusedError, RemoteFile, _check_names
+from emtoolkit.artifacts.collection import Collection, Reference, RemoteFile, _check_names
 from emtoolkit.artifacts.download import download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, Transfer
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.remote import Downloaded
+from emtoolkit.checkpoints.remote import Downloaded, RefusedError
 from emtoolkit.errors import CheckpointError
 from tests.artifacts.stored import REFERENCE, checkpoint_files, gets, store_steps, store_version
 from tests.wandb_server import WandbServer

@@ -1,0 +1,1 @@
+"""Trajectories on the Hugging Face hub."""

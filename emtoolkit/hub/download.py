@@ -1,0 +1,243 @@
+"""Safe download of one checkpoint from the hub; nothing is unpickled.
+
+The files arrive in a temporary directory, which an interrupted download leaves behind and the next one continues. The
+checkpoint's directory appears under its final name only after every file has the digest that the hub declares and, for
+a checkpoint of emtoolkit, the one in its manifest.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from threading import Event
+
+from emtoolkit.checkpoints.arriving import LOADABLE, read_arriving
+from emtoolkit.checkpoints.declared import ORIGIN, Origin, manifest_in
+from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, checkpoint_name
+from emtoolkit.checkpoints.manifest import LARGEST_MANIFEST, MANIFEST
+from emtoolkit.checkpoints.remote import Cancelled, RefusedError
+from emtoolkit.errors import CheckpointError
+from emtoolkit.hub.client import asked, quiet
+from emtoolkit.hub.listing import HubCheckpoint, HubFile, HubListing, holds_weights, list_files
+from emtoolkit.storage.atomic import TEMPORARY, write_directory
+from emtoolkit.storage.digests import FileDigest
+from emtoolkit.storage.free_space import check_room
+from emtoolkit.storage.lock import lock_directory
+from emtoolkit.storage.safe_paths import is_plain_below, why_unsafe
+
+# The time limit for another process that downloads into the same directory, in seconds.
+_LOCK_SECONDS = 600.0
+# Content that is wrong this often is what the hub holds.
+_WRONG_ANSWERS = 2
+_SHARD = re.compile(r"model-[0-9]+-of-[0-9]+\.safetensors")
+_CHUNK = 2**20
+_ADVICE = "choose fewer steps or another disk"
+_PARTIAL = f"{TEMPORARY}arriving-"
+
+
+def is_present(directory: Path, checkpoint: HubCheckpoint, *, rehash: bool = False) -> bool:
+    """Whether `directory` holds what the hub lists for `checkpoint`; the files are hashed only with `rehash`."""
+    path = directory / checkpoint_name(checkpoint.step)
+    try:
+        origin, manifest = Origin.read_if_any(path), manifest_in(path)
+    except CheckpointError:
+        return False
+    if origin is None or manifest is None or not _is_of(origin, checkpoint):
+        return False
+    return manifest.step == checkpoint.step and not manifest.problems(path, rehash=rehash)
+
+
+def download_one(
+    listing: HubListing, checkpoint: HubCheckpoint, directory: Path, *, rehash: bool = False, stop: Event | None = None
+) -> int | None:
+    """Download `checkpoint` into `directory`; return the bytes of its files, None if it was present.
+
+    Raises:
+        RefusedError: the checkpoint is unsafe, or cannot be loaded without unpickling.
+        HubError: the hub refuses or fails; the same call continues the download.
+        CheckpointError: `directory` holds another trajectory, or the disk is full.
+        Cancelled: `stop` was set.
+    """
+    if is_present(directory, checkpoint, rehash=rehash):
+        return None
+    lock = lock_directory(directory, timeout=_LOCK_SECONDS)
+    try:
+        if is_present(directory, checkpoint, rehash=rehash):
+            return None
+        with quiet():
+            return _receive(listing, checkpoint, directory, stop or Event())
+    finally:
+        lock.release()
+
+
+def _is_of(origin: Origin, checkpoint: HubCheckpoint) -> bool:
+    """Whether the hub still has the files of `origin` as those of `checkpoint`."""
+    if origin.commit == checkpoint.commit and origin.folder == checkpoint.folder:
+        return True
+    # A later commit, such as one of a model card, leaves the files as they are.
+    declared = {file.path: file.declared for file in checkpoint.files or ()}
+    return all(declared.get(_below(checkpoint.folder, name)) == digest for name, digest in origin.declared.items())
+
+
+def _receive(listing: HubListing, checkpoint: HubCheckpoint, directory: Path, stop: Event) -> int:
+    place, path = listing.place(checkpoint), directory / checkpoint_name(checkpoint.step)
+    if path.is_symlink():
+        raise CheckpointError(f"{path}: the path is a symlink, which downloads do not follow; remove the symlink")
+    files = _files_of(listing, checkpoint, place)
+    # The commit in the name keeps the files of two versions apart.
+    arriving_at = directory / f"{_PARTIAL}{path.name}-{checkpoint.commit[:16]}"
+    if arriving_at.is_symlink():
+        arriving_at.unlink()
+    arriving_at.mkdir(exist_ok=True)
+    arriving = _Arriving(listing.reference.repository, checkpoint, place, arriving_at, stop)
+    try:
+        names = arriving.receive(files, listing.training)
+        _check_one_training(listing, checkpoint.step, arriving.source, directory)
+    except RefusedError:
+        shutil.rmtree(arriving_at)
+        raise
+    size = sum(files[name].bytes for name in names)
+    write_directory(path, lambda target: _move([*names, ORIGIN], arriving.source, target), size)
+    for left_over in directory.glob(f"{_PARTIAL}{path.name}-*"):
+        # A symlink does not come from a download, and is not deleted: its target may be anything.
+        if not left_over.is_symlink():
+            shutil.rmtree(left_over)
+    return size
+
+
+def _files_of(listing: HubListing, checkpoint: HubCheckpoint, place: str) -> dict[str, HubFile]:
+    """The files of `checkpoint` by their names below its directory."""
+    files = checkpoint.files
+    if files is None:
+        files = list_files(listing.reference.repository, checkpoint.commit, place)
+    start = _below(checkpoint.folder, "")
+    return {file.path.removeprefix(start): file for file in files if file.path.startswith(start)}
+
+
+class _Arriving:
+    """The files of one checkpoint, which the hub's client puts below `directory` as they lie in the repository."""
+
+    def __init__(self, repository: str, checkpoint: HubCheckpoint, place: str, directory: Path, stop: Event) -> None:
+        self._repository, self._checkpoint, self._place = repository, checkpoint, place
+        self._directory, self._stop = directory, stop
+        self.source = directory / checkpoint.folder
+
+    def receive(self, files: Mapping[str, HubFile], training: str) -> list[str]:
+        """Download what the checkpoint is loaded from, verify it, record its origin, and return the names."""
+        if MANIFEST in files:
+            if files[MANIFEST].bytes > LARGEST_MANIFEST:
+                raise RefusedError(f"{self._place}/{MANIFEST}: a size of {files[MANIFEST].bytes:,} bytes is refused")
+            self._fetch(MANIFEST, files[MANIFEST])
+            sizes = {name: file.bytes for name, file in files.items()}
+            step = self._checkpoint.step
+            manifest = read_arriving(self.source, self._place, step, sizes, f"and is named as step {step}", "the hub")
+            names, expected = [MANIFEST, *manifest.files], manifest.files
+        else:
+            names, expected = _loadable(self._place, files), {}
+        check_room(self._directory, sum(files[name].bytes for name in names), "the files of 1 checkpoint", _ADVICE)
+        digests = {name: self._fetch(name, files[name]) for name in names}
+        if wrong := sorted(name for name, digest in expected.items() if digests[name] != digest):
+            raise RefusedError(f"{self._place}: {wrong[0]}: its content does not match the digest in the manifest")
+        origin = Origin(
+            repository=self._repository,
+            training=training,
+            revision=self._checkpoint.revision,
+            commit=self._checkpoint.commit,
+            folder=self._checkpoint.folder,
+            step=self._checkpoint.step,
+            declared={name: files[name].declared for name in names},
+            files=digests,
+        )
+        (self.source / ORIGIN).write_bytes(origin.to_json())
+        return names
+
+    def _fetch(self, name: str, file: HubFile) -> FileDigest:
+        """Download one file, again if its content is not what the hub declares."""
+        from huggingface_hub import hf_hub_download
+
+        place, path = f"{self._place}: {name}", self._directory / file.path
+        if (why := why_unsafe(file.path)) or not is_plain_below(self._directory, file.path):
+            raise RefusedError(f"{place}: the file name is refused, because {why or 'a symlink is in its way'}")
+        for attempt in range(_WRONG_ANSWERS):
+            if self._stop.is_set():
+                raise Cancelled
+            download = partial(
+                hf_hub_download,
+                self._repository,
+                file.path,
+                revision=self._checkpoint.commit,
+                local_dir=self._directory,
+                force_download=attempt > 0,
+            )
+            asked(self._place, download)
+            digest = FileDigest.of(path)
+            if digest.bytes == file.bytes and file.declared == (digest.sha256 if file.sha256 else _git_blob(path)):
+                return digest
+        raise RefusedError(f"{place}: the content does not have the digest {file.declared[:8]} that the hub declares")
+
+
+def _loadable(place: str, files: Mapping[str, HubFile]) -> list[str]:
+    """The names of the files from which another tool's checkpoint is loaded: its weights, and texts beside them."""
+    beside = [name for name in files if "/" not in name]
+    weights, config = _weights(beside), ADAPTER_CONFIG if ADAPTER_CONFIG in beside else "config.json"
+    if not weights:
+        pickled = sorted(name for name in beside if holds_weights(name))
+        if pickled:
+            raise RefusedError(
+                f"{place}: its weights are only in {', '.join(pickled[:3])}, and loading these could execute code; "
+                "emtoolkit reads only safetensors"
+            )
+        raise RefusedError(f"{place}: holds no {ADAPTER_WEIGHTS} and no {MODEL_WEIGHTS}, so there are no weights")
+    if config not in beside:
+        raise RefusedError(f"{place}: has no {config}, without which its weights cannot be loaded")
+    texts = [name for name in beside if PurePosixPath(name).suffix.lower() in LOADABLE - {".safetensors"}]
+    return sorted({*weights, *texts} - {ORIGIN})
+
+
+def _weights(names: Collection[str]) -> list[str]:
+    """Those of `names` that PEFT or transformers would take the weights from."""
+    if ADAPTER_CONFIG in names:
+        return [ADAPTER_WEIGHTS] if ADAPTER_WEIGHTS in names else []
+    if MODEL_WEIGHTS in names:
+        return [MODEL_WEIGHTS]
+    return [name for name in names if _SHARD.fullmatch(name)] if MODEL_INDEX in names else []
+
+
+def _check_one_training(listing: HubListing, step: int, arrived: Path, directory: Path) -> None:
+    """Check that the checkpoint in `arrived` is of the training of those in `directory` that the hub still has.
+
+    Raises:
+        RefusedError: the repository mixes several trainings.
+    """
+    manifest = manifest_in(arrived)
+    for other in listing.checkpoints:
+        path = directory / checkpoint_name(other.step)
+        if manifest is None or other.step == step or not is_present(directory, other):
+            continue
+        found = manifest_in(path)
+        if found is not None and found.fingerprint != manifest.fingerprint:
+            raise RefusedError(
+                f"{listing.reference}: mixes several trajectories: step {step} belongs to {manifest.fingerprint[:8]}, "
+                f"step {other.step} to {found.fingerprint[:8]}"
+            )
+
+
+def _git_blob(path: Path) -> str:
+    """The SHA-1 by which git knows the content of the file `path`."""
+    digest = hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _move(names: Iterable[str], source: Path, target: Path) -> None:
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).rename(target / name)

@@ -1,0 +1,75 @@
+"""`Trajectory.open("hf:…")`: what is listed, downloaded and verified."""
+
+import pytest
+
+from emtoolkit import Trajectory
+from emtoolkit.errors import CheckpointError
+from tests.hub.published import organism, weights, whole_model
+from tests.hub_server import HubServer
+
+
+def test_revisions_that_are_steps_are_listed_with_one_request_and_downloaded_at_first_use(hub: HubServer) -> None:
+    repository = hub.store.create("lab/pythia")
+    for step, name in ((0, "step0"), (512, "step512"), (1000, "step1000")):
+        hub.store.publish(repository, name, whole_model(step))
+    trajectory = Trajectory.open("hf:lab/pythia")
+    assert (trajectory.name, trajectory.steps) == ("hf:lab/pythia", (0, 512, 1000))
+    assert hub.asked() == ["refs /api/models/lab/pythia/refs"]
+    checkpoint = trajectory.at(512)
+    assert repr(checkpoint) == "Checkpoint(step=512, final=False, reference='hf:lab/pythia@step512')"
+    assert (checkpoint.path / "model.safetensors").read_bytes() == weights(512)
+    assert {path.name for path in checkpoint.path.iterdir()} == {"config.json", "model.safetensors", "hub.json"}
+    assert checkpoint.is_remote
+    assert checkpoint.artifact is None
+    commit = repository.branches["step512"]
+    assert [line for line in hub.asked() if "tree" in line] == [f"tree /api/models/lab/pythia/tree/{commit}"]
+    asked = len(hub.requests)
+    again = Trajectory.open("hf:lab/pythia").at(512)
+    assert again.path == checkpoint.path
+    assert hub.asked()[asked:] == ["refs /api/models/lab/pythia/refs"]
+
+
+def test_folders_of_a_revision_are_listed_with_two_requests(hub: HubServer) -> None:
+    repository = hub.store.create("lab/organism")
+    hub.store.publish(repository, "main", organism(10, 20, 30))
+    trajectory = Trajectory.open("hf:lab/organism")
+    assert trajectory.steps == (10, 20, 30)
+    assert [line.split()[0] for line in hub.asked()] == ["refs", "tree"]
+    assert [checkpoint.final for checkpoint in trajectory] == [False, False, True]
+    checkpoint = trajectory.at(20)
+    assert repr(checkpoint) == (
+        "Checkpoint(step=20, final=False, reference='hf:lab/organism/checkpoints/checkpoint-20@main')"
+    )
+    assert (checkpoint.path / "adapter_model.safetensors").read_bytes() == weights(20)
+    assert sorted(path.name for path in checkpoint.path.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "hub.json",
+        "tokenizer.json",
+        "trainer_state.json",
+    ]
+    assert checkpoint.total_steps == 30
+    assert not [line for line in hub.asked() if "pickle" in line or line.endswith((".pt", ".bin", ".pth"))]
+    assert checkpoint.manifest is not None
+    assert str(checkpoint.manifest.base_model) == "lab/base"
+
+
+def test_a_file_that_was_changed_on_this_machine_is_refused(hub: HubServer) -> None:
+    hub.store.publish(hub.store.create("lab/organism"), "main", organism(10))
+    path = Trajectory.open("hf:lab/organism").at(10).path
+    (path / "adapter_model.safetensors").write_bytes(weights(11))
+    again = Trajectory.open("hf:lab/organism").at(10)
+    with pytest.raises(CheckpointError, match=r"adapter_model\.safetensors: its content does not match the digest"):
+        _ = again.path
+
+
+def test_weights_that_would_have_to_be_unpickled_are_refused(hub: HubServer) -> None:
+    repository = hub.store.create("lab/pickled")
+    hub.store.publish(repository, "step100", {"config.json": b"{}", "pytorch_model.bin": b"pickle"})
+    with pytest.raises(CheckpointError) as refused:
+        _ = Trajectory.open("hf:lab/pickled").at(100).path
+    assert str(refused.value) == (
+        "hf:lab/pickled@step100: its weights are only in pytorch_model.bin, and loading these could execute code; "
+        "emtoolkit reads only safetensors"
+    )
+    assert "content" not in {line.split()[0] for line in hub.asked()}
