@@ -115,9 +115,20 @@ def ended_well(log: Path) -> bool:
 
 
 def is_live(log: Path) -> bool:
-    """Whether a run may still write to `log`, on this machine or on another one that shares the directory."""
-    is_recent = abs(time.time() - log.stat().st_mtime) <= _IDLE_SECONDS
-    return is_recent and _is_written_by_a_process(log) is not False
+    """Whether a run may still write to `log`: a process here has it open, or it changed lately if that is unknown."""
+    written = _is_written_by_a_process(log)
+    if written is not None:
+        return written
+    return abs(_clock_of(log.parent) - log.stat().st_mtime) <= _IDLE_SECONDS
+
+
+def _clock_of(directory: Path) -> float:
+    """The time by the clock that dates the files in `directory`, which may be that of a server."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as file:
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return time.time()
 
 
 def _is_written_by_a_process(log: Path) -> bool | None:

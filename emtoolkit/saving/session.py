@@ -99,7 +99,7 @@ class SavingSession:
         # The saved steps that the Trainer may still log or evaluate.
         self._unsettled: list[int] = []
         self._is_on_cpu = all(tensor.device.type == "cpu" for tensor in state.tensors.values())
-        self._started = time.time()
+        self._started = time.monotonic()
         size = _bytes_of_copy(state)
         self._lock = lock_directory(directory)
         try:
@@ -270,7 +270,7 @@ class SavingSession:
         return self.publisher.failures if self.publisher is not None else {}
 
     def _metadata(self, step: int) -> Mapping[str, Any]:
-        seconds = round(time.time() - self._started, 3)
+        seconds = round(time.monotonic() - self._started, 3)
         return fit_for_wandb({**self._metadata_of_run, "step": step, "seconds_since_start": seconds})
 
     @cached_property
