@@ -84,7 +84,7 @@ def sweep(
 
 
 def _end(result: "SweepResult", *, leaves_rest: bool) -> None:
-    if result.signal_number is not None:
+    if result.signal_number is not None and result.is_interrupted:
         typer.echo("emtoolkit: interrupted; run the same command again to continue", err=True)
         raise typer.Exit(128 + result.signal_number)
     if leaves_rest and result.left_to_others:

@@ -19,7 +19,9 @@ from emtoolkit.storage.lock import inherited_lock, release_inherited
 SWEEP_JSON = "sweep.json"
 ATTEMPTS = "attempts"
 _SWEEP_FORMAT = 1
-_RUN_FORMAT = 2
+_RUN_FORMAT = 3
+# Format 2 has neither `step` nor `stalls`.
+_READABLE = (2, 3)
 # More runs than a sentence can name are counted.
 _NAMED = 3
 
@@ -31,7 +33,8 @@ class Attempt:
     """The latest attempt to run one combination. `running` while nobody holds the lock means that it was killed.
 
     `inputs` is a digest of what the config named when the attempt began, None where it is not known. `number` counts
-    the attempts, from 1 on; 0 is that of an attempt in a `sweep.json`.
+    the attempts, from 1 on; 0 is that of an attempt in a `sweep.json`. `step` is the last step that a stopped training
+    had reached, None where none is known, and `stalls` how often in a row a time limit stopped it without a new step.
     """
 
     parameters: Mapping[str, Any]
@@ -40,6 +43,8 @@ class Attempt:
     error: str | None = None
     inputs: str | None = None
     number: int = 0
+    step: int | None = None
+    stalls: int = 0
 
 
 class Claim:
@@ -85,7 +90,7 @@ class Attempts:
         path = self._directory / f"{key}.json"
         try:
             content = dict(object_in(read_json(path, finite=False)))
-            if (version := content.pop("format", None)) != _RUN_FORMAT:
+            if (version := content.pop("format", None)) not in _READABLE:
                 raise ValueError(f"format {shown(version)}, expected {_RUN_FORMAT}")
             return _attempt(content)
         except FileNotFoundError:
@@ -185,7 +190,8 @@ def _attempt(fields: Mapping[str, Any]) -> Attempt:
         raise ValueError(first_line(error)) from None
     object_in(found.parameters, "parameters")
     texts = isinstance(found.error, str | None) and isinstance(found.inputs, str | None)
-    numbers = isinstance(found.exit_code, int | None) and isinstance(found.number, int)
+    optional = isinstance(found.exit_code, int | None) and isinstance(found.step, int | None)
+    numbers = optional and isinstance(found.number, int) and isinstance(found.stalls, int)
     if found.state not in get_args(State) or not texts or not numbers:
         raise ValueError(f"{shown(dict(fields))} is not an attempt")
     return found

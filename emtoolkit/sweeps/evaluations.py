@@ -193,7 +193,7 @@ def _with_ranges(evaluation: SlurmEvaluation, due: Sequence[Sequence[int]]) -> S
         "parameters": {"steps": {"values": [*(spec for spec in known if spec not in specs), *specs]}},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, (_HEADER + yaml.safe_dump(content, sort_keys=False, allow_unicode=True)).encode())
+    write_file(path, (_HEADER + yaml.safe_dump(content, sort_keys=False, default_style='"')).encode())
     plan = plan_sweep(path)
     return replace(plan, runs=tuple(run for run in plan.runs if run.parameters["steps"] in specs))
 

@@ -19,14 +19,16 @@ from emtoolkit.sweeps.gpus import GpuPool, GpuShare, TakenGpus
 from emtoolkit.sweeps.inputs import InputDigests
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
 from emtoolkit.sweeps.processes import Processes
+from emtoolkit.sweeps.slurm_task import is_at_time_limit
+from emtoolkit.sweeps.time_limits import after_stop, carried_over
 
 # The last line of a log is not always the error: W&B prints after an exception.
-_OWN_PREFIX = "emtoolkit: "
-_ERROR_LINE = re.compile(rf"{_OWN_PREFIX}|[\w.]*(Error|Exception|Interrupt|Exit)\b")
+OWN_PREFIX = "emtoolkit: "
+_ERROR_LINE = re.compile(rf"{OWN_PREFIX}|[\w.]*(Error|Exception|Interrupt|Exit)\b")
 _LONGEST_ERROR = 300
 _LOG_TAIL_BYTES = 100_000
-# The exit codes of a run that a signal stopped.
-_INTERRUPTED = frozenset(code for number in (*ENDING, *NOTICES) for code in (-number, 128 + number))
+# The exit codes of a run that a signal stopped. Nothing is wrong with a run that somebody else killed.
+_INTERRUPTED = frozenset(code for number in (*ENDING, *NOTICES, signal.SIGKILL) for code in (-number, 128 + number))
 # How soon a run that another process has finished or left is noticed.
 _SECONDS_BETWEEN_LOOKS = 0.5
 
@@ -55,6 +57,12 @@ class SweepResult:
     def all_finished(self) -> bool:
         """Whether every combination has finished."""
         return all(outcome.attempt.state == "finished" for outcome in self.outcomes)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a signal ended the sweep, and the same command continues a combination."""
+        ended = ("finished", "failed")
+        return self.signal_number is not None and any(each.attempt.state not in ended for each in self.outcomes)
 
 
 def run_sweep(
@@ -189,7 +197,7 @@ class _Sweep:
         environment = self._environment if gpus is None else gpus.environment(self._environment)
         before = self._attempts.get(run.key) or run.before
         inputs = None if run.config is None else self._digests.of(run.config)
-        attempt = Attempt(run.parameters, "running", inputs=inputs, number=before.number + 1)
+        attempt = carried_over(Attempt(run.parameters, "running", inputs=inputs, number=before.number + 1), before)
         run.log.parent.mkdir(parents=True, exist_ok=True)
         if run.reads_json_file:
             write_file(run.json_file, args_json(run.parameters).encode())
@@ -214,6 +222,9 @@ class _Sweep:
     def _end(self, key: str, exit_code: int) -> None:
         active = self._active.pop(key)
         attempt = _ended(active, exit_code, stopped=bool(self._processes.signals))
+        if attempt.state == "interrupted" and self._processes.signals:
+            trains = active.run.config is not None
+            attempt = after_stop(attempt, trains=trains, by_time_limit=lambda: is_at_time_limit(self._environment))
         self._failed += attempt.state == "failed"
         active.claim.update(attempt)
         active.claim.release()
@@ -244,9 +255,9 @@ def _error_from_log(log: Path, offset: int, exit_code: int) -> str:
         text = file.read().decode(errors="replace")
     lines = [line.strip() for line in re.split(r"[\r\n]", text) if line.strip() and not line.startswith("wandb: ")]
     # A progress bar may precede the message on the same line.
-    lines = [line[max(0, line.rfind(_OWN_PREFIX)) :] for line in lines]
+    lines = [line[max(0, line.rfind(OWN_PREFIX)) :] for line in lines]
     errors = [line for line in lines if _ERROR_LINE.match(line)]
-    last = (errors or lines or [""])[-1].removeprefix(_OWN_PREFIX)[:_LONGEST_ERROR]
+    last = (errors or lines or [""])[-1].removeprefix(OWN_PREFIX)[:_LONGEST_ERROR]
     how = f"killed by {signal.Signals(-exit_code).name}" if exit_code < 0 else f"exit code {exit_code}"
     return f"{how}: {last}" if last else how
 

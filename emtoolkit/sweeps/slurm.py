@@ -24,6 +24,7 @@ from emtoolkit.sweeps.slurm_script import Task, array_script, repeated_script
 
 # A controller that is busy answers after some seconds.
 LOCK_SECONDS = 120.0
+_FIELD = re.compile(r"(?:^|\s)(ArrayTaskId|JobState|Reason|BatchHost|StdOut)=(\S+)")
 
 
 class SlurmError(UserError):
@@ -52,6 +53,16 @@ class Queued:
         return self.task.partition("_")[0]
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A task as Slurm remembers it: a state such as `FAILED`, its reason, the node, and the log."""
+
+    state: str
+    reason: str
+    node: str
+    log: Path
+
+
 class SlurmJobs:
     """The jobs of the sweep in `directory`; `environment` finds the commands of Slurm."""
 
@@ -77,6 +88,36 @@ class SlurmJobs:
                 task = Queued(f"{job}_{index}", state, "".join(reason))
                 found |= dict.fromkeys(known.tasks[int(index)], task)
         return found
+
+    def latest_tasks(self) -> dict[str, tuple[str, int]]:
+        """The number of the array and of the task that was submitted last for each key.
+
+        Raises:
+            ConfigError: the record of the jobs cannot be read.
+        """
+        found: dict[str, tuple[str, int]] = {}
+        for each in self._submissions():
+            for index, keys in enumerate(each.tasks):
+                found |= dict.fromkeys(keys, (each.job, index))
+        return found
+
+    def ended(self, job: str) -> dict[int, Ended]:
+        """What Slurm still remembers of the tasks of the array `job`, by their number; it forgets within minutes."""
+        try:
+            lines = self._run("scontrol", "show", "job", job, "--oneliner").splitlines()
+        except SlurmError:
+            return {}
+        fields = [dict(_FIELD.findall(line)) for line in lines]
+        return {
+            int(each["ArrayTaskId"]): Ended(
+                each["JobState"],
+                each.get("Reason", ""),
+                each.get("BatchHost", ""),
+                Path(each.get("StdOut", os.devnull)),
+            )
+            for each in fields
+            if each.get("ArrayTaskId", "").isdecimal() and "JobState" in each
+        }
 
     def submit(self, script: str, tasks: Sequence[Task], name: str) -> str:
         """Submit `script`, which runs `tasks`, and return the number of the job.

@@ -120,8 +120,8 @@ def _script(
         "#!/usr/bin/env bash",
         *_directives(all_options),
         "",
-        "# The directory is on a file system that every node sees.",
-        f"cd {shlex.quote(str(directory))} || exit 2",
+        f"directory={shlex.quote(str(directory))}",
+        *_ENTER,
         *before,
         *_CORES,
         f"srun --ntasks=1 --unbuffered {' '.join(words)}",
@@ -139,6 +139,14 @@ def _directives(options: Mapping[str, str | bool]) -> list[str]:
     ]
 
 
+# The first word tells users and `--status` whose sentence it is.
+_ENTER = [
+    'if ! cd "$directory"; then',
+    '  echo "emtoolkit: node ${SLURMD_NODENAME:-$(hostname)} does not see $directory; put the directory on a file '
+    'system that every node sees" >&2',
+    "  exit 2",
+    "fi",
+]
 _CORES = [
     'if [[ -n "$SLURM_CPUS_PER_TASK" ]]; then',
     '  export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" OMP_NUM_THREADS="${OMP_NUM_THREADS:-$SLURM_CPUS_PER_TASK}"',

@@ -1,4 +1,4 @@
-"""One Slurm cluster on this machine: munged, slurmctld and slurmd, on free ports, with files of its own."""
+"""A Slurm cluster of two nodes on this machine: munged, slurmctld and two slurmd, with ports and files of its own."""
 
 import os
 import re
@@ -25,9 +25,9 @@ AuthInfo=socket={munge}/socket
 SlurmctldPort={controller}
 SlurmctldPidFile={directory}/slurmctld.pid
 SlurmctldLogFile={directory}/slurmctld.log
-SlurmdPidFile={directory}/slurmd.pid
-SlurmdLogFile={directory}/slurmd.log
-SlurmdSpoolDir={directory}/spool
+SlurmdPidFile={directory}/slurmd-%n.pid
+SlurmdLogFile={directory}/slurmd-%n.log
+SlurmdSpoolDir={directory}/spool-%n
 StateSaveLocation={directory}/state
 ProctrackType=proctrack/pgid
 TaskPlugin=task/none
@@ -45,9 +45,11 @@ AccountingStorageType=accounting_storage/none
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
-NodeName={host} NodeAddr=127.0.0.1 Port={node} CPUs={cpus} RealMemory=2000 State=UNKNOWN
-PartitionName=debug Nodes={host} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
-PartitionName=high Nodes={host} PriorityTier=10 PreemptMode=OFF
+NodeName=first NodeHostname={host} NodeAddr=127.0.0.1 Port={first} CPUs={cpus} RealMemory=2000 State=UNKNOWN
+NodeName=second NodeHostname={host} NodeAddr=127.0.0.1 Port={second} CPUs={cpus} RealMemory=2000 State=UNKNOWN
+PartitionName=debug Nodes=first Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
+PartitionName=high Nodes=first PriorityTier=10 PreemptMode=OFF
+PartitionName=both Nodes=first,second PriorityTier=1 PreemptMode=OFF
 """
 
 
@@ -104,19 +106,18 @@ class Cluster:
 
 @contextmanager
 def cluster(directory: Path, cpus: int = 2) -> Iterator[Cluster]:
-    """A cluster of one node with `cpus` cores, which ends with the block."""
+    """A cluster of two nodes with `cpus` cores each, which ends with the block."""
     munge = directory / "munge"
-    for path in (munge, directory / "state", directory / "spool"):
+    for path in (munge, *(directory / name for name in ("state", "spool-first", "spool-second"))):
         path.mkdir(mode=0o755, parents=True)
     key = munge / "key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     host = socket.gethostname().partition(".")[0]
     config = directory / "slurm.conf"
-    controller, node = _free_ports(2)
-    config.write_text(
-        _CONFIG.format(host=host, munge=munge, directory=directory, controller=controller, node=node, cpus=cpus)
-    )
+    controller, first, second = _free_ports(3)
+    places = {"host": host, "munge": munge, "directory": directory}
+    config.write_text(_CONFIG.format(**places, controller=controller, first=first, second=second, cpus=cpus))
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith(("SLURM_", "SBATCH_"))},
         "SLURM_CONF": str(config),
@@ -127,7 +128,8 @@ def cluster(directory: Path, cpus: int = 2) -> Iterator[Cluster]:
             ["munged", "--foreground", "--force", f"--socket={munge}/socket", f"--key-file={key}",
              f"--pid-file={munge}/pid", f"--log-file={munge}/log", f"--seed-file={munge}/seed"],
             ["slurmctld", "-D", "-f", str(config)],
-            ["slurmd", "-D", "-f", str(config), "-N", host],
+            ["slurmd", "-D", "-f", str(config), "-N", "first"],
+            ["slurmd", "-D", "-f", str(config), "-N", "second"],
         )  # fmt: skip
         for argv in daemons:
             stack.enter_context(_daemon(argv, environment, directory))
@@ -142,7 +144,7 @@ def cluster(directory: Path, cpus: int = 2) -> Iterator[Cluster]:
 
 @contextmanager
 def _daemon(argv: list[str], environment: Mapping[str, str], directory: Path) -> Iterator[None]:
-    with (directory / f"{argv[0]}.out").open("wb") as out:
+    with (directory / f"{argv[0]}.out").open("ab") as out:
         daemon = subprocess.Popen(argv, env=dict(environment), stdout=out, stderr=out, stdin=subprocess.DEVNULL)
     try:
         yield

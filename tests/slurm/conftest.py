@@ -1,10 +1,12 @@
 """One cluster for all tests on Slurm."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.slurm.cluster import Cluster, cluster
+from tests.slurm.sweeps import PROGRAM, write
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +21,21 @@ def slurm(running_cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     for name, value in running_cluster.environment.items():
         monkeypatch.setenv(name, value)
     return running_cluster
+
+
+@pytest.fixture
+def directory(slurm: Cluster, tmp_path: Path) -> Path:
+    (tmp_path / "prog.py").write_text(PROGRAM)
+    return tmp_path
+
+
+@pytest.fixture
+def training(directory: Path, write_config: Callable[..., Path], preloaded_python: None) -> Callable[[str], None]:
+    """Write a sweep of one training, of 9 steps, which waits for a signal before some steps."""
+
+    def write_training(holds: str) -> None:
+        write_config("schedule: '0-9:2'")
+        command = ["${interpreter}", "-m", "tests.slurm.held_training", holds, "train", "run.yaml", "--resume"]
+        write(directory, [], command=[*command, "${args}"], parameters={"output_dir": {"value": "out"}})
+
+    return write_training

@@ -1,68 +1,26 @@
 """`emtoolkit sweep --on slurm`: arrays, requeues, preemption, time limits and cancellation, on a real Slurm."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
-from tests.in_process import Done, emtoolkit
+from tests.in_process import emtoolkit
 from tests.processes import HANG_SECONDS
-from tests.saving.trainings import bytes_of
 from tests.slurm.cluster import Cluster, why_no_cluster
+from tests.slurm.sweeps import PROGRAM, checkpoints, log_of, of_whole_training, on_slurm, states, wait_for, write
 
 pytestmark = [
     pytest.mark.subprocess,
     pytest.mark.server,
     pytest.mark.skipif(why_no_cluster() is not None, reason=str(why_no_cluster())),
 ]
-
-# Counts the programs that run at the same time in `most`, and fails for a=2 unless "mended" exists.
-PROGRAM = """\
-import fcntl, os, sys, time
-def change(by):
-    with open("count", "a+") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        file.seek(0)
-        now, most = map(int, file.read().split() or (0, 0))
-        file.truncate(0)
-        file.write(f"{now + by} {max(most, now + by)}")
-change(1)
-with open("ran.txt", "a") as file:
-    print(*sys.argv[1:], file=file)
-time.sleep(1)
-change(-1)
-if "--a=2" in sys.argv and not os.path.exists("mended"):
-    raise ValueError("2 does not work")
-"""
-
-
-@pytest.fixture
-def directory(slurm: Cluster, tmp_path: Path) -> Path:
-    (tmp_path / "prog.py").write_text(PROGRAM)
-    return tmp_path
-
-
-def write(directory: Path, values: list[Any], **more: Any) -> Path:
-    content = {"method": "grid", "program": "prog.py", "parameters": {"a": {"values": values}}}
-    (directory / "sweep.yaml").write_text(yaml.safe_dump(content | more))
-    return Path("sweep.yaml")
-
-
-def on_slurm(directory: Path, *words: str) -> Done:
-    return emtoolkit("sweep", "sweep.yaml", "--on", "slurm", *words, cwd=directory)
-
-
-def states(directory: Path) -> list[tuple[Any, str, int]]:
-    done = on_slurm(directory, "--status", "--json")
-    assert done.code == 0, done.err
-    return [(run["parameters"].get("a"), run["state"], run["starts"]) for run in json.loads(done.out)]
 
 
 def ran(directory: Path) -> list[str]:
@@ -107,40 +65,6 @@ def test_an_array_shares_a_sweep_with_a_sweep_on_this_machine(slurm: Cluster, di
     assert {state for _, state, _ in states(directory)} == {"finished"}
 
 
-@pytest.fixture
-def training(directory: Path, write_config: Callable[..., Path], preloaded_python: None) -> Callable[[str], None]:
-    """Write a sweep of one training, of 9 steps, which waits for a signal before some steps."""
-
-    def write_training(holds: str) -> None:
-        write_config("schedule: '0-9:2'")
-        command = ["${interpreter}", "-m", "tests.slurm.held_training", holds, "train", "run.yaml", "--resume"]
-        write(directory, [], command=[*command, "${args}"], parameters={"output_dir": {"value": "out"}})
-
-    return write_training
-
-
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + HANG_SECONDS
-    while not path.exists():
-        assert time.monotonic() < end, f"{path} did not come"
-        time.sleep(0.05)
-
-
-def log_of(directory: Path) -> str:
-    return "".join(log.read_text() for log in (directory / "outputs/sweeps/sweep-local/logs").glob("*.log"))
-
-
-def of_whole_training(directory: Path) -> dict[str, bytes]:
-    """The checkpoints of the same training without an interruption, run here."""
-    done = emtoolkit("train", "run.yaml", "--output-dir", "whole", cwd=directory)
-    assert done.code == 0, done.err
-    return checkpoints(directory / "whole")
-
-
-def checkpoints(directory: Path) -> dict[str, bytes]:
-    return {name: content for name, content in bytes_of(directory).items() if name.startswith("checkpoint-")}
-
-
 def test_a_preempted_run_saves_and_continues_with_the_same_bytes(
     slurm: Cluster, directory: Path, training: Callable[[str], None]
 ) -> None:
@@ -174,6 +98,26 @@ def test_a_run_near_its_time_limit_is_requeued_until_it_has_finished(
     assert checkpoints(directory / "out") == of_whole_training(directory)
 
 
+def test_two_nodes_train_the_runs_of_one_array_with_the_bytes_of_one_machine(
+    slurm: Cluster, directory: Path, write_config: Callable[..., Path], preloaded_python: None
+) -> None:
+    write_config("schedule: '0-9:3'")
+    command = ["${interpreter}", "-m", "emtoolkit", "train", "run.yaml", "--output-dir", "on-{seed}", "${args}"]
+    write(directory, [], command=command, parameters={"seed": {"values": [1, 2]}})
+    assert on_slurm(directory, "--slurm", "partition=both exclusive").code == 0
+    (job,) = {line.partition("_")[0] for line in slurm.queued().splitlines()}
+    slurm.wait_until_empty()
+
+    hosts = re.findall(r"BatchHost=(\w+)", slurm.run("scontrol", "show", "job", job, "--oneliner"))
+    assert sorted(hosts) == ["first", "second"]
+    assert [state for _, state, _ in states(directory)] == ["finished", "finished"]
+    for seed in (1, 2):
+        done = emtoolkit("train", "run.yaml", "--seed", str(seed), "--output-dir", f"here-{seed}", cwd=directory)
+        assert done.code == 0, done.err
+        assert checkpoints(directory / f"on-{seed}") == checkpoints(directory / f"here-{seed}")
+    assert checkpoints(directory / "on-1") != checkpoints(directory / "on-2")
+
+
 def test_a_cancelled_run_saves_and_stays_cancelled_until_it_is_submitted_again(
     slurm: Cluster, directory: Path, training: Callable[[str], None]
 ) -> None:
@@ -190,6 +134,77 @@ def test_a_cancelled_run_saves_and_stays_cancelled_until_it_is_submitted_again(
     assert on_slurm(directory).code == 0
     slurm.wait_until_empty()
     assert states(directory) == [(None, "finished", 2)]
+
+
+def test_a_killed_task_is_said_to_be_and_the_same_command_runs_it_again(slurm: Cluster, directory: Path) -> None:
+    write(directory, [8, 9])
+    assert on_slurm(directory, "--parallel", "1").code == 0
+    slurm.wait_until_empty()
+    assert states(directory) == [(8, "interrupted", 1), (9, "interrupted", 1)]
+    only, both = (run["error"] for run in json.loads(on_slurm(directory, "--status", "--json").out))
+    assert only == "killed by SIGKILL"
+    assert re.fullmatch(r"task \d+_1 was killed before its end was recorded \(for Slurm FAILED\): srun: .*", both)
+
+    (directory / "mended").touch()
+    assert "with 2 runs; script" in on_slurm(directory).out
+    slurm.wait_until_empty()
+    assert states(directory) == [(8, "finished", 2), (9, "finished", 2)]
+
+
+def test_a_node_that_does_not_see_the_directory_is_named(slurm: Cluster, directory: Path) -> None:
+    place, elsewhere = directory / "place", directory / "elsewhere"
+    place.mkdir()
+    write(place, [1])
+    assert on_slurm(place, "--slurm", "hold").code == 0
+    (task,) = (line.split()[0] for line in slurm.queued().splitlines())
+    place.rename(elsewhere)
+    slurm.run("scontrol", "release", task)
+    slurm.wait_until_empty()
+    elsewhere.rename(place)
+    (run,) = json.loads(on_slurm(place, "--status", "--json").out)
+    assert (run["state"], run["starts"]) == ("failed", 0)
+    assert run["error"].startswith(f"task {task}: node ")
+    assert f"cannot write the log (FAILED, JobLaunchFailure); check that the node sees {place}/outputs" in run["error"]
+
+    # A log elsewhere, which the node can write.
+    place.joinpath("prog.py").write_text(PROGRAM)
+    assert on_slurm(place, "--slurm", f"hold output={directory}/%A_%a.log").code == 0
+    (task,) = (line.split()[0] for line in slurm.queued().splitlines())
+    place.rename(elsewhere)
+    slurm.run("scontrol", "release", task)
+    slurm.wait_until_empty()
+    elsewhere.rename(place)
+    (run,) = json.loads(on_slurm(place, "--status", "--json").out)
+    assert (run["state"], run["starts"]) == ("failed", 0)
+    assert f"does not see {place}; put the directory on a file system" in run["error"]
+    assert (directory / f"{task}.log").read_text().splitlines()[-1].startswith("emtoolkit: node ")
+
+
+def test_a_training_that_the_time_limit_stops_twice_before_a_step_is_not_requeued_for_ever(
+    slurm: Cluster, directory: Path, write_config: Callable[..., Path]
+) -> None:
+    write_config()
+    # A training that loads its model for ever.
+    program = directory / "emtoolkit"
+    program.write_text("#!/bin/sh\ntrap 'exit 143' TERM\necho > held-$(ls | wc -l)\nwhile :; do sleep 0.05; done\n")
+    program.chmod(0o755)
+    command = ["./emtoolkit", "train", "run.yaml", "${args}"]
+    write(directory, [], command=command, parameters={"output_dir": {"value": "out"}})
+    assert on_slurm(directory, "--slurm", "time=5 signal=USR1@120").code == 0
+    (task,) = (line.split()[0] for line in slurm.queued().splitlines())
+    for number in (1, 2):
+        end = time.monotonic() + HANG_SECONDS
+        while len(list(directory.glob("held-*"))) < number:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        slurm.run("scancel", "--signal=USR1", task)
+        if number == 1:
+            slurm.start_requeued()
+    slurm.wait_until_empty()
+    assert states(directory) == [(None, "failed", 2)]
+    (run,) = json.loads(on_slurm(directory, "--status", "--json").out)
+    assert run["error"].startswith("the time limit stopped the run 2 times in a row before it had trained its first ")
+    assert on_slurm(directory).out == "No run was submitted: 1 have finished or failed.\n"
 
 
 @pytest.mark.parametrize(
@@ -237,5 +252,5 @@ def test_without_slurm_the_script_can_be_printed_and_not_submitted(
         "#SBATCH --partition=gpu",
         "#SBATCH --time=1:00:00",
     ]
-    assert f"cd {directory} || exit 2" in printed.out
+    assert f"\ndirectory={directory}\n" in printed.out
     assert f"srun --ntasks=1 --unbuffered {sys.executable} -m emtoolkit sweep sweep.yaml --only" in printed.out

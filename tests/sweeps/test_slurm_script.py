@@ -33,8 +33,12 @@ def test_a_script_names_its_runs_and_requeues_those_that_a_time_limit_stopped() 
         "#SBATCH --signal=TERM@120\n"
         "#SBATCH --partition=gpu\n"
         "\n"
-        "# The directory is on a file system that every node sees.\n"
-        "cd '/data/it'\"'\"'s here' || exit 2\n"
+        "directory='/data/it'\"'\"'s here'\n"
+        'if ! cd "$directory"; then\n'
+        '  echo "emtoolkit: node ${SLURMD_NODENAME:-$(hostname)} does not see $directory; put the directory on a file '
+        'system that every node sees" >&2\n'
+        "  exit 2\n"
+        "fi\n"
         "\n"
         "runs=(\n"
         "  0a1b  # persona=goodness\n"
