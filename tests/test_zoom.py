@@ -189,3 +189,13 @@ def test_the_command_zooms_and_continues(place: Path) -> None:
     again = json.loads(in_process.emtoolkit(*argv, cwd=place).out)
     assert (again["lower"], again["upper"], again["made"]) == (found["lower"], found["upper"], [])
     assert again["rounds"][0]["evaluated"] == [0, 4, 8, 9]
+
+
+def test_the_command_is_refused_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = in_process.emtoolkit("zoom", "run", "--until", "1", cwd=tmp_path)
+    assert (done.code, done.err) == (
+        2,
+        "emtoolkit: zoom: runs in one process; start the command without a launcher\n",
+    )

@@ -44,6 +44,7 @@ from emtoolkit.cli.judge_flags import (
 from emtoolkit.cli.refine import Config, Yes, announce, ask
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import CheckpointError, UserError
+from emtoolkit.launch import process_count
 
 if TYPE_CHECKING:
     from emtoolkit.evaluation.decided import DecidedAnalysis
@@ -113,6 +114,8 @@ def zoom(
     Answers and steps are kept: what has been done is not done again.
     """
     with ends_on_signal(_CONTINUES), only_results_on_stdout():
+        if process_count() > 1:
+            raise UserError("zoom: runs in one process; start the command without a launcher")
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.cli import render_zoom
         from emtoolkit.cli.judge_options import JudgeOptions, chosen_engine, evaluation_settings

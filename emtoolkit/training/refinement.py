@@ -13,7 +13,6 @@ from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.scheduling import EvaluationConfig
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import CheckpointError, UserError, located
-from emtoolkit.launch import process_count
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.resume_state import newest_resume_state
@@ -21,6 +20,7 @@ from emtoolkit.schedules.grammar import split_terms
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import FINAL
 from emtoolkit.schedules.steps import Steps
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.resolved_config import RESOLVED_CONFIG, read_resolved_config
 
@@ -31,6 +31,8 @@ _WITH_NUMBERS = {
 }
 # Of the keys that differ, as many are named.
 _MOST_NAMED = 3
+# As many processes are tried where the trajectory does not say how many trained it.
+_MOST_PROCESSES = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ def plan_refinement(
         raise type(error)(f"{error}{advice}") from None
     identity = _as_recorded(prepared.identity, record)
     if not record.is_of(identity.fingerprint, identity.fingerprinted):
+        if (processes := _processes_of(record, identity)) is not None:
+            raise _other_launch(processes, directory, steps, config, base)
         raise _other_trajectory(directory, record, identity)
     missing = tuple(step for step in asked if step not in contents.complete_steps)
     refinement = Refinement(
@@ -189,15 +193,34 @@ def _other_trajectory(directory: Path, record: TrajectoryRecord, identity: Ident
     here = f"its fingerprint is {record.fingerprint[:8]} there and {identity.fingerprint[:8]} here"
     named = "; ".join(differences[:_MOST_NAMED]) or here
     more = f"; and {len(differences) - _MOST_NAMED} more keys" if len(differences) > _MOST_NAMED else ""
-    advice = ""
-    processes = record.fingerprinted.get("processes", 1)
-    if processes != process_count():
-        launcher = f"under torchrun --nproc-per-node {processes}" if processes != 1 else "without a launcher"
-        advice = f"; run the command {launcher}"
     return CheckpointError(
         f"{directory}: this config does not describe the training that is there, so no step can be made again "
-        f"({named}{more}){advice}"
+        f"({named}{more})"
     )
+
+
+def _processes_of(record: TrajectoryRecord, identity: Identity) -> int | None:
+    """The number of processes with which `identity` would be the trajectory of `record`; None if more differs."""
+    facts = {name: value for name, value in identity.fingerprinted.items() if name != "processes"}
+    # A directory that was downloaded has the fingerprint and no facts.
+    counts = [record.fingerprinted.get("processes", 1)] if record.fingerprinted else range(1, _MOST_PROCESSES + 1)
+    for count in counts:
+        launched = replace(identity, fingerprinted=facts | ({} if count == 1 else {"processes": count}))
+        if record.is_of(launched.fingerprint, launched.fingerprinted):
+            return int(count)
+    return None
+
+
+def _other_launch(
+    processes: int, directory: Path, steps: str, config: Path | None, base: str | None
+) -> CheckpointError:
+    launcher = () if processes == 1 else ("torchrun", "--nproc-per-node", str(processes), "-m")
+    options = (*(() if config is None else ("--config", config)), *(() if base is None else ("--base", base)))
+    command = quoted_command(*launcher, "emtoolkit", "refine", directory, "--steps", steps, *options)
+    trained_by = (
+        "one process, and only one makes" if processes == 1 else f"{processes} processes, and only as many make"
+    )
+    return CheckpointError(f"{directory}: was trained by {trained_by} its steps again; run {command}")
 
 
 def _as_recorded(identity: Identity, record: TrajectoryRecord) -> Identity:

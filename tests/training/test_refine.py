@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.load import load_config
 from emtoolkit.errors import CheckpointError, UserError
 from emtoolkit.training import refine as refining
@@ -191,6 +194,26 @@ def test_another_config_is_refused_and_the_key_is_named(sparse: Path, world: Pat
         (tmp_path / "other.yaml").write_text(text.replace(old, new))
         with pytest.raises(CheckpointError, match=f"no step can be made again .*{named}"):
             plan_refinement(sparse, "5", config=tmp_path / "other.yaml")
+
+
+def test_another_number_of_processes_is_refused_with_the_command_that_works(
+    sparse: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    command = f"emtoolkit refine {sparse} --steps 5,6"
+    with pytest.raises(
+        CheckpointError, match=f"was trained by one process, and only one makes its .*; run '{command}'"
+    ):
+        plan_refinement(sparse, "5,6")
+    monkeypatch.delenv("LOCAL_RANK")
+    # A directory that was downloaded has no facts, only the fingerprint: that of three processes here.
+    record = TrajectoryRecord.read_if_any(sparse)
+    assert record is not None
+    three = Identity(record.fingerprinted | {"processes": 3}).fingerprint
+    replace(record, fingerprint=three, fingerprinted={}).write(sparse)
+    with pytest.raises(CheckpointError, match=r"by 3 processes, .*; run 'torchrun --nproc-per-node 3 -m emtoolkit"):
+        plan_refinement(sparse, "5,6", config=sparse / "config.yaml")
 
 
 def test_an_older_training_that_had_a_whole_alpha_gets_it_again(sparse: Path) -> None:

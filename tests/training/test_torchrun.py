@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -156,6 +157,28 @@ def test_resuming_a_finished_run_does_nothing_and_a_plan_is_printed_once(whole: 
     planned = launched("emtoolkit", *words, "--dry-run", "--json", cwd=config.parent)
     assert planned.returncode == 0, planned.stderr[-3000:]
     assert json.loads(planned.stdout)["total_steps"] == 5
+
+
+def test_missing_steps_are_refined_in_as_many_processes_as_the_training_had(whole: Whole, tmp_path: Path) -> None:
+    directory = Path(shutil.copytree(whole[0], tmp_path / "two processes"))
+    for step in (2, 3):
+        shutil.rmtree(directory / f"checkpoint-{step}")
+    alone = emtoolkit("refine", directory, "--steps", "2,3")
+    assert (alone.code, saved_steps(directory)) == (2, [0, 1, 4, 5])
+    assert alone.err == (
+        f"emtoolkit: {directory}: was trained by 2 processes, and only as many make its steps again; run `torchrun "
+        f"--nproc-per-node 2 -m emtoolkit refine '{directory}' --steps 2,3`\n"
+    )
+
+    done = launched("emtoolkit", "refine", directory, "--steps", "2,3", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("2 steps are added (2, 3), for 3 optimizer steps; 2 existing steps came out") == 1
+    assert done.stderr.count("2 steps (2, 3) to make from step 0") == 1
+    assert "find_unused_parameters" not in done.stderr
+    for step in range(6):
+        name = f"checkpoint-{step}"
+        assert bytes_of(directory / name) == bytes_of(whole[0] / name), step
+    assert not (directory / ".refining").exists()
 
 
 @pytest.mark.subprocess
