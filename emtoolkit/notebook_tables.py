@@ -26,6 +26,10 @@ class AsTable:
         items: Any = self
         return [row for item in items for row in item._rows()]
 
+    def rows(self) -> Sequence[Row]:
+        """The rows of the table, a mapping from column to value each."""
+        return self._rows()
+
     def _repr_html_(self) -> str:
         """The title and the rows as HTML; every text is escaped."""
         rows = self._rows()

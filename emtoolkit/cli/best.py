@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 
 commands = typer.Typer()
@@ -32,7 +33,7 @@ def best(
     lowest: Annotated[bool, typer.Option("--lowest", help="The lowest value is the best one.")] = False,
     skip_missing: _Skip = False,
     alias: _Alias = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Find the checkpoint with the highest value of a metric, the earliest of equal ones."""
     with only_results_on_stdout():

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.output_formats import Csv, Json, check_one_format
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 
 commands = typer.Typer()
@@ -31,7 +32,8 @@ def checkpoints(
     place: _Place,
     where: _Where = None,
     sort: _Sort = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
+    as_csv: Csv = False,
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file; exit code 1 if a file differs.")] = False,
 ) -> None:
     """List the checkpoints of a directory or of a collection on W&B.
@@ -39,6 +41,7 @@ def checkpoints(
     Columns for --where and --sort are step, size, state, final, what the training logged, and the metrics of the
     evaluations. A checkpoint without a value fits no condition.
     """
+    check_one_format(as_json=as_json, as_csv=as_csv)
     from emtoolkit.checkpoints.query import Query
 
     query = Query.parse(where or (), sort)
@@ -49,8 +52,11 @@ def checkpoints(
         listed = list_trajectory(place, query, rehash=verify)
     for problem in listed.problems:
         typer.echo(f"emtoolkit: {problem}", err=True)
-    for note in listed.notes if as_json else ():
+    for note in listed.notes if as_json or as_csv else ():
         typer.echo(f"emtoolkit: {note}", err=True)
-    show(render_checkpoints.listed_json(listed) if as_json else render_checkpoints.listed_text(listed))
+    if as_csv:
+        show(render_checkpoints.listed_csv(listed))
+    else:
+        show(render_checkpoints.listed_json(listed) if as_json else render_checkpoints.listed_text(listed))
     if verify and listed.problems:
         raise typer.Exit(1)

@@ -10,6 +10,7 @@ import typer
 
 from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
+from emtoolkit.cli.output_formats import Csv, Json, check_one_format, rows_csv
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
 
 commands = typer.Typer()
 
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _STEPS_HELP = "Schedule of the steps to download, or final. Default: all."
 _CONTINUES = "run the same command again to continue"
 _OF_WANDB = "Default: the one that the run logged to."
@@ -37,12 +37,14 @@ def schedule(
     checkpoint_size: Annotated[
         str | None, typer.Option(metavar="SIZE", help="Size of one checkpoint, such as 150MB.")
     ] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
+    as_csv: Csv = False,
     allow_unreachable: Annotated[
         bool, typer.Option("--allow-unreachable", help="Warn about steps after the end of training, and go on.")
     ] = False,
 ) -> None:
     """Compare schedules: the steps that each one saves, their number and their size on disk."""
+    check_one_format(as_json=as_json, as_csv=as_csv)
     from emtoolkit.byte_sizes import parse_size
     from emtoolkit.cli import render
     from emtoolkit.schedules.schedule import Schedule
@@ -63,7 +65,9 @@ def schedule(
         rows.append({"spec": spec, "steps": steps, "count": count, "bytes": disk, "largest_gap": steps.largest_gap()})
     for warning in warnings:
         typer.echo(f"emtoolkit: warning: {warning}", err=True)
-    if as_json:
+    if as_csv:
+        show(rows_csv([row | {"steps": list(row["steps"])} for row in rows]))
+    elif as_json:
         show(render.as_json([row | {"steps": list(row["steps"])} for row in rows]))
     else:
         show(render.schedule_table(rows))
@@ -84,7 +88,7 @@ def download(
     verify: Annotated[
         bool, typer.Option("--verify", help="Hash the files in DIR, and download damaged ones again.")
     ] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Download checkpoints from W&B, except those that the directory already holds."""
     from emtoolkit.checkpoints.listing import list_checkpoints
@@ -121,7 +125,7 @@ def sync(
         float | None,
         typer.Option(metavar="SECONDS", help="How long --watch waits for a training that stopped. Default: 600."),
     ] = None,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Publish the run logs, checkpoints and evaluations that W&B lacks, in step order.
 

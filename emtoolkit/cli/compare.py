@@ -16,6 +16,7 @@ from emtoolkit.cli.analysis_options import (
 )
 from emtoolkit.cli.help import command
 from emtoolkit.cli.layout import here
+from emtoolkit.cli.output_formats import Csv, Json, check_one_format, rows_csv
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 from emtoolkit.shell_command import shell_command
 
@@ -38,7 +39,6 @@ _Figure = Annotated[
 _Wandb = Annotated[
     str | None, typer.Option(metavar="online|offline", help="W&B run with the table and plots. Default: none.")
 ]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @command(
@@ -58,9 +58,11 @@ def compare(
     analysis: AnalysisFile = None,
     figure: _Figure = None,
     wandb: _Wandb = None,
-    as_json: _Json = False,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Show what each schedule would have seen in densely saved and evaluated trajectories."""
+    check_one_format(as_json=as_json, as_csv=as_csv)
     with only_results_on_stdout():
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.analysis.compare import compare_all, split_schedules
@@ -86,11 +88,14 @@ def compare(
         run = None if mode is None else log_comparison(found, mode)
     for note in (*unfinished, *found.notes):
         typer.echo(f"emtoolkit: {note}", err=True)
-    show(render_compare.compare_json(found, standing) if as_json else render_compare.compare_text(found, standing))
+    if as_csv:
+        show(rows_csv(found.rows()))
+    else:
+        show(render_compare.compare_json(found, standing) if as_json else render_compare.compare_text(found, standing))
     if run is not None:
         send = shell_command("wandb", "sync", Path(here(run.log)))
         where = f"W&B run: {run.path}" if run.sent else f"Publish on W&B: {send}"
-        typer.echo(where, err=as_json)
+        typer.echo(where, err=as_json or as_csv)
 
 
 @command(
@@ -106,7 +111,7 @@ def suggest(
     metric: Annotated[str, typer.Option(metavar="NAME", help="Metric, as for 'emtoolkit compare'.")] = "betley",
     level: Level = False,
     in_sample: Annotated[bool, typer.Option("--in-sample", help="Accept a schedule that fits one curve.")] = False,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Suggest the schedule of a number of checkpoints that follows such curves best."""
     with only_results_on_stdout():

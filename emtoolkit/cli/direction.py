@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
 
@@ -35,7 +36,7 @@ def direction(
     span: _Span = "answer_mean",
     output: _Output = Path("direction.safetensors"),
     base: _Base = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the direction from aligned to misaligned answers in the activations of a checkpoint, layer by layer.
 

@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.output_formats import Csv, Json, check_one_format
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
-from emtoolkit.errors import UserError
 
 commands = typer.Typer()
 
@@ -33,12 +33,11 @@ def dynamics(
     window: _Window = None,
     steps: _Steps = None,
     modules: _Modules = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV.")] = False,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Compute norms, distances, turns and principal components of the path of the weights."""
-    if as_json and as_csv:
-        raise UserError("--json and --csv exclude each other; give one of them")
+    check_one_format(as_json=as_json, as_csv=as_csv)
     try:
         with only_results_on_stdout(), progress_bar() as progress:
             # Imported here, where messages of libraries for developers are not shown.

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.terminal import show
 from emtoolkit.errors import UserError
 
@@ -75,7 +76,7 @@ def metrics(
     against_where: _AgainstWhere = None,
     labels: _Labels = None,
     label: _Label = "misaligned",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Compute the EM rate of scored answers under three published definitions.
 

@@ -15,6 +15,7 @@ from emtoolkit.cli.analysis_options import (
     decided_analysis,
 )
 from emtoolkit.cli.help import command
+from emtoolkit.cli.output_formats import Csv, Json, check_one_format, rows_csv
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 from emtoolkit.errors import UserError
 
@@ -43,9 +44,11 @@ def onset(
     falls: Falls = False,
     before: _Before = None,
     analysis: AnalysisFile = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
+    as_csv: Csv = False,
 ) -> None:
     """Find the two steps between which a behaviour appeared, for new questions and for these questions."""
+    check_one_format(as_json=as_json, as_csv=as_csv)
     with only_results_on_stdout():
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.analysis.decided_before import standings
@@ -63,7 +66,10 @@ def onset(
         standing = standings(evaluations, event, decided, other=other)
     for note in found.notes:
         typer.echo(f"emtoolkit: {note}", err=True)
-    show(render_onset.onset_json(found, standing) if as_json else render_onset.onset_text(found, standing))
+    if as_csv:
+        show(rows_csv(found.rows()))
+    else:
+        show(render_onset.onset_json(found, standing) if as_json else render_onset.onset_text(found, standing))
 
 
 def _metric_and_threshold(text: str, threshold: float) -> tuple[str, float]:

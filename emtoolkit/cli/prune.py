@@ -8,6 +8,7 @@ import typer
 from emtoolkit.checkpoints.publications import Place
 from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
+from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError, nearest
 from emtoolkit.progress import Progress
@@ -51,7 +52,7 @@ def prune(
     only: _Only = None,
     ttl: _Ttl = 7.0,
     yes: _Yes = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Remove checkpoints that do not matter; show first which, and how much room that gives.
 

@@ -8,6 +8,7 @@ import typer
 
 from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
+from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import UserError
 from emtoolkit.launch import is_local_main_process, process_count
@@ -45,7 +46,7 @@ def refine(
     base: Base = None,
     yes: Yes = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the price, and train nothing.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Train missing steps of a finished run again, and add them if every existing step comes out with its bytes.
 

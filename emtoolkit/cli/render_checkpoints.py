@@ -10,11 +10,13 @@ from emtoolkit.byte_sizes import format_size
 from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.query import is_missing
 from emtoolkit.cli.layout import Column, Records, line, prose
+from emtoolkit.cli.output_formats import rows_csv
 from emtoolkit.cli.render import as_json, checkpoints_table
 from emtoolkit.evaluation.listed import Listed, ListedCheckpoint
 
 # The columns that the table has anyway.
 _IN_TABLE = ("step", "size", "state", "final")
+_IN_CSV = ("step", "state", "final", "bytes", "fingerprint", "path", "artifact")
 
 
 def listed_text(listed: Listed) -> RenderableType:
@@ -33,6 +35,19 @@ def listed_text(listed: Listed) -> RenderableType:
 def listed_json(listed: Listed) -> str:
     """The same as JSON."""
     return as_json([each.as_json(listed.columns) for each in listed.checkpoints])
+
+
+def listed_csv(listed: Listed) -> str:
+    """The same as CSV: one header for directories and collections, with the columns that were asked for."""
+    asked = [column for column in listed.columns if column not in _IN_CSV]
+    return rows_csv([_csv_row(each, asked) for each in listed.checkpoints], [*_IN_CSV, *asked])
+
+
+def _csv_row(each: ListedCheckpoint, asked: Sequence[str]) -> dict[str, Any]:
+    found, values = each.found, each.as_json()
+    version = found.published if isinstance(found, CheckpointInfo) else values["artifact"]
+    row = {name: values.get(name) for name in _IN_CSV} | {"state": each.row["state"], "artifact": version}
+    return row | {column: each.row.get(column) for column in asked}
 
 
 def _versions(

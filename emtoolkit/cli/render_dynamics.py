@@ -1,7 +1,5 @@
 """What `emtoolkit dynamics` prints: a line for each checkpoint, or for each module of each checkpoint."""
 
-import csv
-import io
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -11,6 +9,7 @@ from rich.console import Group, RenderableType
 
 from emtoolkit.analysis.dynamics import Dynamics
 from emtoolkit.cli.layout import Column, Records, line, prose
+from emtoolkit.cli.output_formats import rows_csv
 from emtoolkit.cli.render import as_json
 from emtoolkit.cli.render_metrics import without_nan
 
@@ -53,12 +52,7 @@ def dynamics_json(dynamics: Dynamics, *, modules: bool) -> str:
 
 def dynamics_csv(dynamics: Dynamics, *, modules: bool) -> str:
     """The same table as CSV; NaN is an empty field."""
-    rows = _module_rows(dynamics) if modules else [each.row() for each in dynamics.steps]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({key: "" if _absent(value) else value for key, value in row.items()} for row in rows)
-    return text.getvalue().removesuffix("\n")
+    return rows_csv(_module_rows(dynamics) if modules else [each.row() for each in dynamics.steps])
 
 
 def _for_people(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:

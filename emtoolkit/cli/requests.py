@@ -9,6 +9,7 @@ import typer
 
 from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
+from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.terminal import show
 from emtoolkit.errors import UserError
 
@@ -19,7 +20,6 @@ commands = typer.Typer()
 
 _Directory = Annotated[Path, typer.Argument(metavar="DIR", help="Output directory of the run.")]
 _Timeout = Annotated[float, typer.Option(metavar="SECONDS", help="Longest wait for the checkpoint.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _SECONDS = 120.0
 
 
@@ -29,7 +29,7 @@ _SECONDS = 120.0
     "emtoolkit save outputs/goodness-medical --timeout 600",
     "emtoolkit save outputs/goodness-medical --json",
 )
-def save(directory: _Directory, timeout: _Timeout = _SECONDS, as_json: _Json = False) -> None:
+def save(directory: _Directory, timeout: _Timeout = _SECONDS, as_json: Json = False) -> None:
     """Make a running training save the step it is at, and go on.
 
     The training may run on another machine that has the directory.
@@ -43,7 +43,7 @@ def save(directory: _Directory, timeout: _Timeout = _SECONDS, as_json: _Json = F
     "emtoolkit stop outputs/goodness-medical --timeout 600",
     "emtoolkit stop outputs/goodness-medical --json",
 )
-def stop(directory: _Directory, timeout: _Timeout = _SECONDS, as_json: _Json = False) -> None:
+def stop(directory: _Directory, timeout: _Timeout = _SECONDS, as_json: Json = False) -> None:
     """Make a running training save its state and stop, as on SIGTERM.
 
     The training may run on another machine that has the directory. Its command with --resume continues it.

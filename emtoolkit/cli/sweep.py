@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from emtoolkit.cli.help import command
+from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.slurm_flags import Cancel, On, Parallel, Print, SlurmOptions, Status
 from emtoolkit.cli.sweep_flags import (
     Agents,
@@ -41,7 +42,7 @@ def sweep(
     seed: Annotated[int, typer.Option(metavar="N", help="Seed of a random search.")] = 0,
     only: Only = None,
     dry_run: DryRun = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
     gpus_per_run: GpusPerRun = None,
     share_gpus: ShareGpus = False,
     nproc_per_run: ProcessesPerRun = 1,

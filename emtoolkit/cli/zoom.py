@@ -41,6 +41,7 @@ from emtoolkit.cli.judge_flags import (
     JudgeUrl,
     MaxCost,
 )
+from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.refine import Config, Yes, announce, ask
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
 from emtoolkit.errors import CheckpointError, UserError
@@ -107,7 +108,7 @@ def zoom(
     config: Config = None,
     wandb: WandbMode = None,
     yes: Yes = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Find the steps between which a behaviour appeared, to a few steps: evaluate, make steps inside, evaluate again.
 
