@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo report-picture emergence sandbox-robustness personas fingerprint-table evaluation-benchmark comparison test test-fast test-lowest test-newest crash-test fuzz gpu-check docs lint format
+.PHONY: install demo report-picture emergence sandbox-robustness personas fingerprint-table evaluation-benchmark comparison zoom test test-fast test-lowest test-newest crash-test fuzz gpu-check docs lint format
 
 install: .venv/.installed
 
@@ -48,6 +48,11 @@ evaluation-benchmark: install
 # What five schedules would have seen: 9 fine-tunes and 594 evaluated checkpoints, about fifteen minutes of one core.
 comparison: install
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.compare_schedules
+
+# The table in docs/benchmarks/zoom.md: a fine-tune of 397 steps, and 100 steps made again.
+zoom: install
+	$(BIN)/emtoolkit sandbox build
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.zoom --home build/zoom
 
 lint: install
 	$(BIN)/ruff check .
