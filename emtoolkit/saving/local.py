@@ -91,7 +91,7 @@ class LocalSaving:
         changing = _changing_tensors(event.model, state)
         whole, first = WholeStep(changing, event.step), FirstUpdate(changing, event.step)
         copies = _Copies(session, state, buffers, whole, first, Copying(self._setup, state, buffers, whole))
-        session.before_close = copies.copying.close
+        session.before_close = copies.copying.finish
         if self._setup.schedule.adaptive is not None:
             session.choice = adaptive_steps(self._setup, self._setup.schedule.adaptive, event, state)
         copies.buffers.prepare()

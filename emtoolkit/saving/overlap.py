@@ -1,4 +1,4 @@
-"""Where the weights of a step are copied: in the training thread, or in a thread beside the next step."""
+"""Where the weights of a step are copied: in the training thread, or in the disk thread beside the next step."""
 
 import logging
 from typing import Any
@@ -7,7 +7,7 @@ import torch
 
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.overlap_conditions import callbacks_of, reason_for_copies_in_training
-from emtoolkit.saving.overlapped_copy import CopyThread, OverlappedCopy
+from emtoolkit.saving.overlapped_copy import OverlappedCopy
 from emtoolkit.saving.snapshot import Snapshot, SnapshotBuffers
 from emtoolkit.saving.strategy import SavingSetup, TrainerEvent
 from emtoolkit.saving.whole_step import WholeStep
@@ -37,7 +37,6 @@ class Copying:
         self._compared = False
         self._rehearsal: Snapshot | None = None
         self._pending: OverlappedCopy | None = None
-        self._thread: CopyThread | None = None
         self._trainer: Any = None
         # The callbacks that were looked at; others may be added in the middle of a training.
         self._seen: list[Any] | None = None
@@ -46,9 +45,7 @@ class Copying:
         """The weights of `step`; an `event` says that the copy may be made beside the training that follows it."""
         self.finish()
         if event is not None and self._may_overlap(event):
-            self._thread = self._thread or CopyThread()
             copy = self._pending = OverlappedCopy(self._buffers, step, self._whole)
-            self._thread.begin(copy)
             return CheckpointContents.of_copy(copy, copy.release, finite=self._finite)
         snapshot = self._buffers.take(step)
         if not self._is_off and not self._compared:
@@ -81,15 +78,6 @@ class Copying:
             self._turn_off("a copy beside the training failed")
         if pending.problem is not None or pending.moved:
             self._turn_off("the weights get other memory or other values between two updates")
-
-    def close(self) -> None:
-        """Finish the copy that is being made, and end the thread."""
-        try:
-            self.finish()
-        finally:
-            thread, self._thread = self._thread, None
-            if thread is not None:
-                thread.close()
 
     def _may_overlap(self, event: TrainerEvent) -> bool:
         if self._is_off or not self._compared or self._bytes < SMALLEST:

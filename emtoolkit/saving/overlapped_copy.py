@@ -1,13 +1,12 @@
-"""A copy of the weights of one step that a thread makes beside the next forward and backward pass.
+"""A copy of the weights of one step that the disk thread makes beside the next forward and backward pass.
 
 The weights are only read until the next update, so the training thread waits for the copy in `on_pre_optimizer_step`
-(CheckFreq, Mohan et al., FAST '21, section 4.2). On a GPU it waits until the copies are queued on a stream of their
-own, and the stream of the optimizer waits until they have arrived.
+(CheckFreq, Mohan et al., FAST '21, section 4.2). If the disk thread is still busy with an earlier step then, the
+training thread makes the copy itself. On a GPU it waits until the copies are queued on a stream of their own, and the
+stream of the optimizer waits until they have arrived.
 """
 
-import queue
 import threading
-from collections.abc import Callable
 
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.snapshot import Snapshot, SnapshotBuffers
@@ -20,11 +19,13 @@ _LOOK_EVERY = 1.0
 class OverlappedCopy:
     """The weights of `step`: `make` copies them in a thread, and `settle` ends that before anything changes them.
 
+    A copy is settled once it holds the weights of the step, or never will.
+
     Attributes:
         step: The step whose weights they are.
         bytes: The size of the weights.
-        moved: Whether `settle` found that the weights had got other memory, and copied them itself.
-        failure: What ended the copy beside the training, whereupon `settle` copied the weights; None as a rule.
+        moved: Whether `make` found that the weights had got other memory, so that `settle` copies them.
+        failure: What ended the copy beside the training, whereupon `settle` copies the weights; None as a rule.
         problem: Why the copy is not the weights of the step; None if it is, once settled.
     """
 
@@ -33,9 +34,8 @@ class OverlappedCopy:
         self._whole = whole
         self._begun = buffers.begin(step)
         self._copied: Snapshot | None = None
-        # Locks that are held until the copy is made, and until it is settled; events take training thrice the time.
+        # Locks that are held while the copy is made, and until it is settled; events take training thrice the time.
         self._making, self._settling = threading.Lock(), threading.Lock()
-        self._making.acquire()
         self._settling.acquire()
         self._is_settled = False
         self._training = threading.current_thread()
@@ -45,31 +45,32 @@ class OverlappedCopy:
         self.problem: Exception | None = CheckpointError(f"step {step}: training ended before its weights were copied")
 
     def make(self) -> None:
-        """Copy the weights; called by another thread than the training's."""
-        try:
-            self._copied = self._buffers.fill_beside(self._begun)
-        except Exception as error:  # noqa: BLE001  # `settle` copies again, and there an error reaches the training
-            self.failure = error
-        finally:
-            self._making.release()
+        """Copy the weights, unless `settle` has; called by another thread than the training's."""
+        with self._making:
+            if self._is_settled or self._copied is not None:
+                return
+            try:
+                self._copied = self._buffers.fill_beside(self._begun)
+            except Exception as error:  # noqa: BLE001  # `settle` copies again, and there an error reaches the training
+                self.failure = error
+                return
+            self.moved = self._copied is None
+            if self._copied is not None and self._copied.is_here:
+                self._settle()
 
     def settle(self) -> None:
-        """Wait for the copy; called by the training thread before something may change the weights."""
-        if self._is_settled:
-            return
-        try:
-            with self._making:
-                self.problem = self._settle()
-        finally:
-            self._is_settled = True
-            self._settling.release()
+        """Wait for the copy, or make it; called by the training thread before something may change the weights."""
+        with self._making:
+            if not self._is_settled:
+                self._settle()
 
     def wait(self) -> Snapshot:
-        """The finished copy; called by the thread that writes it.
+        """The finished copy, made now if it was not made before; called by the thread that writes it.
 
         Raises:
             CheckpointError: something changed the weights while they were copied.
         """
+        self.make()
         while not self._settling.acquire(timeout=_LOOK_EVERY):
             # The interpreter ends, or the training was left without an end; nothing changes the weights any more.
             if not self._training.is_alive():
@@ -81,41 +82,22 @@ class OverlappedCopy:
 
     def release(self) -> None:
         """Give the memory back; the copy must not be read afterwards."""
-        with self._making:
-            pass
         self._buffers.release(self._begun)
 
-    def _settle(self) -> Exception | None:
-        if not self._whole.is_unchanged():
-            return CheckpointError(
-                f"step {self._begun.step}: its checkpoint is lost, because something changed the weights between two "
-                "updates while they were copied beside the training; pass overlap=False to the callback, or set "
-                "checkpointing.overlap to false"
-            )
-        if self._copied is None:
-            # The weights moved since an earlier save, or the thread failed; here the error reaches the training.
-            self._copied, self.moved = self._buffers.fill_again(self._begun), self.failure is None
-        self._copied.hold_streams()
-        return None
+    def _settle(self) -> None:
+        try:
+            if self._copied is None:
+                # Here an error reaches the training.
+                self._copied = self._buffers.fill_again(self._begun)
+            self._copied.hold_streams()
+            self.problem = None if self._whole.is_unchanged() else self._changed()
+        finally:
+            self._is_settled = True
+            self._settling.release()
 
-
-class CopyThread:
-    """One thread that makes copies in order; it starts at once and ends with `close`."""
-
-    def __init__(self) -> None:
-        self._jobs: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="emtoolkit-copy", daemon=True)
-        self._thread.start()
-
-    def begin(self, copy: OverlappedCopy) -> None:
-        """Make `copy` after those that were begun before it."""
-        self._jobs.put(copy.make)
-
-    def close(self) -> None:
-        """End the thread after its last copy."""
-        self._jobs.put(None)
-        self._thread.join()
-
-    def _run(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+    def _changed(self) -> CheckpointError:
+        return CheckpointError(
+            f"step {self.step}: its checkpoint is lost, because something changed the weights between two "
+            "updates while they were copied beside the training; pass overlap=False to the callback, or set "
+            "checkpointing.overlap to false"
+        )

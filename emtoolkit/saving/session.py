@@ -59,7 +59,6 @@ logger = logging.getLogger(__name__)
 # the disk thread fell behind at a low priority, and the third save waited for it while a core was idle.
 _SMALL = 32_000_000
 
-
 # Why the checkpoints of a budget are not published before training has ended.
 WITHHELD = "the schedule may still delete some of them, and the resumed training publishes the others"
 
@@ -93,6 +92,9 @@ class SavingSession:
         self._seal = seal
         self._options = options
         self._kept_states = kept_states(options.resume_keep, seal.total_steps)
+        # The steps that were asked for, and whether as the final one.
+        self._asked: dict[int, bool] = {}
+        # Those that the disk thread has come to.
         self._publications: dict[int, Publication] = {}
         # The steps of which `choice` decides whether they are saved.
         self._measured: set[int] = set()
@@ -153,24 +155,26 @@ class SavingSession:
 
         A step that is not `scheduled` is saved if `choice` chooses it.
         """
-        if step in self._publications and not self._was_left_out(step):
+        # Asked in this order: the disk thread forgets a step that it leaves out.
+        if not self._was_left_out(step) and step in self._asked:
             if final:
                 self.mark_final(step)
             return
         if step in self._pruned and not final and not self.choice.is_measured(step):
             return  # removed on purpose
-        path = self._directory / checkpoint_name(step)
-        metadata = with_reason(self._metadata(step), saved_for)
-        self._publications[step] = publication = Publication(step, path, final, metadata)
+        self._asked[step] = final
         self._unsettled.append(step)
         if not scheduled:
             self._measured.add(step)
+        seconds = round(time.monotonic() - self._started, 3)
         copied = contents()
 
         def before() -> bool:
             chosen = self.choice.chooses(step, copied.tensors)
             if scheduled or chosen:
-                self._note(publication)
+                values = {**self._metadata_of_run, "step": step, "seconds_since_start": seconds}
+                metadata = with_reason(fit_for_wandb(values), saved_for)
+                self._note(Publication(step, self._directory / checkpoint_name(step), final, metadata))
             return scheduled or chosen
 
         self._writer.save(step, copied, before, self._note_saved)
@@ -187,21 +191,15 @@ class SavingSession:
 
     def mark_final(self, step: int) -> None:
         """Publish `step`, which is saved already, as the final checkpoint, unless it was saved as the final one."""
-        publication = self._publications[step]
-        if not publication.final:
-            self._publications[step] = final = replace(publication, final=True)
-            if step not in self._unsettled:
-                self.disk.submit(lambda: self._publish(final))
+        if not self._asked[step]:
+            self._asked[step] = True
+            self.disk.submit(partial(self._make_final, step, is_settled=step not in self._unsettled))
 
     def settle(self) -> None:
         """Record the metrics of the saved steps, and publish the steps: nothing more is logged at them."""
         unsettled, self._unsettled = self._unsettled, []
         for step in unsettled:
-            saved = self._publications[step]
-            metrics = {k: v for k, v in self.metrics.of(step).items() if k not in CheckpointMetadata.model_fields}
-            publication = replace(saved, metadata=fit_for_wandb({**saved.metadata, **metrics}))
-            self._publications[step] = publication
-            self.disk.submit(partial(self._publish_settled, publication, fit_for_wandb(metrics)))
+            self.disk.submit(partial(self._publish_settled, step, self.metrics.of(step)))
 
     def save_resume_state(self, state: ResumeState) -> None:
         """Write `state` as the newest resume checkpoint in the background."""
@@ -269,13 +267,9 @@ class SavingSession:
         """The saved steps that neither W&B nor the log of an offline run has, and why; complete after `close`."""
         return self.publisher.failures if self.publisher is not None else {}
 
-    def _metadata(self, step: int) -> Mapping[str, Any]:
-        seconds = round(time.monotonic() - self._started, 3)
-        return fit_for_wandb({**self._metadata_of_run, "step": step, "seconds_since_start": seconds})
-
     @cached_property
     def _metadata_of_run(self) -> Mapping[str, Any]:
-        """The metadata of a checkpoint of this run; training waits while a model validates them for one more step."""
+        """The metadata of a checkpoint of this run, which a model validates once."""
         identity = self._seal.identity
         metadata = CheckpointMetadata.of(
             step=0,
@@ -298,6 +292,7 @@ class SavingSession:
         return replace(publication, metadata=fit_for_wandb({**publication.metadata, **mark}))
 
     def _note(self, publication: Publication) -> None:
+        self._publications[publication.step] = publication
         # Before the checkpoint exists: a kill between the two must not leave a checkpoint without metadata.
         publication = self._marked(publication)
         run = str(self._run.id) if self._run is not None else None
@@ -317,20 +312,29 @@ class SavingSession:
         self._recomputed.note(saved)
         self.on_saved(saved.step)
 
-    def _publish_settled(self, publication: Publication, metrics: Mapping[str, Any]) -> None:
-        if not self._is_saved(publication.step):
+    def _make_final(self, step: int, *, is_settled: bool) -> None:
+        if self._is_saved(step):
+            self._publications[step] = final = replace(self._publications[step], final=True)
+            if is_settled:
+                self._publish(final)
+
+    def _publish_settled(self, step: int, logged: Mapping[str, Any]) -> None:
+        if not self._is_saved(step):
             # The step was measured and left out, or the save failed, which is reported as a failure.
-            if publication.step in self._measured:
-                self._publications.pop(publication.step)
-                self._measured.discard(publication.step)
+            if step in self._measured:
+                self._asked.pop(step)
+                self._measured.discard(step)
             return
+        metrics = fit_for_wandb({k: v for k, v in logged.items() if k not in CheckpointMetadata.model_fields})
+        saved = self._publications[step]
+        self._publications[step] = publication = replace(saved, metadata=fit_for_wandb({**saved.metadata, **metrics}))
         try:
-            add_metrics(self._directory, publication.step, metrics)
+            add_metrics(self._directory, step, metrics)
         except CheckpointError as error:
-            logger.warning("the metrics of step %d were not recorded: %s", publication.step, error)
+            logger.warning("the metrics of step %d were not recorded: %s", step, error)
         self._publish(publication)
         if not self.choice.thins:
-            self.on_settled(publication.step)
+            self.on_settled(step)
 
     def _forget(self, thinned: Sequence[int]) -> None:
         """Drop the steps that `choice` has deleted."""

@@ -194,6 +194,11 @@ class Snapshot:
         """The size of the tensors; tied tensors count once."""
         return self.live.bytes
 
+    @property
+    def is_here(self) -> bool:
+        """Whether no copy of the tensors is still on its way from a GPU."""
+        return all(event is None for event in self.copied.values())
+
     def wait(self) -> "Snapshot":
         """Wait until the asynchronous copies from every GPU have finished; this snapshot."""
         for event in self.copied.values():

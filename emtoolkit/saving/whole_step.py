@@ -45,7 +45,7 @@ class WholeStep:
 
     def is_unchanged(self) -> bool:
         """Whether nothing that shows has changed the weights since `is_now`."""
-        return self._step is not None and self._seen == self._look()
+        return self._step is not None and self._seen is not None and self._seen == self._look()
 
     def at_failure(self, error: BaseException | None) -> int | None:
         """The step whose weights the tensors still hold after `error` has ended the training; None if of no step."""

@@ -152,6 +152,8 @@ class CheckpointWriter:
         self, step: int, contents: CheckpointContents, before: Callable[[], bool], on_saved: Callable[[Saved], None]
     ) -> None:
         try:
+            # First, because the next update waits for a copy that this thread makes beside the training.
+            contents.tensors()
             saved = self._write(step, contents) if before() else None
         finally:
             contents.release()

@@ -1,5 +1,6 @@
 """The copies of the weights that saves are written from: exact, never torn, also from other streams and GPUs."""
 
+import threading
 from collections.abc import Iterator, Mapping
 from unittest.mock import patch
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from emtoolkit.saving import snapshot
 from emtoolkit.saving.model_state import WriteFiles
-from emtoolkit.saving.overlapped_copy import CopyThread, OverlappedCopy
+from emtoolkit.saving.overlapped_copy import OverlappedCopy
 from emtoolkit.saving.snapshot import Snapshot, SnapshotBuffers
 from emtoolkit.saving.whole_step import WholeStep
 from tests.gpu_check.device import Device, Outcome, in_thread
@@ -113,7 +114,7 @@ def _torn_beside(device: Device, megabytes: int, rounds: int) -> int:
     buffers = SnapshotBuffers(_State({str(i): tensor for i, tensor in enumerate(live)}), 2)
     buffers.prepare()
     device.synchronize()
-    thread, torn = CopyThread(), 0
+    torn = 0
     for step in range(1, rounds + 1):
         for tensor in live:
             tensor.fill_(step)
@@ -121,9 +122,12 @@ def _torn_beside(device: Device, megabytes: int, rounds: int) -> int:
         if step % 2:
             device.keep_busy(0.05)
         copy = OverlappedCopy(buffers, step, whole)
-        thread.begin(copy)
+        thread = threading.Thread(target=copy.make)
+        thread.start()
         # A forward pass, which only reads.
         torch.stack([tensor.sum() for tensor in live])
+        # Otherwise `settle` might find that nothing is copied yet, and copy in this thread.
+        thread.join()
         copy.settle()
         if copy.failure is not None or copy.moved:
             raise copy.failure or RuntimeError(f"the copy of step {step} was not made beside the step")
@@ -131,7 +135,6 @@ def _torn_beside(device: Device, megabytes: int, rounds: int) -> int:
             tensor.fill_(-1)
         torn += not in_thread(lambda copy=copy, step=step: _holds(copy.wait(), step))
         copy.release()
-    thread.close()
     return torn
 
 

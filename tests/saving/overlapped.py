@@ -15,35 +15,43 @@ from emtoolkit.saving.overlapped_copy import OverlappedCopy
 
 
 class LateCopies:
-    """Lets the thread copy only when the training waits for the copy; `steps` are those that were copied beside it."""
+    """Lets the disk thread copy only when training waits for the copy; `steps` are those that were copied beside it.
 
-    # For a training of five steps. A copy that nothing waits for stops the training for good.
+    With `busy` the disk thread comes to a copy after the training has settled it.
+    """
+
+    # For a training of five steps. A copy that nothing waits for stops the disk thread, and so the training, for good.
     _seconds = 20.0
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, busy: bool = False) -> None:
         self.steps: list[int] = []
         self._copies: list[OverlappedCopy] = []
-        self._waited_for: dict[int, threading.Event] = {}
         begin, make, settle = OverlappedCopy.__init__, OverlappedCopy.make, OverlappedCopy.settle
+        waited_for: dict[OverlappedCopy, threading.Event] = {}
+        made: dict[OverlappedCopy, threading.Event] = {}
 
-        def begun(copy: OverlappedCopy, buffers: object, step: int, whole: object) -> None:
+        def begin_noted(copy: OverlappedCopy, buffers: object, step: int, whole: object) -> None:
             self.steps.append(step)
             self._copies.append(copy)
-            self._waited_for[id(copy)] = threading.Event()
+            waited_for[copy], made[copy] = threading.Event(), threading.Event()
             begin(copy, buffers, step, whole)  # type: ignore[arg-type]  # passed on
 
-        def made(copy: OverlappedCopy) -> None:
-            self._waited_for[id(copy)].wait()
+        def make_late(copy: OverlappedCopy) -> None:
+            waited_for[copy].wait()
             make(copy)
+            made[copy].set()
 
-        def settled(copy: OverlappedCopy) -> None:
-            self._waited_for[id(copy)].set()
+        def settle_after(copy: OverlappedCopy) -> None:
+            if busy:
+                settle(copy)
+            waited_for[copy].set()
+            made[copy].wait(self._seconds)
             settle(copy)
 
         monkeypatch.setattr(overlap, "SMALLEST", 0)
-        monkeypatch.setattr(OverlappedCopy, "__init__", begun)
-        monkeypatch.setattr(OverlappedCopy, "make", made)
-        monkeypatch.setattr(OverlappedCopy, "settle", settled)
+        monkeypatch.setattr(OverlappedCopy, "__init__", begin_noted)
+        monkeypatch.setattr(OverlappedCopy, "make", make_late)
+        monkeypatch.setattr(OverlappedCopy, "settle", settle_after)
 
     @contextmanager
     def bounded(self) -> Iterator["LateCopies"]:

@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,9 @@ from torch import nn
 from transformers import Trainer, TrainerCallback
 
 from emtoolkit.config.scheduling import CheckpointingConfig
-from emtoolkit.saving import overlap as overlap_module
-from emtoolkit.saving import snapshot
+from emtoolkit.saving import overlapped_copy, snapshot
 from emtoolkit.saving.adapter_state import model_state
-from emtoolkit.saving.overlapped_copy import CopyThread, OverlappedCopy
+from emtoolkit.saving.overlapped_copy import OverlappedCopy
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.saving.snapshot import SnapshotBuffers
 from emtoolkit.saving.whole_step import WholeStep
@@ -317,7 +316,7 @@ def test_what_ends_a_step_in_its_middle_leaves_the_bytes_of_the_step_before(
         trainer.data_collator = Interrupting(trainer.data_collator, act)
         with pytest.raises(error):
             trainer.train()
-        assert all(thread.name != "emtoolkit-copy" for thread in threading.enumerate())
+        assert not any(thread.name.startswith("emtoolkit") for thread in threading.enumerate())
 
     both(train, tmp_path)
     assert (tmp_path / "True" / "checkpoint-3" / "manifest.json").is_file()
@@ -346,23 +345,46 @@ def test_the_last_step_is_copied_in_training_wherever_training_ends(late: LateCo
     assert late.steps == [1, 2, 3]
 
 
-def test_a_copy_whose_training_was_left_without_an_end_is_finished_by_its_reader(late: LateCopies) -> None:
+def test_copies_that_a_busy_disk_does_not_come_to_are_made_in_training(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with LateCopies(monkeypatch, busy=True).bounded() as late:
+        both(plain, tmp_path)
+    assert late.steps == [1, 2, 3, 4]
+
+
+def begun_copy(model: Any, before: Callable[[Any], None] = lambda model: None) -> tuple[OverlappedCopy, list[Any]]:
+    """A copy of `model` as `before` leaves it, after its tensors were listed; and the values."""
+    buffers = SnapshotBuffers(model_state(model), 1)
+    before(model)
+    copy = OverlappedCopy(buffers, 1, WholeStep(trained(model), 1))
+    return copy, values(model_state(model).tensors)
+
+
+def values(tensors: Mapping[str, torch.Tensor]) -> list[Any]:
+    return [tensor.tolist() for tensor in tensors.values()]
+
+
+def test_weights_that_change_after_their_copy_was_made_are_in_the_copy_as_they_were() -> None:
     model = lora_model()
-    state = model_state(model)
-    copies: list[OverlappedCopy] = []
-    thread = CopyThread()
+    copy, expected = begun_copy(model)
+    copy.make()
+    scale(model)
+    copy.settle()
+    assert values(copy.wait().tensors) == expected
 
-    def train() -> None:
-        copies.append(OverlappedCopy(SnapshotBuffers(state, 1), 1, WholeStep(trained(model), 1)))
-        thread.begin(copies[0])
 
-    training = threading.Thread(target=train)
+@pytest.mark.parametrize("before", [lambda model: None, swap], ids=["in-place", "moved"])
+def test_a_copy_whose_training_was_left_without_an_end_is_finished_by_its_reader(
+    before: Callable[[Any], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(overlapped_copy, "_LOOK_EVERY", 0.01)
+    begun: list[tuple[OverlappedCopy, list[Any]]] = []
+    training = threading.Thread(target=lambda: begun.append(begun_copy(lora_model(), before)))
     training.start()
     training.join()
-    assert [tensor.tolist() for tensor in copies[0].wait().tensors.values()] == [
-        tensor.tolist() for tensor in state.tensors.values()
-    ]
-    thread.close()
+    copy, expected = begun[0]
+    assert values(copy.wait().tensors) == expected
 
 
 class Streams:
@@ -404,11 +426,12 @@ def test_the_stream_of_every_gpu_waits_for_its_copies_before_the_update(monkeypa
     with torch.no_grad():
         model[0].weight.fill_(1.0)
         model[1].weight.fill_(2.0)
-    thread = CopyThread()
     copy = OverlappedCopy(SnapshotBuffers(model_state(model), 1), 1, WholeStep(trained(model), 1))
-    thread.begin(copy)
+    thread = threading.Thread(target=copy.make)
+    thread.start()
+    thread.join()
+    assert "the stream of cuda:0 waits" not in streams.log
     copy.settle()
-    thread.close()
     with torch.no_grad():
         model[0].weight.zero_()
         model[1].weight.zero_()
@@ -424,17 +447,17 @@ def test_the_stream_of_every_gpu_waits_for_its_copies_before_the_update(monkeypa
 
 
 def test_a_copy_that_fails_beside_the_training_is_made_by_it_and_named_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    late: LateCopies, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def failing(buffers: object, begun: object) -> None:
         raise RuntimeError("no stream")
 
-    monkeypatch.setattr(overlap_module, "SMALLEST", 0)
     monkeypatch.setattr(SnapshotBuffers, "fill_beside", failing)
     both(plain, tmp_path)
     assert [record.message for record in caplog.records if record.levelname == "WARNING"] == [
         "the copy of step 1 beside the training failed (RuntimeError: no stream), and so the training thread made it"
     ]
+    assert late.steps == [1]
 
 
 @pytest.mark.parametrize(
