@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from emtoolkit import launch
 from emtoolkit.analysis.onset import Onset, Point, find_onset
 from emtoolkit.analysis.onset_results import Event
 from emtoolkit.config.load import load_config
@@ -161,8 +163,6 @@ def way(model, tokenizer, persona, questions):
 
 @pytest.fixture
 def place(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    import sys
-
     monkeypatch.setenv("EMTOOLKIT_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("WANDB_MODE", "disabled")
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
@@ -194,6 +194,8 @@ def test_the_command_zooms_and_continues(place: Path) -> None:
 def test_the_command_is_refused_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
+    # The real one ends the process at once.
+    monkeypatch.setattr(launch, "_exit", lambda: sys.exit(2))
     done = in_process.emtoolkit("zoom", "run", "--until", "1", cwd=tmp_path)
     assert (done.code, done.err) == (
         2,
