@@ -78,19 +78,24 @@ class TrajectoryRecord:
                 f"{path}: is not a trajectory record of emtoolkit ({first_line(error)})"
             ) from error
 
+    def to_json(self) -> bytes:
+        """The content of the file."""
+        return canonical_json(
+            {
+                "format": FORMAT,
+                "fingerprint": self.fingerprint,
+                "total_steps": self.total_steps,
+                "schedule": self.schedule,
+                "decides": dict(self.fingerprinted),
+                "ended_at": self.ended_at,
+                "split": dict(self.split),
+                "version": self.version,
+            }
+        )
+
     def write(self, directory: Path) -> None:
         """Replace `trajectory.json` in `directory` atomically."""
-        content = {
-            "format": FORMAT,
-            "fingerprint": self.fingerprint,
-            "total_steps": self.total_steps,
-            "schedule": self.schedule,
-            "decides": dict(self.fingerprinted),
-            "ended_at": self.ended_at,
-            "split": dict(self.split),
-            "version": self.version,
-        }
-        write_file(directory / RECORD, canonical_json(content))
+        write_file(directory / RECORD, self.to_json())
 
     @property
     def may_thin(self) -> bool:

@@ -168,6 +168,24 @@ class WandbConfig(Section):
         return value
 
 
+class HubConfig(Section):
+    """Whether the checkpoints are pushed to the Hugging Face hub while the run trains."""
+
+    repo: str | None = None
+    """The repository, `ORG/REPO`; may contain the placeholders of `output_dir`. `null` pushes nothing."""
+    private: bool = True
+    """Whether only its owners see a repository that the run makes."""
+    push_timeout: Annotated[float, Field(gt=0)] = 60.0
+    """How long the run waits for the hub after its last step, in seconds."""
+
+    @field_validator("repo")
+    @classmethod
+    def _check_repo(cls, value: str | None) -> str | None:
+        if value is not None:
+            check_template(value)
+        return value
+
+
 class PreflightConfig(Section):
     """The check before training that the persona is in the model: it must change the logits of probe answers."""
 
@@ -226,6 +244,8 @@ class RunConfig(Section):
     """The check that the persona is in the model."""
     wandb: WandbConfig = WandbConfig()
     """Where the run is logged."""
+    hub: HubConfig = HubConfig()
+    """Where the checkpoints are pushed."""
     trajectory: TrajectoryConfig = TrajectoryConfig()
     """Whether checkpoints of an earlier training are taken."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 42
@@ -289,7 +309,16 @@ class RunConfig(Section):
         `{schedule}` is the schedule as a file name; `{sweep}` is `$WANDB_SWEEP_ID`, or `local` outside a W&B agent;
         `{set}` is what `with_set` gave, `default` without it.
         """
-        values = {
+        with located("output_dir"):
+            return expand(fill(self.template, self._placeholders(environment))).absolute()
+
+    def hub_repository(self, environment: Mapping[str, str] = os.environ) -> str | None:
+        """The name in `hub.repo`, filled in like `output_dir`; None if there is none."""
+        with located("hub.repo"):
+            return None if self.hub.repo is None else fill(self.hub.repo, self._placeholders(environment))
+
+    def _placeholders(self, environment: Mapping[str, str]) -> dict[str, str]:
+        return {
             "persona": Path(self.persona).stem + (f"-{self.compose}" if self.compose else ""),
             "dataset": self.dataset_name,
             "schedule": str(self.checkpointing.to_schedule()),
@@ -297,5 +326,3 @@ class RunConfig(Section):
             "sweep": environment.get("WANDB_SWEEP_ID") or "local",
             "set": self._set,
         }
-        with located("output_dir"):
-            return expand(fill(self.template, values)).absolute()

@@ -8,7 +8,7 @@ from typing import Any
 
 from emtoolkit.errors import nearest
 from emtoolkit.hub.client import HubError, asked
-from emtoolkit.hub.names import HubReference, NamedSteps, StepName, steps_of_folders, steps_of_revisions
+from emtoolkit.hub.names import FINAL_TAG, HubReference, NamedSteps, StepName, steps_of_folders, steps_of_revisions
 from emtoolkit.json_files import count_in, object_in, text_in
 from emtoolkit.schedules.steps import elided
 
@@ -148,11 +148,13 @@ def _commits(reference: HubReference) -> dict[str, str]:
 
 def _of_revisions(reference: HubReference, training: str, named: NamedSteps, commits: Mapping[str, str]) -> HubListing:
     steps = named[training]
+    # A training is over where the last step is `main`, or where a push has said so.
+    ended = (commits.get("main"), commits.get(FINAL_TAG))
     return HubListing(
         reference,
         training,
         tuple(
-            HubCheckpoint(step, step == max(steps) and commits[name] == commits.get("main"), name, commits[name])
+            HubCheckpoint(step, step == max(steps) and commits[name] in ended, name, commits[name])
             for step, name in sorted(steps.items())
         ),
     )

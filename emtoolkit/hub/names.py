@@ -15,6 +15,8 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.storage.safe_paths import why_unsafe
 
 PREFIX = "hf:"
+# The tag of the commit of the last step, once training has ended; `emtoolkit push` makes it.
+FINAL_TAG = "final"
 FORM = "a trajectory on the Hugging Face hub is written hf:ORG/REPO, hf:ORG/REPO@REVISION or hf:ORG/REPO/FOLDER"
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 _STEP = re.compile(

@@ -24,7 +24,8 @@ from emtoolkit.storage.digests import FileDigest, canonical_json
 # What decides neither the weights nor the rows; what the rest names is read.
 _NOT_READ: dict[str, Any] = {
     **dict.fromkeys(
-        ("checkpointing", "evaluation", "preflight", "wandb", "output_dir", "trajectory", "persona", "personas"), True
+        ("checkpointing", "evaluation", "preflight", "wandb", "hub", "output_dir", "trajectory", "persona", "personas"),
+        True,
     ),
     "datasets": True,
     "training": {"logging_steps", "on_nan"},

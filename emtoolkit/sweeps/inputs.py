@@ -16,7 +16,7 @@ from emtoolkit.yaml_files import parse_yaml, read_text
 # What changes neither the weights nor the steps nor the results. The contents of what the rest names are added.
 _NOT_INPUTS: dict[str, Any] = {
     **dict.fromkeys(
-        ("wandb", "preflight", "output_dir", "personas", "persona", "dataset", "datasets", "trajectory"), True
+        ("wandb", "hub", "preflight", "output_dir", "personas", "persona", "dataset", "datasets", "trajectory"), True
     ),
     "model": {"base", "architecture", "device"},
     "training": {"logging_steps"},

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from emtoolkit.sweeps.plan import SweepRun
 
 # What decides neither the weights nor what a training measures on its way.
-_OWN = {"checkpointing", "output_dir", "preflight", "trajectory", "wandb"}
+_OWN = {"checkpointing", "hub", "output_dir", "preflight", "trajectory", "wandb"}
 _REUSE = ("--reuse", "--no-reuse", "--no_reuse")
 
 

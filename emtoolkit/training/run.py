@@ -31,6 +31,7 @@ from emtoolkit.training.composed_model import ComposedModel, PersonaCheck, compo
 from emtoolkit.training.determinism import deterministic_algorithms
 from emtoolkit.training.divergence import StopWhereDiverged, named_as_divergence
 from emtoolkit.training.effective_settings import device_type
+from emtoolkit.training.hub_push import pushing_to_hub
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.progress_callback import ProgressCallback
 from emtoolkit.training.resolved_config import write_resolved_config
@@ -83,6 +84,8 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
         logger.log(logging.INFO if note in prepared.data.remarks else logging.WARNING, "%s", note)
     with ExitStack() as locks:
         shared = None
+        with ranks.raise_on_all():
+            locks.enter_context(pushing_to_hub(config, prepared, is_saving=ranks.index == 0))
         if config.trajectory.reuse:
             with ranks.raise_on_all():
                 shared = share(config, prepared, locks, resume=resume, bar=bar)
