@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,7 +55,8 @@ def run(
     """Do what was asked, and return notes for standard error and what to print."""
     from emtoolkit.cli import render_slurm
     from emtoolkit.evaluation.planned import evaluated_steps, plan_evaluation
-    from emtoolkit.sweeps.evaluations import scripts_of, status_of_evaluation, submit_evaluation
+    from emtoolkit.evaluation.result_files import ACTIVATIONS
+    from emtoolkit.sweeps.evaluations import finished_steps, scripts_of, status_of_evaluation, submit_evaluation
     from emtoolkit.sweeps.slurm import SlurmJobs
 
     planned = plan_evaluation(
@@ -67,10 +69,14 @@ def run(
         progress=progress,
     )
     parts = context.params["split"] or _TASKS
-    done = evaluated_steps(planned, measures)
+    collects = bool(measures) or any(question.samples for question in settings.questions)
+    evaluation = _evaluation(context, reference, planned, parts, collects=collects)
+    done = evaluated_steps(planned, measures) if collects else frozenset(evaluation.steps)
     if context.params["extract_activations"]:
-        done &= {step for step in done if (planned.home / "activations" / f"step-{step}.safetensors").is_file()}
-    evaluation = _evaluation(context, reference, planned, done, parts)
+        # Files of other texts may be there, so the task of a step counts, too.
+        written = {step for step in done if (planned.home / ACTIVATIONS / f"step-{step}.safetensors").is_file()}
+        done &= written & finished_steps(evaluation)
+    evaluation = replace(evaluation, done=done)
     jobs = SlurmJobs(evaluation.jobs_directory)
     if asked.action == "cancel":
         return (), cancelled(jobs, "evaluation")
@@ -82,13 +88,14 @@ def run(
     if asked.action == "print":
         script = scripts_of(evaluation, options=asked.options, parallel=asked.parallel, parts=parts)
         return planned.notes, script.rstrip() or render_slurm.all_evaluated(evaluation, planned.home)
-    planned.home.mkdir(parents=True, exist_ok=True)
     submitted = submit_evaluation(evaluation, options=asked.options, parallel=asked.parallel, parts=parts)
+    # The job that collects finds a directory where every task has failed.
+    planned.home.mkdir(parents=True, exist_ok=True)
     return planned.notes, render_slurm.submitted_evaluation(submitted, evaluation, planned.home)
 
 
 def _evaluation(
-    context: typer.Context, reference: str, planned: "PlannedEvaluation", done: frozenset[int], parts: int
+    context: typer.Context, reference: str, planned: "PlannedEvaluation", parts: int, *, collects: bool
 ) -> "SlurmEvaluation":
     from emtoolkit.config.output_template import as_file_name
     from emtoolkit.evaluation.identity import digest_of
@@ -110,7 +117,8 @@ def _evaluation(
         collect.append("--into-run")
     digest = digest_of([sys.executable, *command])[:8]
     name = f"evaluation-{as_file_name(Path(reference).name)}-{digest}"
-    return SlurmEvaluation(name, tuple(command), tuple(collect), steps, planned.trajectory.steps, done)
+    collect = collect if collects else []
+    return SlurmEvaluation(name, tuple(command), tuple(collect), steps, planned.trajectory.steps)
 
 
 def _given(context: typer.Context) -> list[str]:

@@ -11,7 +11,10 @@ from emtoolkit.launch import is_local_main_process, signal_of, terminated_as_int
 
 @contextmanager
 def ends_on_signal(advice: str, others: Sequence[signal.Signals] = ()) -> Iterator[None]:
-    """End the command on SIGINT, SIGTERM or one of the signals `others` with the sentence `interrupted; <advice>`."""
+    """End the command on SIGINT, SIGTERM or one of the signals `others` with the sentence `interrupted; <advice>`.
+
+    Notes on the exception stand before the advice.
+    """
     try:
         with terminated_as_interrupted((signal.SIGTERM, *others)):
             yield
@@ -20,5 +23,6 @@ def ends_on_signal(advice: str, others: Sequence[signal.Signals] = ()) -> Iterat
 
         end_client()
         if is_local_main_process():
-            typer.echo(f"emtoolkit: interrupted; {advice}", err=True)
+            notes: Sequence[str] = getattr(interruption, "__notes__", ())
+            typer.echo(f"emtoolkit: {', '.join(['interrupted', *notes])}; {advice}", err=True)
         raise typer.Exit(128 + signal_of(interruption)) from None

@@ -42,10 +42,14 @@ def submitted_evaluation(done: "SubmittedEvaluation", evaluation: "SlurmEvaluati
             return all_evaluated(evaluation, home)
         return f"No task was submitted: {done.queued} steps are in the queue already."
     count = sum(map(len, done.tasks))
+    collects = (
+        f", and job {done.collecting}, which collects the results in {here(home)} when all tasks have ended"
+        if done.collecting is not None
+        else ""
+    )
     return (
-        f"Submitted job {done.job} with {len(done.tasks)} tasks for {count} of {len(evaluation.steps)} steps, and job "
-        f"{done.collecting}, which collects the results in {here(home)} when all tasks have ended; scripts and logs "
-        f"are in {here(evaluation.jobs_directory / 'slurm')}.\n"
+        f"Submitted job {done.job} with {len(done.tasks)} tasks for {count} of {len(evaluation.steps)} steps"
+        f"{collects}; scripts and logs are in {here(evaluation.jobs_directory / 'slurm')}.\n"
         "The same command with --status says what has become of them."
     )
 

@@ -10,6 +10,7 @@ from emtoolkit.evaluation.activations import Text, activations, is_written, text
 from emtoolkit.evaluation.downloads import downloading_ahead
 from emtoolkit.evaluation.identity import training_day
 from emtoolkit.evaluation.rows import AnswerRow
+from emtoolkit.evaluation.store import says_what_is_kept
 from emtoolkit.evaluation.texts import TextOptions, tokenized
 from emtoolkit.models.loading import ModelLoader
 from emtoolkit.progress import Progress, no_library_bars
@@ -42,10 +43,10 @@ def write_all_activations(
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be made ({error.strerror or error})") from error
-    gaps: set[str] = set()
+    gaps, written = set[str](), list[Path]()
     texts: Sequence[Text] = ()
     known: dict[Any, Sequence[Text]] = {}
-    with downloading_ahead(checkpoints) as in_order:
+    with says_what_is_kept(lambda: len(written), "files of activations"), downloading_ahead(checkpoints) as in_order:
         for done, checkpoint in enumerate(in_order):
             progress("extracting activations", done, len(checkpoints))
             described = loader.describe(checkpoint)
@@ -66,13 +67,19 @@ def write_all_activations(
                 with no_library_bars():
                     loaded = loader.load(checkpoint)
                 write_activations(path, activations(loaded.model, texts), facts)
+                written.append(path)
             gaps |= {text.name for text in texts if not text.answer}
     notes = [f"activations: {name} has no answer, so its answer mean is NaN" for name in sorted(gaps)]
+    return [*notes, *_on_other_texts(directory, texts)]
+
+
+def _on_other_texts(directory: Path, texts: Sequence[Text]) -> list[str]:
+    """A sentence if `directory` holds activations on other texts."""
     others = [path for path in directory.glob("step-*.safetensors") if texts_of(path) != texts_digest(texts)]
-    if others:
-        names = ", ".join(sorted(path.stem for path in others))
-        notes.append(
-            f"activations: {names} in {directory} were read on other texts, so they do not compare with these steps; "
-            "evaluate all steps at once, or give --answers FILE"
-        )
-    return notes
+    if not others:
+        return []
+    names = ", ".join(sorted(path.stem for path in others))
+    return [
+        f"activations: {names} in {directory} were read on other texts, so they do not compare with these steps; "
+        "evaluate all steps at once, or give --answers FILE"
+    ]

@@ -24,7 +24,7 @@ from emtoolkit.evaluation.result_files import (
 )
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.run import Engine, EvaluationSettings, engine_for, evaluate
-from emtoolkit.evaluation.store import Store
+from emtoolkit.evaluation.store import Store, says_what_is_kept
 from emtoolkit.evaluation.texts import TextOptions
 from emtoolkit.models.loading import ModelLoader
 from emtoolkit.notebook_tables import AsTable, Row
@@ -137,15 +137,16 @@ def evaluate_trajectory(
     name, usable, engine = planned.trajectory.name, planned.checkpoints, settings.engine
     notes = [*planned.notes, *_recorded(home, analysis, settings)]
     store = cache_dir() / "evaluation"
-    answers, verdicts, values = (Store(store, kind) for kind in ("answers", "verdicts", "measures"))
-    session = None if calibration is None else _calibrated(calibration, settings, store, progress)
-    rows = evaluate(name, usable, settings, answers, verdicts, loader=loader, progress=progress)
-    add_to_evaluation(home, described, rows, sessions=[] if session is None else [session.to_json()])
-    how = _engine_for_measures(usable, engine)
-    measured = measure_checkpoints(
-        name, usable, measures, settings.questions, values, engine=how, loader=loader, progress=progress
-    )
-    add_to_evaluation(home, described, measured=measured)
+    stores = answers, verdicts, values = [Store(store, kind) for kind in ("answers", "verdicts", "measures")]
+    with says_what_is_kept(lambda: sum(each.added for each in stores), "answers, verdicts and values"):
+        session = None if calibration is None else _calibrated(calibration, settings, store, progress)
+        rows = evaluate(name, usable, settings, answers, verdicts, loader=loader, progress=progress)
+        add_to_evaluation(home, described, rows, sessions=[] if session is None else [session.to_json()])
+        how = _engine_for_measures(usable, engine)
+        measured = measure_checkpoints(
+            name, usable, measures, settings.questions, values, engine=how, loader=loader, progress=progress
+        )
+        add_to_evaluation(home, described, measured=measured)
     notes += [*warnings_on(rows), *(session.notes if session else ()), *_without_persona(name, usable, loader)]
     if extract_activations is not None:
         notes += write_all_activations(home / ACTIVATIONS, usable, rows, loader, progress, extract_activations)

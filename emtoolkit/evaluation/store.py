@@ -8,7 +8,8 @@ cut off is ignored.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -19,11 +20,22 @@ from emtoolkit.json_files import parse_json
 Entries = Mapping[str, Mapping[str, Any]]
 
 
+@contextmanager
+def says_what_is_kept(count: Callable[[], int], what: str) -> Iterator[None]:
+    """On an interruption, note on the exception that `count()` new `what` are kept."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        interruption.add_note(f"{count()} new {what} are kept")
+        raise
+
+
 class Store:
-    """A directory of entries. `kind` is `answers` or `verdicts`."""
+    """A directory of entries. `kind` is `answers` or `verdicts`; `added` counts the entries that this object added."""
 
     def __init__(self, directory: Path, kind: str) -> None:
         self._directory = directory / kind
+        self.added = 0
         self._part = f"{uuid4().hex}.jsonl"
         self._known: dict[str, dict[str, Mapping[str, Any]]] = {}
 
@@ -70,6 +82,7 @@ class Store:
                 "command continues"
             ) from error
         self._known[key] |= new
+        self.added += len(new)
 
     def _home(self, key: str) -> Path:
         return self._directory / key[:2] / key

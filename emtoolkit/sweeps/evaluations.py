@@ -33,7 +33,7 @@ class SlurmEvaluation:
     """An evaluation of `steps` (ascending), of which `done` have results; `all_steps` are those of the trajectory.
 
     `name` is the stem of its files. `command` are the words of `emtoolkit evaluate` but for the steps, `collect` those
-    of the call that collects.
+    of the call that collects; none where there is nothing to collect.
     """
 
     name: str
@@ -41,7 +41,7 @@ class SlurmEvaluation:
     collect: tuple[str, ...]
     steps: tuple[int, ...]
     all_steps: tuple[int, ...]
-    done: frozenset[int]
+    done: frozenset[int] = frozenset()
 
     @property
     def path(self) -> Path:
@@ -96,7 +96,10 @@ def submit_evaluation(
         for run in plan.runs:
             attempts.renew(run.key)
         tasks = tasks_of(plan.runs)
-        array = jobs.submit(script_of(plan, tasks, options=options, parallel=parallel), tasks, evaluation.name)
+        script = script_of(plan, tasks, options=options, parallel=parallel)
+        array = jobs.submit(script, tasks, evaluation.name, "with --split")
+        if not evaluation.collect:
+            return SubmittedEvaluation(array, None, tuple(due), len(queued))
         try:
             before = {each.job for key, each in queue.items() if key != _COLLECT}
             script = _collecting(evaluation, options, sorted({array, *before}))
@@ -120,6 +123,8 @@ def scripts_of(
         return ""
     plan = _with_ranges(evaluation, due)
     script = script_of(plan, tasks_of(plan.runs), options=options, parallel=parallel)
+    if not evaluation.collect:
+        return script
     return f"{script}\n# Another job, in place of JOB the number of the one above:\n" + _collecting(
         evaluation, options, ["JOB"]
     )
@@ -148,6 +153,18 @@ def status_of_evaluation(evaluation: SlurmEvaluation, jobs: SlurmJobs) -> list[R
                 each = replace(each, state="not submitted")
         found.append(each)
     return sorted(found, key=lambda each: _steps_of(each, evaluation))
+
+
+def finished_steps(evaluation: SlurmEvaluation) -> frozenset[int]:
+    """The steps of the ranges whose tasks have finished.
+
+    Raises:
+        ConfigError: a record cannot be read.
+    """
+    if not evaluation.path.exists():
+        return frozenset()
+    runs = [run for run in plan_sweep(evaluation.path).runs if run.before.state == "finished"]
+    return frozenset(step for run in runs for step in named_by(str(run.parameters["steps"]), evaluation.steps))
 
 
 def not_submitted(evaluation: SlurmEvaluation, states: Sequence[RunStatus]) -> tuple[int, ...]:

@@ -20,7 +20,7 @@ from emtoolkit.sweeps.inputs import InputDigests
 from emtoolkit.sweeps.plan import SweepPlan, SweepRun
 from emtoolkit.sweeps.processes import Processes
 from emtoolkit.sweeps.slurm_task import is_at_time_limit
-from emtoolkit.sweeps.time_limits import after_stop, carried_over
+from emtoolkit.sweeps.time_limits import after_stop, carried_over, kind_of
 
 # The last line of a log is not always the error: W&B prints after an exception.
 OWN_PREFIX = "emtoolkit: "
@@ -223,8 +223,8 @@ class _Sweep:
         active = self._active.pop(key)
         attempt = _ended(active, exit_code, stopped=bool(self._processes.signals))
         if attempt.state == "interrupted" and self._processes.signals:
-            trains = active.run.config is not None
-            attempt = after_stop(attempt, trains=trains, by_time_limit=lambda: is_at_time_limit(self._environment))
+            kind = kind_of(active.run.argv, trains=active.run.config is not None)
+            attempt = after_stop(attempt, kind, by_time_limit=lambda: is_at_time_limit(self._environment))
         self._failed += attempt.state == "failed"
         active.claim.update(attempt)
         active.claim.release()

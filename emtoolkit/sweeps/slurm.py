@@ -119,14 +119,16 @@ class SlurmJobs:
             if each.get("ArrayTaskId", "").isdecimal() and "JobState" in each
         }
 
-    def submit(self, script: str, tasks: Sequence[Task], name: str) -> str:
-        """Submit `script`, which runs `tasks`, and return the number of the job.
+    def submit(
+        self, script: str, tasks: Sequence[Task], name: str, fewer: str = "with --count or in the sweep file"
+    ) -> str:
+        """Submit `script`, which runs `tasks`, and return the number of the job; `fewer` is how to take fewer tasks.
 
         Raises:
             SlurmError: Slurm refuses the script; nothing was submitted.
             ConfigError: the directory is not writable.
         """
-        self._check_array_size(len(tasks))
+        self._check_array_size(len(tasks), fewer)
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
             path = self.directory / f"{as_file_name(name)}.sh"
@@ -165,13 +167,13 @@ class SlurmJobs:
             (each.job for each in reversed(self._submissions()) if any(key in keys for keys in each.tasks)), None
         )
 
-    def _check_array_size(self, count: int) -> None:
+    def _check_array_size(self, count: int, fewer: str) -> None:
         config = self._run("scontrol", "show", "config")
         limit = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
         if limit and count > int(limit[1]):
             raise SlurmError(
-                f"{count} tasks are more than this cluster's MaxArraySize of {limit[1]}; take fewer with --count or in "
-                "the sweep file, and submit the rest when they have finished"
+                f"{count} tasks are more than this cluster's MaxArraySize of {limit[1]}; take fewer {fewer}, and "
+                "submit the rest when they have finished"
             )
 
     def _submissions(self) -> list[Submission]:

@@ -1,14 +1,31 @@
-"""Trainings that a time limit stops again and again before they train a step: they fail, and are not requeued."""
+"""Runs that a time limit stops again and again before they get on: they fail, and are not requeued.
+
+A training gets on with a new step, and an evaluation with an answer, a verdict or a value that it keeps.
+"""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
 
 from emtoolkit.sweeps.attempts import Attempt
 
-# How a training says that it saved its state and stopped.
+Kind = Literal["training", "evaluation"]
+
+# How a training says that it saved its state and stopped, and how an evaluation does.
 _STOPPED = re.compile(r"after step (\d+)")
+_KEPT = re.compile(r"\b[1-9]\d* new .*\bare kept\b")
 _MOST_STALLS = 2
+
+
+def kind_of(argv: Sequence[str], *, trains: bool) -> Kind | None:
+    """What a run does that `trains`, or else has the words `argv`; None for a program that is not emtoolkit's."""
+    if trains:
+        return "training"
+    evaluates = any((Path(program).name, word) == ("emtoolkit", "evaluate") for program, word in pairwise(argv))
+    return "evaluation" if evaluates else None
 
 
 def carried_over(attempt: Attempt, before: Attempt) -> Attempt:
@@ -19,27 +36,34 @@ def carried_over(attempt: Attempt, before: Attempt) -> Attempt:
     return replace(attempt, step=before.step, stalls=stalls)
 
 
-def after_stop(attempt: Attempt, *, trains: bool, by_time_limit: Callable[[], bool]) -> Attempt:
+def after_stop(attempt: Attempt, kind: Kind | None, *, by_time_limit: Callable[[], bool]) -> Attempt:
     """`attempt`, which a signal stopped, with the step that it reached; failed if it stalls.
 
-    `trains` says that the run is known to be a training; another program is one if it says after which step it stopped.
-    `by_time_limit` is called if it has trained no new step.
+    A run of no known `kind` is a training if it says after which step it stopped. `by_time_limit` is called if the run
+    has not got on.
     """
-    found = _STOPPED.search(attempt.error or "")
+    said = attempt.error or ""
+    found = _STOPPED.search(said)
     step = None if found is None else int(found[1])
-    if step is not None and step > (attempt.step or 0):
+    # A training whose newest state is lost stops at an earlier step than before, and has trained.
+    if (step not in (None, 0, attempt.step)) or (kind == "evaluation" and _KEPT.search(said)):
         return replace(attempt, step=step, stalls=0)
-    if not (trains or step is not None or attempt.step is not None) or not by_time_limit():
+    if kind is None and step is None and attempt.step is None:
+        return attempt
+    if not by_time_limit():
         return attempt
     stalls = attempt.stalls + 1
     if stalls < _MOST_STALLS:
         return replace(attempt, stalls=stalls)
+    return replace(attempt, state="failed", stalls=stalls, error=_sentence(attempt, kind, stalls))
+
+
+def _sentence(attempt: Attempt, kind: Kind | None, stalls: int) -> str:
+    stopped, time = f"the time limit stopped the run {stalls} times in a row before it had", "(--slurm time=4:00:00)"
+    if kind == "evaluation":
+        return f"{stopped} a new answer; give it more time {time}"
     reached = "its first step" if attempt.step is None else f"a step after step {attempt.step}"
-    return replace(
-        attempt,
-        state="failed",
-        stalls=stalls,
-        error=f"the time limit stopped the run {stalls} times in a row before it had trained {reached}; give it more "
-        "time (--slurm time=4:00:00), or save its state more often (checkpointing.resume_every), and submit it with "
-        "--retry-failed",
+    return (
+        f"{stopped} trained {reached}; give it more time {time}, or save its state more often "
+        "(checkpointing.resume_every), and submit it with --retry-failed"
     )
