@@ -8,6 +8,9 @@ from pathlib import Path
 from emtoolkit.errors import ConfigError
 
 _PACKAGE = Path(__file__).parent
+# The variable that names a disk of this machine: a training writes there, and its output is copied to its directory.
+SCRATCH = "EMTOOLKIT_SCRATCH"
+SCRATCH_PREFIX = "emtoolkit-"
 _VARIABLE = re.compile(r"\$(?:(\w+)|\{(\w+)\})", re.ASCII)
 
 
@@ -53,6 +56,15 @@ def expand(path: str, environment: Mapping[str, str] = os.environ) -> Path:
     except RuntimeError:
         user = Path(expanded).parts[0]
         raise ConfigError(f"{path}: there is no home directory for {user}; write the path out") from None
+
+
+def out_of_scratch(path: Path, environment: Mapping[str, str] = os.environ) -> Path:
+    """The directory to which `path` on the disk `$EMTOOLKIT_SCRATCH` is copied; any other path as it is."""
+    base = environment.get(SCRATCH)
+    if not base or not path.absolute().is_relative_to(scratch := expand(base, environment).absolute()):
+        return path
+    first, *rest = path.absolute().relative_to(scratch).parts or ("",)
+    return Path("/", *rest) if first.startswith(SCRATCH_PREFIX) else path
 
 
 def distinct_names(directories: Sequence[Path]) -> list[str]:

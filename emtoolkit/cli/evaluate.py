@@ -147,7 +147,7 @@ def evaluate(
     missing: tuple[int, ...] = ()
     asked = Asked.of(on, slurm, parallel=parallel, print_script=print_script, status=status, cancel=cancel)
     if asked is not None:
-        evaluate_on_slurm.check(context)
+        evaluate_on_slurm.check(context, asked)
     elif split is not None:
         show(_ranges(str(place), steps, split))
         return

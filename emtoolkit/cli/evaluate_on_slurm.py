@@ -30,12 +30,17 @@ _NOT_OF_TASKS = {
 }
 
 
-def check(context: typer.Context) -> None:
+def check(context: typer.Context, asked: Asked) -> None:
     """Check that tasks that know only their own steps give the results of one call.
 
     Raises:
         UserError: they do not.
     """
+    if "scratch" in asked.options:
+        raise UserError(
+            "--slurm.scratch: an evaluation keeps its answers in $EMTOOLKIT_HOME, and writes its results once; leave "
+            "the option out"
+        )
     if context.params["extract_activations"] and context.params["answers"] is None:
         raise UserError(
             "--extract-activations: every task would read the answers of its own first step; give --answers FILE "

@@ -28,6 +28,7 @@ from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
+from emtoolkit.paths import out_of_scratch
 from emtoolkit.reuse.environment_file import ENVIRONMENT
 from emtoolkit.storage.atomic import remove_temporaries, write_directory
 from emtoolkit.storage.links import link_file
@@ -62,7 +63,7 @@ class OwnDirectory:
         publications = Publications.read(directory)
         # The record is last: without the store in it, the directory would be that of a run without reuse.
         if publications.store is None:
-            add_store(directory, self.store)
+            add_store(directory, out_of_scratch(self.store))
         self._record.write(directory)
         if not publications.has_own_collection:
             add_collection(

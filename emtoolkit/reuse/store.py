@@ -24,9 +24,10 @@ from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity
 from emtoolkit.config.sections import TrajectoryConfig
 from emtoolkit.errors import CheckpointError
 from emtoolkit.json_files import count_in, object_in, read_json, text_in
-from emtoolkit.paths import expand
+from emtoolkit.paths import expand, out_of_scratch
 from emtoolkit.reuse.environment import Environment
 from emtoolkit.storage.atomic import write_file
+from emtoolkit.storage.copies import make_directory
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.storage.lock import InUseError, lock_file
 
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 ENVIRONMENT = "store.json"
 TRAINING = "training.json"
-_INPUTS = "inputs"
+INPUTS = "inputs"
 _TRAINING_LOCK = ".training"
 _FORMAT = 1
 _SECONDS_BETWEEN_TRIES = 0.2
@@ -161,8 +162,8 @@ class TrajectoryStore:
     def other_environments(self, fingerprint: str) -> dict[Path, list[str]]:
         """The directories of the same trajectory from other environments, each with the differences to this one."""
         found = {}
-        for directory in sorted(self.root.glob(f"{fingerprint[:16]}-*")):
-            if directory == self.directory(fingerprint):
+        for directory in sorted(out_of_scratch(self.root).glob(f"{fingerprint[:16]}-*")):
+            if directory == out_of_scratch(self.directory(fingerprint)):
                 continue
             try:
                 facts = dict(object_in(read_json(directory / ENVIRONMENT)))
@@ -173,7 +174,7 @@ class TrajectoryStore:
         return found
 
     def _file(self, key: str) -> Path:
-        return self.root / _INPUTS / f"{key}.json"
+        return self.root / INPUTS / f"{key}.json"
 
 
 def record_of(directory: Path) -> TrajectoryRecord | None:
@@ -221,6 +222,9 @@ def wait_to_train(directory: Path) -> FileLock:
     Raises:
         CheckpointError: the directory cannot be written, or its file system has no locks.
     """
+    # The store itself is on every node, a scratch disk is not.
+    directory = out_of_scratch(directory)
+    make_directory(directory)
     next_line = time.monotonic()
     while True:
         try:

@@ -20,7 +20,7 @@ from emtoolkit.checkpoints.publications import Publications, add_answer, add_ask
 from emtoolkit.checkpoints.trajectory_file import RECORD, TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.regular_files import read_regular
-from emtoolkit.storage.atomic import TEMPORARY
+from emtoolkit.storage.atomic import TEMPORARY, write_file
 from emtoolkit.storage.lock import is_locked
 
 if TYPE_CHECKING:
@@ -117,6 +117,20 @@ def forget_requests(directory: Path, *, warn: bool) -> None:
                 path.unlink()
             if warn:
                 logger.warning("%s: asked an earlier training, so the file is removed and not obeyed", path)
+
+
+def forward_requests(source: Path, target: Path) -> None:
+    """Move the requests in `source` to `target`, where the training looks for them.
+
+    Raises:
+        CheckpointError: a request cannot be written there; it stays.
+        OSError: a request cannot be removed.
+    """
+    for kind in _KINDS:
+        path = source / _name(kind)
+        if os.path.lexists(path) and not os.path.lexists(target / _name(kind)):
+            write_file(target / _name(kind), _token_in(path).encode())
+            path.unlink()
 
 
 def ask(directory: Path, kind: Kind, timeout: float, pause: Callable[[float], None] = time.sleep) -> Answer:

@@ -77,7 +77,8 @@ _KEYS: dict[str, Any] = {
     "slurm": {
         "type": ["object", "null"],
         "additionalProperties": {"type": ["string", "number", "boolean"]},
-        "description": "Options of `sbatch` for `emtoolkit sweep --on slurm`, such as `partition: gpu`.",
+        "description": "Options of `sbatch` for `emtoolkit sweep --on slurm`, such as `partition: gpu`; "
+        "`scratch: $TMPDIR` lets the runs write to a disk of their node.",
     },
     "name": {"description": "A name for W&B's pages."},
     "description": {"description": "A text for W&B's pages."},

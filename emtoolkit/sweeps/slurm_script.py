@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.errors import ConfigError, shown
+from emtoolkit.paths import SCRATCH
 from emtoolkit.stop_signals import ENDING, NOTICES
 
 # Decided by the sweep itself.
@@ -20,6 +21,8 @@ _OWN = {
 }
 # A save takes seconds; the rest is for the upload that has begun.
 _DEFAULTS: Mapping[str, str | bool] = {"requeue": True, "open-mode": "append", "signal": "TERM@120"}
+# The one option that is not of `sbatch`: a disk of the node, which the run itself expands.
+SCRATCH_OPTION = "scratch"
 _OPTION = re.compile(r"[a-z][a-z0-9-]*")
 
 
@@ -62,6 +65,8 @@ def slurm_options(given: Mapping[str, Any] | str, place: str) -> dict[str, str |
             raise ConfigError(f"{place}.{name}: {_OWN[name]}; remove the option")
         if not isinstance(value, str | int | float) or "\n" in str(value):
             raise ConfigError(f"{place}.{name}: {shown(value)} is not the value of an option; give one line of text")
+        if name == SCRATCH_OPTION and not (isinstance(value, str) and value.strip()):
+            raise ConfigError(f"{place}.{name}: {shown(value)} is not a directory of the nodes, such as $TMPDIR")
         options[name] = value if isinstance(value, bool) else str(value)
     return options
 
@@ -109,6 +114,8 @@ def _script(
     logs: Path,
     options: Mapping[str, str | bool],
 ) -> str:
+    scratch = options.get(SCRATCH_OPTION)
+    options = {option: value for option, value in options.items() if option != SCRATCH_OPTION}
     own = {"job-name": name, "array": array, "output": str(logs / "%A_%a.log")}
     all_options: dict[str, str | bool] = {**own, **_DEFAULTS, **options}
     if requeues := all_options["requeue"] is not False and not all_options.get("no-requeue"):
@@ -122,6 +129,7 @@ def _script(
         "",
         f"directory={shlex.quote(str(directory))}",
         *_ENTER,
+        *([] if scratch is None else [f"export {SCRATCH}={shlex.quote(str(scratch))}"]),
         *before,
         *_CORES,
         f"srun --ntasks=1 --unbuffered {' '.join(words)}",

@@ -11,7 +11,7 @@ from emtoolkit.config.sections import RunConfig
 from emtoolkit.data.sources import File, source_of
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.location import model_path
-from emtoolkit.paths import expand
+from emtoolkit.paths import expand, out_of_scratch
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.yaml_scalars import scalar
 
@@ -91,8 +91,8 @@ def _resolved(config: RunConfig, directory: Path) -> dict[str, Any]:
         values["evaluation"]["questions"] = _absolute(evaluation.questions)
     if evaluation.probe is not None:
         values["evaluation"]["probe"]["questions"] = _absolute(evaluation.probe.questions)
-    values["trajectory"]["store"] = _absolute(config.trajectory.store)
-    values["output_dir"] = _as_template(directory)
+    values["trajectory"]["store"] = str(out_of_scratch(expand(config.trajectory.store).absolute()))
+    values["output_dir"] = _as_template(out_of_scratch(directory))
     return values
 
 

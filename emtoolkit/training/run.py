@@ -38,6 +38,7 @@ from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
 from emtoolkit.training.reusing import environment_to_record, publish_late
+from emtoolkit.training.scratch import Scratch, on_scratch
 from emtoolkit.training.shared import SharedTraining, share
 from emtoolkit.training.stop_after import StopAfter, until_the_stretch_ends
 from emtoolkit.training.trainer import make_trainer
@@ -66,8 +67,9 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar, step_ba
     """
     ranks = Ranks.of_this_launch()
     try:
-        with ProgressCallback(step_bar) as progress:
-            return _train(config, ranks, progress, resume=resume, bar=bar)
+        with ProgressCallback(step_bar) as progress, on_scratch(config, ranks) as scratch:
+            result = _train(scratch, ranks, progress, resume=resume, bar=bar)
+        return scratch.copied(result)
     except TrainingInterrupted:
         if ranks.count > 1:
             ignore_signals()
@@ -76,8 +78,9 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar, step_ba
         ranks.close()
 
 
-def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resume: bool, bar: Bar) -> RunResult:
+def _train(scratch: Scratch, ranks: Ranks, progress: ProgressCallback, *, resume: bool, bar: Bar) -> RunResult:
     """Steps in which any process may fail are inside `raise_on_all`; process 0 owns the directory and the W&B run."""
+    config = scratch.config
     with ranks.raise_on_all():
         prepared = prepare(config, bar=bar)
     for note in prepared.plan.notes:
@@ -88,7 +91,7 @@ def _train(config: RunConfig, ranks: Ranks, progress: ProgressCallback, *, resum
             locks.enter_context(pushing_to_hub(config, prepared, is_saving=ranks.index == 0))
         if config.trajectory.reuse:
             with ranks.raise_on_all():
-                shared = share(config, prepared, locks, resume=resume, bar=bar)
+                shared = share(config, prepared, locks, scratch, resume=resume, bar=bar)
         if isinstance(shared, RunResult):
             result = shared
         else:

@@ -23,6 +23,7 @@ from emtoolkit.checkpoints.publications import Publications, add_wanted
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import CheckpointError
+from emtoolkit.paths import out_of_scratch
 from emtoolkit.progress import Bar, Progress
 from emtoolkit.reuse.environment import Environment
 from emtoolkit.reuse.inputs import RunInputs, environment_of
@@ -39,6 +40,7 @@ from emtoolkit.training.result import RunResult
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
 from emtoolkit.training.reused_from_wandb import fill_from_wandb, schedule_to_save, use_versions
 from emtoolkit.training.reusing import may_take, publish_into, run_facts, take_all, trains_for_others, why_trains_alone
+from emtoolkit.training.scratch import Scratch
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +126,7 @@ class SharedTraining:
         self.publisher = publish_into(run, self.own)
         run_id = None if run.run is None else str(run.run.id)
         facts = run_facts(self.own, self.reused, trained_steps=self.trained_steps)
-        note_training(self.directory, Training(str(self.own.directory), run_id, self.evaluated))
+        note_training(self.directory, Training(str(out_of_scratch(self.own.directory)), run_id, self.evaluated))
         run.call(lambda: run.run.config.update(facts))
         use_versions(run, self.own, self.reused)
         for step in self.reused:
@@ -162,7 +164,7 @@ class SharedTraining:
 
 
 def share(
-    config: RunConfig, prepared: PreparedRun, locks: ExitStack, *, resume: bool, bar: Bar
+    config: RunConfig, prepared: PreparedRun, locks: ExitStack, scratch: Scratch, *, resume: bool, bar: Bar
 ) -> SharedTraining | RunResult | None:
     """The training that is left to do, the result of a run that takes everything, or None for a run that trains alone.
 
@@ -192,7 +194,7 @@ def share(
             "%s: not reused, because a training here may give other bytes: %s", other, "; ".join(differences)
         )
     source = store.directory(identity.fingerprint)
-    if not may_take(source, evaluated):
+    if not may_take(out_of_scratch(source), evaluated):
         logger.warning("trajectory.reuse: nothing is reused, because the store has no held-out losses at these steps")
         return None
     locks.callback(lock_directory(directory).release)
@@ -211,6 +213,7 @@ def share(
         locks.close()
         return None
     locks.callback(lock.release)
+    scratch.bring(source, locks)
     if (result := _taken(config, own, lacking, locked=True)) is not None:
         return result
     with bar() as progress:

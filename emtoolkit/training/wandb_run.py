@@ -23,6 +23,7 @@ from emtoolkit.checkpoints.publications import WandbRun, add_run
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.errors import first_line
 from emtoolkit.launch import SWEEP_VARIABLES
+from emtoolkit.paths import SCRATCH, out_of_scratch
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.training.run_part import next_part
 
@@ -107,9 +108,18 @@ def _arguments(config: RunConfig, directory: Path, group: str, mode: Mode) -> di
         "group": RUN_NAME.fit(_chosen(config.wandb, "group") or group),
         "tags": list(dict.fromkeys(RUN_TAG.fit(tag) for tag in (*chosen.values(), *tags) if tag.strip())),
         # Keys at the top level become columns of W&B's table and axes of its plots.
-        "config": chosen | {"seed": config.seed, "emtoolkit": config.model_dump(mode="json")},
+        "config": chosen | {"seed": config.seed, "emtoolkit": _shown_config(config)},
         "dir": _log_directory(directory),
     }
+
+
+def _shown_config(config: RunConfig) -> dict[str, Any]:
+    values = config.model_dump(mode="json")
+    if os.environ.get(SCRATCH):
+        # The scratch disk is gone after the run.
+        values["output_dir"] = str(out_of_scratch(config.directory()))
+        values["trajectory"]["store"] = str(out_of_scratch(Path(config.trajectory.store)))
+    return values
 
 
 def _log_directory(directory: Path) -> str:

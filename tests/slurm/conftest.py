@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -30,12 +31,12 @@ def directory(slurm: Cluster, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def training(directory: Path, write_config: Callable[..., Path], preloaded_python: None) -> Callable[[str], None]:
+def training(directory: Path, write_config: Callable[..., Path], preloaded_python: None) -> Callable[..., None]:
     """Write a sweep of one training, of 9 steps, which waits for a signal before some steps."""
 
-    def write_training(holds: str) -> None:
+    def write_training(holds: str, **more: Any) -> None:
         write_config("schedule: '0-9:2'")
         command = ["${interpreter}", "-m", "tests.slurm.held_training", holds, "train", "run.yaml", "--resume"]
-        write(directory, [], command=[*command, "${args}"], parameters={"output_dir": {"value": "out"}})
+        write(directory, [], command=[*command, "${args}"], parameters={"output_dir": {"value": "out"}}, **more)
 
     return write_training

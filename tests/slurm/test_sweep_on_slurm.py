@@ -66,7 +66,7 @@ def test_an_array_shares_a_sweep_with_a_sweep_on_this_machine(slurm: Cluster, di
 
 
 def test_a_preempted_run_saves_and_continues_with_the_same_bytes(
-    slurm: Cluster, directory: Path, training: Callable[[str], None]
+    slurm: Cluster, directory: Path, training: Callable[..., None]
 ) -> None:
     training("5")
     assert on_slurm(directory).code == 0
@@ -79,8 +79,29 @@ def test_a_preempted_run_saves_and_continues_with_the_same_bytes(
     assert checkpoints(directory / "out") == of_whole_training(directory)
 
 
+def test_a_preempted_run_on_a_scratch_disk_continues_from_what_was_copied(
+    slurm: Cluster, directory: Path, training: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = directory / "disk of the node"
+    disk.mkdir()
+    # As on a node, where Slurm or the system sets the variable: the run expands the text of the job script.
+    monkeypatch.setenv("NODE_DISK", str(disk))
+    training("5", slurm={"scratch": "$NODE_DISK"})
+    assert on_slurm(directory).code == 0
+    wait_for(directory / "held-5")
+    (root,) = disk.iterdir()
+    slurm.run("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=true")
+    slurm.wait_until_empty()
+
+    assert states(directory) == [(None, "finished", 2)]
+    assert "interrupted by SIGTERM after step 6" in log_of(directory)
+    assert root.name.startswith("emtoolkit-")
+    assert list(disk.iterdir()) == []
+    assert checkpoints(directory / "out") == of_whole_training(directory)
+
+
 def test_a_run_near_its_time_limit_is_requeued_until_it_has_finished(
-    slurm: Cluster, directory: Path, training: Callable[[str], None]
+    slurm: Cluster, directory: Path, training: Callable[..., None]
 ) -> None:
     training("2,5")
     assert on_slurm(directory, "--slurm", "time=5 signal=USR1@120").code == 0
@@ -119,7 +140,7 @@ def test_two_nodes_train_the_runs_of_one_array_with_the_bytes_of_one_machine(
 
 
 def test_a_cancelled_run_saves_and_stays_cancelled_until_it_is_submitted_again(
-    slurm: Cluster, directory: Path, training: Callable[[str], None]
+    slurm: Cluster, directory: Path, training: Callable[..., None]
 ) -> None:
     training("5")
     assert on_slurm(directory).code == 0

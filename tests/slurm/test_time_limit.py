@@ -17,7 +17,7 @@ pytestmark = [
 
 
 def test_a_time_limit_requeues_a_run_twice_until_it_has_finished(
-    slurm: Cluster, directory: Path, training: Callable[[str], None]
+    slurm: Cluster, directory: Path, training: Callable[..., None]
 ) -> None:
     training("2,5")
     # Of a limit of 60 s, the signal is due 30 s before, and at the look before that.

@@ -72,6 +72,13 @@ def test_agents_are_tasks_without_keys() -> None:
     assert not any("runs" in line for line in lines)
 
 
+def test_a_scratch_disk_is_a_variable_of_the_run_and_no_option_of_sbatch() -> None:
+    lines = script(scratch="$TMPDIR/it's").splitlines()
+    # The run expands the text: the variable has its value on the node.
+    assert "export EMTOOLKIT_SCRATCH='$TMPDIR/it'\"'\"'s'" in lines
+    assert [line for line in lines if line.startswith("#SBATCH") and "scratch" in line] == []
+
+
 @pytest.mark.parametrize("options", [{"requeue": False}, {"no-requeue": True}])
 def test_a_script_without_requeues_says_so_to_slurm(options: dict[str, bool]) -> None:
     lines = script(**options).splitlines()
@@ -103,6 +110,8 @@ def test_any_option_of_sbatch_can_be_given(given: Any, options: dict[str, Any] |
         ("comment='a", '--slurm: "comment=\'a" is not a list of options (No closing quotation)'),
         ({"gres": ["gpu:1"]}, "--slurm.gres: ['gpu:1'] is not the value of an option; give one line of text"),
         ({"comment": "a\nb"}, "--slurm.comment: 'a\\nb' is not the value of an option; give one line of text"),
+        ("scratch", "--slurm.scratch: True is not a directory of the nodes, such as $TMPDIR"),
+        ("scratch=", "--slurm.scratch: '' is not a directory of the nodes, such as $TMPDIR"),
         ([1], "--slurm: [1] is not a mapping of options of sbatch, such as partition: gpu"),
     ],
 )
