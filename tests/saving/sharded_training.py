@@ -4,6 +4,7 @@ Arguments: the engine, `fsdp` or `deepspeed`, and a JSON list of trainings: dire
 trainings share the processes, because starting a process takes longer than any of them.
 """
 
+import itertools
 import json
 import logging
 import sys
@@ -15,6 +16,7 @@ from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.saving.signals import TrainingInterrupted
 from tests.saving import trainings
 from tests.saving.callbacks import Die, StopAt
 
@@ -44,14 +46,31 @@ class Shown(TrainerCallback):
             print("trained:", type(parameter).__name__, hasattr(parameter, "ds_id"), flush=True)
 
 
+class Ask(TrainerCallback):
+    """Process 0 makes the file `requests[step]` in `directory` while the step is trained."""
+
+    def __init__(self, directory: Path, requests: dict[str, str]) -> None:
+        self._directory = directory
+        self._requests = requests
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        name = self._requests.get(str(state.global_step + 1))
+        if name is not None and state.is_world_process_zero:
+            (self._directory / name).touch()
+
+
 def train(engine: str, directory: Path, schedule: str, options: dict[str, Any]) -> None:
-    ours = ScheduledCheckpointCallback(schedule, resume_every=options.pop("resume_every", "never"))
+    # With this clock each look for requests is due.
+    clock = itertools.count().__next__
+    ours = ScheduledCheckpointCallback(schedule, resume_every=options.pop("resume_every", "never"), clock=clock)
     callbacks: list[TrainerCallback] = [] if options.pop("stock", False) else [ours]
     callbacks.append(Shown())
     if (step := options.pop("die_at", None)) is not None:
         callbacks.append(Die(step, ours))
     if (step := options.pop("stop_at", None)) is not None:
         callbacks.append(StopAt(step))
+    if (requests := options.pop("requests", None)) is not None:
+        callbacks.append(Ask(directory, requests))
     model = trainings.base_model() if options.pop("full", False) else None
     resume_from = options.pop("resume_from", None)
     if engine == "fsdp":
@@ -61,7 +80,10 @@ def train(engine: str, directory: Path, schedule: str, options: dict[str, Any]) 
         zero = {"stage": options.pop("stage"), "stage3_gather_16bit_weights_on_model_save": True}
         options |= {"deepspeed": DEEPSPEED | {"zero_optimization": zero}}
     trainer = trainings.make_trainer(directory, callbacks, model=model, **options)
-    trainer.train(resume_from_checkpoint=resume_from)
+    try:
+        trainer.train(resume_from_checkpoint=resume_from)
+    except TrainingInterrupted as interruption:
+        print("stopped:", interruption.step, interruption, flush=True)
 
 
 if __name__ == "__main__":

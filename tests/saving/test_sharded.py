@@ -9,6 +9,7 @@ import pytest
 from safetensors.torch import load_file
 
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.publications import Publications
 from tests.launched import launched
 from tests.saving.trainings import bytes_of, saved_steps
 
@@ -24,23 +25,27 @@ def torchrun(engine: str, *trainings: Training) -> subprocess.CompletedProcess[s
     return launched("tests.saving.sharded_training", engine, json.dumps(trainings))
 
 
-def train(engine: str, *trainings: Training) -> str:
+def train(engine: str, *trainings: Training) -> subprocess.CompletedProcess[str]:
     done = torchrun(engine, *trainings)
     assert done.returncode == 0, done.stderr[-3000:]
     # The trained parameters are sharded: no process holds a complete tensor.
     stage_3 = any(options.get("stage") == 3 for _, _, options in trainings)
     sharded = "trained: DTensor False" if engine == "fsdp" else f"trained: Parameter {stage_3}"
     assert done.stdout.count(sharded) == len(trainings)
-    return done.stderr
+    return done
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Eight trainings: by emtoolkit and by the stock Trainer, LoRA and full, with both kinds of state dict."""
+    """Trainings by emtoolkit and by the stock Trainer, LoRA and full, with both kinds of state dict.
+
+    In two of them `save-now` comes at step 2 and `stop-now` at step 3, and two more continue these.
+    """
     home = tmp_path_factory.mktemp("sharded")
     stock = {"stock": True, "save_strategy": "steps", "save_steps": 2, "save_only_model": True}
     full_state, shards = ({"kind": kind} for kind in KINDS)
-    log = train(
+    requests = {"requests": {"2": "save-now", "3": "stop-now"}}
+    done = train(
         "fsdp",
         (str(home / "lora"), "0,2", full_state),
         (str(home / "full"), "0,2", full_state | {"full": True}),
@@ -50,11 +55,33 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (str(home / "full-shards"), "0,2", shards | {"full": True}),
         (str(home / "stopped"), "0,1", full_state | {"stop_at": 3}),
         (str(home / "every-step"), "0,every:1", full_state),
+        (str(home / "asked-lora"), "0", full_state | requests),
+        (str(home / "asked-shards"), "0", shards | requests),
+        *(
+            (str(home / name), "0", kind | {"resume_from": str(home / name / "resume" / "checkpoint-3")})
+            for name, kind in (("asked-lora", full_state), ("asked-shards", shards))
+        ),
     )
     # In each of the two processes.
-    assert log.count("the weights are sharded; scheduled steps are saved by the Trainer\n") == 2 * 4
-    assert log.count("the weights are sharded; scheduled steps are gathered by process 0, and written in the") == 2 * 2
+    log = done.stderr
+    assert log.count("the weights are sharded; scheduled steps are saved by the Trainer\n") == 2 * 6
+    assert log.count("the weights are sharded; scheduled steps are gathered by process 0, and written in the") == 2 * 4
+    assert done.stdout.count("stopped: 3 ") == 2 * 2
     return home
+
+
+@pytest.mark.parametrize("name", ["asked-lora", "asked-shards"])
+def test_all_processes_save_and_stop_at_the_step_at_which_process_0_was_asked(trained: Path, name: str) -> None:
+    directory = trained / name
+    # Step 3, at which the training stopped, is no step of the schedule.
+    assert saved_steps(directory) == [0, 2, 4]
+    assert all(info.complete for info in list_checkpoints(directory, rehash=True))
+    for step in (0, 2, 4):
+        asked, whole = (bytes_of(home / f"checkpoint-{step}") for home in (directory, trained / "every-step"))
+        assert asked == whole, step
+    found = Publications.read(directory)
+    assert (found.asked, [(step, saved) for step, _, saved in found.answers]) == ({2}, [(2, True), (3, True)])
+    assert not [*directory.glob("*-now"), *directory.glob(".tmp-*")]
 
 
 @pytest.mark.parametrize("model", ["lora", "full"])
