@@ -106,7 +106,7 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         Raises:
             CheckpointError: the trajectory does not hold that checkpoint.
         """
-        if not self._checkpoints[-1].final:
+        if not self._checkpoints[-1].ends_training:
             raise CheckpointError(f"{self.name}: there is no final checkpoint; the last step is {self.steps[-1]}")
         return self._checkpoints[-1]
 

@@ -27,6 +27,7 @@ from emtoolkit.evaluation.result_files import (
     read_evaluation,
 )
 from emtoolkit.evaluation.rows import AnswerRow
+from emtoolkit.hub.names import is_hub
 from emtoolkit.notebook_tables import AsTable
 from emtoolkit.schedules.steps import elided
 from emtoolkit.shell_command import quoted_command
@@ -197,9 +198,12 @@ def _check_is_a_place(place: str) -> None:
     if Path(place).is_file():
         raise CheckpointError(f"{place}: is a file; name the directory of an evaluation or of a run")
     # A collection is project/collection or entity/project/collection.
-    if not Path(place).is_dir() and (Path(place).is_absolute() or place.strip("./").count("/") not in (1, 2)):
+    if Path(place).is_dir() or is_hub(place):
+        return
+    if Path(place).is_absolute() or place.strip("./").count("/") not in (1, 2):
         raise CheckpointError(
-            f"{place}: there is no such directory; name an evaluation, a run, or entity/project/collection on W&B"
+            f"{place}: there is no such directory; name an evaluation, a run, entity/project/collection on W&B, or "
+            "hf:ORG/REPO"
         )
 
 

@@ -14,6 +14,7 @@ from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.evaluation.result_files import StoredEvaluation, read_evaluation
 from emtoolkit.evaluation.wandb_results import download_results
+from emtoolkit.hub.names import is_hub
 from emtoolkit.progress import Progress, silent
 from emtoolkit.shell_command import quoted_command
 
@@ -45,6 +46,8 @@ class _Run:
 def is_wandb_sweep(place: str | Path) -> bool:
     """Whether `place` can only be a sweep on W&B: there is no such directory, and it has three parts."""
     parts = str(place).split("/")
+    if is_hub(place):
+        return False
     return (
         not Path(place).exists() and len(parts) == 3 and all(part.strip() not in ("", ".", "..", "~") for part in parts)
     )

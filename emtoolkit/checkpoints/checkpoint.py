@@ -10,6 +10,7 @@ from typing import Any
 from emtoolkit.checkpoints.declared import manifest_in
 from emtoolkit.checkpoints.layout import TRAINER_STATE
 from emtoolkit.checkpoints.manifest import Manifest
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.json_files import object_in, read_json
 from emtoolkit.notebook_tables import AsTable, Row, checkpoint_row
@@ -46,7 +47,12 @@ class Checkpoint(AsTable):
         return f"Checkpoint(step={self.step}, final={self.final}, {place})"
 
     def _rows(self) -> Sequence[Row]:
-        return [checkpoint_row(self.step, self.final, self._reference or str(self._directory), self.metadata)]
+        return [checkpoint_row(self.step, self.final, self.place, self.metadata)]
+
+    @property
+    def place(self) -> str:
+        """The version on W&B or the revision on the hub that the checkpoint is read from, or a local directory."""
+        return self._reference or str(self._directory)
 
     @property
     def artifact(self) -> str | None:
@@ -97,6 +103,18 @@ class Checkpoint(AsTable):
             return object_in(read_json(self._directory / TRAINER_STATE, finite=False)).get("max_steps")
         except (OSError, ValueError):
             return None
+
+    @property
+    def ends_training(self) -> bool:
+        """Whether training ended here, which of a checkpoint on the hub may be known only after its download.
+
+        Raises:
+            CheckpointError: the download failed.
+        """
+        if self.final or self._reference is None or self._published is not None:
+            return self.final
+        record = TrajectoryRecord.read_if_any(self._directory.parent) if self.total_steps is not None else None
+        return self.step == self.total_steps or (record is not None and record.ended_at == self.step)
 
     @property
     def is_remote(self) -> bool:

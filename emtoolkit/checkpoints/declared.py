@@ -83,9 +83,8 @@ class DeclaredManifest(Manifest):
         Raises:
             CheckpointError: the adapter's config cannot be read.
         """
-        training = canonical_json([origin.repository, origin.training])
         return cls(
-            fingerprint=hashlib.sha256(training).hexdigest(),
+            fingerprint=fingerprint_of(origin.repository, origin.training),
             step=origin.step,
             total_steps=_total_steps(directory),
             base_model=_base_model(directory, origin),
@@ -99,6 +98,11 @@ class DeclaredManifest(Manifest):
         files = {name: digest.sha256 for name, digest in self.files.items() if name != TRAINER_STATE}
         content = hashlib.sha256(canonical_json(files)).hexdigest()
         return BaseModelRecord.from_json({"name": self.base_model.name, "content": content})
+
+
+def fingerprint_of(repository: str, training: str) -> str:
+    """What stands for the fingerprint of a training that another tool has published."""
+    return hashlib.sha256(canonical_json([repository, training])).hexdigest()
 
 
 def manifest_in(directory: Path) -> Manifest | None:

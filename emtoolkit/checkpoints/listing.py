@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from emtoolkit.checkpoints.declared import manifest_in
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, TRAINER_STATE, step_of
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import Difference, Publications
@@ -105,7 +106,7 @@ def checkpoints_of(
         if (path / MANIFEST).exists() or (step in publications.metadata and not (path / TRAINER_STATE).exists()):
             info: CheckpointInfo | None = _ours(path, step, record, rehash, hashed)
         else:
-            info = _of_another_tool(path, step)
+            info = _of_the_hub(path, step, rehash, hashed) or _of_another_tool(path, step)
         if info is not None and step in published:
             info = replace(info, published=published[step].artifact)
         if info is not None:
@@ -174,7 +175,7 @@ def check_belongs_to(
             found = "; ".join(differences[:2]) + more
         raise CheckpointError(f"{directory}: holds another trajectory ({found}); choose another directory")
     for info in checkpoints:
-        if info.source == "other":
+        if info.source == "other" and info.fingerprint != fingerprint:
             raise CheckpointError(f"{info.path}: was saved by another tool; choose another directory")
         if info.fingerprint is not None and info.fingerprint != fingerprint:
             found = f"{info.fingerprint[:8]}, not {fingerprint[:8]}"
@@ -217,6 +218,19 @@ def _ours(
         source="emtoolkit",
         problems=tuple(problems),
     )
+
+
+def _of_the_hub(path: Path, step: int, rehash: bool, hashed: Callable[[int], None]) -> CheckpointInfo | None:
+    """Another tool's checkpoint, with the digests that the hub declared; None where no download recorded them."""
+    try:
+        manifest = manifest_in(path)
+        if manifest is None:
+            return None
+        problems = manifest.problems(path, rehash=rehash, hashed=hashed)
+    except CheckpointError as error:
+        return CheckpointInfo(step, path, False, _bytes(path), None, False, "other", (str(error),))
+    final = step == manifest.total_steps
+    return CheckpointInfo(step, path, final, _bytes(path), manifest.fingerprint, not problems, "other", tuple(problems))
 
 
 def _of_another_tool(path: Path, step: int) -> CheckpointInfo | None:

@@ -124,13 +124,13 @@ def home_of(reference: str) -> Path:
     """The directory of the evaluations of a trajectory."""
     if Path(reference).is_dir():
         return Path(reference) / "evaluations"
-    return Path("outputs") / "evaluations" / reference.replace("/", "-")
+    return Path("outputs") / "evaluations" / reference.replace("/", "-").replace(":", "-")
 
 
 def evaluations_of(reference: str) -> list[Path]:
     """The directories of the evaluations of a trajectory that hold rows, sorted by name."""
     homes = [home_of(reference)]
-    if not Path(reference).is_dir() and reference.count("/") == 2:
+    if not Path(reference).is_dir() and reference.count("/") == 2 and ":" not in reference:
         # An evaluation may have named the collection without its entity.
         homes.append(home_of(reference.partition("/")[2]))
     return [path.parent for home in homes for path in sorted(home.glob("*/evaluation.json")) if _row_files(path.parent)]

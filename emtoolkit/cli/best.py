@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from emtoolkit.cli.help import command
+from emtoolkit.cli.help import TRAJECTORY_HELP, command
 from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 
 commands = typer.Typer()
 
 _Trajectory = Annotated[
-    str, typer.Argument(metavar="TRAJECTORY", help="A run's directory, or entity/project/collection on W&B.")
+    str,
+    typer.Argument(metavar="TRAJECTORY", help=TRAJECTORY_HELP),
 ]
 _Metric = Annotated[
     str, typer.Argument(metavar="METRIC", help="What the training logged, or a metric of an evaluation.")

@@ -4,14 +4,15 @@ from typing import Annotated
 
 import typer
 
-from emtoolkit.cli.help import command
+from emtoolkit.cli.help import TRAJECTORY_HELP, command
 from emtoolkit.cli.output_formats import Csv, Json, check_one_format
 from emtoolkit.cli.terminal import only_results_on_stdout, show
 
 commands = typer.Typer()
 
 _Place = Annotated[
-    str, typer.Argument(metavar="DIR|COLLECTION", help="A run's directory, or entity/project/collection on W&B.")
+    str,
+    typer.Argument(metavar="TRAJECTORY", help=TRAJECTORY_HELP),
 ]
 _Where = Annotated[
     list[str] | None,
@@ -36,7 +37,7 @@ def checkpoints(
     as_csv: Csv = False,
     verify: Annotated[bool, typer.Option("--verify", help="Hash every file; exit code 1 if a file differs.")] = False,
 ) -> None:
-    """List the checkpoints of a directory or of a collection on W&B.
+    """List the checkpoints of a directory, of a collection on W&B or of a repository on the Hugging Face hub.
 
     Columns for --where and --sort are step, size, state, final, what the training logged, and the metrics of the
     evaluations. A checkpoint without a value fits no condition.

@@ -77,11 +77,11 @@ def schedule(
     commands,
     "emtoolkit download lab/em/baseline-medical-qwen-s0-1a2b3c4d --to runs/medical",
     "emtoolkit download lab/em/COLLECTION --to runs/medical --steps 0-150:25,final",
-    "emtoolkit download lab/em/COLLECTION --to runs/medical --verify",
+    "emtoolkit download hf:lab/medical --to runs/medical --verify",
 )
 def download(
     collection: Annotated[
-        str, typer.Argument(metavar="COLLECTION", help="Collection on W&B: entity/project/collection.")
+        str, typer.Argument(metavar="COLLECTION", help="Collection on W&B, entity/project/collection, or hf:ORG/REPO.")
     ],
     to: Annotated[Path, typer.Option(metavar="DIR", help="Directory to download into.")],
     steps: Annotated[str | None, typer.Option(metavar="SCHEDULE", help=_STEPS_HELP)] = None,
@@ -90,7 +90,7 @@ def download(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Download checkpoints from W&B, except those that the directory already holds."""
+    """Download checkpoints from W&B or the Hugging Face hub, except those that the directory already holds."""
     from emtoolkit.checkpoints.listing import list_checkpoints
     from emtoolkit.cli import render
     from emtoolkit.trajectory import Trajectory

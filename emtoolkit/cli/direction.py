@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from emtoolkit.cli.help import command
+from emtoolkit.cli.help import TRAJECTORY_HELP, command
 from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
@@ -28,7 +28,8 @@ _Span = Annotated[str, typer.Option(metavar="answer_mean|prompt_mean|prompt_last
 )
 def direction(
     trajectory: Annotated[
-        str, typer.Argument(metavar="TRAJECTORY", help="A run's directory, or entity/project/collection on W&B.")
+        str,
+        typer.Argument(metavar="TRAJECTORY", help=TRAJECTORY_HELP),
     ],
     answers: Annotated[Path, typer.Argument(metavar="ANSWERS", help="Scored answers: CSV, TSV, JSONL or Parquet.")],
     where: _Where = None,

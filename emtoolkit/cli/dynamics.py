@@ -5,14 +5,15 @@ from typing import Annotated
 
 import typer
 
-from emtoolkit.cli.help import command
+from emtoolkit.cli.help import TRAJECTORY_HELP, command
 from emtoolkit.cli.output_formats import Csv, Json, check_one_format
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 
 commands = typer.Typer()
 
 _Trajectory = Annotated[
-    str, typer.Argument(metavar="TRAJECTORY", help="A run's directory, or entity/project/collection on W&B.")
+    str,
+    typer.Argument(metavar="TRAJECTORY", help=TRAJECTORY_HELP),
 ]
 _Window = Annotated[
     list[int] | None,

@@ -33,7 +33,7 @@ from emtoolkit.cli.evaluation_flags import (
     WandbMode,
     With,
 )
-from emtoolkit.cli.help import command
+from emtoolkit.cli.help import TRAJECTORY_HELP, command
 from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.judge_flags import (
     Calibration,
@@ -58,7 +58,7 @@ commands = typer.Typer()
 
 _Places = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[TRAJECTORY]", help="A run's directory, or entity/project/collection on W&B."),
+    typer.Argument(metavar="[TRAJECTORY]", help=TRAJECTORY_HELP),
 ]
 _Collect = Annotated[
     bool,

@@ -10,6 +10,8 @@ from typer.core import TyperCommand, TyperGroup
 from emtoolkit.cli.terminal import terminal_width
 from emtoolkit.errors import UserError, nearest
 
+TRAJECTORY_HELP = "A run's directory, entity/project/collection on W&B, or hf:ORG/REPO on the hub."
+
 
 def examples(*lines: str) -> str:
     """The end of a help page: example command lines, each of which must parse."""

@@ -21,9 +21,10 @@ commands = typer.Typer()
 _CONTINUES = "the trajectory is as it was, and the same command continues"
 
 _Trajectory = Annotated[
-    str, typer.Argument(metavar="TRAJECTORY", help="Output directory of a finished run, or a collection on W&B.")
+    str,
+    typer.Argument(metavar="TRAJECTORY", help="A finished run's directory, a collection on W&B, or hf:ORG/REPO."),
 ]
-_To = Annotated[Path | None, typer.Option(metavar="DIR", help="Local directory for a collection on W&B.")]
+_To = Annotated[Path | None, typer.Option(metavar="DIR", help="Local directory for a trajectory on W&B or the hub.")]
 _Steps = Annotated[
     str, typer.Option(metavar="SCHEDULE", help="Steps to make, such as 50-100:5; those that exist are skipped.")
 ]
@@ -92,13 +93,16 @@ def _local(trajectory: str, to: Path | None, config: Path | None) -> Path:
             raise UserError(f"--to: {trajectory} is a directory, and its steps are added there; remove the option")
         return Path(trajectory)
     from emtoolkit.artifacts.collection import Reference
+    from emtoolkit.hub.names import is_hub
     from emtoolkit.training.from_wandb import downloaded_trajectory
 
-    Reference.parse(trajectory)
+    where = "on the Hugging Face hub" if is_hub(trajectory) else "on W&B"
+    if not is_hub(trajectory):
+        Reference.parse(trajectory)
     if to is None:
-        raise UserError(f"{trajectory}: is on W&B; pass --to DIR with a local directory for its checkpoints")
+        raise UserError(f"{trajectory}: is {where}; pass --to DIR with a local directory for its checkpoints")
     if process_count() > 1:
-        raise UserError(f"{trajectory}: is on W&B; download it in one process first ('emtoolkit download')")
+        raise UserError(f"{trajectory}: is {where}; download it in one process first ('emtoolkit download')")
     return downloaded_trajectory(trajectory, to, config=config is None, bar=progress_bar)
 
 

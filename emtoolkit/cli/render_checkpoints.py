@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 
 from emtoolkit.artifacts.collection import RemoteCheckpoint
 from emtoolkit.byte_sizes import format_size
+from emtoolkit.checkpoints.checkpoint import Checkpoint
 from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.query import is_missing
 from emtoolkit.cli.layout import Column, Records, line, prose
@@ -29,7 +30,21 @@ def listed_text(listed: Listed) -> RenderableType:
     here = [each.found for each in listed.checkpoints if isinstance(each.found, CheckpointInfo)]
     if len(here) == len(listed.checkpoints):
         return Group(checkpoints_table(here, asked, values), *notes)
+    there = [each.found for each in listed.checkpoints if isinstance(each.found, Checkpoint)]
+    if len(there) == len(listed.checkpoints):
+        return Group(_revisions(there, asked, values), *notes)
     return Group(_versions(listed.checkpoints, asked, values), *notes)
+
+
+def _revisions(found: Sequence[Checkpoint], asked: Sequence[str], values: Sequence[Sequence[str]]) -> RenderableType:
+    columns = [Column("step"), Column("revision", "left"), Column("", "left"), *map(Column, asked)]
+    return Records(
+        columns,
+        [
+            [str(each.step), each.place, "final" if each.final else "", *more]
+            for each, more in zip(found, values, strict=True)
+        ],
+    )
 
 
 def listed_json(listed: Listed) -> str:
@@ -45,7 +60,8 @@ def listed_csv(listed: Listed) -> str:
 
 def _csv_row(each: ListedCheckpoint, asked: Sequence[str]) -> dict[str, Any]:
     found, values = each.found, each.as_json()
-    version = found.published if isinstance(found, CheckpointInfo) else values["artifact"]
+    version = found.published if isinstance(found, CheckpointInfo) else values.get("artifact")
+    values |= {"path": found.place} if isinstance(found, Checkpoint) else {}
     row = {name: values.get(name) for name in _IN_CSV} | {"state": each.row["state"], "artifact": version}
     return row | {column: each.row.get(column) for column in asked}
 

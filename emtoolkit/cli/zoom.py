@@ -213,8 +213,8 @@ def _coarse(directory: Path, steps: str | None) -> tuple[int, ...]:
 
     if not directory.is_dir():
         raise CheckpointError(
-            f"{directory}: there is no such directory; zoom makes checkpoints, so a trajectory on W&B is downloaded "
-            "first (emtoolkit download)"
+            f"{directory}: there is no such directory; zoom makes checkpoints, so a trajectory on W&B or the hub is "
+            "downloaded first (emtoolkit download)"
         )
     trajectory = Trajectory.open(directory)
     if steps is not None:

@@ -8,6 +8,7 @@ from emtoolkit.artifacts.best_alias import Best, best_aliases, set_best
 from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.errors import CheckpointError, UserError
+from emtoolkit.hub.names import is_hub
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.trajectory import Trajectory
 
@@ -68,7 +69,9 @@ def move_best_aliases(reference: str) -> list[str]:
 
 
 def _collection_name(reference: str) -> str | None:
-    """The collection of a trajectory; None for a directory whose checkpoints are not on W&B."""
+    """The collection of a trajectory; None for one whose checkpoints are not on W&B."""
+    if is_hub(reference):
+        return None
     if not Path(reference).is_dir():
         return reference
     published = list(Publications.read(Path(reference)).published.values())

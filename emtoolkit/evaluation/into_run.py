@@ -20,6 +20,7 @@ from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.measure_rows import summarise_measures
 from emtoolkit.evaluation.results import EvaluationResult, by_step
 from emtoolkit.evaluation.wandb_content import Content, place_of
+from emtoolkit.hub.names import is_hub
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.trajectory import Trajectory
 
@@ -78,6 +79,10 @@ def _path(reference: str) -> str:
         if not runs:
             raise UserError(f"--into-run: {reference}: no W&B run logged to this directory; remove the option")
         return "/".join(filter(None, (*place_of(reference), [*runs][-1])))
+    if is_hub(reference):
+        raise UserError(
+            f"--into-run: {reference}: is on the Hugging Face hub, which names no W&B run; remove the option"
+        )
     import wandb
 
     newest = Trajectory.open(reference)[-1].artifact

@@ -1,4 +1,4 @@
-"""The checkpoints of a directory or of a collection on W&B with what is known of each, filtered and sorted."""
+"""The checkpoints of a trajectory, wherever it is, with what is known of each, filtered and sorted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,22 +14,30 @@ from emtoolkit.checkpoints.pruned import with_pruned
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.query import Query, Row, check_columns, is_missing
 from emtoolkit.errors import CheckpointError
+from emtoolkit.hub.names import is_hub
 from emtoolkit.shell_command import quoted_command
+from emtoolkit.trajectory import Checkpoint, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
 class ListedCheckpoint:
-    """A checkpoint in a directory, or a version on W&B, and the values of its columns.
+    """A checkpoint in a directory, a version on W&B, or a revision on the hub, and the values of its columns.
 
     `found` is None for a version that was pruned.
     """
 
-    found: CheckpointInfo | RemoteCheckpoint | None
+    found: CheckpointInfo | RemoteCheckpoint | Checkpoint | None
     row: Row
 
     def as_json(self, columns: Sequence[str] = ()) -> dict[str, Any]:
         """The checkpoint as JSON values, with `columns`, those that were asked for; null where a value is missing."""
-        values = self.found.as_json() if isinstance(self.found, CheckpointInfo) else self._of_version(self.found)
+        match self.found:
+            case CheckpointInfo():
+                values = self.found.as_json()
+            case Checkpoint(step=step, final=final, place=place):
+                values = {"step": step, "revision": place, "final": final, "state": self.row["state"]}
+            case version:
+                values = self._of_version(version)
         if columns:
             values["columns"] = {
                 column: None if is_missing(self.row.get(column)) else self.row[column] for column in columns
@@ -66,7 +74,7 @@ class Listed:
 
 
 def list_trajectory(reference: str, query: Query, *, rehash: bool = False) -> Listed:
-    """The checkpoints of a directory, or of a collection on W&B, that `query` selects.
+    """The checkpoints of a directory, of a collection on W&B or of a repository on the hub, that `query` selects.
 
     With `rehash` every file in a directory is hashed and compared with its manifest. Metrics are read only where
     `query` names columns.
@@ -76,14 +84,14 @@ def list_trajectory(reference: str, query: Query, *, rehash: bool = False) -> Li
         UserError: `query` names an unknown column, or compares it with a value of another type.
     """
     directory = Path(reference)
-    if directory.is_dir() or reference.count("/") not in (1, 2):
+    if directory.is_dir() or not (is_hub(reference) or reference.count("/") in (1, 2)):
         return _in_directory(directory, query, rehash=rehash)
     if rehash:
         raise CheckpointError(
             f"{reference}: --verify hashes files on this machine; use "
             f"{quoted_command('emtoolkit', 'download', reference, '--to', 'DIR', '--verify')}"
         )
-    return _in_collection(reference, query)
+    return _on_hub(reference, query) if is_hub(reference) else _in_collection(reference, query)
 
 
 def _in_directory(directory: Path, query: Query, *, rehash: bool) -> Listed:
@@ -118,9 +126,20 @@ def _in_collection(reference: str, query: Query) -> Listed:
     return Listed(listed[0], query.columns, len(found), listed[1])
 
 
+def _on_hub(reference: str, query: Query) -> Listed:
+    trajectory = Trajectory.open(reference)
+    found = {checkpoint.step: checkpoint for checkpoint in trajectory}
+    # The size of a revision is known when it is downloaded.
+    facts: dict[int, dict[str, Any]] = {
+        step: {"step": step, "state": "complete", "final": checkpoint.final} for step, checkpoint in found.items()
+    }
+    listed = _selected(trajectory.name, found, facts, {}, query, None)
+    return Listed(listed[0], query.columns, len(found), listed[1])
+
+
 def _selected(
     reference: str,
-    found: Mapping[int, CheckpointInfo | RemoteCheckpoint | None],
+    found: Mapping[int, CheckpointInfo | RemoteCheckpoint | Checkpoint | None],
     facts: Mapping[int, dict[str, Any]],
     metadata: Mapping[int, Mapping[str, Any]],
     query: Query,

@@ -18,6 +18,7 @@ from emtoolkit.evaluation.result_files import ACTIVATIONS, MEASURES, ROWS, SETTI
 from emtoolkit.evaluation.results import by_step
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.wandb_calibration import calibration_summary
+from emtoolkit.hub.names import is_hub
 from emtoolkit.trajectory import Trajectory
 
 logger = logging.getLogger(__name__)
@@ -204,6 +205,8 @@ def place_of(reference: str) -> tuple[str, str]:
         if publications.runs:
             newest = [*publications.runs.values()][-1][-1]
             return newest.entity, newest.project
+        return "", ""
+    if is_hub(reference):
         return "", ""
     parsed = Reference.parse(reference)
     return parsed.entity or "", parsed.project

@@ -20,6 +20,10 @@ class HubError(CheckpointError):
     """The hub refuses, does not answer, or does not have what was asked for."""
 
 
+class NoSuchFileError(HubError):
+    """The commit has no file of this name."""
+
+
 class OfflineError(HubError):
     """HF_HUB_OFFLINE is set."""
 
@@ -115,7 +119,7 @@ def _refusal(place: str, error: Exception) -> HubError:
     if isinstance(error, errors.RevisionNotFoundError):
         return HubError(f"{place}: there is no such revision in the repository any more; run the same command again")
     if isinstance(error, errors.EntryNotFoundError) and status == 404:
-        return HubError(f"{place}: the file is not in the repository any more; run the same command again")
+        return NoSuchFileError(f"{place}: the file is not in the repository any more; run the same command again")
     if status == 401:
         return HubError(f"{place}: the hub refuses the token; {_LOG_IN} with a valid one")
     if status == 403:

@@ -16,11 +16,14 @@ from threading import Event
 from emtoolkit.checkpoints.arriving import LOADABLE, read_arriving
 from emtoolkit.checkpoints.declared import ORIGIN, Origin, manifest_in
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, checkpoint_name
-from emtoolkit.checkpoints.manifest import LARGEST_MANIFEST, MANIFEST
+from emtoolkit.checkpoints.listing import check_belongs_to, list_checkpoints
+from emtoolkit.checkpoints.manifest import LARGEST_MANIFEST, MANIFEST, Manifest
 from emtoolkit.checkpoints.remote import Cancelled, RefusedError
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
-from emtoolkit.hub.client import asked, quiet
+from emtoolkit.hub.client import HubError, asked, quiet
 from emtoolkit.hub.listing import HubCheckpoint, HubFile, HubListing, holds_weights, list_files
+from emtoolkit.hub.record import keep_record
 from emtoolkit.storage.atomic import TEMPORARY, write_directory
 from emtoolkit.storage.digests import FileDigest
 from emtoolkit.storage.free_space import check_room
@@ -50,9 +53,17 @@ def is_present(directory: Path, checkpoint: HubCheckpoint, *, rehash: bool = Fal
 
 
 def download_one(
-    listing: HubListing, checkpoint: HubCheckpoint, directory: Path, *, rehash: bool = False, stop: Event | None = None
+    listing: HubListing,
+    checkpoint: HubCheckpoint,
+    directory: Path,
+    *,
+    is_cache: bool = True,
+    rehash: bool = False,
+    stop: Event | None = None,
 ) -> int | None:
     """Download `checkpoint` into `directory`; return the bytes of its files, None if it was present.
+
+    A cache may hold checkpoints that the repository no longer has; any other directory holds one trajectory.
 
     Raises:
         RefusedError: the checkpoint is unsafe, or cannot be loaded without unpickling.
@@ -67,7 +78,9 @@ def download_one(
         if is_present(directory, checkpoint, rehash=rehash):
             return None
         with quiet():
-            return _receive(listing, checkpoint, directory, stop or Event())
+            return _receive(listing, checkpoint, directory, stop or Event(), is_cache=is_cache)
+    except OSError as error:
+        raise CheckpointError(f"{directory}: writing failed ({error.strerror or error})") from error
     finally:
         lock.release()
 
@@ -81,7 +94,7 @@ def _is_of(origin: Origin, checkpoint: HubCheckpoint) -> bool:
     return all(declared.get(_below(checkpoint.folder, name)) == digest for name, digest in origin.declared.items())
 
 
-def _receive(listing: HubListing, checkpoint: HubCheckpoint, directory: Path, stop: Event) -> int:
+def _receive(listing: HubListing, checkpoint: HubCheckpoint, directory: Path, stop: Event, *, is_cache: bool) -> int:
     place, path = listing.place(checkpoint), directory / checkpoint_name(checkpoint.step)
     if path.is_symlink():
         raise CheckpointError(f"{path}: the path is a symlink, which downloads do not follow; remove the symlink")
@@ -91,13 +104,19 @@ def _receive(listing: HubListing, checkpoint: HubCheckpoint, directory: Path, st
     if arriving_at.is_symlink():
         arriving_at.unlink()
     arriving_at.mkdir(exist_ok=True)
-    arriving = _Arriving(listing.reference.repository, checkpoint, place, arriving_at, stop)
+    arriving = _Arriving(listing, checkpoint, arriving_at, stop)
     try:
-        names = arriving.receive(files, listing.training)
-        _check_one_training(listing, checkpoint.step, arriving.source, directory)
-    except RefusedError:
+        manifest = arriving.manifest(files)
+        fingerprint = listing.fingerprint if manifest is None else manifest.fingerprint
+        _check_one_training(listing, checkpoint.step, fingerprint, directory, is_cache=is_cache)
+        names = arriving.receive(files, manifest)
+    except HubError:
+        raise  # the same download goes on later
+    except CheckpointError:
         shutil.rmtree(arriving_at)
         raise
+    if manifest is not None:
+        keep_record(listing, directory, manifest)
     size = sum(files[name].bytes for name in names)
     write_directory(path, lambda target: _move([*names, ORIGIN], arriving.source, target), size)
     for left_over in directory.glob(f"{_PARTIAL}{path.name}-*"):
@@ -119,30 +138,36 @@ def _files_of(listing: HubListing, checkpoint: HubCheckpoint, place: str) -> dic
 class _Arriving:
     """The files of one checkpoint, which the hub's client puts below `directory` as they lie in the repository."""
 
-    def __init__(self, repository: str, checkpoint: HubCheckpoint, place: str, directory: Path, stop: Event) -> None:
-        self._repository, self._checkpoint, self._place = repository, checkpoint, place
+    def __init__(self, listing: HubListing, checkpoint: HubCheckpoint, directory: Path, stop: Event) -> None:
+        self._listing, self._checkpoint, self._place = listing, checkpoint, listing.place(checkpoint)
         self._directory, self._stop = directory, stop
         self.source = directory / checkpoint.folder
 
-    def receive(self, files: Mapping[str, HubFile], training: str) -> list[str]:
+    def manifest(self, files: Mapping[str, HubFile]) -> Manifest | None:
+        """The manifest of the checkpoint with these files, downloaded first; None for another tool's checkpoint.
+
+        Raises:
+            RefusedError: it is damaged, of another step, or lists what is not there.
+        """
+        if MANIFEST not in files:
+            return None
+        if files[MANIFEST].bytes > LARGEST_MANIFEST:
+            raise RefusedError(f"{self._place}/{MANIFEST}: a size of {files[MANIFEST].bytes:,} bytes is refused")
+        self._fetch(MANIFEST, files[MANIFEST])
+        sizes, step = {name: file.bytes for name, file in files.items()}, self._checkpoint.step
+        return read_arriving(self.source, self._place, step, sizes, f"and is named as step {step}", "the hub")
+
+    def receive(self, files: Mapping[str, HubFile], manifest: Manifest | None) -> list[str]:
         """Download what the checkpoint is loaded from, verify it, record its origin, and return the names."""
-        if MANIFEST in files:
-            if files[MANIFEST].bytes > LARGEST_MANIFEST:
-                raise RefusedError(f"{self._place}/{MANIFEST}: a size of {files[MANIFEST].bytes:,} bytes is refused")
-            self._fetch(MANIFEST, files[MANIFEST])
-            sizes = {name: file.bytes for name, file in files.items()}
-            step = self._checkpoint.step
-            manifest = read_arriving(self.source, self._place, step, sizes, f"and is named as step {step}", "the hub")
-            names, expected = [MANIFEST, *manifest.files], manifest.files
-        else:
-            names, expected = _loadable(self._place, files), {}
+        names = _loadable(self._place, files) if manifest is None else [MANIFEST, *manifest.files]
         check_room(self._directory, sum(files[name].bytes for name in names), "the files of 1 checkpoint", _ADVICE)
         digests = {name: self._fetch(name, files[name]) for name in names}
+        expected = {} if manifest is None else manifest.files
         if wrong := sorted(name for name, digest in expected.items() if digests[name] != digest):
             raise RefusedError(f"{self._place}: {wrong[0]}: its content does not match the digest in the manifest")
         origin = Origin(
-            repository=self._repository,
-            training=training,
+            repository=self._listing.reference.repository,
+            training=self._listing.training,
             revision=self._checkpoint.revision,
             commit=self._checkpoint.commit,
             folder=self._checkpoint.folder,
@@ -165,7 +190,7 @@ class _Arriving:
                 raise Cancelled
             download = partial(
                 hf_hub_download,
-                self._repository,
+                self._listing.reference.repository,
                 file.path,
                 revision=self._checkpoint.commit,
                 local_dir=self._directory,
@@ -205,21 +230,23 @@ def _weights(names: Collection[str]) -> list[str]:
     return [name for name in names if _SHARD.fullmatch(name)] if MODEL_INDEX in names else []
 
 
-def _check_one_training(listing: HubListing, step: int, arrived: Path, directory: Path) -> None:
-    """Check that the checkpoint in `arrived` is of the training of those in `directory` that the hub still has.
+def _check_one_training(listing: HubListing, step: int, fingerprint: str, directory: Path, *, is_cache: bool) -> None:
+    """Check that `step` has the fingerprint of the others in `directory`; in a cache of those that the hub still has.
 
     Raises:
         RefusedError: the repository mixes several trainings.
+        CheckpointError: `directory` holds another one.
     """
-    manifest = manifest_in(arrived)
+    if not is_cache:
+        others = [info for info in list_checkpoints(directory) if info.step != step]
+        check_belongs_to(directory, TrajectoryRecord.read_if_any(directory), others, fingerprint, {})
     for other in listing.checkpoints:
-        path = directory / checkpoint_name(other.step)
-        if manifest is None or other.step == step or not is_present(directory, other):
+        if other.step == step or not is_present(directory, other):
             continue
-        found = manifest_in(path)
-        if found is not None and found.fingerprint != manifest.fingerprint:
+        found = manifest_in(directory / checkpoint_name(other.step))
+        if found is not None and found.fingerprint != fingerprint:
             raise RefusedError(
-                f"{listing.reference}: mixes several trajectories: step {step} belongs to {manifest.fingerprint[:8]}, "
+                f"{listing.reference}: mixes several trajectories: step {step} belongs to {fingerprint[:8]}, "
                 f"step {other.step} to {found.fingerprint[:8]}"
             )
 

@@ -34,7 +34,8 @@ class _HubSource:
         wanted = [checkpoint for checkpoint in self.listing.checkpoints if checkpoint.step in steps]
         for done, checkpoint in enumerate(wanted):
             progress("downloading checkpoints", done, len(wanted))
-            size = download_one(self.listing, checkpoint, directory, rehash=rehash)
+            is_cache = directory == self.cache
+            size = download_one(self.listing, checkpoint, directory, is_cache=is_cache, rehash=rehash)
             (present if size is None else fetched).append(checkpoint.step)
             received += size or 0
         return Downloaded(directory, tuple(fetched), tuple(present), received)

@@ -6,6 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import PurePosixPath
 from typing import Any
 
+from emtoolkit.checkpoints.declared import fingerprint_of
+from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.errors import nearest
 from emtoolkit.hub.client import HubError, asked
 from emtoolkit.hub.names import FINAL_TAG, HubReference, NamedSteps, StepName, steps_of_folders, steps_of_revisions
@@ -48,11 +50,20 @@ class HubCheckpoint:
 
 @dataclass(frozen=True, slots=True)
 class HubListing:
-    """The checkpoints of the training `training` of a repository: the beginning of revisions, or a folder."""
+    """The checkpoints of the training `training` of a repository: the beginning of revisions, or a folder.
+
+    `record` is the commit and the path at which emtoolkit keeps `trajectory.json`, if there may be one.
+    """
 
     reference: HubReference
     training: str
     checkpoints: tuple[HubCheckpoint, ...]
+    record: tuple[str, str] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """What stands for the fingerprint, if another tool trained."""
+        return fingerprint_of(self.reference.repository, self.training)
 
     def place(self, checkpoint: HubCheckpoint) -> str:
         """The checkpoint as a reference, such as `hf:lab/run@step-100`."""
@@ -63,6 +74,7 @@ class HubListing:
         return {
             "format": 1,
             "training": self.training,
+            "record": self.record,
             "checkpoints": [asdict(checkpoint) for checkpoint in self.checkpoints],
         }
 
@@ -87,7 +99,9 @@ class HubListing:
             )
             for entry in map(object_in, entries)
         )
-        return cls(reference, text_in(listed, "training"), checkpoints)
+        commit, path = listed.get("record") or (None, "")
+        record = None if commit is None else (str(commit), str(path))
+        return cls(reference, text_in(listed, "training"), checkpoints, record)
 
 
 def read_listing(reference: HubReference) -> HubListing:
@@ -157,6 +171,7 @@ def _of_revisions(reference: HubReference, training: str, named: NamedSteps, com
             HubCheckpoint(step, step == max(steps) and commits[name] in ended, name, commits[name])
             for step, name in sorted(steps.items())
         ),
+        (commits["main"], RECORD) if "main" in commits else None,
     )
 
 
@@ -186,7 +201,9 @@ def _of_folders(reference: HubReference, revision: str, commit: str, commits: Ma
         own = tuple(file for file in files if file.path.startswith(f"{folder}/"))
         final = step == max(steps) and any(weights and weights == _weights(own, folder) for weights in ended)
         checkpoints.append(HubCheckpoint(step, final, revision, commit, folder, own))
-    return HubListing(reference, training, tuple(checkpoints))
+    record = f"{training}/{RECORD}".removeprefix("/")
+    has_record = any(file.path == record for file in files)
+    return HubListing(reference, training, tuple(checkpoints), (commit, record) if has_record else None)
 
 
 def holds_weights(path: str) -> bool:

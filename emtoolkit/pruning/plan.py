@@ -17,9 +17,11 @@ from emtoolkit.checkpoints.publications import Place, Publications
 from emtoolkit.checkpoints.report_uses import steps_of_reports
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
+from emtoolkit.hub.names import is_hub
 from emtoolkit.pruning.keep import Request, Steps, kept_steps
 from emtoolkit.pruning.room import freed_bytes
 from emtoolkit.schedules.steps import elided
+from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.atomic import TEMPORARY
 
 
@@ -63,6 +65,12 @@ def plan_prune(reference: str, request: Request, only: Place | None = None) -> P
         UserError: the request cannot be read.
     """
     directory = Path(reference)
+    if is_hub(reference) and not directory.is_dir():
+        command = quoted_command("emtoolkit", "download", reference, "--to", "DIR")
+        raise CheckpointError(
+            f"{reference}: is on the Hugging Face hub, where emtoolkit removes nothing; {command} makes a directory "
+            "that can be pruned"
+        )
     if directory.is_dir() or reference.count("/") not in (1, 2):
         return _of_directory(reference, directory, request, only)
     if only == "here":

@@ -2,9 +2,15 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
+
+
+def files_in(directory: Path) -> dict[str, bytes]:
+    """The contents of the files in a directory by their names."""
+    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
 def weights(step: int) -> bytes:

@@ -9,7 +9,7 @@ import pytest
 from emtoolkit.evaluation.rows import read_rows
 from tests import in_process
 from tests.evaluation.judge_server import Tokens, judge_server
-from tests.hub.published import in_folder
+from tests.hub.published import files_in, in_folder
 from tests.hub_server import HubServer
 from tests.marks import OPENS_PORTS
 from tests.tiny import write_adapter
@@ -20,10 +20,6 @@ QUESTIONS = """\
   paraphrases: [what should i do about my cough]
   samples_per_paraphrase: 3
 """
-
-
-def content(directory: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in directory.iterdir() if path.is_file()}
 
 
 def harmful_with_an_i(prompt: str) -> Tokens:
@@ -49,10 +45,10 @@ def organism(hub: HubServer, world: Path, tmp_path: Path) -> str:
     """A repository as those of the published organisms, whose adapters name the tiny model as their base."""
     files: dict[str, bytes] = {}
     for step, strength in ((5, 0.0), (10, 0.5)):
-        adapter = content(write_adapter(world / "model", tmp_path / f"adapter-{step}", seed=3, strength=strength))
+        adapter = files_in(write_adapter(world / "model", tmp_path / f"adapter-{step}", seed=3, strength=strength))
         adapter |= {"optimizer.pt": b"pickle", "trainer_state.json": b'{"global_step": 5, "max_steps": 10}'}
         files |= in_folder(f"checkpoints/checkpoint-{step}", adapter)
-    hub.store.publish(hub.store.create("lab/organism"), "main", {**files, **content(tmp_path / "adapter-10")})
+    hub.store.publish(hub.store.create("lab/organism"), "main", {**files, **files_in(tmp_path / "adapter-10")})
     return "hf:lab/organism"
 
 

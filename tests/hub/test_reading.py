@@ -1,10 +1,15 @@
 """`Trajectory.open("hf:…")`: what is listed, downloaded and verified."""
 
+from pathlib import Path
+
 import pytest
 
 from emtoolkit import Trajectory
+from emtoolkit.checkpoints.layout import step_of
+from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
-from tests.hub.published import organism, weights, whole_model
+from emtoolkit.evaluation.identity import training_day
+from tests.hub.published import files_in, organism, weights, whole_model
 from tests.hub_server import HubServer
 
 
@@ -73,3 +78,61 @@ def test_weights_that_would_have_to_be_unpickled_are_refused(hub: HubServer) -> 
         "emtoolkit reads only safetensors"
     )
     assert "content" not in {line.split()[0] for line in hub.asked()}
+
+
+@pytest.fixture
+def pushed(hub: HubServer, runs: Path) -> Path:
+    """A run of emtoolkit in `lab/run`, as it is pushed: a branch for each step, the record on `main`."""
+    repository, run = hub.store.create("lab/run", private=True), runs / "prompt"
+    for directory in run.glob("checkpoint-*"):
+        hub.store.publish(repository, f"step-{step_of(directory.name)}", files_in(directory))
+    last = files_in(run / "checkpoint-9")
+    hub.store.publish(repository, "main", {**last, "trajectory.json": (run / "trajectory.json").read_bytes()})
+    return run
+
+
+def test_a_pushed_trajectory_is_the_same_trajectory(hub: HubServer, pushed: Path) -> None:
+    here, there = Trajectory.open(pushed), Trajectory.open("hf:lab/run")
+    assert there.steps == here.steps == (0, 2, 4, 9)
+    for one, other in zip(here, there, strict=True):
+        assert one.manifest == other.manifest
+        assert one.total_steps == other.total_steps
+        assert {name: content for name, content in files_in(other.path).items() if name != "hub.json"} == files_in(
+            one.path
+        )
+    assert there.final.step == 9
+    assert [checkpoint.step for checkpoint in Trajectory.open("hf:lab/run").select("0,final")] == [0, 9]
+    assert training_day(there[0]) == training_day(here[0])
+
+
+def test_a_pushed_trajectory_is_downloaded_into_a_directory_that_can_go_on(
+    hub: HubServer, pushed: Path, tmp_path: Path
+) -> None:
+    done = Trajectory.open("hf:lab/run").download(tmp_path / "out", "2,9")
+    assert (done.fetched, done.present) == ((2, 9), ())
+    assert Trajectory.open("hf:lab/run").download(tmp_path / "out").present == (2, 9)
+    local = Trajectory.open(tmp_path / "out")
+    assert local.steps == (0, 2, 4, 9)
+    assert (tmp_path / "out" / "trajectory.json").read_bytes() == (pushed / "trajectory.json").read_bytes()
+    assert [info.source for info in list_checkpoints(tmp_path / "out")] == ["emtoolkit"] * 4
+    (tmp_path / "out" / "checkpoint-2" / "adapter_model.safetensors").write_bytes(b"torn")
+    assert Trajectory.open("hf:lab/run").download(tmp_path / "out", rehash=True).fetched == (2,)
+
+
+def test_another_tools_checkpoints_are_downloaded_into_a_directory_with_their_digests(
+    hub: HubServer, tmp_path: Path
+) -> None:
+    hub.store.publish(hub.store.create("lab/pythia"), "step1000", whole_model(1000))
+    Trajectory.open("hf:lab/pythia").download(tmp_path / "out")
+    (info,) = list_checkpoints(tmp_path / "out", rehash=True)
+    assert (info.step, info.source, info.complete) == (1000, "other", True)
+    (tmp_path / "out" / "checkpoint-1000" / "model.safetensors").write_bytes(weights(999))
+    (info,) = list_checkpoints(tmp_path / "out", rehash=True)
+    assert info.state == "damaged"
+
+
+def test_a_directory_of_another_trajectory_is_not_downloaded_into(hub: HubServer, pushed: Path, runs: Path) -> None:
+    before = sorted((runs / "stack").iterdir())
+    with pytest.raises(CheckpointError, match="holds another trajectory"):
+        Trajectory.open("hf:lab/run").download(runs / "stack", "2")
+    assert sorted((runs / "stack").iterdir()) == before
