@@ -60,17 +60,16 @@ def step_of_branch(name: str) -> int | None:
 
 
 def read_repository(hub: Hub) -> RemoteRepository:
-    """The state of the repository, after a check that the token may write to it.
+    """The state of the repository.
 
     Raises:
-        CheckpointError: the repository is gated, or the token may not write there.
+        CheckpointError: the repository is gated, or the hub does not answer.
     """
     try:
         refs = hub.ask(lambda api: api.list_repo_refs(hub.repository))
     except NoRepositoryError:
         return RemoteRepository(exists=False)
     branches = {ref.name: ref.target_commit for ref in refs.branches}
-    hub.ask(lambda api: api.auth_check(hub.repository, write=True))
     main = read_tree(hub, branches[MAIN]) if MAIN in branches else {}
     record, manifest = None, None
     if RECORD in main:

@@ -2,11 +2,15 @@
 
 import hashlib
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from huggingface_hub import HfApi
 
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.hub import access
 from emtoolkit.hub.push import push
 from emtoolkit.trajectory import Trajectory
@@ -55,7 +59,6 @@ def test_a_second_push_sends_nothing(hub_server: HubServer, runs: Path) -> None:
     assert hub_server.uploaded_bytes == 0
     assert [request.subject for request in hub_server.requests] == [
         "refs",
-        "auth_check",
         "tree",  # of main
         *["resolve", "resolve_cache", "resolve_cache"] * 2,  # trajectory.json and manifest.json
         *["tree"] * len(STEPS),
@@ -81,6 +84,54 @@ def test_the_card_says_what_was_trained(hub_server: HubServer, runs: Path) -> No
         f"| fingerprint | `{record['fingerprint']}` |",
     ):
         assert fact in body
+
+
+def card(server: HubServer) -> str:
+    commit = server.store.repositories["lab/run"].find("main")
+    assert commit is not None
+    return server.store.content(commit.files["README.md"]).decode()
+
+
+def test_the_licence_of_a_new_repository_is_in_the_card(hub_server: HubServer, runs: Path) -> None:
+    repository = hub_server.store.create("lab/run")
+    hub_server.store.publish(repository, "main", {"README.md": b"---\nlicense: mit\n---\n"})
+    assert push(runs / "full", "lab/run", "4", private=False).created is None
+    _, front, body = card(hub_server).split("---\n", 2)
+    assert yaml.safe_load(front)["license"] == "mit"
+    assert yaml.safe_load(front)["library_name"] == "transformers"
+    assert "| fingerprint |" in body
+
+
+def test_a_card_of_ones_own_stays(hub_server: HubServer, runs: Path, tmp_path: Path) -> None:
+    repository = hub_server.store.create("lab/run")
+    hub_server.store.publish(repository, "main", {"README.md": b"# Mine\n"})
+    push(runs / "stack", "lab/run", "0")
+    assert card(hub_server) == "# Mine\n"
+
+
+@pytest.mark.parametrize("edited", [False, True])
+def test_the_card_of_a_training_that_ends_later_is_written_anew_unless_it_was_edited(
+    hub_server: HubServer, runs: Path, tmp_path: Path, edited: bool
+) -> None:
+    shutil.copytree(runs / "stack", tmp_path / "run")
+    record = TrajectoryRecord.read_if_any(tmp_path / "run")
+    assert record is not None
+    replace(record, ended_at=None, schedule="0-2:2").write(tmp_path / "run")
+    push(tmp_path / "run", "lab/run", "0,2")
+    assert "| schedule | `0-2:2` |" in card(hub_server)
+    if edited:
+        HfApi().upload_file(
+            path_or_fileobj=card(hub_server).encode() + b"mine\n", path_in_repo="README.md", repo_id="lab/run"
+        )
+    record.write(tmp_path / "run")
+    push(tmp_path / "run", "lab/run")
+    assert ("| schedule | `0-4:2` |" in card(hub_server)) is not edited
+    assert card(hub_server).endswith("mine\n") is edited
+
+
+def test_a_public_repository_is_made_on_request(hub_server: HubServer, runs: Path) -> None:
+    assert push(runs / "stack", "lab/run", "0", private=False).created == "public"
+    assert not hub_server.store.repositories["lab/run"].private
 
 
 def test_a_push_goes_on_where_another_one_ended(hub_server: HubServer, runs: Path) -> None:
@@ -141,3 +192,14 @@ def test_a_pushed_trajectory_is_opened_from_the_hub(hub_server: HubServer, runs:
     for step in STEPS:
         assert local(trajectory.at(step).path).items() >= local(runs / f"stack/checkpoint-{step}").items()
         assert trajectory.at(step).manifest == Trajectory.open(runs / "stack").at(step).manifest
+
+
+def test_a_trajectory_of_a_server_is_downloaded_and_pushed(
+    hub_server: HubServer, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMTOOLKIT_HOME", str(tmp_path / "home"))
+    push(runs / "stack", "lab/run")
+    done = emtoolkit("push", "hf:lab/run", "lab/copy", "--steps", "0,final")
+    assert (done.code, done.err) == (0, "")
+    assert held(hub_server, "step-9", "lab/copy") == local(runs / "stack/checkpoint-9")
+    assert sorted(hub_server.store.repositories["lab/copy"].branches) == ["main", "step-0", "step-9"]

@@ -83,9 +83,14 @@ def test_a_token_without_the_right_to_write_is_refused(
     )
 
 
-def test_a_gated_repository_is_refused(hub_server: HubServer, runs: Path) -> None:
-    # A member of the organization whom its gate keeps out.
-    hub_server.store.create("lab/gated", gated=True).keeps_out.append("tester")
+def test_a_gated_repository_is_refused(
+    hub_server: HubServer, runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    push(runs / "stack", "lab/gated", private=False)
+    hub_server.store.repositories["lab/gated"].gated = True
+    hub_server.clear_requests()
+    monkeypatch.setenv("HF_TOKEN", hub_server.stranger_token)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "strangers-cache"))
     assert refused(hub_server, runs / "stack", "lab/gated") == (
         f"lab/gated: is gated, and this account has no access; ask for access at {hub_server.url}/lab/gated"
     )
@@ -133,7 +138,9 @@ def test_steps_and_directories_that_do_not_exist_are_refused(hub_server: HubServ
     assert refused(hub_server, runs / "stack", "lab/run", "--steps", "3") == (
         'steps "3": there is no checkpoint at step 3; the nearest is 2'
     )
-    assert refused(hub_server, tmp_path / "none", "lab/run") == f"{tmp_path / 'none'}: there is no such directory"
+    assert refused(hub_server, tmp_path / "none", "lab/run") == (
+        f"{tmp_path / 'none'}: there is no such directory, and a collection on W&B is written entity/project/collection"
+    )
     (tmp_path / "empty").mkdir()
     assert refused(hub_server, tmp_path / "empty", "lab/run") == (
         f"{tmp_path / 'empty'}: no complete checkpoint was found"

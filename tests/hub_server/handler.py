@@ -136,8 +136,7 @@ class Handler(LoopbackHandler):
         return found
 
     def check_gate(self, repository: Repository) -> None:
-        kept_out = self.account is not None and self.account.user in repository.keeps_out
-        if repository.gated and (kept_out or not self.owns(repository.owner)):
+        if repository.gated and not self.owns(repository.owner):
             message = (
                 f"Access to model {repository.id} is restricted and you are not in the authorized list. "
                 f"Visit {self.hub.url}/{repository.id} to ask for access."

@@ -45,8 +45,6 @@ class Repository:
     private: bool = False
     gated: bool = False
     """Whether files can be had only by the repository's owners, although anybody sees their names."""
-    keeps_out: list[str] = field(default_factory=list)
-    """Users whom the gate keeps out although they belong to the owner."""
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
