@@ -201,6 +201,29 @@ def test_runs_at_the_same_time_see_one_gpu_each_and_more_jobs_wait(
 
 
 @pytest.mark.subprocess
+def test_without_a_visible_gpu_jobs_divide_the_cores_and_run_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(os, "cpu_count", lambda: 6)
+    # Each run waits for the other, and prints what it sees.
+    (tmp_path / "prog.py").write_text(
+        "import os, sys, time\n"
+        "open('ran' + sys.argv[1], 'w').close()\n"
+        "end = time.monotonic() + 300\n"
+        "while time.monotonic() < end and not (os.path.exists('ran--a=1') and os.path.exists('ran--a=2')):\n"
+        "    time.sleep(0.01)\n"
+        "print(repr(os.environ['CUDA_VISIBLE_DEVICES']), os.environ['OMP_NUM_THREADS'])\n"
+    )
+    sweep = {"method": "grid", "program": "prog.py", "parameters": {"a": {"values": [1, 2]}}}
+    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    assert emtoolkit("sweep", "sweep.yaml", "--jobs", "2", cwd=tmp_path).code == 0
+    logs = (tmp_path / "outputs/sweeps/sweep-local/logs").glob("*.log")
+    assert [log.read_text().splitlines()[-1] for log in logs] == ["'' 3", "'' 3"]
+
+
+@pytest.mark.subprocess
 def test_a_program_that_is_no_training_keeps_all_gpus_unless_it_is_divided(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
