@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from emtoolkit.errors import CheckpointError, UserError, first_line, shortened
 from emtoolkit.hub.client import endpoint, quiet
@@ -19,11 +19,18 @@ Answer = TypeVar("Answer")
 _LOGIN = "run 'hf auth login', or set HF_TOKEN to a token that may write"
 # The pauses before a request that failed is made again, in seconds; the client itself tries uploads several times.
 _PAUSES = (2.0, 10.0)
+# The longest silence of the hub within a request, and the longest pause that it may ask for, in seconds; the client
+# waits for both without a limit.
+_SECONDS = 60.0
 _TRY_AGAIN = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 class HubUnavailableError(CheckpointError):
     """The hub did not answer, or failed; the same request may succeed later."""
+
+
+class LimitedError(HubUnavailableError):
+    """The hub takes no request of this account for a long time."""
 
 
 class NoRepositoryError(CheckpointError):
@@ -57,12 +64,45 @@ class Hub:
         """
         for pause in _PAUSES:
             try:
-                with _silent_client(), self._errors_as_sentences():
-                    return request(self._api)
+                return self._ask_once(request)
+            except LimitedError:
+                raise
             except HubUnavailableError:
                 time.sleep(pause)
-        with _silent_client(), self._errors_as_sentences():
+        return self._ask_once(request)
+
+    def _ask_once(self, request: "Callable[[HfApi], Answer]") -> Answer:
+        with _silent_client(), self._errors_as_sentences(), self._bounded_waits():
             return request(self._api)
+
+    @contextmanager
+    def _bounded_waits(self) -> Iterator[None]:
+        """Bound the client's waits for an answer, and raise where the hub asks for a long pause."""
+        from huggingface_hub import get_session
+        from huggingface_hub.utils._http import parse_ratelimit_headers
+
+        def bound(request: Any) -> None:
+            # Requests of listings turn the client's own timeout off.
+            given = request.extensions.get("timeout") or {}
+            kinds = ("connect", "read", "write", "pool")
+            request.extensions["timeout"] = {kind: min(given.get(kind) or _SECONDS, _SECONDS) for kind in kinds}
+
+        def check(response: Any) -> None:
+            if response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+                return
+            limit = parse_ratelimit_headers(response.headers)
+            asked = response.headers.get("Retry-After", "")
+            pause = limit.reset_in_seconds if limit and not limit.remaining else int(asked) if asked.isdigit() else 0
+            if pause > _SECONDS:
+                raise LimitedError(f"{self.repository}: the hub takes no more requests for {pause} seconds (429)")
+
+        client = get_session()
+        hooks = client.event_hooks
+        client.event_hooks = {"request": [*hooks["request"], bound], "response": [*hooks["response"], check]}
+        try:
+            yield
+        finally:
+            client.event_hooks = hooks
 
     def download(self, name: str, commit: str) -> Path:
         """The directory that holds the small file `name` of this commit, in the cache of the client."""
@@ -92,11 +132,13 @@ class Hub:
         while answer is not None and not isinstance(answer, HfHubHTTPError):
             answer = answer.__cause__
         if answer is None:
+            if isinstance(own := _deepest(error), CheckpointError):
+                return own
             if isinstance(error, ValueError):
                 return CheckpointError(f"{self.repository}: the hub refuses it ({first_line(error)})")
             if isinstance(error, OSError) and error.filename is not None:
                 return CheckpointError(f"{error.filename}: cannot be read ({error.strerror})")
-            return HubUnavailableError(f"{self.repository}: the hub does not answer ({_deepest(error)})")
+            return HubUnavailableError(f"{self.repository}: the hub does not answer ({first_line(own)})")
         status = int(answer.response.status_code)
         said = shortened(answer.server_message or first_line(answer))
         if isinstance(answer, GatedRepoError):
@@ -133,8 +175,8 @@ def _silent_client() -> Iterator[None]:
         logging.set_verbosity(verbosity)
 
 
-def _deepest(error: BaseException) -> str:
-    """The first cause of `error`, as its own words."""
-    while error.__cause__ is not None:
+def _deepest(error: Exception) -> Exception:
+    """The first cause of `error`."""
+    while isinstance(error.__cause__, Exception):
         error = error.__cause__
-    return first_line(error) if isinstance(error, Exception) else type(error).__name__
+    return error

@@ -134,6 +134,45 @@ def test_a_hub_that_limits_requests_is_named(hub_server: HubServer, runs: Path) 
     assert len(hub_server.requests) == 3
 
 
+@pytest.mark.parametrize("subject", ["refs", "preupload", "lfs_upload"])
+def test_a_hub_that_asks_for_a_long_pause_ends_the_push(hub_server: HubServer, runs: Path, subject: str) -> None:
+    hub_server.retry_after = 3600
+    hub_server.faults.add(Fault(subject, 429))
+    done = emtoolkit("push", runs / "stack", "lab/run")
+    assert (done.code, done.out) == (2, "")
+    (sentence,) = done.err.splitlines()
+    assert sentence.startswith("emtoolkit: lab/run: the hub takes no more requests for 3600 seconds (429)")
+    assert len(hub_server.asked(subject)) == 1
+
+
+@pytest.mark.parametrize("subject", ["refs", "create_branch", "commit"])
+def test_a_hub_that_hangs_is_left(
+    hub_server: HubServer, runs: Path, monkeypatch: pytest.MonkeyPatch, subject: str
+) -> None:
+    push(runs / "stack", "lab/run", "0")
+    hub_server.clear_requests()
+    monkeypatch.setattr(access, "_SECONDS", 0.1)
+    hub_server.faults.add(Fault(subject, "hang"))
+    done = emtoolkit("push", runs / "stack", "lab/run")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("emtoolkit: lab/run: the hub does not answer (timed out)")
+    assert len(hub_server.asked(subject)) == 3
+
+
+@pytest.mark.parametrize("subject", ["tree", "commits", "lfs_upload"])
+def test_a_hub_that_hangs_is_asked_again_by_the_client_and_then_left(
+    hub_server: HubServer, runs: Path, monkeypatch: pytest.MonkeyPatch, subject: str
+) -> None:
+    push(runs / "stack", "lab/run", "0")
+    hub_server.clear_requests()
+    monkeypatch.setattr(access, "_SECONDS", 0.02)
+    hub_server.faults.add(Fault(subject, "hang"))
+    done = emtoolkit("push", runs / "stack", "lab/run")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.startswith("emtoolkit: lab/run: the hub does not answer (timed out)")
+    assert len(hub_server.asked(subject)) == 18
+
+
 def test_steps_and_directories_that_do_not_exist_are_refused(hub_server: HubServer, runs: Path, tmp_path: Path) -> None:
     assert refused(hub_server, runs / "stack", "lab/run", "--steps", "3") == (
         'steps "3": there is no checkpoint at step 3; the nearest is 2'

@@ -80,7 +80,8 @@ class Handler(LoopbackHandler):
         return request
 
     def refuse(self, status: int, message: str) -> None:
-        self.answer_json(status, {"error": message}, {"X-Error-Message": message})
+        pause = {"Retry-After": str(self.hub.retry_after)} if status == 429 and self.hub.retry_after else {}
+        self.answer_json(status, {"error": message}, {"X-Error-Message": message} | pause)
 
     def route(self) -> None:
         try:

@@ -45,6 +45,8 @@ class HubServer(LoopbackServer[Request]):
             self.read_token: Account(USER, (ORGANIZATION,), "read"),
             self.stranger_token: Account("stranger", (), "write"),
         }
+        self.retry_after: int | None = None
+        """The pause, in seconds, that an answer 429 asks for."""
         self.page_size = 1000
         """Entries in one answer of a listing."""
 
