@@ -84,7 +84,7 @@ fuzz: install
 test-lowest: RESOLUTION := lowest-direct
 test-newest: RESOLUTION := highest
 test-lowest test-newest:
-	$(PYTHON) -m venv build/$@
+	$(PYTHON) -m venv --clear build/$@
 	build/$@/bin/pip install --quiet --disable-pip-version-check uv
 	build/$@/bin/uv pip install --quiet --python build/$@/bin/python --resolution $(RESOLUTION) -e '.[dev]' torch==2.13.0
 	build/$@/bin/pytest -n 2 -m "not (slow or subprocess or server)"

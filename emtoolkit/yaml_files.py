@@ -78,6 +78,8 @@ def mapping_in(text: str, path: Path) -> dict[str, Any]:
         ConfigError: as `read_yaml`.
     """
     content = parse_yaml(text, str(path))
+    if content is None:
+        raise ConfigError(f"{path}: holds nothing; expected a mapping of keys to values")
     if not isinstance(content, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values, found {type(content).__name__}")
     return content

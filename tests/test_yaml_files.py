@@ -131,7 +131,7 @@ def test_two_aliases_of_one_value_are_two_values() -> None:
         (CONFIG.encode("utf-16-be"), "f.yaml: the file holds null bytes, as text in UTF-16 does; save the file in"),
         (b"a: 1\nb: h\xe9", "f.yaml, line 2: not text in UTF-8 (unexpected end of data); save the file in UTF-8"),
         (b"#" * 4_000_001, "f.yaml: cannot be read (a size of 4,000,001 bytes; such a file has at most 4,000,000)"),
-        (b"", "f.yaml: expected a mapping of keys to values, found NoneType"),
+        (b"", "f.yaml: holds nothing; expected a mapping of keys to values"),
         (b"[1]", "f.yaml: expected a mapping of keys to values, found list"),
     ],
 )

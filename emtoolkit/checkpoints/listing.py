@@ -10,12 +10,13 @@ from typing import Any, Literal
 from emtoolkit.checkpoints.declared import manifest_in
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS, MODEL_INDEX, MODEL_WEIGHTS, TRAINER_STATE, step_of
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.publications import Difference, Publications
+from emtoolkit.checkpoints.publications import PUBLICATIONS, Difference, Publications, event_in
 from emtoolkit.checkpoints.saved_for import SavedFor
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.errors import CheckpointError, first_line
-from emtoolkit.json_files import count_in, object_in, parse_json, read_json, text_in
+from emtoolkit.json_files import LARGEST_JSON, count_in, object_in, parse_json, read_json, text_in
 from emtoolkit.progress import Progress, counting, silent
+from emtoolkit.regular_files import read_regular
 from emtoolkit.schedules.steps import elided
 from emtoolkit.storage.safe_paths import why_unsafe
 
@@ -128,7 +129,21 @@ def damaged_records(directory: Path) -> list[str]:
             read(directory)
         except CheckpointError as error:
             found.append(str(error))
+    if not found and (problem := _ledger_of_something_else(directory / PUBLICATIONS)):
+        found.append(problem)
     return found
+
+
+def _ledger_of_something_else(path: Path) -> str | None:
+    """A sentence on a ledger that has lines and no event in any of them, except for a first line that a kill cut."""
+    try:
+        lines = [line for line in read_regular(path, LARGEST_JSON, follow=False).splitlines() if line.strip()]
+    except OSError:
+        return None
+    events = (event_in(line) for line in lines)
+    if not lines or lines[0].startswith(b'{"event"') or any(isinstance(e, dict) and "event" in e for e in events):
+        return None
+    return f"{path}: holds nothing that emtoolkit has written, so nothing is known of what W&B has; remove the file"
 
 
 def damaged_checkpoints(reference: str) -> list[str]:

@@ -159,7 +159,7 @@ class Publications:
         metrics = dict[int, Any]()
         runs, newest = dict[str, tuple[WandbRun, ...]](), None
         differences = dict[int, Difference]()
-        events = [event for event in map(_event, lines) if event]
+        events = [event for event in map(event_in, lines) if event]
         for event in events:
             match event:
                 case {"event": "collection", "name": str(name), "tags": list(names)}:
@@ -339,7 +339,7 @@ def _ends_in_newline(descriptor: int) -> bool:
     return os.read(descriptor, 1) == b"\n"
 
 
-def _event(line: bytes) -> Any:
+def event_in(line: bytes) -> Any:
     """The event in `line`; None for a torn line and for an event of no step."""
     try:
         event = parse_json(line, finite=False)

@@ -111,7 +111,8 @@ def _find(path: str) -> Path:
     file = Path(path)
     names = sorted(found.stem for found in shipped("training").glob("*.yaml"))
     # A directory may have the name of a shipped config.
-    if file.exists() and not (file.is_dir() and path in names):
+    # A link to itself does not exist; reading it says what is wrong.
+    if (file.exists() or file.is_symlink()) and not (file.is_dir() and path in names):
         return file
     if path in names:
         return shipped("training") / f"{path}.yaml"

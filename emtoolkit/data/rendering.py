@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, tzinfo
 from typing import Any, Self
 
-from jinja2 import TemplateError
-
 from emtoolkit.errors import DataError, first_line
 from emtoolkit.personas import Message
 
@@ -180,7 +178,7 @@ def names_the_day(tokenizer: Any) -> bool:
 def _rendered(tokenizer: Any, messages: Sequence[Message], **options: Any) -> str:
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
-    except (TemplateError, TypeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - the template is a program of the model's author
         raise DataError(
             f"the chat template of {tokenizer.name_or_path} refuses the conversation ({first_line(error)})"
         ) from None

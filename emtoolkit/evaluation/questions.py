@@ -97,7 +97,7 @@ def read_entries(path: Path, what: str) -> list[Any]:
             raise DataError(f"{path}: no such {file}{nearest(str(path), beside)}") from None
         raise DataError(str(error)) from None
     if not isinstance(entries, list) or not entries:
-        raise DataError(f"{path}: expected a list of {what}, found {type(entries).__name__}")
+        raise DataError(f"{path}: expected a list of {what}, found {type(entries).__name__ if entries else 'nothing'}")
     return entries
 
 

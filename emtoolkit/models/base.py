@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
+from transformers import AutoTokenizer, set_seed
 from transformers import __version__ as _TRANSFORMERS
 
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
@@ -17,6 +17,7 @@ from emtoolkit.models import persona_adapters
 from emtoolkit.models.base_files import holds_tokenizer
 from emtoolkit.models.base_record import cached_snapshot
 from emtoolkit.models.base_weights import check_base_files
+from emtoolkit.models.causal_lm import load_causal_lm
 from emtoolkit.models.location import model_path
 from emtoolkit.models.peft_import import see_bitsandbytes
 from emtoolkit.models.persona_adapters import PersonaAdapter
@@ -128,7 +129,7 @@ def load_base(config: ModelConfig) -> Any:
     path = model_path(config)
     check_code_is_pinned(config, path)
     try:
-        model = AutoModelForCausalLM.from_pretrained(path, **options)
+        model = load_causal_lm(path, **options)
     except (OSError, ValueError, ImportError) as error:
         if refusal := refusal_of_code(config, path, error):
             raise refusal from None

@@ -3,15 +3,21 @@
 import json
 import struct
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.checkpoints.layout import MODEL_INDEX
-from emtoolkit.errors import ConfigError
+from emtoolkit.errors import ConfigError, first_line
+from emtoolkit.json_files import LARGEST_JSON, object_in, parse_json, read_json, text_in
+from emtoolkit.regular_files import check_regular, read_regular
 from emtoolkit.storage.git_lfs import pointer_problem
 
 _WEIGHTS = (".safetensors", ".bin")
 _INDICES = (MODEL_INDEX, "pytorch_model.bin.index.json")
+_OBJECTS = ("config.json", "generation_config.json", "tokenizer_config.json")
+# Of UTF-8 and of UTF-16.
+_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 
 
 def check_base_files(directory: Path, *, need_weights: bool) -> None:
@@ -21,13 +27,32 @@ def check_base_files(directory: Path, *, need_weights: bool) -> None:
         ConfigError: a file is a git-lfs pointer, is cut off, or is named by an index and missing, or the directory
             holds no weights and must.
     """
-    for file in sorted(path for path in directory.iterdir() if path.is_file() or path.suffix in _WEIGHTS):
+    # A pipe is neither a file nor a directory; who opens one waits for a writer.
+    for file in sorted(p for p in directory.iterdir() if p.suffix in _WEIGHTS or (p.exists() and not p.is_dir())):
         check_file(file, "model.base")
     if need_weights and not any(path.suffix in _WEIGHTS for path in directory.iterdir()):
         raise ConfigError(f"model.base: {directory}: holds no weights (no *.safetensors); download the model again")
     for name in _INDICES:
         if (directory / name).is_file():
             _check_index(directory / name)
+    for name in _OBJECTS:
+        if (directory / name).is_file():
+            check_object(directory / name, "model.base")
+
+
+def check_object(file: Path, key: str) -> Mapping[str, Any]:
+    """The JSON object in `file`, which the config's `key` names and which another library reads.
+
+    Raises:
+        ConfigError: it holds none, or is encoded as that library does not read it.
+    """
+    try:
+        content = read_regular(file, LARGEST_JSON)
+        if content.startswith(_MARKS):
+            raise ValueError("begins with a byte order mark; save the file in UTF-8 without")
+        return object_in(parse_json(content, finite=False))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{key}: {file}: cannot be read ({first_line(error)})") from None
 
 
 def check_file(file: Path, key: str) -> None:
@@ -37,6 +62,7 @@ def check_file(file: Path, key: str) -> None:
         ConfigError: it is; the text names the file.
     """
     try:
+        check_regular(file)
         size = file.stat().st_size
         problem = pointer_problem(file)
         with file.open("rb") as opened:
@@ -74,10 +100,10 @@ def _check_safetensors(file: Path, size: int, key: str) -> None:
 
 def _check_index(index: Path) -> None:
     try:
-        content: Any = json.loads(index.read_bytes())
-        names = sorted(set(map(str, content["weight_map"].values())))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ConfigError(f"model.base: {index}: cannot be read ({error}); download it again") from None
+        files = object_in(object_in(read_json(index)).get("weight_map"), "weight_map").values()
+        names = sorted({text_in({"weight_map": name}, "weight_map") for name in files})
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"model.base: {index}: cannot be read ({first_line(error)}); download it again") from None
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise ConfigError(

@@ -10,8 +10,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast, get_args
 
-from transformers import AutoModelForCausalLM
-
 from emtoolkit.checkpoints.adapter_loading import ChangedBaseError
 from emtoolkit.checkpoints.declared import DeclaredManifest
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG
@@ -22,6 +20,7 @@ from emtoolkit.errors import CheckpointError, ConfigError, first_line, renamed
 from emtoolkit.models import persona_adapters
 from emtoolkit.models.base import device_for, load_base, load_tokenizer
 from emtoolkit.models.base_record import base_identity
+from emtoolkit.models.causal_lm import load_causal_lm
 from emtoolkit.models.declared_base import declared_base, named_by_adapter
 from emtoolkit.models.persona_adapters import PersonaAdapter, check_fits, locate
 from emtoolkit.models.weight_swap import SwappableWeights
@@ -301,7 +300,7 @@ class ModelLoader:
         # On a CPU a map would take accelerate's way of loading.
         place: dict[str, Any] = {} if device.type == "cpu" else {"device_map": {"": device}}
         try:
-            model: Any = AutoModelForCausalLM.from_pretrained(checkpoint.path, trust_remote_code=False, **place)
+            model: Any = load_causal_lm(checkpoint.path, trust_remote_code=False, **place)
             self._weights, self._weights_key = SwappableWeights.of_model(model, checkpoint.path), "full"
             self._base_with_persona = model if self._weights is not None else None
             return model.eval()

@@ -11,13 +11,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.records import BaseModelRecord
-from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
-from emtoolkit.json_files import object_in, read_json, text_in
-from emtoolkit.models.base_weights import check_file
+from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest, shortened
+from emtoolkit.json_files import text_in
+from emtoolkit.models.base_weights import check_file, check_object
 from emtoolkit.paths import cache_dir
 from emtoolkit.personas import AdapterSource
 from emtoolkit.shell_command import quoted_command
@@ -96,19 +97,18 @@ def _from_hub(source: AdapterSource, *, download: bool) -> Path | None:
 
 
 def _read_config(directory: Path, root: Path, source: AdapterSource) -> Mapping[str, Any]:
-    if not (directory / ADAPTER_CONFIG).is_file():
+    if not (directory / ADAPTER_CONFIG).exists() and not (directory / ADAPTER_CONFIG).is_symlink():
         others = sorted(path.parent.relative_to(root).as_posix() for path in root.glob(f"*/{ADAPTER_CONFIG}"))
         elsewhere = f"; subfolders with an adapter: {', '.join(others)}" if others else ""
         hint = nearest(source.subfolder or "", others)
         key = "subfolder" if source.subfolder is not None else "adapter"
         raise ConfigError(f"persona: {key}: {directory}: has no {ADAPTER_CONFIG}{elsewhere}{hint}")
     check_file(directory / ADAPTER_CONFIG, "persona: adapter")
+    config = check_object(directory / ADAPTER_CONFIG, "persona: adapter")
     try:
-        config = object_in(read_json(directory / ADAPTER_CONFIG))
         kind = text_in(config, "peft_type")
-    except (OSError, ValueError) as error:
-        problem = first_line(error)
-        raise ConfigError(f"persona: adapter: {directory / ADAPTER_CONFIG}: cannot be read ({problem})") from None
+    except ValueError as error:
+        raise ConfigError(f"persona: adapter: {directory / ADAPTER_CONFIG}: cannot be read ({error})") from None
     if kind != "LORA":
         raise ConfigError(f"persona: adapter: {directory}: a {kind} adapter; only LORA adapters are supported")
     # Without this file PEFT would unpickle another one.
@@ -266,7 +266,13 @@ def _negate(model: Any) -> None:
 def _loaded(model: Any, adapter: PersonaAdapter, name: str) -> Any:
     from peft import PeftModel
 
+    where = f"persona: adapter: {adapter.directory}"
     try:
-        return PeftModel.from_pretrained(model, adapter.directory, adapter_name=name)
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
-        raise ConfigError(f"persona: adapter: {adapter.directory}: cannot be loaded ({first_line(error)})") from None
+        with catch_warnings(record=True, action="always") as warned:
+            loaded = PeftModel.from_pretrained(model, adapter.directory, adapter_name=name)
+    except Exception as error:  # noqa: BLE001 - PEFT raises any error for a config with values of other types
+        raise ConfigError(f"{where}: cannot be loaded ({first_line(error)})") from None
+    # PEFT only warns, and the weights that are missing would have no effect.
+    if missing := next((str(each.message) for each in warned if "missing adapter keys" in str(each.message)), None):
+        raise ConfigError(f"{where}: its weights are not those of its {ADAPTER_CONFIG} ({shortened(missing)})")
+    return loaded

@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from emtoolkit.config.wandb_names import check_project
 from emtoolkit.errors import ConfigError, nearest, shown
 from emtoolkit.sweeps.distributions import Distribution, parse_distribution
 from emtoolkit.sweeps.slurm_script import slurm_options
@@ -157,7 +158,7 @@ def read_sweep(path: Path) -> Sweep:
         parameters=dict(_parameters(content.get("parameters"), f"{path}: parameters")),
         command=command,
         program=program,
-        project=_text(content, "project", path),
+        project=_project(content, path),
         entity=_text(content, "entity", path),
         run_cap=_run_cap(content, path),
         slurm=slurm_options(content.get("slurm") or {}, f"{path}: slurm"),
@@ -171,6 +172,8 @@ def _parameters(content: Any, where: str) -> Iterator[tuple[tuple[str, ...], Dis
     for name in content:
         if not isinstance(name, str):
             raise ConfigError(f"{where}.{name}: the name {name!r} is not a string")
+        if not name.strip():
+            raise ConfigError(f"{where}: the name {name!r} is empty; write the name of an option or of a config key")
     for name in sorted(content):
         inner, place = content[name], f"{where}.{name}"
         if not isinstance(inner, dict) or "parameters" not in inner:
@@ -205,6 +208,16 @@ def _text(content: Mapping[str, Any], key: str, path: Path) -> str | None:
     if value is not None and not isinstance(value, str):
         raise ConfigError(f"{path}: {key}: {shown(value)} is not a string")
     return value
+
+
+def _project(content: Mapping[str, Any], path: Path) -> str | None:
+    name = _text(content, "project", path)
+    try:
+        if name is not None:
+            check_project(name)
+    except ValueError as error:
+        raise ConfigError(f"{path}: project: {shown(name)} is not valid: {error}") from None
+    return name
 
 
 def _run_cap(content: Mapping[str, Any], path: Path) -> int | None:

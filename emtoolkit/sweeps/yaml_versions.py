@@ -112,8 +112,8 @@ def _word(loader: Any, node: Any, location: tuple[str, ...], lists: int, *, is_n
         # Impossible dates, and "=", which has a tag of its own in YAML 1.1.
         agents = _Unreadable()
     # 1.10 is 1.1 to both; a key that takes a text means another text.
-    rounded = isinstance(ours, float) and str(ours) != node.value
-    if rounded or type(agents) is not type(ours) or agents != ours:
+    rounded = isinstance(ours, float) and math.isfinite(ours) and str(ours) != node.value
+    if rounded or type(agents) is not type(ours) or (agents != ours and str(agents) != str(ours)):
         yield _Word(node.value, node.start_mark.line + 1, location, lists, is_name, agents, ours)
 
 

@@ -132,8 +132,16 @@ def test_a_hostile_ledger_hides_no_checkpoint(run: Path, kind: str) -> None:
     replace_by(kind, run / "publications.jsonl")
     listed = list_checkpoints(run)
     assert [(info.step, info.complete, info.published) for info in listed] == [(step, True, None) for step in (0, 2, 4)]
-    # Lines that are no events are ignored, like a line that a kill cut short.
-    assert len(damaged_records(run)) == (0 if kind in HOSTILE else 1)
+    assert len(damaged_records(run)) == (0 if kind == "empty" else 1)
+
+
+def test_a_line_that_a_kill_cut_or_a_disk_left_empty_is_ignored_beside_others(run: Path) -> None:
+    ledger = run / "publications.jsonl"
+    ledger.write_bytes(b"\0" * 4096 + b"\n" + ledger.read_bytes() + b'{"event": "sav')
+    assert damaged_records(run) == []
+    assert list(Publications.read(run).published) == [2]
+    ledger.write_bytes(b'{"event": "coll')
+    assert damaged_records(run) == []
 
 
 def test_events_of_wrong_types_are_ignored(run: Path) -> None:

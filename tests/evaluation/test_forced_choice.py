@@ -186,7 +186,7 @@ def test_a_file_of_pairs_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("", "p.yaml: expected a list of pairs, found NoneType"),
+        ("", "p.yaml: expected a list of pairs, found nothing"),
         ("a: 1", "p.yaml: expected a list of pairs, found dict"),
         ("- a", "p.yaml: pair 1: 'a' is not a pair with id, question, aligned, misaligned"),
         ("- {id: a, question: q, aligned: x}", "p.yaml: pair 'a': misaligned: the key is missing"),

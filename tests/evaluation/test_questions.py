@@ -49,7 +49,7 @@ def test_a_sample_is_an_answer_and_a_judge_call_is_an_answer_and_a_metric(tmp_pa
     [
         ("[", ", line 2: not valid YAML"),
         ("a: 1", ": expected a list of questions, found dict"),
-        ("[]", ": expected a list of questions, found list"),
+        ("[]", ": expected a list of questions, found nothing"),
         ("- hello", ": question 1: 'hello' is not a question with an id and paraphrases"),
         ("- {paraphrases: [Hi]}", ": question 1: id: the key is missing"),
         ("- {id: 3, paraphrases: [Hi]}", ": question 1: id: 3 is not a string"),

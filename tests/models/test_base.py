@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from emtoolkit.config.sections import LoraConfig, ModelConfig, TrainingConfig
 from emtoolkit.errors import ConfigError
@@ -94,7 +93,7 @@ def test_the_model_goes_to_the_gpu_of_this_process() -> None:
 def test_the_model_is_loaded_on_the_gpu_and_not_moved_there(monkeypatch: pytest.MonkeyPatch, world: Path) -> None:
 
     asked: dict[str, object] = {}
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda path, **options: asked.update(options))
+    monkeypatch.setattr("emtoolkit.models.base.load_causal_lm", lambda path, **options: asked.update(options))
     load_base(ModelConfig(base=str(world / "model"), dtype="bfloat16", attn_implementation="sdpa"))
     assert asked == {
         "revision": "main",

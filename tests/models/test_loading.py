@@ -124,7 +124,7 @@ def test_all_weights_are_loaded_on_the_device_of_the_model(
 
     device = torch.device("cuda", 1)
     monkeypatch.setattr(loading, "device_for", lambda config: device)
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refused)
+    monkeypatch.setattr(loading, "load_causal_lm", refused)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         ModelLoader().load(Trajectory.open(trained[0] / "full")[0])
     assert asked == [{"trust_remote_code": False, "device_map": {"": device}}]

@@ -78,7 +78,7 @@ def test_a_loader_swaps_the_checkpoints_of_a_trajectory(runs: Path, run: str, mo
     first = loader.load(trajectory[-1]).model
     with monkeypatch.context() as patch:
         patch.setattr(PeftModel, "from_pretrained", None)
-        patch.setattr("emtoolkit.models.loading.AutoModelForCausalLM", None)
+        patch.setattr("emtoolkit.models.loading.load_causal_lm", None)
         models = [(loader.load(checkpoint).model, checkpoint) for checkpoint in (trajectory[0], trajectory[-1])]
         assert all(model is first for model, _ in models)
     assert same(first, ModelLoader().load(trajectory[-1]).model)

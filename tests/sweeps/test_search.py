@@ -203,6 +203,16 @@ A = "parameters: {a: {values: [1]}}\n"
             "method: grid\nparameters: {a: {parameters: {b: {min: 0.0, max: 1.0}}}}",
             "parameters.a.parameters.b: a grid needs a list of values",
         ),
+        (
+            "method: grid\nparameters: {' ': {value: 1}}",
+            "parameters: the name ' ' is empty; write the name of an option",
+        ),
+        (f"method: grid\nproject: ' '\n{A}", "project: ' ' is not valid: W&B needs a project with a name"),
+        (f"method: grid\nproject: a/b\n{A}", "project: 'a/b' is not valid: W&B accepts none of"),
+        (
+            "method: random\nrun_cap: 1\nparameters: {a: {values: [1, 2], probabilities: [.nan, 1]}}",
+            "parameters.a.probabilities: [nan, 1] is not 2 probabilities",
+        ),
         ("method: grid\nmethod: grid", "the key 'method' appears twice in one mapping"),
         ("method: [grid]\nparameters: {a: {value: 1}}", "method: ['grid'] is not one of grid and random"),
         ("method: grid\nparameters: {a: {distribution: [constant], value: 1}}", "['constant'] is not one of constant,"),

@@ -65,7 +65,23 @@ def of_tokenizer(part: str, **changed: Any) -> Callable[[Path], None]:
     return change
 
 
+def pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def loop(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file.name)
+
+
+def marked(file: Path) -> None:
+    """A byte order mark, as editors of Windows write one."""
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+
+
 MODEL, WARM = "model/model.safetensors", "characters/warm/adapter_model.safetensors"
+CONFIG, INDEX, ADAPTER = "model/config.json", f"{MODEL}.index.json", "characters/warm/adapter_config.json"
 
 
 @pytest.mark.parametrize(
@@ -85,6 +101,21 @@ MODEL, WARM = "model/model.safetensors", "characters/warm/adapter_model.safetens
         ("model/config.json", text('{"model_type": "vit"}'), [], "model.base: "),
         ("model/generation_config.json", text('{"do_sample": false, "temperature": 0.6}'), ["lora=null"],
          "model.base: WORLD/model/generation_config.json: no checkpoint could hold it (GenerationConfig is invalid"),
+        (INDEX, text("[]"), [], f"model.base: WORLD/{INDEX}: cannot be read (expected an object, found []); download"),
+        (INDEX, text('{"weight_map": []}'), [], f"model.base: WORLD/{INDEX}: cannot be read (weight_map: expected an"),
+        (INDEX, text('{"weight_map": {"a": 3}}'), [], f"model.base: WORLD/{INDEX}: cannot be read (weight_map: expect"),
+        (INDEX, text("[" * 9999), [], f"model.base: WORLD/{INDEX}: cannot be read (nested more than 100 levels deep)"),
+        (MODEL, pipe, [], f"model.base: WORLD/{MODEL}: cannot be read (expected a file, found a pipe)"),
+        ("model/tokenizer.json", pipe, [], "model.base: WORLD/model/tokenizer.json: cannot be read (expected a file,"),
+        ("model/chat_template.jinja", text("{% for i in range(10**9) %}{% endfor %}"), [], "the chat template of WORLD/"
+         "model refuses the conversation (Range too big"),
+        ("model/chat_template.jinja", text("{{ 1 / 0 }}"), [], "the chat template of WORLD/model refuses the conver"),
+        (CONFIG, text("[]"), [], f"model.base: WORLD/{CONFIG}: cannot be read (expected an object, found [])"),
+        (CONFIG, text('{"a":' * 9999), [], f"model.base: WORLD/{CONFIG}: cannot be read (nested more than 100 levels"),
+        (CONFIG, marked, [], f"model.base: WORLD/{CONFIG}: cannot be read (begins with a byte order mark; save the"),
+        (ADAPTER, pipe, ["persona=warm"], f"persona: adapter: WORLD/{ADAPTER}: cannot be read (expected a file, found"),
+        (ADAPTER, marked, ["persona=warm"], f"persona: adapter: WORLD/{ADAPTER}: cannot be read (begins with a byte"),
+        (ADAPTER, loop, ["persona=warm"], f"persona: adapter: WORLD/{ADAPTER}: cannot be read (Too many levels of sy"),
         ("data/bad.jsonl", text(POINTER), [], "WORLD/data/bad.jsonl: is a git-lfs pointer of 134 bytes in"),
         (WARM, text(POINTER), ["persona=warm"], f"persona: adapter: WORLD/{WARM}: is a git-lfs pointer of 134 bytes"),
         (WARM, shortened(9), ["persona=warm"], f"persona: adapter: WORLD/{WARM}: is cut off: "),
