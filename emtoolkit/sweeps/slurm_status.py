@@ -114,7 +114,9 @@ class _Ends:
         if job not in self._ended:
             self._ended[job] = self._jobs.ended(job)
         name, ended = f"{job}_{index}", self._ended[job].get(index)
-        return f"task {name}", ended, self._jobs.directory / f"{name}.log" if ended is None else ended.log
+        log = self._jobs.directory / f"{name}.log"
+        # `output` may be an option of the submission.
+        return f"task {name}", ended, log if ended is None or log.exists() else ended.log
 
 
 def _lines(log: Path) -> list[str]:

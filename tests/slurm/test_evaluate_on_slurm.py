@@ -104,6 +104,8 @@ def test_an_array_evaluates_what_is_missing_and_the_files_are_those_of_one_machi
     assert late[:3] == ("4-9:1", "failed", 1)
     assert late[3] is not None
     assert "step 4, measure weights_on_slurm:norm: ValueError: 2 does not work" in late[3]
+    (log,) = place.glob("outputs/sweeps/*/logs/0-2*.log")
+    assert re.search(r"emtoolkit: interrupted, \d+ new answers, verdicts and values are kept; the", log.read_text())
     table = evaluate(place, judge, "--split", "2", "--on", "slurm", "--status").out
     assert "1 finished, 1 failed." in table
     (log,) = [path for path in place.glob("outputs/sweeps/*/slurm/*_0.log") if path.name == f"{submitted[2]}_0.log"]

@@ -8,13 +8,14 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.in_process import emtoolkit
 from tests.processes import HANG_SECONDS
 from tests.slurm.cluster import Cluster, why_no_cluster
-from tests.slurm.sweeps import PROGRAM, checkpoints, log_of, of_whole_training, on_slurm, states, wait_for, write
+from tests.slurm.sweeps import checkpoints, log_of, of_whole_training, on_slurm, states, wait_for, write
 
 pytestmark = [
     pytest.mark.subprocess,
@@ -176,27 +177,24 @@ def test_a_node_that_does_not_see_the_directory_is_named(slurm: Cluster, directo
     place, elsewhere = directory / "place", directory / "elsewhere"
     place.mkdir()
     write(place, [1])
-    assert on_slurm(place, "--slurm", "hold").code == 0
-    (task,) = (line.split()[0] for line in slurm.queued().splitlines())
-    place.rename(elsewhere)
-    slurm.run("scontrol", "release", task)
-    slurm.wait_until_empty()
-    elsewhere.rename(place)
-    (run,) = json.loads(on_slurm(place, "--status", "--json").out)
-    assert (run["state"], run["starts"]) == ("failed", 0)
+
+    def unseen(options: str) -> tuple[str, dict[str, Any]]:
+        """The task and the status of a run whose directory is away while the task begins."""
+        assert on_slurm(place, "--slurm", f"hold {options}").code == 0
+        (task,) = (line.split()[0] for line in slurm.queued().splitlines())
+        place.rename(elsewhere)
+        slurm.run("scontrol", "release", task)
+        slurm.wait_until_empty()
+        elsewhere.rename(place)
+        (run,) = json.loads(on_slurm(place, "--status", "--json").out)
+        assert (run["state"], run["starts"]) == ("failed", 0)
+        return task, run
+
+    task, run = unseen("")
     assert run["error"].startswith(f"task {task}: node ")
     assert f"cannot write the log (FAILED, JobLaunchFailure); check that the node sees {place}/outputs" in run["error"]
-
-    # A log elsewhere, which the node can write.
-    place.joinpath("prog.py").write_text(PROGRAM)
-    assert on_slurm(place, "--slurm", f"hold output={directory}/%A_%a.log").code == 0
-    (task,) = (line.split()[0] for line in slurm.queued().splitlines())
-    place.rename(elsewhere)
-    slurm.run("scontrol", "release", task)
-    slurm.wait_until_empty()
-    elsewhere.rename(place)
-    (run,) = json.loads(on_slurm(place, "--status", "--json").out)
-    assert (run["state"], run["starts"]) == ("failed", 0)
+    # The node can write a log elsewhere.
+    task, run = unseen(f"output={directory}/%A_%a.log")
     assert f"does not see {place}; put the directory on a file system" in run["error"]
     assert (directory / f"{task}.log").read_text().splitlines()[-1].startswith("emtoolkit: node ")
 
