@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, PrivateAttr, ValidationInfo, field_validator, model_validator
 
-from emtoolkit.config.output_template import check_template, fill
+from emtoolkit.config.hub_names import repository_name
+from emtoolkit.config.output_template import check_template, fill, placeholders
 from emtoolkit.config.scheduling import CheckpointingConfig, EvaluationConfig
 from emtoolkit.config.values import Fraction, KnownGrammar, Positive, Section, TargetModules, finite
 from emtoolkit.config.wandb_names import check_project, check_tags
@@ -183,6 +184,8 @@ class HubConfig(Section):
     def _check_repo(cls, value: str | None) -> str | None:
         if value is not None:
             check_template(value)
+            if not placeholders(value):
+                repository_name(value)
         return value
 
 
@@ -313,9 +316,15 @@ class RunConfig(Section):
             return expand(fill(self.template, self._placeholders(environment))).absolute()
 
     def hub_repository(self, environment: Mapping[str, str] = os.environ) -> str | None:
-        """The name in `hub.repo`, filled in like `output_dir`; None if there is none."""
+        """The repository of `hub.repo`, filled in like `output_dir`; None if there is none.
+
+        Raises:
+            ConfigError: what is filled in makes no name of a repository.
+        """
+        if self.hub.repo is None:
+            return None
         with located("hub.repo"):
-            return None if self.hub.repo is None else fill(self.hub.repo, self._placeholders(environment))
+            return repository_name(fill(self.hub.repo, self._placeholders(environment)))
 
     def _placeholders(self, environment: Mapping[str, str]) -> dict[str, str]:
         return {

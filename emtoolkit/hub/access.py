@@ -7,9 +7,9 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+from emtoolkit.config.hub_names import repository_name
 from emtoolkit.errors import CheckpointError, UserError, first_line, shortened
 from emtoolkit.hub.client import endpoint, quiet
-from emtoolkit.hub.repository_name import repository_name
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -4,24 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.errors import located
 from emtoolkit.hub.background_push import BackgroundPush, PushedTrajectory
-from emtoolkit.hub.repository_name import repository_name
 from emtoolkit.saving.session import SECONDS_AFTER_SIGNAL
 from emtoolkit.training.prepare import PreparedRun
-
-
-def hub_repository(config: RunConfig) -> str | None:
-    """The repository that the checkpoints go to; None if they are not pushed.
-
-    Raises:
-        CheckpointError: `hub.repo` is not the name of a repository.
-    """
-    name = config.hub_repository()
-    if name is None:
-        return None
-    with located("hub.repo"):
-        return repository_name(name)
 
 
 @contextmanager
@@ -29,9 +14,9 @@ def pushing_to_hub(config: RunConfig, prepared: PreparedRun, *, is_saving: bool)
     """Push the run's checkpoints inside, in the process that saves them; wait for the hub at the end, within bounds.
 
     Raises:
-        CheckpointError: `hub.repo` is not the name of a repository.
+        ConfigError: `hub.repo` is not the name of a repository.
     """
-    repository = hub_repository(config)
+    repository = config.hub_repository()
     if repository is None or not is_saving:
         yield
         return

@@ -9,6 +9,7 @@ import pytest
 
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.load import load_config
+from emtoolkit.errors import ConfigError
 from emtoolkit.hub import access, background_push
 from emtoolkit.training.run import train
 from tests.hub_server import Fault, HubServer
@@ -97,11 +98,15 @@ def test_a_repository_of_another_trajectory_costs_one_warning(
     assert sorted(hub_server.store.repositories["lab/run"].branches) == STEPS
 
 
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("lab/a run", "lab/a-run"), ("lab/{dataset}--{seed}", "lab/medical-42"), ("hf:lab/run", "lab/run")],
+)
 def test_a_name_that_the_hub_refuses_is_refused_before_training(
-    hub_server: HubServer, run: Callable[..., list[str]], tmp_path: Path
+    run: Callable[..., list[str]], tmp_path: Path, name: str, near: str
 ) -> None:
-    with pytest.raises(ValueError, match=r"^hub\.repo: 'lab/a run': is not the name .*; did you mean 'lab/a-run'\?$"):
-        run("hub.repo=lab/a run")
+    with pytest.raises(ConfigError, match=rf"hub\.repo: .*; did you mean '{near}'\?$"):
+        run(f"hub.repo={name}")
     assert not (tmp_path / "run").exists()
 
 

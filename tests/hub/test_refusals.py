@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
+from emtoolkit.config.hub_names import repository_name
 from emtoolkit.hub import access
 from emtoolkit.hub.push import push
-from emtoolkit.hub.repository_name import repository_name
 from tests.hub_server import Fault, HubServer
 from tests.in_process import emtoolkit
 

@@ -2,7 +2,7 @@
 
 import re
 
-from emtoolkit.errors import CheckpointError, shown
+from emtoolkit.errors import ConfigError, shown
 
 # What the hub accepts on either side of the slash.
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
@@ -13,13 +13,13 @@ def repository_name(text: str) -> str:
     """`text`, if it names a repository as `ORG/REPO`.
 
     Raises:
-        CheckpointError: `text` is no such name; the message says the nearest one.
+        ConfigError: `text` is no such name; the message says the nearest one.
     """
     if _is_name(text):
         return text
     near = _nearest(text)
     advice = f"did you mean {near!r}?" if near and near != text else "write ORG/REPO, such as lab/goodness-medical"
-    raise CheckpointError(
+    raise ConfigError(
         f"{shown(text)}: is not the name of a repository on the hub, which is ORG/REPO of letters, digits, '-', '_' "
         f"and '.'; {advice}"
     )
