@@ -6,13 +6,13 @@ from pathlib import Path
 from threading import Event
 
 from emtoolkit.artifacts.checkpoint_download import checkpoint_path
-from emtoolkit.artifacts.collection import Collection, Reference, RemoteCheckpoint, WandbUnavailableError
+from emtoolkit.artifacts.collection import Collection, RemoteCheckpoint
 from emtoolkit.artifacts.download import download, download_one
 from emtoolkit.artifacts.mixture import check_is_one_training, without_interruptions
+from emtoolkit.artifacts.named_collection import named_collection
 from emtoolkit.artifacts.version_removal import recorded_as_pruned
 from emtoolkit.checkpoints.checkpoint import Checkpoint
 from emtoolkit.checkpoints.remote import BackgroundDownload, Downloaded, RemoteTrajectory
-from emtoolkit.errors import CheckpointError
 from emtoolkit.paths import cache_dir
 from emtoolkit.progress import Progress
 
@@ -40,11 +40,7 @@ def open_collection(reference: str, cache: Path | None, *, interrupted: bool) ->
     Raises:
         CheckpointError: the collection does not exist or mixes several trainings, or W&B cannot be asked.
     """
-    try:
-        collection = Collection.read(Reference.parse(reference))
-    except WandbUnavailableError as error:
-        # `reference` may have been meant as a directory.
-        raise CheckpointError(f"{reference}: there is no such directory, and {error}") from error
+    collection = named_collection(reference)
     directory = cache_dir() / "downloads" / collection.name if cache is None else cache
     collection = collection if interrupted else without_interruptions(collection)
     check_is_one_training(collection)

@@ -63,7 +63,7 @@ def refine(
 
         directory = _local(trajectory, to, config)
         plan = plan_refinement(directory, steps, config=config, base=base, bar=progress_bar)
-        announce(plan)
+        announce(plan, price=not dry_run)
         if dry_run or not plan.missing:
             if not dry_run and is_local_main_process():
                 clear_left_overs(plan)
@@ -100,20 +100,25 @@ def _local(trajectory: str, to: Path | None, config: Path | None) -> Path:
     if not is_hub(trajectory):
         Reference.parse(trajectory)
     if to is None:
-        raise UserError(f"{trajectory}: is {where}; pass --to DIR with a local directory for its checkpoints")
+        if is_hub(trajectory):
+            raise UserError(f"{trajectory}: is {where}; pass --to DIR with a local directory for its checkpoints")
+        raise UserError(
+            f"{trajectory}: there is no such directory; for a collection on W&B, pass --to DIR with a local directory"
+        )
     if process_count() > 1:
         raise UserError(f"{trajectory}: is {where}; download it in one process first ('emtoolkit download')")
     return downloaded_trajectory(trajectory, to, config=config is None, bar=progress_bar)
 
 
-def announce(plan: "Refinement") -> None:
-    """Print the price on standard error, and what differs from the environment that trained the steps."""
+def announce(plan: "Refinement", *, price: bool = True) -> None:
+    """Print the `price` on standard error, and what differs from the environment that trained the steps."""
     from emtoolkit.cli import render_refine
     from emtoolkit.training.refine import note_on_environment
 
     if not is_local_main_process() or not plan.missing:
         return
-    typer.echo(f"emtoolkit: {render_refine.price(plan)}", err=True)
+    if price:
+        typer.echo(f"emtoolkit: {render_refine.price(plan)}", err=True)
     if (note := note_on_environment(plan)) is not None:
         typer.echo(f"emtoolkit: {note}", err=True)
 

@@ -1,5 +1,7 @@
 """What `emtoolkit prune` prints."""
 
+from collections.abc import Set
+
 from rich.console import Group, RenderableType
 
 from emtoolkit.artifacts.version_removal import RemovedVersions
@@ -15,26 +17,34 @@ def prune_text(plan: PrunePlan, removed: RemovedVersions | None, *, days: float)
     if not plan.going:
         left = [] if not plan.left_over or removed is not None else [_left_over(plan)]
         return Group(prose(f"Nothing goes: all {len(plan.kept)} checkpoints stay."), *left)
-    here, versions = {info.step: info for info in plan.here}, {version.step: version for version in plan.versions}
-    columns = [Column("step"), Column("here"), Column("on W&B"), Column("", "left", at_least=20)]
-    rows: list[list[RenderableType]] = []
-    for step in sorted({*plan.kept, *plan.going}):
-        goes = "pruned" if removed is not None else "goes"
-        at = [goes if step in of else "—" for of in (here, versions)]
-        rows.append([str(step), *at, "" if step in plan.going else f"stays: {plan.kept[step]}"])
-    parts: list[RenderableType] = [Records(columns, rows)]
-    verb = ("is", "are") if removed is None else ("was", "were")
-    if here:
-        parts.append(prose(_sentence(len(here), verb, f"removed here, which frees {format_size(plan.freed)}")))
-    if versions:
-        parts.append(prose(_sentence(len(versions), verb, f"removed on W&B ({_on_wandb(plan, removed, days)})")))
+    parts: list[RenderableType] = [_table(plan, "goes" if removed is None else "pruned")]
+    verb = "would be" if removed is None else ("was", "were")
+    if here := len(plan.here):
+        parts.append(prose(_sentence(here, verb, f"removed here, freeing {format_size(plan.freed)}")))
+    if versions := len(plan.versions):
+        parts.append(prose(_sentence(versions, verb, f"removed on W&B ({_on_wandb(plan, removed, days)})")))
     if removed is None:
         parts += [_left_over(plan)] if plan.left_over else []
-        parts.append(prose("Nothing is changed yet; add --yes to remove them."))
+        parts.append(prose("Nothing is changed yet; the same command with --yes removes them."))
     else:
         again = how_to_make_again(plan.reference, plan.going)
         parts.append(line(f"Made again by: {again}"))
     return Group(*parts)
+
+
+def _table(plan: PrunePlan, goes: str) -> RenderableType:
+    """Where each step is and what becomes of it there: it `goes`, or it stays for a reason."""
+    places: dict[str, tuple[Set[int], Set[int]]] = {}
+    if plan.directory is not None:
+        places["here"] = ({info.step for info in plan.here}, plan.steps_here)
+    if plan.collection is not None:
+        known = {version.step for version in plan.collection.checkpoints}
+        places["on W&B"] = ({version.step for version in plan.versions}, known)
+    rows: list[list[RenderableType]] = []
+    for step in sorted({*plan.kept, *plan.going}):
+        at = [goes if step in going else "stays" if step in there else "—" for going, there in places.values()]
+        rows.append([str(step), *at, "" if step in plan.going else plan.kept[step]])
+    return Records([Column("step"), *map(Column, places), Column("because of", "left", at_least=20)], rows)
 
 
 def prune_json(plan: PrunePlan, removed: RemovedVersions | None) -> str:
@@ -55,8 +65,8 @@ def prune_json(plan: PrunePlan, removed: RemovedVersions | None) -> str:
     )
 
 
-def _sentence(count: int, verb: tuple[str, str], what: str) -> str:
-    return f"{count} checkpoint{'s' if count > 1 else ''} {verb[count > 1]} {what}."
+def _sentence(count: int, verb: str | tuple[str, str], what: str) -> str:
+    return f"{count} checkpoint{'s' if count > 1 else ''} {verb if isinstance(verb, str) else verb[count > 1]} {what}."
 
 
 def _on_wandb(plan: PrunePlan, removed: RemovedVersions | None, days: float) -> str:

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.artifacts.collection import Collection, Reference, RemoteCheckpoint
+from emtoolkit.artifacts.collection import RemoteCheckpoint
+from emtoolkit.artifacts.named_collection import named_collection
 from emtoolkit.artifacts.version_removal import recorded_as_pruned
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.measured import metrics_of, row_with_metrics, stale_evaluations
@@ -109,7 +110,7 @@ def _in_directory(directory: Path, query: Query, *, rehash: bool) -> Listed:
 
 
 def _in_collection(reference: str, query: Query) -> Listed:
-    collection = Collection.read(Reference.parse(reference))
+    collection = named_collection(reference)
     there = {version.step: version for version in collection.checkpoints}
     if not there:
         raise CheckpointError(f"{collection.name}: no complete checkpoint was found")

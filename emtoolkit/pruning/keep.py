@@ -18,6 +18,7 @@ from emtoolkit.schedules.selection import FINAL, select_steps
 
 FEWEST = 2
 _BEST = re.compile(r"(best|lowest):(.+)")
+_BUDGET = re.compile(r"budget:(\d+)")
 _PREFIXES = ("best:METRIC", "lowest:METRIC")
 
 
@@ -59,6 +60,13 @@ def named_steps(option: str, text: str, steps: Steps, metrics: Callable[[], Metr
         if match := _BEST.fullmatch(item):
             step = best_step(metrics(), match[2], steps.complete, steps.pruned, lowest=match[1] == "lowest")
             named.setdefault(step, item)
+        elif match := _BUDGET.fullmatch(item):
+            raise ScheduleError(f'{option} "{text}": a budget is an option of its own; give --budget {match[1]}')
+        elif item.isdecimal() and int(item) in steps.pruned and int(item) not in steps.complete:
+            raise CheckpointError(
+                f'{option} "{text}": step {item} was pruned already; leave it out, or make it again with \'emtoolkit '
+                "refine' first"
+            )
         elif item.partition(":")[0] in ("best", "lowest"):
             raise ScheduleError(f'{option} "{text}": "{item}": expected a metric, such as {" or ".join(_PREFIXES)}')
         else:
@@ -69,15 +77,9 @@ def named_steps(option: str, text: str, steps: Steps, metrics: Callable[[], Metr
         try:
             selected = select_steps(rest, steps.complete, lambda: steps.last, lambda: total, selectors)
         except (ScheduleError, CheckpointError) as error:
-            if _is_all_pruned(rest, steps):
-                raise CheckpointError(f'{option} "{text}": the steps that it names were pruned already') from None
             raise type(error)(f"{option} {str(error).removeprefix('steps ')}") from None
         named |= {step: rest for step in selected if step not in named}
     return named
-
-
-def _is_all_pruned(text: str, steps: Steps) -> bool:
-    return all(part.strip().isdecimal() and int(part) in steps.pruned for part in text.split(","))
 
 
 def thinned(steps: Sequence[int], places: Sequence[float], budget: int, stay: Collection[int]) -> tuple[int, ...]:
@@ -172,7 +174,7 @@ def kept_steps(
         for step in steps.complete:
             if step not in dropped:
                 kept.setdefault(step, "not named in --drop")
-    if request.budget is not None:
+    if request.budget is not None and len(kept) < request.budget:
         candidates = [step for step in steps.complete if step not in dropped or step in kept]
         for step in thinned(candidates, request.places(candidates), request.budget, kept.keys()):
             kept.setdefault(step, f"budget {request.budget}")
@@ -181,6 +183,13 @@ def kept_steps(
             f"prune: nothing would be left of {len(steps.complete)} checkpoints; name at least one step in --keep"
         )
     return dict(sorted(kept.items()))
+
+
+def budget_notes(request: Request, kept: Mapping[int, str]) -> list[str]:
+    """A sentence if more steps stay than the budget admits."""
+    if request.budget is None or len(kept) <= request.budget:
+        return []
+    return [f"--budget {request.budget}: {len(kept)} checkpoints stay, because each of them has another reason to stay"]
 
 
 def _name_of_last(steps: Steps) -> str:

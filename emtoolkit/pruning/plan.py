@@ -7,9 +7,10 @@ from typing import Any
 
 from emtoolkit.artifacts.collection import Collection, Reference, RemoteCheckpoint
 from emtoolkit.artifacts.mixture import check_is_one_training
+from emtoolkit.artifacts.named_collection import named_collection
 from emtoolkit.artifacts.version_removal import check_not_training, linked_to, marks_of_people, recorded_as_pruned
 from emtoolkit.checkpoints.layout import RESUME_DIRECTORY, step_of
-from emtoolkit.checkpoints.listing import CheckpointInfo, check_one_fingerprint, list_checkpoints
+from emtoolkit.checkpoints.listing import CheckpointInfo, check_one_fingerprint, list_checkpoints, why_none_is_complete
 from emtoolkit.checkpoints.measured import metrics_of
 from emtoolkit.checkpoints.metric_values import Metrics
 from emtoolkit.checkpoints.pruned import pruned_steps
@@ -18,7 +19,7 @@ from emtoolkit.checkpoints.report_uses import steps_of_reports
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.hub.names import is_hub
-from emtoolkit.pruning.keep import Request, Steps, kept_steps
+from emtoolkit.pruning.keep import Request, Steps, budget_notes, kept_steps
 from emtoolkit.pruning.room import freed_bytes
 from emtoolkit.schedules.steps import elided
 from emtoolkit.shell_command import quoted_command
@@ -29,8 +30,8 @@ from emtoolkit.storage.atomic import TEMPORARY
 class PrunePlan:
     """What stays, each step with the reason, and what goes: checkpoints `here`, and `versions` on W&B.
 
-    `freed` are the bytes that the disk gets back. `left_over` are directories that an interrupted prune or save left.
-    `pruned` are the steps that an earlier prune removed.
+    `steps_here` have a complete checkpoint in the directory. `freed` are the bytes that the disk gets back. `left_over`
+    are directories that an interrupted prune or save left. `pruned` are the steps that an earlier prune removed.
     """
 
     reference: str
@@ -44,6 +45,7 @@ class PrunePlan:
     notes: tuple[str, ...] = ()
     directory: Path | None = None
     collection: Collection | None = field(default=None, repr=False)
+    steps_here: frozenset[int] = frozenset()
 
     @property
     def going(self) -> tuple[int, ...]:
@@ -83,13 +85,11 @@ def _of_directory(reference: str, directory: Path, request: Request, only: Place
     _check_is_ours(directory, found)
     publications = Publications.read(directory)
     record = TrajectoryRecord.read_if_any(directory)
-    complete = [info for info in found if info.complete]
-    if not complete:
-        raise CheckpointError(f"{directory}: there is no complete checkpoint, so nothing can be pruned")
+    complete = _complete(directory, found)
     notes = [f"step {info.step} is damaged and left alone: {info.problems[0]}" for info in found if not info.complete]
     collection, versions = None, list[RemoteCheckpoint]()
     if only != "here" and (name := _own_collection(publications, only, directory)):
-        collection = _collection(name, "prune the directory alone with --only here")
+        collection = _own(name)
         versions, others = _of_this_directory(collection, publications, {info.step for info in complete})
         if others:
             notes.append(f"{collection.name}: steps {elided(others, 60)} are of other runs and stay")
@@ -115,6 +115,7 @@ def _of_directory(reference: str, directory: Path, request: Request, only: Place
     kept = kept_steps(request, steps, protected, metrics)
     going, linked = _without_linked([version for version in versions if version.step not in kept])
     kept |= linked
+    notes += budget_notes(request, kept)
     if collection is not None and len(going) == len(collection.checkpoints):
         raise CheckpointError(f"{collection.name}: nothing would be left on W&B; name a step that W&B has in --keep")
     here = [info for info in complete if info.step not in kept] if only != "wandb" else []
@@ -135,6 +136,7 @@ def _of_directory(reference: str, directory: Path, request: Request, only: Place
         tuple(notes),
         directory,
         collection,
+        frozenset(info.step for info in complete),
     )
 
 
@@ -149,7 +151,7 @@ def _of_this_directory(
 
 
 def _of_collection(reference: str, request: Request) -> PrunePlan:
-    collection = _collection(reference, "")
+    collection = _prunable(named_collection(reference))
     complete = tuple(version.step for version in collection.checkpoints)
     totals = [total for version in collection.checkpoints if (total := version.record.total_steps) is not None]
     pruned = recorded_as_pruned(collection)
@@ -168,6 +170,7 @@ def _of_collection(reference: str, request: Request) -> PrunePlan:
         dict(sorted({**kept, **linked}.items())),
         versions=tuple(going),
         pruned=pruned,
+        notes=tuple(budget_notes(request, kept)),
         collection=collection,
     )
 
@@ -181,6 +184,22 @@ def _check_is_ours(directory: Path, found: Sequence[CheckpointInfo]) -> None:
             )
     fingerprints: Mapping[int, Any] = {info.step: info.fingerprint for info in found}
     check_one_fingerprint(str(directory), fingerprints, "Keep each training in a directory of its own")
+
+
+def _complete(directory: Path, found: Sequence[CheckpointInfo]) -> list[CheckpointInfo]:
+    complete = [info for info in found if info.complete]
+    if not complete:
+        is_checkpoint = step_of(directory.resolve().name) is not None
+        where = "; give the directory of its run" if is_checkpoint else why_none_is_complete(directory)
+        raise CheckpointError(f"{directory}: there is no complete checkpoint, so nothing can be pruned{where}")
+    return complete
+
+
+def _own(name: str) -> Collection:
+    try:
+        return _prunable(Collection.read(Reference.parse(name)))
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, or prune the directory alone with --only here") from error
 
 
 def _own_collection(publications: Publications, only: Place | None, directory: Path) -> str | None:
@@ -203,11 +222,7 @@ def _own_collection(publications: Publications, only: Place | None, directory: P
     return place if is_own else None
 
 
-def _collection(name: str, otherwise: str) -> Collection:
-    try:
-        collection = Collection.read(Reference.parse(name))
-    except CheckpointError as error:
-        raise CheckpointError(f"{error}{f', or {otherwise}' if otherwise else ''}") from error
+def _prunable(collection: Collection) -> Collection:
     if not collection.checkpoints:
         raise CheckpointError(f"{collection.name}: there is no checkpoint, so nothing can be pruned")
     check_is_one_training(collection)

@@ -109,7 +109,7 @@ def test_a_misspelt_word_is_suggested_once(option: str, text: str, meant: str) -
 
 
 def test_a_step_that_was_pruned_already_is_said_to_be() -> None:
-    with pytest.raises(UserError, match="the steps that it names were pruned already"):
+    with pytest.raises(UserError, match="step 15 was pruned already"):
         kept(Request(keep="15"), Steps((0, 10, 100), pruned=(15,), final=100))
 
 

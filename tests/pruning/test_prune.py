@@ -48,14 +48,15 @@ def test_without_yes_nothing_changes_and_the_room_is_said(run: Path) -> None:
         len(content) for name, content in before.items() if name.split("/")[0] in ("checkpoint-10", "checkpoint-30")
     )
     assert (done.code, done.err) == (0, "")
-    assert f"2 checkpoints are removed here, which frees {size / 1000:.2f} KB." in done.out
-    assert "add --yes" in done.out
+    assert f"2 checkpoints would be removed here, freeing {size / 1000:.2f} KB." in done.out
+    assert "the same command with --yes removes them" in done.out
+    assert done.out.split()[:4] == ["step", "here", "because", "of"]
     assert [line.split()[:2] for line in done.out.splitlines()[1:6]] == [
-        ["0", "—"],
+        ["0", "stays"],
         ["10", "goes"],
-        ["20", "—"],
+        ["20", "stays"],
         ["30", "goes"],
-        ["40", "—"],
+        ["40", "stays"],
     ]
     assert everything(run) == before
     listed = json.loads(emtoolkit("prune", run, "--keep", "20,final", "--json").out)
@@ -190,6 +191,7 @@ def test_nothing_goes_while_a_training_saves_there(run: Path) -> None:
         (["--budget", "3", "--along", "time"], "--along: 'time' is not one of path, steps"),
         (["--keep", "0", "--only", "wandb"], "no run of the directory published its checkpoints"),
         (["--keep", "best:harm"], "there is no metric 'harm'"),
+        (["--keep", "budget:3"], '--keep "budget:3": a budget is an option of its own; give --budget 3'),
     ],
 )
 def test_a_bad_request_is_one_sentence_and_changes_nothing(run: Path, argv: list[str], told: str) -> None:
@@ -197,6 +199,37 @@ def test_a_bad_request_is_one_sentence_and_changes_nothing(run: Path, argv: list
     done = emtoolkit("prune", run, *argv, "--yes")
     assert (done.code, told in done.err, len(done.err.splitlines())) == (2, True, 1), done.err
     assert everything(run) == before
+
+
+@pytest.mark.subprocess
+def test_a_place_that_is_no_run_is_named_with_what_is_there(run: Path, tmp_path: Path) -> None:
+    for place, told in (
+        ("run/checkpoint-10", "run/checkpoint-10: there is no complete checkpoint, so nothing can be pruned; give the"),
+        (".", "so nothing can be pruned; there are checkpoints in run\n"),
+        ("run/trajectory.json", "run/trajectory.json: is a file; give the directory of a run, or a collection on W&B"),
+        ("a/rnu", "a/rnu: there is no such directory, and W&B could not be queried"),
+    ):
+        done = emtoolkit("prune", place, "--keep", "final", cwd=tmp_path)
+        assert (done.code, told in done.err) == (2, True), done.err
+    for command in ("checkpoints", "dynamics"):
+        done = emtoolkit(command, "run/trajectory.json", cwd=tmp_path)
+        assert (done.code, "is a file" in done.err) == (2, True), done.err
+
+
+def test_a_step_that_was_pruned_before_is_named_among_others(run: Path) -> None:
+    prune(str(run), Request(drop="10"))
+    done = emtoolkit("prune", run, "--keep", "10,20")
+    assert done.err == (
+        'emtoolkit: --keep "10,20": step 10 was pruned already; leave it out, or make it again with '
+        "'emtoolkit refine' first\n"
+    )
+
+
+def test_a_budget_that_the_named_steps_exceed_adds_none_and_says_so(run: Path) -> None:
+    done = emtoolkit("prune", run, "--keep", "10-40:10", "--drop", "0", "--budget", "2")
+    assert "--budget 2: 4 checkpoints stay, because each of them has another reason to stay" in done.err
+    assert plan_prune(str(run), Request(keep="10-40:10", drop="0", budget=2)).going == (0,)
+    assert emtoolkit("prune", run, "--budget", "2", "--along", "steps").err == ""
 
 
 def test_checkpoints_of_another_tool_are_left_alone(tmp_path: Path) -> None:

@@ -279,6 +279,7 @@ def test_the_command_says_the_price_before_and_the_steps_after(sparse: Path) -> 
     assert (dry.code, saved_steps(sparse)) == (0, [0, 4, 8, 9])
     assert "3 steps (5, 6, 7) to make from the resume state of step 4: 4 optimizer steps" in dry.out
     assert "step 8 proves them" in dry.out
+    assert "optimizer steps" not in dry.err
     done = emtoolkit("refine", sparse, "--steps", "5-7:1")
     assert done.code == 0
     assert "4 optimizer steps" in done.err
