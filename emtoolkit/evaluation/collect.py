@@ -27,6 +27,7 @@ from emtoolkit.evaluation.result_files import (
 from emtoolkit.evaluation.results import EvaluationResult, by_step
 from emtoolkit.evaluation.rows import AnswerRow
 from emtoolkit.evaluation.wandb_results import download_results
+from emtoolkit.hub.names import is_hub
 from emtoolkit.progress import Progress, silent
 from emtoolkit.schedules.steps import elided
 from emtoolkit.storage.digests import canonical_json
@@ -134,6 +135,8 @@ def _parts(place: str, scratch: Path, progress: Progress) -> Iterator[_Part]:
         for each in found:
             yield _Part(str(each), read_evaluation(each))
         return
+    if is_hub(place):
+        raise CheckpointError(f"{place}: the hub holds checkpoints and no evaluations; name a directory")
     for name, downloaded in download_results(place, scratch, progress):
         yield _Part(name, read_evaluation(downloaded))
 

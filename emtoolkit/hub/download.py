@@ -94,7 +94,9 @@ def _is_of(origin: Origin, checkpoint: HubCheckpoint) -> bool:
     return all(declared.get(_below(checkpoint.folder, name)) == digest for name, digest in origin.declared.items())
 
 
-def _receive(listing: HubListing, checkpoint: HubCheckpoint, directory: Path, stop: Event, *, is_cache: bool) -> int:
+def _receive(
+    listing: HubListing, checkpoint: HubCheckpoint, directory: Path, stop: Event, *, is_cache: bool
+) -> int | None:
     place, path = listing.place(checkpoint), directory / checkpoint_name(checkpoint.step)
     if path.is_symlink():
         raise CheckpointError(f"{path}: the path is a symlink, which downloads do not follow; remove the symlink")
@@ -109,6 +111,9 @@ def _receive(listing: HubListing, checkpoint: HubCheckpoint, directory: Path, st
         manifest = arriving.manifest(files)
         fingerprint = listing.fingerprint if manifest is None else manifest.fingerprint
         _check_one_training(listing, checkpoint.step, fingerprint, directory, is_cache=is_cache)
+        if manifest is not None and _holds(path, manifest):
+            shutil.rmtree(arriving_at)
+            return None
         names = arriving.receive(files, manifest)
     except HubError:
         raise  # the same download goes on later
@@ -124,6 +129,14 @@ def _receive(listing: HubListing, checkpoint: HubCheckpoint, directory: Path, st
         if not left_over.is_symlink():
             shutil.rmtree(left_over)
     return size
+
+
+def _holds(path: Path, manifest: Manifest) -> bool:
+    """Whether a run, or a download from elsewhere, has put the same checkpoint into the directory `path`."""
+    try:
+        return Manifest.read(path) == manifest and not manifest.problems(path, rehash=True)
+    except CheckpointError:
+        return False
 
 
 def _files_of(listing: HubListing, checkpoint: HubCheckpoint, place: str) -> dict[str, HubFile]:
@@ -249,6 +262,7 @@ def _check_one_training(listing: HubListing, step: int, fingerprint: str, direct
                 f"{listing.reference}: mixes several trajectories: step {step} belongs to {fingerprint[:8]}, "
                 f"step {other.step} to {found.fingerprint[:8]}"
             )
+        return  # which was compared with the others when it arrived
 
 
 def _git_blob(path: Path) -> str:

@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from emtoolkit.checkpoints.declared import fingerprint_of
+from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.errors import nearest
 from emtoolkit.hub.client import HubError, asked
@@ -179,6 +180,10 @@ def _of_folders(reference: HubReference, revision: str, commit: str, commits: Ma
     place = str(reference)
     files = list_files(reference.repository, commit, place)
     named = steps_of_folders(file.path for file in files if holds_weights(file.path))
+    above, _, last = (reference.folder or "").rpartition("/")
+    if (only := step_of(last)) is not None and only in named.get(above, {}):
+        # The place of one checkpoint, as a listing shows it.
+        return _of_folders_in(reference, above, {only: named[above][only]}, revision, commit, files)
     if reference.folder is not None and reference.folder not in named:
         raise HubError(
             f"{place}: there is no folder {reference.folder or '.'} with checkpoint-N in it"
@@ -193,7 +198,17 @@ def _of_folders(reference: HubReference, revision: str, commit: str, commits: Ma
             f"folder checkpoint-100 in {revision}{_what_is_there(named, commits, files)}"
         )
     training = _chosen(place, named, "/") if reference.folder is None else reference.folder
-    steps = named[training]
+    return _of_folders_in(reference, training, named[training], revision, commit, files)
+
+
+def _of_folders_in(
+    reference: HubReference,
+    training: str,
+    steps: Mapping[int, str],
+    revision: str,
+    commit: str,
+    files: tuple[HubFile, ...],
+) -> HubListing:
     # A trainer saves the weights of the last step beside or above the folders of the checkpoints, too.
     ended = [_weights(files, folder) for folder in {training, training.rpartition("/")[0], ""}]
     checkpoints = []

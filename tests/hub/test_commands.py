@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.hub.push import push
 from tests import in_process
 from tests.hub.published import organism, whole_model
 from tests.hub_server import HubServer
@@ -52,6 +54,7 @@ HERE = "is on the Hugging Face hub"
         (("onset", "hf:lab/organism"), "there is no evaluation yet; run 'emtoolkit evaluate hf:lab/organism' first"),
         (("dynamics", "hf:lab/organis"), "there is no such repository"),
         (("compare", "hf:lab/organism", "--schedules", "every:10"), "there is no evaluation yet"),
+        (("evaluate", "--collect", "hf:lab/organism"), "the hub holds checkpoints and no evaluations"),
         (("report", "hf:lab/organism", "--out", "r.html"), "there is no evaluation yet"),
     ],
 )
@@ -60,3 +63,21 @@ def test_what_needs_more_than_the_hub_has_says_so(words: tuple[str, ...], senten
     done = in_process.emtoolkit(*words, cwd=tmp_path)
     assert (done.code, done.out, done.err.count("\n")) == (2, "", 1)
     assert sentence in done.err
+
+
+def test_a_pushed_trajectory_is_refined_in_a_directory_with_the_config(
+    hub: HubServer, runs: Path, tmp_path: Path
+) -> None:
+    push(runs / "prompt", "lab/run")
+    words = ("refine", "hf:lab/run", "--to", "out", "--steps", "3", "--yes")
+    refused = in_process.emtoolkit(*words, cwd=tmp_path)
+    assert (refused.code, refused.err) == (
+        2,
+        "emtoolkit: hf:lab/run: the hub does not hold the config of the training; pass --config FILE with that "
+        "config\n",
+    )
+    assert not (tmp_path / "out").exists()
+    done = in_process.emtoolkit(*words, "--config", runs / "prompt" / "config.yaml", cwd=tmp_path)
+    assert done.code == 0, done.err
+    steps = [info.step for info in list_checkpoints(tmp_path / "out") if info.complete]
+    assert steps == [0, 2, 3, 4, 9]

@@ -1,5 +1,6 @@
 """`Trajectory.open("hf:…")`: what is listed, downloaded and verified."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,7 @@ def test_folders_of_a_revision_are_listed_with_two_requests(hub: HubServer) -> N
     assert [line.split()[0] for line in hub.asked()] == ["refs", "tree"]
     assert [checkpoint.final for checkpoint in trajectory] == [False, False, True]
     checkpoint = trajectory.at(20)
+    assert Trajectory.open(checkpoint.place).steps == (20,)
     assert repr(checkpoint) == (
         "Checkpoint(step=20, final=False, reference='hf:lab/organism/checkpoints/checkpoint-20@main')"
     )
@@ -117,6 +119,14 @@ def test_a_pushed_trajectory_is_downloaded_into_a_directory_that_can_go_on(
     assert [info.source for info in list_checkpoints(tmp_path / "out")] == ["emtoolkit"] * 4
     (tmp_path / "out" / "checkpoint-2" / "adapter_model.safetensors").write_bytes(b"torn")
     assert Trajectory.open("hf:lab/run").download(tmp_path / "out", rehash=True).fetched == (2,)
+
+
+def test_what_a_directory_holds_already_is_not_downloaded_into_it(hub: HubServer, pushed: Path, tmp_path: Path) -> None:
+    shutil.copytree(pushed, tmp_path / "out")
+    done = Trajectory.open("hf:lab/run").download(tmp_path / "out")
+    assert (done.fetched, done.present) == ((), (0, 2, 4, 9))
+    assert not [line for line in hub.asked("content") if "content" in line]
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {path.name for path in pushed.iterdir()} | {".lock"}
 
 
 def test_another_tools_checkpoints_are_downloaded_into_a_directory_with_their_digests(
