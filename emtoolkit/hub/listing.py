@@ -8,6 +8,7 @@ from typing import Any
 
 from emtoolkit.checkpoints.declared import fingerprint_of
 from emtoolkit.checkpoints.layout import step_of
+from emtoolkit.checkpoints.remote import RefusedError
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.errors import nearest
 from emtoolkit.hub.client import HubError, asked
@@ -113,6 +114,7 @@ def read_listing(reference: HubReference) -> HubListing:
     Raises:
         OfflineError: HF_HUB_OFFLINE is set.
         HubError: there is no such repository or revision, no checkpoint, or several trainings to choose from.
+        RefusedError: the checkpoints would have to be unpickled.
     """
     commits = _commits(reference)
     place = str(reference)
@@ -216,6 +218,12 @@ def _of_folders_in(
         own = tuple(file for file in files if file.path.startswith(f"{folder}/"))
         final = step == max(steps) and any(weights and weights == _weights(own, folder) for weights in ended)
         checkpoints.append(HubCheckpoint(step, final, revision, commit, folder, own))
+    of_weights = [file.path for each in checkpoints for file in each.files or () if holds_weights(file.path)]
+    if not any(path.endswith(".safetensors") for path in of_weights):
+        raise RefusedError(
+            f"{reference}: the weights of its checkpoints are only in {_some(of_weights)}, and loading these could "
+            "execute code; emtoolkit reads only safetensors"
+        )
     record = f"{training}/{RECORD}".removeprefix("/")
     has_record = any(file.path == record for file in files)
     return HubListing(reference, training, tuple(checkpoints), (commit, record) if has_record else None)

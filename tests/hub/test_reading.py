@@ -1,5 +1,6 @@
 """`Trajectory.open("hf:…")`: what is listed, downloaded and verified."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError
 from emtoolkit.evaluation.identity import training_day
-from tests.hub.published import files_in, organism, weights, whole_model
+from tests.hub.published import files_in, in_folder, organism, weights, whole_model
 from tests.hub_server import HubServer
 
 
@@ -79,7 +80,31 @@ def test_weights_that_would_have_to_be_unpickled_are_refused(hub: HubServer) -> 
         "hf:lab/pickled@step100: its weights are only in pytorch_model.bin, and loading these could execute code; "
         "emtoolkit reads only safetensors"
     )
+    files = {"adapter_config.json": b"{}", "adapter_model.bin": b"pickle", "optimizer.pt": b"pickle"}
+    hub.store.publish(hub.store.create("lab/organism"), "main", in_folder("checkpoints/checkpoint-10", files))
+    with pytest.raises(CheckpointError) as refused:
+        Trajectory.open("hf:lab/organism")
+    assert str(refused.value) == (
+        "hf:lab/organism: the weights of its checkpoints are only in checkpoints/checkpoint-10/adapter_model.bin, and "
+        "loading these could execute code; emtoolkit reads only safetensors"
+    )
     assert "content" not in {line.split()[0] for line in hub.asked()}
+
+
+def test_of_a_sharded_model_the_shards_are_downloaded_and_no_other_weights(hub: HubServer) -> None:
+    shards = {f"model-0000{number}-of-00002.safetensors": weights(number) for number in (1, 2)}
+    weight_map = json.dumps({"weight_map": dict(zip("ab", shards, strict=True))}).encode()
+    others = {"consolidated.safetensors": weights(3), "onnx/model.safetensors": weights(4), "merges.txt": b"a b"}
+    files = {"config.json": b"{}", "model.safetensors.index.json": weight_map, **shards, **others}
+    hub.store.publish(hub.store.create("lab/large"), "step100-tokens1B", files)
+    (checkpoint,) = Trajectory.open("hf:lab/large")
+    assert {path.name for path in checkpoint.path.iterdir()} == {
+        "config.json",
+        "hub.json",
+        "merges.txt",
+        "model.safetensors.index.json",
+        *shards,
+    }
 
 
 @pytest.fixture
