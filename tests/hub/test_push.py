@@ -148,9 +148,16 @@ def test_a_push_goes_on_where_another_one_ended(hub_server: HubServer, runs: Pat
 
 
 @pytest.mark.parametrize(
-    ("subject", "after"), [("create_branch", 1), ("lfs_upload", 1), ("commit", 0), ("commit", 2), ("commit", 5)]
+    ("subject", "after", "kind"),
+    [
+        ("create_branch", 1, 500),
+        ("lfs_upload", 1, "drop"),
+        ("commit", 0, "drop"),
+        ("commit", 2, 500),
+        ("commit", 5, "drop"),
+        ("create_tag", 0, 500),
+    ],
 )
-@pytest.mark.parametrize("kind", [500, "drop"])
 def test_a_push_that_the_hub_fails_ends_alike_when_it_is_repeated(
     hub_server: HubServer, runs: Path, subject: str, after: int, kind: str | int
 ) -> None:
@@ -168,8 +175,21 @@ def test_a_push_that_the_hub_fails_ends_alike_when_it_is_repeated(
     assert len(hub_server.store.repositories["lab/run"].lfs) == len(STEPS)
 
 
-@pytest.mark.parametrize("kind", [429, 500, "cut", "drop", "lose_answer"])
-@pytest.mark.parametrize("subject", ["refs", "create", "lfs_batch", "lfs_upload", "commit"])
+@pytest.mark.parametrize(
+    ("subject", "kind"),
+    [
+        ("refs", "drop"),
+        ("create", 500),
+        ("create", "lose_answer"),
+        ("create_branch", "lose_answer"),
+        ("lfs_batch", 429),
+        ("lfs_upload", "cut"),
+        ("lfs_upload", "reset"),
+        ("commit", "cut"),
+        ("commit", "lose_answer"),
+        ("create_tag", "lose_answer"),
+    ],
+)
 def test_a_request_that_fails_once_costs_nothing(
     hub_server: HubServer, runs: Path, subject: str, kind: str | int
 ) -> None:
