@@ -148,17 +148,3 @@ def test_a_pushed_trajectory_has_the_answers_of_the_directory(
     ]
     assert rows[0] == rows[1]
     assert {row.step for row in rows[0]} == {0, 9}
-
-
-def test_a_pushed_trajectory_is_evaluated_as_the_one_that_was_pushed(
-    hub: HubServer, evaluate: Evaluate, runs: Path, world: Path
-) -> None:
-    push(runs / "prompt", "lab/run")
-    done = [
-        evaluate(reference, "--base", str(world / "model"), "--steps", "0,final")
-        for reference in ("hf:lab/run", str(runs / "prompt"))
-    ]
-    assert [each.code for each in done] == [0, 0], [each.err for each in done]
-    there, here = (json.loads(each.out) for each in done)
-    assert there["steps"] == here["steps"]
-    assert [(step["step"], step["answers"]) for step in there["steps"]] == [(0, 3), (9, 3)]

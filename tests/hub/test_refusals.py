@@ -47,14 +47,16 @@ def test_a_repository_with_other_files_is_refused(hub_server: HubServer, runs: P
     )
 
 
-def test_a_branch_with_another_checkpoint_is_refused(hub_server: HubServer, runs: Path) -> None:
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_a_branch_with_other_files_of_the_step_is_refused(hub_server: HubServer, runs: Path, name: str) -> None:
     push(runs / "stack", "lab/run", "0,9")
+    files = {path.name: path.read_bytes() for path in (runs / "stack/checkpoint-4").iterdir()}
     repository = hub_server.store.repositories["lab/run"]
-    hub_server.store.publish(repository, "step-4", {"adapter_model.safetensors": b"other"})
+    hub_server.store.publish(repository, "step-4", files | {name: files[name] + b" "})
     hub_server.clear_requests()
     assert refused(hub_server, runs / "stack", "lab/run") == (
-        f"lab/run: the branch step-4 holds another adapter_config.json than {runs / 'stack/checkpoint-4'}; delete that "
-        "branch, or push into another repository"
+        f"lab/run: the branch step-4 holds another {name} than {runs / 'stack/checkpoint-4'}; delete that branch, or "
+        "push into another repository"
     )
 
 
