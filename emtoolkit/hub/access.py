@@ -88,13 +88,15 @@ class Hub:
             request.extensions["timeout"] = {kind: min(given.get(kind) or _SECONDS, _SECONDS) for kind in kinds}
 
         def check(response: Any) -> None:
-            if response.status_code != HTTPStatus.TOO_MANY_REQUESTS:
+            if response.status_code < HTTPStatus.BAD_REQUEST:
                 return
             limit = parse_ratelimit_headers(response.headers)
             asked = response.headers.get("Retry-After", "")
             pause = limit.reset_in_seconds if limit and not limit.remaining else int(asked) if asked.isdigit() else 0
             if pause > _SECONDS:
-                raise LimitedError(f"{self.repository}: the hub takes no more requests for {pause} seconds (429)")
+                raise LimitedError(
+                    f"{self.repository}: the hub takes no more requests for {pause} seconds ({response.status_code})"
+                )
 
         client = get_session()
         hooks = client.event_hooks

@@ -136,14 +136,16 @@ def test_a_hub_that_limits_requests_is_named(hub_server: HubServer, runs: Path) 
     assert len(hub_server.requests) == 3
 
 
-@pytest.mark.parametrize("subject", ["refs", "preupload", "lfs_upload"])
-def test_a_hub_that_asks_for_a_long_pause_ends_the_push(hub_server: HubServer, runs: Path, subject: str) -> None:
+@pytest.mark.parametrize(("subject", "status"), [("refs", 429), ("preupload", 503), ("lfs_upload", 429)])
+def test_a_hub_that_asks_for_a_long_pause_ends_the_push(
+    hub_server: HubServer, runs: Path, subject: str, status: int
+) -> None:
     hub_server.retry_after = 3600
-    hub_server.faults.add(Fault(subject, 429))
+    hub_server.faults.add(Fault(subject, status))
     done = emtoolkit("push", runs / "stack", "lab/run")
     assert (done.code, done.out) == (2, "")
     (sentence,) = done.err.splitlines()
-    assert sentence.startswith("emtoolkit: lab/run: the hub takes no more requests for 3600 seconds (429)")
+    assert sentence.startswith(f"emtoolkit: lab/run: the hub takes no more requests for 3600 seconds ({status})")
     assert len(hub_server.asked(subject)) == 1
 
 

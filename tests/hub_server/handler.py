@@ -80,7 +80,7 @@ class Handler(LoopbackHandler):
         return request
 
     def refuse(self, status: int, message: str) -> None:
-        pause = {"Retry-After": str(self.hub.retry_after)} if status == 429 and self.hub.retry_after else {}
+        pause = {"Retry-After": str(self.hub.retry_after)} if status in (429, 503) and self.hub.retry_after else {}
         self.answer_json(status, {"error": message}, {"X-Error-Message": message} | pause)
 
     def route(self) -> None:

@@ -46,7 +46,7 @@ class HubServer(LoopbackServer[Request]):
             self.stranger_token: Account("stranger", (), "write"),
         }
         self.retry_after: int | None = None
-        """The pause, in seconds, that an answer 429 asks for."""
+        """The pause, in seconds, that an answer 429 or 503 asks for."""
         self.page_size = 1000
         """Entries in one answer of a listing."""
 
