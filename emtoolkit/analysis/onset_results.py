@@ -183,8 +183,7 @@ def evaluation_directory(place: str | Path) -> Path:
     if not found:
         _check_is_a_place(str(place))
         command = quoted_command("emtoolkit", "evaluate", Path(place))
-        here = "" if Path(place).is_dir() else "there is no such directory, and of a collection with this name "
-        raise CheckpointError(f"{place}: {here}there is no evaluation yet; run {command} first")
+        raise CheckpointError(f"{place}: there is no evaluation yet; run {command} first")
     if len(found) > 1:
         raise CheckpointError(f"{place}: there are {len(found)} evaluations ({', '.join(map(str, found))}); name one")
     return found[0]
