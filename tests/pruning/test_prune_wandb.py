@@ -47,7 +47,12 @@ def step_aliases(server: WandbServer) -> dict[int, list[str]]:
 def test_versions_lose_their_aliases_and_get_a_time_to_live(server: WandbServer, run: Path) -> None:
     done = emtoolkit("prune", run, "--keep", "20")
     assert done.code == 0, done.err
-    assert "1 checkpoint is removed on W&B" in done.out
+    assert "1 checkpoint would be removed on W&B" in done.out
+    assert [line.split()[:3] for line in done.out.splitlines()[:3]] == [
+        ["step", "here", "on"],
+        ["0", "stays", "stays"],
+        ["10", "goes", "goes"],
+    ]
     assert on_wandb(server) == {SHARED: STEPS}
 
     done = emtoolkit("prune", run, "--keep", "20", "--yes")
