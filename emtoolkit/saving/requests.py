@@ -119,6 +119,11 @@ def forget_requests(directory: Path, *, warn: bool) -> None:
                 logger.warning("%s: asked an earlier training, so the file is removed and not obeyed", path)
 
 
+def request_files() -> list[str]:
+    """The names of the files that are requests."""
+    return [_name(kind) for kind in _KINDS]
+
+
 def forward_requests(source: Path, target: Path) -> None:
     """Move the requests in `source` to `target`, where the training looks for them.
 

@@ -8,7 +8,7 @@ grow, are continued; all other files are replaced as a whole. Files with several
 import os
 import shutil
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -32,12 +32,21 @@ class CopiedDirectory:
         is_unit: whether a directory of this name is complete or absent.
         record: the file that says how far the original is, and that is copied after everything else.
         links: the copies of files so far, shared with the other directories of one run.
+        without: names of files that are not copied.
     """
 
     def __init__(
-        self, original: Path, copy: Path, *, is_unit: Callable[[str], bool], record: str, links: Links
+        self,
+        original: Path,
+        copy: Path,
+        *,
+        is_unit: Callable[[str], bool],
+        record: str,
+        links: Links,
+        without: Collection[str] = (),
     ) -> None:
         self.original, self.copy = original, copy
+        self._without = without
         self._is_unit = is_unit
         self._record = record
         self._links = links
@@ -100,7 +109,7 @@ class CopiedDirectory:
             inner[:] = sorted(name for name in inner if not name.startswith(".") and not (here / name).is_symlink())
             units += [(here / name).relative_to(self.original) for name in inner if self._is_unit(name)]
             inner[:] = [name for name in inner if not self._is_unit(name)]
-            plain = (here / name for name in sorted(names) if not name.startswith("."))
+            plain = (here / name for name in sorted(names) if not name.startswith(".") and name not in self._without)
             files += [path.relative_to(self.original) for path in plain if _is_plain(path)]
         return units, [file for file in files if file != Path(self._record)]
 

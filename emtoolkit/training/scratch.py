@@ -11,6 +11,7 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -25,7 +26,8 @@ from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.paths import SCRATCH, SCRATCH_PREFIX, expand, out_of_scratch
 from emtoolkit.reuse.store import INPUTS
 from emtoolkit.saving.ranks import Ranks
-from emtoolkit.saving.requests import forget_requests, forward_requests
+from emtoolkit.saving.requests import forget_requests, forward_requests, request_files
+from emtoolkit.stop_signals import ENDING, NOTICES
 from emtoolkit.storage.atomic import remove_temporaries
 from emtoolkit.storage.copies import CopiedDirectory, Links, make_directory
 from emtoolkit.storage.lock import inherited_lock, lock_directory
@@ -74,11 +76,15 @@ class Scratch:
         copy = out_of_scratch(directory)
         if not self._copies or copy == directory:
             return
+        if not copy.exists():
+            locks.callback(_remove_unless_filled, copy)
         make_directory(copy)
         locks.callback(lock_directory(copy).release)
         remove_temporaries([copy, copy / RESUME_DIRECTORY])
         forget_requests(copy, warn=True)
-        copied = CopiedDirectory(directory, copy, is_unit=_is_checkpoint, record=RECORD, links=self._links)
+        copied = CopiedDirectory(
+            directory, copy, is_unit=_is_checkpoint, record=RECORD, links=self._links, without=request_files()
+        )
         copied.bring()
         self._keep_copied(copied, locks)
 
@@ -130,7 +136,8 @@ class Scratch:
         with self._busy:
             self._copied.remove(copied)
             try:
-                copied.update()
+                with _later_signals_ignored():
+                    copied.update()
             except CheckpointError as error:
                 if self._root is not None:
                     (self._root / _NOT_COPIED).touch()
@@ -201,6 +208,28 @@ def _remove_unused(root: Path) -> None:
     if lock is not None:
         shutil.rmtree(root, ignore_errors=True)
         os.close(lock)
+
+
+def _remove_unless_filled(directory: Path) -> None:
+    """Delete `directory` if the run has failed before it wrote anything."""
+    if {path.name for path in directory.iterdir()} <= {_LOCK}:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def _later_signals_ignored() -> Iterator[None]:
+    """Copy to the end: a scheduler may repeat its signal, and only Ctrl-C and SIGKILL end the copy."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {
+        number: signal.signal(number, signal.SIG_IGN) for number in (*ENDING, *NOTICES) if number != signal.SIGINT
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def _inside(root: Path, path: Path) -> Path:

@@ -14,7 +14,7 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.errors import CheckpointError, ConfigError
+from emtoolkit.errors import CheckpointError, ConfigError, UserError
 from emtoolkit.saving import requests
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.storage import copies
@@ -120,7 +120,11 @@ def test_a_stopped_run_continues_on_another_node_with_the_same_bytes(
     disk: Path, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reuse: bool
 ) -> None:
     words = [f"trajectory.reuse={str(reuse).lower()}"]
-    stopped_at(5, config("out", *words), monkeypatch)
+    with monkeypatch.context() as context:
+        # A scheduler repeats its signal while the rest is copied.
+        write = copies.write_directory
+        context.setattr(copies, "write_directory", lambda *args: (signal.raise_signal(signal.SIGTERM), write(*args)))
+        stopped_at(5, config("out", *words), monkeypatch)
     home = next(Path("outputs/.trajectories").glob("*-*")) if reuse else Path("out")
     assert saved_steps(home / "resume") == [5]
     assert list(disk.iterdir()) == []
@@ -227,6 +231,13 @@ def test_a_scratch_disk_that_is_not_there_is_one_sentence_and_starts_nothing(
         with pytest.raises(ConfigError, match=sentence):
             run.train(config())
     assert not Path("out").exists()
+
+
+def test_a_run_that_is_refused_leaves_no_directory(disk: Path, config: Config) -> None:
+    with pytest.raises(UserError, match=r"9999"):
+        run.train(config(checkpointing="schedule: '9999'"))
+    assert not Path("out").exists()
+    assert list(disk.iterdir()) == []
 
 
 def test_an_output_directory_in_use_is_refused(disk: Path, config: Config) -> None:
