@@ -12,6 +12,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,9 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+@cache
 def _version(name: str) -> str | None:
+    """The installed version, read once: an upgrade changes nothing in a process that has imported the library."""
     try:
         return version(name)
     except PackageNotFoundError:

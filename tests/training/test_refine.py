@@ -42,6 +42,13 @@ def sparse(home: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(home / "sparse", tmp_path / "sparse"))
 
 
+@pytest.fixture(scope="module")
+def made(home: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Refined]:
+    """A copy of `sparse` with steps 5 to 7; read-only."""
+    directory = Path(shutil.copytree(home / "sparse", tmp_path_factory.mktemp("made") / "sparse"))
+    return directory, _refined(directory, "5-7:1")
+
+
 def _refined(directory: Path, steps: str) -> Refined:
     return refine(plan_refinement(directory, steps))
 
@@ -51,13 +58,13 @@ def _same(directory: Path, home: Path, steps: list[int]) -> None:
         assert bytes_of(directory / f"checkpoint-{step}") == bytes_of(home / "dense" / f"checkpoint-{step}")
 
 
-def test_missing_steps_come_from_the_nearest_state_and_are_proved(sparse: Path, home: Path) -> None:
-    done = _refined(sparse, "5-7:1")
+def test_missing_steps_come_from_the_nearest_state_and_are_proved(made: tuple[Path, Refined], home: Path) -> None:
+    directory, done = made
     assert (done.added, done.proved_by, done.trained_steps) == ((5, 6, 7), (4, 8), 4)
-    assert saved_steps(sparse) == [0, 4, 5, 6, 7, 8, 9]
-    _same(sparse, home, [0, 4, 5, 6, 7, 8, 9])
-    assert not (sparse / ".refining").exists()
-    assert saved_steps(sparse / "resume") == [4, 8]
+    assert saved_steps(directory) == [0, 4, 5, 6, 7, 8, 9]
+    _same(directory, home, [0, 4, 5, 6, 7, 8, 9])
+    assert not (directory / ".refining").exists()
+    assert saved_steps(directory / "resume") == [4, 8]
 
 
 def test_steps_before_the_first_state_come_from_step_0(sparse: Path, home: Path) -> None:
@@ -66,14 +73,14 @@ def test_steps_before_the_first_state_come_from_step_0(sparse: Path, home: Path)
     _same(sparse, home, [2, 3])
 
 
-def test_a_refined_step_is_marked_and_listed_as_any_other(sparse: Path) -> None:
-    _refined(sparse, "6")
-    metadata = Publications.read(sparse).metadata
+def test_a_refined_step_is_marked_and_listed_as_any_other(made: tuple[Path, Refined]) -> None:
+    directory, _ = made
+    metadata = Publications.read(directory).metadata
     assert metadata[6]["refined"] is True
     assert metadata[6]["schedule"] == "0-:4"
     assert "refined" not in metadata[4]
     assert metadata[6]["environment"] == metadata[4]["environment"]
-    assert [info.step for info in list_checkpoints(sparse) if info.complete] == [0, 4, 6, 8, 9]
+    assert [info.step for info in list_checkpoints(directory) if info.complete] == [0, 4, 5, 6, 7, 8, 9]
 
 
 def test_a_step_from_a_state_of_another_environment_names_no_environment(sparse: Path) -> None:
