@@ -25,6 +25,7 @@ from transformers.trainer_pt_utils import safe_globals
 from emtoolkit.checkpoints.layout import RESUME_DIRECTORY as RESUME_DIRECTORY
 from emtoolkit.checkpoints.layout import TRAINER_STATE, checkpoint_name, step_of
 from emtoolkit.checkpoints.manifest import Manifest, TrajectorySeal
+from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, counting, silent
 from emtoolkit.saving.model_state import ModelState, WriteFiles, failures_as_os_errors
@@ -181,8 +182,8 @@ def check_resume_state(directory: Path, step: int) -> None:
     """Check every byte of the resume checkpoint of `step`, if it exists, after the Trainer has loaded it.
 
     Raises:
-        CheckpointError: a file of the resume checkpoint is missing or damaged. The Trainer has loaded the others
-            without a warning, and would train another model.
+        CheckpointError: a file of the resume checkpoint is missing or damaged, or is of another trajectory. The Trainer
+            has loaded the others without a warning, and would train another model.
     """
     checkpoint = directory / RESUME_DIRECTORY / checkpoint_name(step)
     if checkpoint.is_dir() and (problems := _problems(checkpoint)):
@@ -209,7 +210,8 @@ def restore_epoch_begin(directory: Path, step: int, rank: int, ranks: int) -> No
 def newest_resume_state(directory: Path, not_after: int | None = None, *, progress: Progress = silent) -> Path | None:
     """The newest intact resume checkpoint under `directory`, at or before step `not_after` if given.
 
-    A damaged one is named in a warning. `progress` counts the bytes that are compared with their digests.
+    A damaged one, and one of another trajectory, is named in a warning. `progress` counts the bytes that are compared
+    with their digests.
     """
     for step, path in sorted(_directories(directory / RESUME_DIRECTORY), reverse=True):
         if not_after is not None and step > not_after:
@@ -224,8 +226,17 @@ def newest_resume_state(directory: Path, not_after: int | None = None, *, progre
 def _problems(checkpoint: Path, progress: Progress = silent) -> list[str]:
     try:
         manifest = Manifest.read(checkpoint)
+        record = TrajectoryRecord.read_if_any(checkpoint.parent.parent)
+    except DamagedRecordError:
+        # The caller names the record, and the checkpoints say which trajectory it is.
+        record = None
     except CheckpointError as error:
         return [str(error)]
+    if manifest.step != step_of(checkpoint.name):
+        return [f"{checkpoint}: is the state of step {manifest.step}"]
+    if record is not None and manifest.fingerprint != record.fingerprint:
+        there, here = str(manifest.fingerprint)[:8], record.fingerprint[:8]
+        return [f"{checkpoint}: is a state of trajectory {there}, and this directory is one of {here}"]
     hashed = counting(progress, "comparing the resume state", sum(digest.bytes for digest in manifest.files.values()))
     return manifest.problems(checkpoint, rehash=True, hashed=hashed)
 

@@ -66,6 +66,12 @@ def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
 
+def seal(checkpoint: Path, **changed: object) -> None:
+    """Give `checkpoint` the manifest of an intact one from elsewhere."""
+    manifest = json.loads((checkpoint / "manifest.json").read_text())
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest | changed))
+
+
 DAMAGES: dict[str, tuple[Damage, str]] = {
     "a flipped bit of a weight": (
         lambda run: flip(run / "checkpoint-4" / WEIGHTS),
@@ -208,6 +214,8 @@ RESUME_DAMAGES: dict[str, Damage] = {
     "scheduler": lambda state: (state / "scheduler.pt").write_bytes(b""),
     "weights": lambda state: flip(state / WEIGHTS),
     "manifest": lambda state: cut(state / "manifest.json"),
+    "another trajectory": lambda state: seal(state, fingerprint="5" * 64),
+    "another step": lambda state: seal(state, step=4),
 }
 
 
