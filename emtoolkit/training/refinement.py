@@ -1,10 +1,11 @@
 """What `emtoolkit refine` will do: which missing steps are made again, from where, at which price, proved by what."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from emtoolkit.checkpoints.layout import REFINING, step_of
 from emtoolkit.checkpoints.publications import Publications
@@ -89,7 +90,7 @@ def plan_refinement(
     contents, record = _finished(directory)
     asked = asked_steps(steps, record)
     directory = contents.path
-    chosen = _as_spelled(_config(directory, config, base), record)
+    chosen = _config(directory, config, base)
     try:
         with located(str(config or directory / RESOLVED_CONFIG)):
             prepared = prepare(chosen, bar=bar)
@@ -101,6 +102,7 @@ def plan_refinement(
         if (processes := _processes_of(record, identity)) is not None:
             raise _other_launch(processes, directory, steps, config, base)
         raise _other_trajectory(directory, record, identity)
+    chosen = _as_spelled(chosen, record.fingerprinted or identity.fingerprinted)
     missing = tuple(step for step in asked if step not in contents.complete_steps)
     refinement = Refinement(
         directory, record, chosen, prepared, contents.identity_here(identity), asked, missing, (), None, 0, None
@@ -180,9 +182,9 @@ def _config(directory: Path, file: Path | None, base: str | None) -> RunConfig:
     return config.model_copy(update={"model": config.model.model_copy(update={"base": base})})
 
 
-def _as_spelled(config: RunConfig, record: TrajectoryRecord) -> RunConfig:
-    """`config` with `lora.alpha` as the training had it, 64 or 64.0, because `adapter_config.json` holds the number."""
-    recorded = (record.fingerprinted.get("lora") or {}).get("alpha")
+def _as_spelled(config: RunConfig, facts: Mapping[str, Any]) -> RunConfig:
+    """`config` with `lora.alpha` as in `facts`, 64 or 64.0, because each `adapter_config.json` holds the number."""
+    recorded = (facts.get("lora") or {}).get("alpha")
     if config.lora is None or recorded != config.lora.alpha:
         return config
     return config.model_copy(update={"lora": config.lora.model_copy(update={"alpha": recorded})})

@@ -20,6 +20,8 @@ class SharedCosts:
 
     def __init__(self) -> None:
         self._steps: dict[Path, set[int]] = {}
+        # The held-out losses that the latest planned training into each directory has in its history.
+        self._evaluated: dict[Path, tuple[int, ...] | None] = {}
 
     def steps_to_train(self, config: RunConfig, prepared: PreparedRun) -> int:
         """The optimizer steps that the run trains with reuse; sizes of files are compared, and no digests."""
@@ -27,7 +29,8 @@ class SharedCosts:
         store = TrajectoryStore(config.trajectory, environment_of(config))
         directory = store.directory(prepared.identity.fingerprint)
         alone = config.trajectory.reuse is False or why_trains_alone(config) is not None
-        if alone or not may_take(directory, evaluated_steps(config, plan.total_steps)):
+        evaluated = evaluated_steps(config, plan.total_steps)
+        if alone or not self._may_take(directory, evaluated):
             return plan.total_steps
         there = self._steps.setdefault(directory, _complete(directory))
         pruned = {*_pruned(directory)} - {*plan.steps}
@@ -36,8 +39,14 @@ class SharedCosts:
         there |= wanted
         if not missing:
             return 0
+        self._evaluated[directory] = evaluated
         resumable = [step for step in _steps_in(directory / RESUME_DIRECTORY) if step <= min(missing)]
         return max(missing) - max(resumable, default=0)
+
+    def _may_take(self, directory: Path, evaluated: tuple[int, ...] | None) -> bool:
+        if directory not in self._evaluated:
+            return may_take(directory, evaluated)
+        return evaluated in (None, self._evaluated[directory])
 
 
 def _complete(directory: Path) -> set[int]:

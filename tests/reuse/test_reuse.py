@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,11 +12,15 @@ from pathlib import Path
 import pytest
 
 from emtoolkit.checkpoints.listing import list_checkpoints
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
-from emtoolkit.reuse.store import Training, note_training, wait_to_train
+from emtoolkit.reuse import environment
+from emtoolkit.reuse.inputs import environment_of
+from emtoolkit.reuse.store import Training, TrajectoryStore, may_train, note_training, wait_to_train
 from emtoolkit.saving.requests import STOP, RequestedSaves
 from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.training.cost import plan_several
 from emtoolkit.training.reusing import take_without_training, why_trains_alone
 from emtoolkit.training.run import train
 from tests.online import versions
@@ -68,13 +73,22 @@ def test_a_run_whose_own_steps_are_there_trains_those_of_the_other_runs_of_its_g
     """The first run of a sweep may find its steps in an older store, and still trains the union of the schedules."""
     train(config("older", "0,6"))
     group = "trajectory.also_save='0,2,4,6,7'"
+    runs = {name: config(name, own, group) for name, own in (("first", "0,6"), ("second", "2,7"), ("third", "4"))}
+    planned = plan_several([({}, run) for run in runs.values()])
+    assert [(run.plan.total_steps, run.steps_with_reuse) for run in planned] == [(9, 7), (9, 0), (9, 0)]
     assert take_without_training(config("first", "0,6", group), resume=False) is None
     first = train(config("first", "0,6", group))
     assert (first.trained_steps, first.reused, steps(tmp_path / "first")) == (7, (0, 6, 9), [0, 6, 9])
-    for name, schedule, own in (("second", "2,7", (2, 7, 9)), ("third", "4", (4, 9))):
-        taken = take_without_training(config(name, schedule, group), resume=False)
+    for name, own in (("second", (2, 7, 9)), ("third", (4, 9))):
+        taken = take_without_training(runs[name], resume=False)
         assert taken is not None
         assert (taken.reused, digests(tmp_path / name)) == (own, of_steps(separate, *own))
+
+
+def test_a_plan_counts_a_run_whose_held_out_losses_the_other_training_does_not_compute(config: Config) -> None:
+    evaluates = config("second", "0,2", "evaluation.eval_steps=3")
+    planned = plan_several([({}, config("first", "0,2")), ({}, evaluates), ({}, config("third", "2"))])
+    assert [run.steps_with_reuse for run in planned] == [9, 9, 0]
 
 
 def test_a_run_whose_own_steps_are_there_does_not_wait_for_the_training_of_the_others(
@@ -150,6 +164,19 @@ def test_another_environment_is_named_and_not_reused(
     config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train(config("first", "0"))
+    (store,) = (tmp_path / "store").glob("*-*")
+    record = TrajectoryRecord.read_if_any(store)
+    assert record is not None
+    for function, found, named in (
+        ("_processor", {"processor": "another"}, "processor was .* there and is another here"),
+        ("_version", "9.9", "torch was .* there and is 9.9 here"),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(environment, function, lambda *_, found=found: found)
+            here = TrajectoryStore(config("second", "0").trajectory, environment_of(config("second", "0")))
+            assert here.directory(record.fingerprint) != store
+            assert re.search(named, "; ".join(here.other_environments(record.fingerprint)[store]))
+            assert take_without_training(config("second", "0"), resume=False) is None
     monkeypatch.setenv("MKL_CBWR", "COMPATIBLE")
     assert take_without_training(config("second", "0"), resume=False) is None
     result = train(config("second", "0"))
@@ -199,6 +226,20 @@ def test_a_directory_that_was_begun_without_reuse_stays_its_own(
     assert (again.reused, steps(tmp_path / "run")) == ((), [0, 2, 5, 9])
     assert "was begun without reuse, so the run trains what it lacks" in caplog.text
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.subprocess
+def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from emtoolkit.reuse import store\n"
+        "lock = store.wait_to_train(Path(sys.argv[1]))\n"
+        "store.note_training(Path(sys.argv[1]), store.Training('outputs/killed'))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert (done.returncode, (tmp_path / "training.json").is_file()) == (-9, True)
+    assert may_train(tmp_path)
+    wait_to_train(tmp_path).release()
 
 
 def test_a_second_run_waits_for_the_training_and_says_for_whom(

@@ -227,10 +227,13 @@ def test_an_older_training_that_had_a_whole_alpha_gets_it_again(sparse: Path) ->
     """PEFT writes the number into every checkpoint, in the spelling that it was given."""
     record = json.loads((sparse / "trajectory.json").read_text())
     record["decides"]["lora"]["alpha"] = 4
-    (sparse / "trajectory.json").write_text(json.dumps(record))
-    plan = plan_refinement(sparse, "5")
-    assert plan.config.lora is not None
-    assert repr(plan.config.lora.alpha) == "4"
+    # A directory that was downloaded has the fingerprint alone.
+    downloaded = {**record, "fingerprint": Identity(record["decides"]).fingerprint, "decides": {}}
+    for content in (record, downloaded):
+        (sparse / "trajectory.json").write_text(json.dumps(content))
+        plan = plan_refinement(sparse, "5")
+        assert plan.config.lora is not None
+        assert repr(plan.config.lora.alpha) == "4"
 
 
 def test_a_moved_base_model_is_named_and_can_be_given(sparse: Path, world: Path, tmp_path: Path) -> None:
