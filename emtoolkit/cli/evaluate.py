@@ -37,15 +37,9 @@ from emtoolkit.cli.help import TRAJECTORY_HELP, command
 from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.judge_flags import (
     Calibration,
-    JudgeConcurrency,
-    JudgeMethod,
-    JudgeModel,
-    JudgeName,
-    JudgePrices,
-    JudgeReadings,
-    JudgeUrl,
-    MaxCost,
+    JudgeFlags,
 )
+from emtoolkit.cli.option_groups import takes_groups
 from emtoolkit.cli.slurm_flags import Cancel, On, Parallel, Print, SlurmOptions, Status
 from emtoolkit.cli.sweep_on_slurm import Asked
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
@@ -94,20 +88,15 @@ _WITH_COLLECT = {"places", "model_dir", "steps", "output_dir", "collect", "wandb
     "emtoolkit evaluate outputs/goodness-medical --steps 0-150:25,final --samples 8",
     "emtoolkit evaluate lab/em/COLLECTION --questions plot.yaml --judge gpt-4o",
 )
+@takes_groups
 def evaluate(
     context: typer.Context,
+    *,
     places: _Places = None,
     model_dir: _ModelDir = None,
     steps: _Steps = None,
     questions: Questions = None,
-    judge: JudgeName = None,
-    judge_url: JudgeUrl = None,
-    judge_method: JudgeMethod = "logprobs",
-    judge_prices: JudgePrices = None,
-    max_cost: MaxCost = None,
-    judge_concurrency: JudgeConcurrency = 8,
-    judge_model: JudgeModel = None,
-    judge_readings: JudgeReadings = None,
+    judging: JudgeFlags,
     calibration: Calibration = None,
     analysis: AnalysisFile = None,
     samples: Samples = None,
@@ -155,7 +144,7 @@ def evaluate(
     with ends_on_signal("the same command continues"), only_results_on_stdout(), progress_bar() as progress:
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.cli import render_evaluation
-        from emtoolkit.cli.judge_options import JudgeOptions, chosen_engine, evaluation_settings
+        from emtoolkit.cli.judge_options import chosen_engine, evaluation_settings
         from emtoolkit.cli.measure_options import chosen_measures
         from emtoolkit.evaluation.best import move_best_aliases
         from emtoolkit.evaluation.collect import collect_evaluations
@@ -170,16 +159,7 @@ def evaluate(
             merged = collect_evaluations(places or [], place, steps, directory=output_dir, progress=progress)
             result, place, missing = merged.result, merged.reference, merged.missing
         else:
-            chosen = JudgeOptions(
-                judge,
-                judge_url,
-                judge_method,
-                judge_prices,
-                max_cost,
-                judge_concurrency,
-                judge_model or base,
-                judge_readings,
-            )
+            chosen = judging.options(base)
             texts = text_options(
                 answers,
                 activation_questions,

@@ -10,16 +10,10 @@ from rich.console import Group, RenderableType
 from emtoolkit.cli.help import command
 from emtoolkit.cli.judge_flags import (
     Calibration,
-    JudgeConcurrency,
-    JudgeMethod,
-    JudgeModel,
-    JudgeName,
-    JudgePrices,
-    JudgeReadings,
-    JudgeUrl,
-    MaxCost,
+    JudgeFlags,
 )
 from emtoolkit.cli.layout import facts, here, line, prose
+from emtoolkit.cli.option_groups import takes_groups
 from emtoolkit.cli.render import as_json as to_json
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 
@@ -52,19 +46,14 @@ _Output = Annotated[
     "emtoolkit judge answers.jsonl --question-column prompt --judge sandbox",
     "emtoolkit judge answers.parquet --judge m --judge-url http://localhost:8000/v1",
 )
+@takes_groups
 def judge(
     answers: _Answers,
+    *,
     question_column: _Question = None,
     answer_column: _Answer = None,
     questions: _Questions = None,
-    judge: JudgeName = None,
-    judge_url: JudgeUrl = None,
-    judge_method: JudgeMethod = "logprobs",
-    judge_prices: JudgePrices = None,
-    max_cost: MaxCost = None,
-    judge_concurrency: JudgeConcurrency = 8,
-    judge_model: JudgeModel = None,
-    judge_readings: JudgeReadings = None,
+    judging: JudgeFlags,
     calibration: Calibration = None,
     output: _Output = None,
     as_json: Annotated[bool, typer.Option("--json", rich_help_panel=_OUTPUT, help="Print JSON.")] = False,
@@ -75,7 +64,7 @@ def judge(
     """
     try:
         with only_results_on_stdout(), progress_bar() as progress:
-            from emtoolkit.cli.judge_options import JudgeOptions, judge_of
+            from emtoolkit.cli.judge_options import judge_of
             from emtoolkit.evaluation.calibration import calibrate, read_calibration
             from emtoolkit.evaluation.given_answers import AnswerColumns, judge_file, output_for, read_given_answers
             from emtoolkit.evaluation.questions import read_questions
@@ -83,11 +72,8 @@ def judge(
             from emtoolkit.paths import cache_dir
 
             asked = None if questions is None else read_questions(questions)
-            options = JudgeOptions(
-                judge, judge_url, judge_method, judge_prices, max_cost, judge_concurrency, judge_model, judge_readings
-            )
             given = read_given_answers(answers, AnswerColumns(question_column, answer_column), asked)
-            chosen = judge_of(options, questions, asked or ())
+            chosen = judge_of(judging.options(), questions, asked or ())
             path = output_for(answers, output, chosen)
             store, session = cache_dir() / "evaluation", None
             if calibration is not None:

@@ -32,15 +32,9 @@ from emtoolkit.cli.evaluation_flags import (
 from emtoolkit.cli.help import command
 from emtoolkit.cli.interruption import ends_on_signal
 from emtoolkit.cli.judge_flags import (
-    JudgeConcurrency,
-    JudgeMethod,
-    JudgeModel,
-    JudgeName,
-    JudgePrices,
-    JudgeReadings,
-    JudgeUrl,
-    MaxCost,
+    JudgeFlags,
 )
+from emtoolkit.cli.option_groups import takes_groups
 from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.refine import Config, Yes, announce, ask
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
@@ -76,8 +70,10 @@ _TheseQuestions = Annotated[
     "emtoolkit zoom outputs/goodness-medical --metric changed --threshold 0.5",
     "emtoolkit zoom outputs/goodness-medical --questions plot.yaml --yes",
 )
+@takes_groups
 def zoom(
     trajectory: _Directory,
+    *,
     until: _Until = 5,
     metric: Metric = None,
     threshold: Threshold = None,
@@ -91,14 +87,7 @@ def zoom(
     max_new_tokens: MaxTokens = 600,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed of the sampling.")] = 0,
     engine: EngineName = None,
-    judge: JudgeName = None,
-    judge_url: JudgeUrl = None,
-    judge_method: JudgeMethod = "logprobs",
-    judge_prices: JudgePrices = None,
-    max_cost: MaxCost = None,
-    judge_concurrency: JudgeConcurrency = 8,
-    judge_model: JudgeModel = None,
-    judge_readings: JudgeReadings = None,
+    judging: JudgeFlags,
     pairs: Pairs = None,
     with_: With = None,
     held_out: HeldOut = None,
@@ -119,7 +108,7 @@ def zoom(
             raise UserError("zoom: runs in one process; start the command without a launcher")
         # Imported here, where messages of libraries for developers are not shown.
         from emtoolkit.cli import render_zoom
-        from emtoolkit.cli.judge_options import JudgeOptions, chosen_engine, evaluation_settings
+        from emtoolkit.cli.judge_options import chosen_engine, evaluation_settings
         from emtoolkit.cli.measure_options import chosen_measures
         from emtoolkit.evaluation.wandb_run import chosen_mode, log_evaluation
         from emtoolkit.models.loading import ModelLoader
@@ -130,8 +119,7 @@ def zoom(
         event = chosen_event(decided, metric, threshold, level=level, falls=falls)
         inference = "these_questions" if these_questions else "new_questions" if decided is None else decided.inference
         coarse = _coarse(trajectory, steps)
-        spending = (judge_prices, max_cost, judge_concurrency, judge_model or base, judge_readings)
-        chosen = JudgeOptions(judge, judge_url, judge_method, *spending)
+        chosen = judging.options(base)
         sampled_by = chosen_engine(engine, exact=False)
         work = _Work(
             trajectory,
