@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo report-picture emergence sandbox-robustness personas fingerprint-table evaluation-benchmark comparison zoom test test-fast test-lowest test-newest crash-test fuzz gpu-check docs lint format
+.PHONY: install demo report-picture emergence sandbox-robustness personas fingerprint-table evaluation-benchmark comparison zoom test test-fast test-lowest test-newest crash-test fuzz gpu-check shared-sweep docs lint format
 
 install: .venv/.installed
 
@@ -89,6 +89,10 @@ test-lowest test-newest:
 	build/$@/bin/uv pip install --quiet --python build/$@/bin/python --resolution $(RESOLUTION) -e '.[dev]' torch==2.13.0
 	build/$@/bin/pytest -n 2 -m "not (slow or subprocess or server)"
 	build/$@/bin/pytest -n 2 tests/saving/test_callback.py tests/artifacts/test_publish.py tests/wandb_server
+
+# One sweep in a job array of a real Slurm, under a W&B agent and on this machine at once: a minute; as root, with Slurm.
+shared-sweep: install
+	$(BIN)/python -m tests.slurm.shared_sweep
 
 # Copies, races, streams, same bytes, resume and cost of saving on a GPU; a small form without one, about a minute.
 gpu-check: install
