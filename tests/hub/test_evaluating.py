@@ -135,9 +135,9 @@ def test_a_pushed_trajectory_has_the_answers_of_the_directory(
 ) -> None:
     push(runs / "prompt", "lab/run")
     shutil.copytree(runs / "prompt", tmp_path / "prompt")
-    here = evaluate("prompt", "--steps", "0,final")
+    here = evaluate("prompt", "--steps", "0,4,final")
     assert here.code == 0, here.err
-    there = evaluate("hf:lab/run", "--steps", "0,final", "--base", str(world / "model"))
+    there = evaluate("hf:lab/run", "--steps", "0,4,final", "--base", str(world / "model"))
     assert (there.code, there.err) == (0, "")
     rows = [
         [
@@ -147,4 +147,18 @@ def test_a_pushed_trajectory_has_the_answers_of_the_directory(
         for done in (here, there)
     ]
     assert rows[0] == rows[1]
-    assert {row.step for row in rows[0]} == {0, 9}
+    assert {row.step for row in rows[0]} == {0, 4, 9}
+    for words in (
+        ("compare", "hf:lab/run", "--schedules", "every:4"),
+        ("dynamics", "hf:lab/run"),
+        ("report", "hf:lab/run", "--out", "r.html"),
+        ("best", "hf:lab/run", "betley", "--skip-missing"),
+        ("checkpoints", "hf:lab/run", "--where", "betley>=0", "--csv"),
+    ):
+        done = in_process.emtoolkit(*words, cwd=tmp_path)
+        assert done.code == 0, done.err
+    assert [line.split(",")[:3] for line in done.out.splitlines()[1:]] == [
+        ["0", "complete", "false"],
+        ["4", "complete", "false"],
+        ["9", "complete", "true"],
+    ]
