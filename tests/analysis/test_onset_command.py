@@ -218,7 +218,10 @@ def test_steps_that_are_missing_from_a_curve_are_named(
 def test_a_place_that_is_neither_a_directory_nor_a_collection_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     for place, problem in (
-        (tmp_path / "nowhere", "there is no such directory; name an evaluation, a run, or entity/project/collection"),
+        (
+            tmp_path / "nowhere",
+            "there is no such directory; name an evaluation, a run, entity/project/collection on W&B",
+        ),
         (tmp_path / "file", "is a file; name the directory of an evaluation or of a run"),
     ):
         done = emtoolkit("onset", place)
