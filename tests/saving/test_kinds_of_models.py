@@ -73,17 +73,16 @@ def test_an_adapter_on_a_plain_module_loads(tmp_path: Path) -> None:
 
 def test_an_adapter_that_transformers_added_loads_with_peft_and_with_transformers(tmp_path: Path) -> None:
     model = base_model()
-    model.add_adapter(LORA)
+    try:
+        model.add_adapter(LORA)
+    except ValueError as error:
+        if "version of PEFT" not in str(error):
+            raise
+        pytest.skip("transformers 5.24 adds and loads adapters with PEFT 0.22 only, which is not published yet")
     checkpoint = trained(model, tmp_path)
     assert torch.equal(logits(PeftModel.from_pretrained(base_model(), checkpoint)), logits(model))
     again = base_model()
-    try:
-        again.load_adapter(str(checkpoint))
-    except ValueError as error:
-        # transformers 5.24 wants PEFT 0.22, which was not published when 5.24 was.
-        if "version of PEFT" not in str(error):
-            raise
-        pytest.skip("this transformers loads no adapter with this PEFT, whatever wrote the adapter")
+    again.load_adapter(str(checkpoint))
     assert torch.equal(logits(again), logits(model))
 
 
