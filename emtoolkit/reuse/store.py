@@ -26,7 +26,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.json_files import count_in, object_in, read_json, text_in
 from emtoolkit.paths import expand, out_of_scratch
 from emtoolkit.reuse.environment import Environment
-from emtoolkit.storage.atomic import write_file
+from emtoolkit.storage.atomic import TEMPORARY, remove_temporaries, write_file
 from emtoolkit.storage.copies import make_directory
 from emtoolkit.storage.digests import canonical_json
 from emtoolkit.storage.lock import InUseError, lock_file
@@ -236,6 +236,20 @@ def wait_to_train(directory: Path) -> FileLock:
                 who = "another process" if training is None else training.who
                 logger.info("%s: waiting for the training of the same trajectory by %s", directory, who)
             time.sleep(_SECONDS_BETWEEN_TRIES)
+
+
+def clear_interrupted(directory: Path) -> None:
+    """Delete the half-written files of a killed training from a directory of the store, unless one trains there now."""
+    if not any(directory.glob(f"{TEMPORARY}*")):
+        return
+    try:
+        lock = lock_file(directory / _TRAINING_LOCK)
+    except CheckpointError:
+        return
+    try:
+        remove_temporaries([directory])
+    finally:
+        lock.release()
 
 
 def may_train(directory: Path) -> bool:

@@ -25,7 +25,7 @@ from emtoolkit.errors import ScheduleError
 from emtoolkit.launch import process_count
 from emtoolkit.reuse.inputs import RunInputs, environment_of
 from emtoolkit.reuse.own_directory import OwnDirectory, intact
-from emtoolkit.reuse.store import TrajectoryStore, may_train, training_of
+from emtoolkit.reuse.store import TrajectoryStore, clear_interrupted, may_train, training_of
 from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.lock import lock_directory
@@ -173,6 +173,7 @@ def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manif
     """Link the checkpoints of `manifests` into the locked directory `own`, and log a run that trained nothing."""
     directory, identity, steps = own.directory, own.identity, tuple(sorted(manifests))
     own.begin()
+    clear_interrupted(own.store)
     write_resolved_config(config, directory)
     if not steps:
         own.end()

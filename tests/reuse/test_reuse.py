@@ -67,6 +67,20 @@ def test_a_second_schedule_is_taken_without_a_training(config: Config, tmp_path:
     assert digests(tmp_path / "second") == of_steps(separate, 3, 7, 9)
 
 
+def test_what_a_killed_training_left_half_written_goes_with_the_next_run(config: Config, tmp_path: Path) -> None:
+    train(config("first", "0,2"))
+    (store,) = (tmp_path / "store").glob("*-*")
+    left = store / ".tmp-trajectory.json-1"
+    left.write_text("{")
+    training = wait_to_train(store)
+    assert take_without_training(config("second", "2"), resume=False) is not None
+    # Another training may be writing the file.
+    assert left.exists()
+    training.release()
+    assert take_without_training(config("third", "2"), resume=False) is not None
+    assert not left.exists()
+
+
 def test_a_run_whose_own_steps_are_there_trains_those_of_the_other_runs_of_its_group(
     config: Config, tmp_path: Path, separate: Path
 ) -> None:
