@@ -40,14 +40,24 @@ def command(module: str, *words: str | Path) -> list[str]:
 
 
 def interpreter() -> str:
-    """The path of a program that is Python, and preloaded where its first word is `-m`."""
-    *start, _ = map(shlex.quote, command(""))
-    path = Path(_server()).parent / f"python-{os.getpid()}"
-    if not path.exists():
-        preloaded = f'if [ "$1" = -m ]; then shift; exec {" ".join(start)} "$@"; fi'
-        path.write_text(f'#!/bin/sh\n{preloaded}\nexec {start[0]} "$@"\n')
-        path.chmod(0o755)
-    return str(path)
+    """The path of a program that is Python, and preloaded where its first word is `-m`.
+
+    It is `sys.executable` in each preloaded program, so what a program starts is preloaded, too.
+    """
+    return str(_interpreter(Path(_server())))
+
+
+def _interpreter(path: Path) -> Path:
+    return path.with_name("python")
+
+
+def _write_interpreter(path: Path) -> None:
+    client = str(_ROOT / "tests" / "preloaded_run.py")
+    start = shlex.join([sys.executable, "-I", "-S", client, str(path)])
+    preloaded = f'if [ "$1" = -m ]; then shift; exec {start} "$@"; fi'
+    script = _interpreter(path)
+    script.write_text(f'#!/bin/sh\n{preloaded}\nexec {shlex.quote(sys.executable)} "$@"\n')
+    script.chmod(0o755)
 
 
 @cache
@@ -72,6 +82,7 @@ def _server() -> str:
 
 def _start(path: Path) -> None:
     path.unlink(missing_ok=True)
+    _write_interpreter(path)
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(path))
         listening.listen(32)
@@ -141,6 +152,7 @@ def serve(listening: socket.socket, path: Path) -> None:
                 _close(events)
                 connection.close()
                 _close_all_but(streams)
+                sys.executable = str(_interpreter(path))
                 _become(request, streams)
                 return
             for stream in streams:

@@ -92,3 +92,10 @@ def test_its_end_leaves_the_temporary_directories_that_were_there_before_it(home
     (home / "program.py").write_text("from wandb.sdk.data_types._private import MEDIA_TMP as t; print(t.name)")
     names = {run(*preloaded.command("program"), cwd=home).stdout.strip() for _ in range(2)}
     assert [Path(name).is_dir() for name in names] == [True]
+
+
+def test_what_it_starts_with_its_own_interpreter_is_preloaded_too(tmp_path: Path) -> None:
+    (tmp_path / "outer.py").write_text("import subprocess, sys; subprocess.run([sys.executable, '-m', 'inner'])")
+    (tmp_path / "inner.py").write_text("import sys; print(sys.executable, 'transformers' in sys.modules)")
+    done = run(*preloaded.command("outer"), cwd=tmp_path)
+    assert done.stdout == f"{preloaded.interpreter()} True\n"
