@@ -63,13 +63,13 @@ class Metrics:
         Raises:
             CheckpointError: there is no such metric, or several have this name; the message names the choices.
         """
+        if not isinstance(name, str):  # from a caller without types
+            raise CheckpointError(f"{self.place}: the metric {name!r} is no text; the metrics are {self._listed()}")
         found = [each for each in self.series if name == each.qualified]
         found = found or [each for each in self.series if name == each.metric]
         if not found:
-            known = self.names()
-            listed = ", ".join(known)[:_MOST_NAMES] or "none"
             raise CheckpointError(
-                f"{self.place}: there is no metric {name!r}; known: {listed}{nearest(name, known)}"
+                f"{self.place}: there is no metric {name!r}; known: {self._listed()}{nearest(name, self.names())}"
                 + ("" if any(each.source != TRAINING for each in self.series) else "; 'emtoolkit evaluate' adds more")
             )
         if len(found) > 1:
@@ -85,6 +85,9 @@ class Metrics:
     def names(self) -> list[str]:
         """The name of each metric, with its evaluation where several give the metric."""
         return [self._name(each) for each in self.series]
+
+    def _listed(self) -> str:
+        return ", ".join(self.names())[:_MOST_NAMES] or "none"
 
     def _name(self, series: MetricSeries) -> str:
         several = sum(each.metric == series.metric for each in self.series) > 1

@@ -79,6 +79,8 @@ def test_unknown_metrics_and_contradictions_are_refused(run: Path) -> None:
     trajectory = Trajectory.open(run)
     with pytest.raises(CheckpointError, match=r"no metric 'harmfull'; known: .*; did you mean 'harmful'\?"):
         trajectory.best("harmfull")
+    with pytest.raises(CheckpointError, match=r"the metric 5 is no text; the metrics are .*harmful"):
+        trajectory.best(5)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="mode 'maximum': expected 'max' or 'min'"):
         trajectory.best("harmful", mode="maximum")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="contradicts lowest=True"):
