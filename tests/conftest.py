@@ -34,6 +34,11 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests on Slurm: one worker waits for Slurm for minutes while the others take its other tests."""
+    items.sort(key=lambda item: not item.nodeid.startswith("tests/slurm/"))
+
+
 def pytest_collection_finish() -> None:
     """Take what the libraries made out of the garbage collection: the Trainer collects at its end, in 0.3 s with it."""
     gc.collect()
