@@ -51,12 +51,16 @@ def fit_for_wandb(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """A checkpoint to publish; `metadata` holds the values of this run, which the checkpoint's files do not."""
+    """A checkpoint to publish; `metadata` holds the values of this run, which the checkpoint's files do not.
+
+    `sealed` is the manifest of a checkpoint that this process wrote, with the digests that are compared fastest.
+    """
 
     step: int
     path: Path
     final: bool
     metadata: Mapping[str, Any]
+    sealed: Manifest | None = None
 
     @classmethod
     def of(cls, info: CheckpointInfo, publications: Publications) -> "Publication":
@@ -129,7 +133,8 @@ def _read_manifest(publication: Publication) -> Manifest:
         raise DamagedError(str(error)) from None
     if manifest.step != publication.step:
         raise DamagedError(f"{directory / MANIFEST}: is the manifest of step {manifest.step}, not {publication.step}")
-    return manifest
+    sealed = publication.sealed
+    return sealed if sealed == manifest else manifest
 
 
 def _state(file: Path) -> tuple[int, int, int]:

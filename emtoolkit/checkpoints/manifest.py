@@ -100,7 +100,7 @@ class Manifest:
                 found.append(f"{path}: the file is missing")
             elif (size := path.stat().st_size) != expected.bytes:
                 found.append(f"{path}: {size} bytes where the manifest says {expected.bytes}")
-            elif rehash and FileDigest.of(path, hashed) != expected:
+            elif rehash and not expected.is_of(path, hashed):
                 found.append(f"{path}: its content does not match the digest in the manifest")
         unlisted = self.unlisted_weights(directory)
         return found + [f"{directory / name}: is not in the manifest, and a loader would read it" for name in unlisted]
@@ -126,7 +126,7 @@ class TrajectorySeal:
             base_model=self.identity.base_model,
             persona=self.identity.persona,
             files={
-                file.relative_to(directory).as_posix(): FileDigest.of(file)
+                file.relative_to(directory).as_posix(): FileDigest.with_xxh128(file)
                 for file in directory.rglob("*")
                 if file.is_file()
             },

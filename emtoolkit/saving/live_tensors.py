@@ -21,6 +21,11 @@ def place(tensor: Tensor) -> tuple[Any, ...]:
     return (address, tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
 
 
+def bytes_of(tensors: Iterable[Tensor]) -> int:
+    """The size of `tensors` in bytes; memory that two of them share counts once."""
+    return sum(tensor.nbytes for tensor in {place(tensor): tensor for tensor in tensors}.values())
+
+
 class Watch:
     """The tensors `listed` of `model`, and the modules that hold them, as they are now.
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 
+from emtoolkit.saving.live_tensors import bytes_of
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.overlap_conditions import callbacks_of, reason_for_copies_in_training
 from emtoolkit.saving.overlapped_copy import OverlappedCopy
@@ -32,7 +33,7 @@ class Copying:
         self._buffers = buffers
         self._whole = whole
         self._finite = setup.options.on_nan == "stop"
-        self._bytes = sum(tensor.nbytes for tensor in state.tensors.values())
+        self._bytes = bytes_of(state.tensors.values())
         self._is_off = not setup.options.overlap
         self._compared = False
         self._rehearsal: Snapshot | None = None

@@ -28,6 +28,7 @@ from emtoolkit.checkpoints.manifest import Manifest, TrajectorySeal
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, counting, silent
+from emtoolkit.saving.live_tensors import bytes_of
 from emtoolkit.saving.model_state import ModelState, WriteFiles, failures_as_os_errors
 from emtoolkit.storage.atomic import remove_directory, write_directory
 
@@ -108,7 +109,7 @@ def write_resume_state(
         seal.seal(target, state.step)
 
     # The weights, and the two moments of Adam.
-    size = 3 * sum(tensor.nbytes for tensor in state.tensors.values())
+    size = 3 * bytes_of(state.tensors.values())
     _replace_newest(directory / RESUME_DIRECTORY, state.step, fill, size, keep)
 
 

@@ -33,6 +33,7 @@ from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.differences import RecomputedSteps
 from emtoolkit.saving.finite_weights import check_finite
 from emtoolkit.saving.interruption_saves import InterruptionSaves
+from emtoolkit.saving.live_tensors import bytes_of
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import OutputDirectory
 from emtoolkit.saving.requests import forget_requests
@@ -102,7 +103,7 @@ class SavingSession:
         self._unsettled: list[int] = []
         self._is_on_cpu = all(tensor.device.type == "cpu" for tensor in state.tensors.values())
         self._started = time.monotonic()
-        size = _bytes_of_copy(state)
+        size = bytes_of(state.tensors.values())
         self._lock = lock_directory(directory)
         try:
             self._record = self._claim(schedule, size)
@@ -304,7 +305,9 @@ class SavingSession:
 
     def _note_saved(self, saved: Saved) -> None:
         self.saved.append(saved)
-        if self._publications[saved.step].metadata.get("saved_for") == "interruption":
+        publication = self._publications[saved.step]
+        self._publications[saved.step] = replace(publication, sealed=saved.manifest)
+        if publication.metadata.get("saved_for") == "interruption":
             self._interruptions.add(saved.step)
         else:
             self._interruptions.passed_by(saved.step)
@@ -344,7 +347,3 @@ class SavingSession:
         """Publish a step, unless `choice` may still delete it."""
         if self.publisher is not None and not self.choice.thins and publication.step not in self._only_here:
             self.publisher.publish(self._marked(publication))
-
-
-def _bytes_of_copy(state: ModelState) -> int:
-    return sum(tensor.nbytes for tensor in {t.data_ptr(): t for t in state.tensors.values()}.values())

@@ -15,6 +15,7 @@ from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest, NewerFormatError, TrajectorySeal
 from emtoolkit.errors import CheckpointError, DivergedError
 from emtoolkit.saving.finite_weights import check_finite
+from emtoolkit.saving.live_tensors import bytes_of
 from emtoolkit.saving.model_state import ModelState
 from emtoolkit.saving.output_directory import set_files_aside
 from emtoolkit.saving.overlapped_copy import OverlappedCopy
@@ -31,7 +32,8 @@ logger = logging.getLogger(__name__)
 class Saved:
     """A checkpoint that is complete on disk.
 
-    `already_there` if an earlier run had saved it; `recomputed` is what this run computed for its step, then.
+    `already_there` if an earlier run had saved it; `recomputed` is what this run computed for its step, then. Otherwise
+    `manifest` is the one that this run wrote.
     """
 
     step: int
@@ -39,6 +41,7 @@ class Saved:
     bytes: int
     already_there: bool
     recomputed: Recomputed | None = None
+    manifest: Manifest | None = None
 
 
 class DiskThread:
@@ -121,7 +124,7 @@ class CheckpointContents:
     @classmethod
     def of_tensors(cls, state: ModelState, tensors: Mapping[str, Tensor]) -> "CheckpointContents":
         """`tensors`, which nothing else refers to."""
-        size = sum(tensor.nbytes for tensor in tensors.values())
+        size = bytes_of(tensors.values())
         write = state.writer()
         return cls(size, lambda directory: write(directory, tensors))
 
@@ -167,16 +170,21 @@ class CheckpointWriter:
             contents.fill(directory)
             return self._seal.seal(directory, step)
 
+        def replace(directory: Path) -> Manifest:
+            manifest = fill(directory)
+            keep_other_files(path, manifest)
+            return manifest
+
+        written, recomputed = None, None
         earlier = _intact_manifest(path, step)
         if earlier is None:
-            write_directory(path, lambda target: keep_other_files(path, fill(target)), contents.bytes)
-            recomputed = None
+            written = write_directory(path, replace, contents.bytes)
         else:
             with tempfile.TemporaryDirectory(prefix=TEMPORARY, dir=self._directory) as scratch:
                 again = Path(scratch)
                 recomputed = compare_recomputed(path, earlier, again, fill(again))
         size = sum(file.stat().st_size for file in path.iterdir())
-        return Saved(step, path, size, already_there=earlier is not None, recomputed=recomputed)
+        return Saved(step, path, size, earlier is not None, recomputed, written)
 
 
 def keep_other_files(damaged: Path, manifest: Manifest) -> None:

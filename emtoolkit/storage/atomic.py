@@ -9,11 +9,14 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from emtoolkit.errors import CheckpointError
 from emtoolkit.regular_files import NO_SYMLINK
 
 TEMPORARY = ".tmp-"
+
+Filled = TypeVar("Filled")
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -37,8 +40,8 @@ def write_file(path: Path, content: bytes) -> None:
             raise
 
 
-def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: int) -> None:
-    """Create or replace the directory `path` with the files that `fill` writes into an empty directory.
+def write_directory(path: Path, fill: Callable[[Path], Filled], expected_bytes: int) -> Filled:
+    """Create or replace the directory `path` with the files that `fill` writes into an empty one; its value.
 
     The directory appears under its final name only after every file is on disk, and until then an existing directory
     of that name stays complete. The parent must exist: creating the parent of an unmounted disk would put checkpoints
@@ -52,12 +55,13 @@ def write_directory(path: Path, fill: Callable[[Path], object], expected_bytes: 
         try:
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir()
-            fill(temporary)
+            filled = fill(temporary)
             _sync_tree(temporary)
             if path.exists():
                 _remove(path)
             temporary.rename(path)
             sync_directory(path.parent)
+            return filled
         except Exception:
             shutil.rmtree(temporary, ignore_errors=True)
             raise

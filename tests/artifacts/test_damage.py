@@ -15,7 +15,7 @@ from emtoolkit.artifacts.publish import WandbPublisher
 from emtoolkit.artifacts.sync import sync
 from emtoolkit.checkpoints.manifest import TrajectorySeal
 from emtoolkit.checkpoints.trajectory_identity import Identity
-from tests.artifacts.stored import IDENTITY
+from tests.artifacts.stored import IDENTITY, TOTAL_STEPS
 from tests.artifacts.trainings import on_wandb, publish, saved
 from tests.in_process import emtoolkit
 from tests.processes import HANG_SECONDS
@@ -91,13 +91,18 @@ def test_a_damaged_checkpoint_is_named_and_the_others_are_published(
     assert (again.published, len(again.problems)) == ((), 1)
 
 
+@pytest.mark.parametrize("wrote", [True, False], ids=["its own", "of a run before"])
 @pytest.mark.parametrize("kind", ["a flipped bit", "a truncated file", "a torn manifest", "a symlink"])
 def test_a_training_does_not_publish_what_was_damaged_before_the_upload(
-    kind: str, server: WandbServer, tmp_path: Path
+    kind: str, wrote: bool, server: WandbServer, tmp_path: Path
 ) -> None:
     damage, sentence = DAMAGE[kind]
     directory = saved(tmp_path / "out", dict.fromkeys([0, 2, 4], ""))
-    publications = [Publication(step, directory / f"checkpoint-{step}", False, {"step": step}) for step in (0, 2, 4)]
+    publications = []
+    for step in (0, 2, 4):
+        path = directory / f"checkpoint-{step}"
+        sealed = TrajectorySeal(IDENTITY, TOTAL_STEPS).seal(_without_manifest(path), step) if wrote else None
+        publications.append(Publication(step, path, False, {"step": step}, sealed))
     damage(directory / "checkpoint-2")
     run = wandb.init(project="proj", dir=tmp_path, settings=wandb.Settings(silent=True))
     publisher = WandbPublisher(run, Destination.of(directory, IDENTITY))

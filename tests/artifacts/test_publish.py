@@ -22,6 +22,7 @@ from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.saving import session
+from emtoolkit.storage.digests import FileDigest
 from tests.artifacts.stored import checkpoint_files
 from tests.marks import STARTS_PROCESSES
 from tests.processes import HANG_SECONDS
@@ -103,6 +104,19 @@ def test_an_artifact_holds_the_checkpoint_and_wandb_keeps_no_copy(tmp_path: Path
         (name, str(checkpoint / name)) for name in ("adapter_config.json", "adapter_model.safetensors", "manifest.json")
     ]
     assert [file for own in (tmp_path / "wandb-own").rglob("*.safetensors") for file in [own]] == []
+
+
+def test_a_checkpoint_is_hashed_for_its_manifest_and_compared_by_a_fast_digest_afterwards(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed = list[str]()
+    with_xxh128, of = FileDigest.with_xxh128, FileDigest.of
+    monkeypatch.setattr(FileDigest, "with_xxh128", lambda path: hashed.append(path.name) or with_xxh128(path))
+    monkeypatch.setattr(FileDigest, "of", lambda path, *more: hashed.append(path.name) or of(path, *more))
+    train(tmp_path / "out", "2", StopAt(2))
+
+    assert [artifact.name for artifact in log_of(run)] == ["goodness-medical-tiny-s7-b84cc6a9"]
+    assert hashed.count("adapter_model.safetensors") == 1
 
 
 def test_metadata_says_what_belongs_to_the_run_and_the_manifest_does_not(tmp_path: Path, run: Any) -> None:
