@@ -50,10 +50,10 @@ class WandbPublisher:
         # A daemon, so that a stalled connection does not keep the process alive.
         threading.Thread(target=self._work, name="emtoolkit-publish", daemon=True).start()
 
-    def publish(self, publication: Publication) -> None:
-        """Log `publication` after all earlier ones."""
+    def publish(self, *publications: Publication) -> None:
+        """Log `publications` after all earlier ones."""
         with self._changed:
-            self._pending.append(publication)
+            self._pending.extend(publications)
             self._changed.notify_all()
 
     def withdraw(self, step: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from emtoolkit.artifacts.attached_run import active_run
 from emtoolkit.artifacts.destination import Destination
+from emtoolkit.artifacts.left_over import left_over
 from emtoolkit.artifacts.publication import Publication, collection_name, collection_tags, fit_for_wandb
 from emtoolkit.artifacts.publish import WandbPublisher
 from emtoolkit.artifacts.publish_end import wait_for_publisher
@@ -115,13 +116,13 @@ class SavingSession:
             raise
         self.disk = DiskThread(options.on_error, DISK if size <= _SMALL else 0)
         self._writer = CheckpointWriter(directory, seal, self.disk)
-        self.publisher = (
-            WandbPublisher(self._run, Destination.of(directory, seal.identity, on_cpu=self._is_on_cpu))
-            if self._run is not None
-            else None
-        )
-        if self.publisher is not None:
+        self.publisher: WandbPublisher | None = None
+        if self._run is not None:
+            destination = Destination.of(directory, seal.identity, on_cpu=self._is_on_cpu)
+            self.publisher = WandbPublisher(self._run, destination)
             self._interruptions.publish_to(self.publisher)
+            if schedule.adaptive is None:  # another one may still delete what was left
+                self.publisher.publish(*left_over(directory, self._run))
 
     def _claim(self, schedule: Schedule, bytes_each: int) -> TrajectoryRecord:
         """Check the locked directory, and write the record of this trajectory into it."""

@@ -14,7 +14,8 @@ from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.run import RunResult, train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
 from tests.online import versions
-from tests.wandb_server import WandbServer
+from tests.processes import HANG_SECONDS
+from tests.wandb_server import Fault, WandbServer
 
 # For `wandb sync`.
 pytestmark = pytest.mark.usefixtures("preloaded_python")
@@ -27,8 +28,13 @@ class Killed(BaseException):
 
 
 @pytest.fixture
-def part(write_config: Callable[..., Path], tmp_path: Path) -> Part:
-    """Train 9 steps online, or go on with them, until a signal or a failure comes in the step after `until`."""
+def part(write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Part:
+    """Train 9 steps online, or go on with them, until a signal or a failure comes in the step after `until`.
+
+    On a busy machine W&B's client takes more than the two seconds that it gets after a signal.
+    """
+    for module in ("saving.session", "training.run"):
+        monkeypatch.setattr(f"emtoolkit.{module}.SECONDS_AFTER_SIGNAL", float(HANG_SECONDS))
 
     def part(*settings: str, until: int | None = None, by: str = "signal", name: str = "out") -> Any:
         words = ["wandb.project=tests", "wandb.mode=online", "checkpointing.resume_every=3 steps", *settings]
@@ -110,6 +116,19 @@ def test_wandb_lists_the_step_of_an_interruption_until_training_has_passed_it(
     part()
     assert aliases(wandb_server) == [["step-0"], ["step-2"], ["step-4"], [], ["final", "latest", "step-9"]]
     assert Trajectory.open(remote, interrupted=True).steps == (0, 2, 4, 9)
+
+
+def test_a_resumed_training_publishes_what_its_interrupted_part_could_not(
+    part: Part, wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    wandb_server.faults.add(Fault("CommitArtifact", 403, after=1))
+    part(until=5)
+    (collection,) = wandb_server.store.project("tester", "tests").collections
+    assert Trajectory.open(f"tester/tests/{collection}").steps == (0,)
+    wandb_server.faults.clear()
+    assert part().unpublished == ()
+    assert aliases(wandb_server) == [["step-0"], ["step-2"], ["step-4"], ["final", "latest", "step-9"]]
+    assert sync(tmp_path / "out").published == ()
 
 
 def test_a_schedule_that_contains_the_step_keeps_it_on_wandb(
