@@ -45,6 +45,14 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _frozen_objects() -> Iterator[None]:
+    """Take what a module of tests leaves out of the garbage collection, too: libraries that it was first to use."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache_directory(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Put emtoolkit's cache, by default in the user's home, into a directory of this test process."""

@@ -244,7 +244,9 @@ def test_a_run_of_two_processes_has_two_gpus(
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,5,6")
-    program = "import os\nprint(*(os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'CUDA_VISIBLE_DEVICES')))\n"
+    # In one write: torchrun starts Python without buffers, and both processes write to one log.
+    names = "('RANK', 'WORLD_SIZE', 'CUDA_VISIBLE_DEVICES')"
+    program = f"import os\nprint(' '.join(os.environ[name] for name in {names}) + '\\n', end='')\n"
     (tmp_path / "prog.py").write_text(program)
     sweep = {"method": "grid", "program": "prog.py", "parameters": {"a": {"values": [1]}}}
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))

