@@ -74,7 +74,7 @@ def test_the_threads_behind_a_training_give_way_unless_a_save_would_wait(
 
     train(tmp_path / "out", "0,2", Look())
     assert niceness["emtoolkit-publish"] == 19
-    assert niceness["emtoolkit-disk_0"] == max(disk, before)
+    assert niceness["emtoolkit-disk"] == max(disk, before)
     assert niceness["MainThread"] == before
 
 
