@@ -42,7 +42,7 @@ class OverlappedCopy:
         self.step, self.bytes = step, self._begun.bytes
         self.moved = False
         self.failure: Exception | None = None
-        self.problem: Exception | None = CheckpointError(f"step {step}: training ended before its weights were copied")
+        self.problem: Exception | None = None
 
     def make(self) -> None:
         """Copy the weights, unless `settle` has; called by another thread than the training's."""
@@ -91,6 +91,9 @@ class OverlappedCopy:
                 self._copied = self._buffers.fill_again(self._begun)
             self._copied.hold_streams()
             self.problem = None if self._whole.is_unchanged() else self._changed()
+        except BaseException:
+            self.problem = CheckpointError(f"step {self.step}: training ended before its weights were copied")
+            raise
         finally:
             self._is_settled = True
             self._settling.release()
