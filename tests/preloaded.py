@@ -42,7 +42,8 @@ def command(module: str, *words: str | Path) -> list[str]:
 def interpreter() -> str:
     """The path of a program that is Python, and preloaded where its first word is `-m`.
 
-    It is `sys.executable` in each preloaded program, so what a program starts is preloaded, too.
+    It is `sys.executable` in each preloaded program, so what a program starts is preloaded, too; torchrun starts its
+    processes with `-u -m`.
     """
     return str(_interpreter(Path(_server())))
 
@@ -55,8 +56,9 @@ def _write_interpreter(path: Path) -> None:
     client = str(_ROOT / "tests" / "preloaded_run.py")
     start = shlex.join([sys.executable, "-I", "-S", client, str(path)])
     preloaded = f'if [ "$1" = -m ]; then shift; exec {start} "$@"; fi'
+    unbuffered = f'if [ "$1 $2" = "-u -m" ]; then shift 2; PYTHONUNBUFFERED=1 exec {start} "$@"; fi'
     script = _interpreter(path)
-    script.write_text(f'#!/bin/sh\n{preloaded}\nexec {shlex.quote(sys.executable)} "$@"\n')
+    script.write_text(f'#!/bin/sh\n{preloaded}\n{unbuffered}\nexec {shlex.quote(sys.executable)} "$@"\n')
     script.chmod(0o755)
 
 
@@ -219,14 +221,14 @@ def _become(request: dict[str, Any], streams: list[int]) -> None:
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
+    os.environ.clear()
+    os.environ.update(request["environment"])
     sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115  # as long as the process
     for number, name, errors in ((1, "stdout", "strict"), (2, "stderr", "backslashreplace")):
-        buffering = 1 if number == 2 or os.isatty(number) else -1
+        buffering = 1 if number == 2 or os.isatty(number) or os.environ.get("PYTHONUNBUFFERED") else -1
         stream = open(number, "w", encoding="utf-8", errors=errors, buffering=buffering, closefd=False)  # noqa: SIM115
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
-    os.environ.clear()
-    os.environ.update(request["environment"])
     os.chdir(request["directory"])
     sys.path[0] = request["directory"]
     sys.path[1:1] = [each for each in os.environ.get("PYTHONPATH", "").split(os.pathsep) if each]

@@ -94,8 +94,11 @@ def test_its_end_leaves_the_temporary_directories_that_were_there_before_it(home
     assert [Path(name).is_dir() for name in names] == [True]
 
 
-def test_what_it_starts_with_its_own_interpreter_is_preloaded_too(tmp_path: Path) -> None:
-    (tmp_path / "outer.py").write_text("import subprocess, sys; subprocess.run([sys.executable, '-m', 'inner'])")
-    (tmp_path / "inner.py").write_text("import sys; print(sys.executable, 'transformers' in sys.modules)")
-    done = run(*preloaded.command("outer"), cwd=tmp_path)
-    assert done.stdout == f"{preloaded.interpreter()} True\n"
+@pytest.mark.parametrize("options", [["-m"], ["-u", "-m"]])
+def test_what_it_starts_with_its_own_interpreter_is_preloaded_too(tmp_path: Path, options: list[str]) -> None:
+    (tmp_path / "outer.py").write_text(f"import subprocess, sys; subprocess.run([sys.executable, *{options}, 'inner'])")
+    (tmp_path / "inner.py").write_text(
+        "import sys; print(sys.executable, 'transformers' in sys.modules, sys.stdout.line_buffering)"
+    )
+    done = run(*preloaded.command("outer"), cwd=tmp_path, PYTHONUNBUFFERED="")
+    assert done.stdout == f"{preloaded.interpreter()} True {options[0] == '-u'}\n"

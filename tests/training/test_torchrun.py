@@ -45,7 +45,7 @@ def whole(config: Path) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A complete run under torchrun, and its output."""
     directory = config.parent / "whole"
     words = ("train", config, *SETTINGS, "--output-dir", directory)
-    done = launched("emtoolkit", *words, cwd=config.parent, fresh=True)
+    done = launched("emtoolkit", *words, cwd=config.parent)
     assert done.returncode == 0, done.stderr[-3000:]
     return directory, done
 
@@ -183,15 +183,15 @@ def test_missing_steps_are_refined_in_as_many_processes_as_the_training_had(whol
 
 @pytest.mark.subprocess
 def test_a_signal_to_torchrun_saves_the_state_and_resume_ends_with_the_same_bytes(config: Path, tmp_path: Path) -> None:
-    words = ("train", config, "--schedule", "0,every:80", "--set", "training.max_steps=240", *SETTINGS)
+    words = ("train", config, "--schedule", "0,every:40", "--set", "training.max_steps=120", *SETTINGS)
     stopped = tmp_path / "stopped"
-    assert 0 < stop(signal.SIGTERM, stopped, *words) < 240
+    assert 0 < stop(signal.SIGTERM, stopped, *words) < 120
     resumed = launched("emtoolkit", *words, "--output-dir", stopped, "--resume", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
     whole = launched("emtoolkit", *words, "--output-dir", tmp_path / "whole", cwd=tmp_path)
     assert whole.returncode == 0, whole.stderr[-3000:]
-    assert saved_steps(stopped) == [0, 80, 160, 240]
-    for step in (0, 80, 160, 240):
+    assert saved_steps(stopped) == [0, 40, 80, 120]
+    for step in (0, 40, 80, 120):
         name = f"checkpoint-{step}"
         assert bytes_of(stopped / name) == bytes_of(tmp_path / "whole" / name), step
 
