@@ -17,7 +17,7 @@ from emtoolkit.regular_files import read_regular
 from emtoolkit.yaml_scalars import ScalarError, scalar
 
 # Far above any config or question file, and read within about a second.
-_LARGEST_FILE = 4_000_000
+LARGEST_FILE = 4_000_000
 _MOST_VALUES = 200_000
 _MOST_CHARACTERS = 64_000_000
 _DEEPEST = 60
@@ -47,7 +47,7 @@ def read_text(path: Path) -> str:
             regular file, is far too large, or is not UTF-8.
     """
     try:
-        content = read_regular(path, _LARGEST_FILE)
+        content = read_regular(path, LARGEST_FILE)
     except FileNotFoundError:
         beside = [str(other) for other in path.parent.glob("*.yaml")]
         raise ConfigError(f"{path}: there is no such file{nearest(str(path), beside)}") from None

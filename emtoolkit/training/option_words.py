@@ -4,13 +4,15 @@ W&B's agent turns a parameter into `--name=value` with Python's text of the valu
 `--control=True`, `--training.learning_rate=1e-05`. Its other macros write `name=value`, or all parameters as JSON.
 """
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from emtoolkit.config.key_values import is_key, key_names, takes_boolean, values_of
 from emtoolkit.errors import UserError, nearest, shown
+from emtoolkit.json_files import parse_json
+from emtoolkit.regular_files import read_regular
+from emtoolkit.yaml_files import LARGEST_FILE
 
 _KEY = "--key"
 _BOOLEANS = {"true": True, "false": False}
@@ -129,7 +131,7 @@ def _assignments(word: str) -> list[tuple[str, str]] | None:
     None for another word.
     """
     if word.startswith("{"):
-        return _of_json(word, "the JSON after CONFIG")
+        return _of_json(word.encode("utf-8", "surrogateescape"), "the JSON after CONFIG")
     if "=" in word:
         # Hydra's words begin with plus signs.
         name, _, text = word.lstrip("+").partition("=")
@@ -137,15 +139,16 @@ def _assignments(word: str) -> list[tuple[str, str]] | None:
     if not word.endswith(".json"):
         return None
     try:
-        return _of_json(Path(word).read_text(encoding="utf-8"), word)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{word}: cannot be read ({error})") from None
+        content = read_regular(Path(word), LARGEST_FILE)
+    except OSError as error:
+        raise UserError(f"{word}: cannot be read ({error.strerror or error})") from None
+    return _of_json(content, word)
 
 
-def _of_json(text: str, place: str) -> list[tuple[str, str]]:
+def _of_json(text: bytes, place: str) -> list[tuple[str, str]]:
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        content = parse_json(text, finite=False)
+    except ValueError as error:
         raise UserError(f"{place}: not valid JSON ({error})") from None
     if not isinstance(content, dict):
         raise UserError(f"{place}: {shown(content)} is not an object of names and values")

@@ -1,6 +1,7 @@
 """Every key of a config is an option of `emtoolkit train`, in each form in which W&B's agent writes a parameter."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,49 @@ def test_a_wrong_option_is_one_sentence_with_the_option_the_value_and_what_is_va
         TrainOptions.from_argv([str(write_config()), *words.split(" ")]).to_config()
     assert str(raised.value).startswith(sentence)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b'{"seed": ' + b"[" * 3000 + b"]" * 3000 + b"}", "not valid JSON (nested more than 100 levels deep)"),
+        (b'{"seed": ' + b"[" * 200_000 + b"]" * 200_000 + b"}", "not valid JSON (nested more than 100 levels deep)"),
+        (b'{"seed": ' + b"9" * 5000 + b"}", "not valid JSON (a number has 5,000 digits)"),
+        (b'{"seed": "\xff"}', "not valid JSON (not text in UTF-8 (invalid start byte))"),
+        (b'{"seed": "\\ud800"}', "not valid JSON (a text holds half a surrogate pair, which no file can hold)"),
+        (
+            b'{"seed": 1}'.ljust(4_000_001),
+            "cannot be read (a size of 4,000,001 bytes; such a file has at most 4,000,000)",
+        ),
+        (b"[1]", "[1] is not an object of names and values"),
+    ],
+)
+def test_a_parameter_file_that_no_agent_wrote_is_one_sentence(
+    write_config: WriteConfig, tmp_path: Path, content: bytes, problem: str
+) -> None:
+    file = tmp_path / "parameters.json"
+    file.write_bytes(content)
+    done = emtoolkit("train", write_config(), file, "--dry-run", cwd=tmp_path)
+    assert (done.code, done.out, done.err) == (2, "", f"emtoolkit: {file}: {problem}\n")
+
+
+def test_a_parameter_file_that_is_a_pipe_or_a_device_is_refused_at_once(
+    write_config: WriteConfig, tmp_path: Path
+) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "null.json").symlink_to("/dev/null")
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    (tmp_path / "d.json").mkdir()
+    for name, found in (("null", "a device"), ("d", "a directory"), ("pipe", "a pipe"), ("zero", "a device")):
+        with pytest.raises(UserError) as raised:
+            TrainOptions.from_argv([str(write_config()), str(tmp_path / f"{name}.json")])
+        assert str(raised.value) == f"{tmp_path / name}.json: cannot be read (expected a file, found {found})"
+
+
+@pytest.mark.parametrize("value", ["[" * 3000 + "]" * 3000, "9" * 5000])
+def test_json_among_the_words_is_read_by_the_same_rules(write_config: WriteConfig, value: str) -> None:
+    with pytest.raises(UserError, match=r"^the JSON after CONFIG: not valid JSON [(](nested|a number has 5,000 dig)"):
+        TrainOptions.from_argv([str(write_config()), f'{{"seed": {value}}}'])
 
 
 def test_one_value_may_be_given_twice(write_config: WriteConfig) -> None:
