@@ -10,7 +10,7 @@ import numpy as np
 
 from emtoolkit.analysis.curves import CHANGED, Curve, Kind, curve_of, metrics_of
 from emtoolkit.analysis.onset import Onset, chance_of_order, find_onset, order_of
-from emtoolkit.analysis.seeds import Mass, turnbull
+from emtoolkit.analysis.seeds import Distribution
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
@@ -103,8 +103,8 @@ class OnsetResult(AsTable):
 
     event: Event
     seeds: tuple[SeedOnset, ...]
-    across_new_questions: tuple[Mass, ...]
-    across_these_questions: tuple[Mass, ...]
+    across_new_questions: Distribution | None
+    across_these_questions: Distribution | None
     notes: tuple[str, ...]
 
     def _title(self) -> str:
@@ -152,8 +152,8 @@ def onsets_in(evaluations: Sequence[StoredEvaluation], event: Event, before: Eve
     return OnsetResult(
         event,
         seeds,
-        turnbull([seed.new_questions.bracket for seed in seeds]) if several else (),
-        turnbull([seed.these_questions.bracket for seed in seeds]) if several else (),
+        Distribution.of([seed.new_questions.bracket for seed in seeds]) if several else None,
+        Distribution.of([seed.these_questions.bracket for seed in seeds]) if several else None,
         tuple(notes),
     )
 

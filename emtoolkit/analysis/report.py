@@ -35,7 +35,6 @@ from emtoolkit.analysis.report_charts import (
     rate_charts,
     weight_charts,
 )
-from emtoolkit.analysis.seeds import median
 from emtoolkit.byte_sizes import format_size
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.errors import UserError
@@ -221,9 +220,10 @@ def _when(report: Report) -> str:
         for seed in result.seeds:
             told = (onset_sentence(onset, report.event) for onset in (seed.new_questions, seed.these_questions))
             rows.append([seed.persona, seed.trajectory, *told])
-        if result.across_new_questions:
-            both = (result.across_new_questions, result.across_these_questions)
-            over.append([result.seeds[0].persona, len(result.seeds), *(f"median in {median(each)}" for each in both)])
+        distributions = [each for each in (result.across_new_questions, result.across_these_questions) if each]
+        if distributions:
+            medians = (f"median in {each.median}" for each in distributions)
+            over.append([result.seeds[0].persona, len(result.seeds), *medians])
     parts = [table(["persona", "trajectory", "new questions", "these questions"], rows)]
     if over:
         parts += ["<h3>Over seeds</h3>", table(["persona", "seeds", "new questions", "these questions"], over)]

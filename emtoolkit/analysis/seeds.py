@@ -24,6 +24,20 @@ class Mass:
     probability: float
 
 
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Turnbull's estimate over several seeds, and the bracket of its median."""
+
+    masses: tuple[Mass, ...]
+    median: Bracket
+
+    @classmethod
+    def of(cls, brackets: Sequence[Bracket]) -> "Distribution":
+        """The distribution of the onsets in `brackets`, one for each seed."""
+        masses = turnbull(brackets)
+        return cls(masses, median(masses))
+
+
 def turnbull(brackets: Sequence[Bracket]) -> tuple[Mass, ...]:
     """The maximum of the likelihood of `brackets`, in the order of the steps; brackets without mass are left out.
 

@@ -10,7 +10,7 @@ from emtoolkit.analysis.curves import Curve
 from emtoolkit.analysis.decided_before import Standing
 from emtoolkit.analysis.onset_results import Event, OnsetResult, Order, SeedOnset
 from emtoolkit.analysis.onset_text import event_text, is_share, limits_text, number_text, onset_sentence
-from emtoolkit.analysis.seeds import Mass, median
+from emtoolkit.analysis.seeds import Distribution
 from emtoolkit.cli.layout import Column, Records, facts, here, line, prose
 from emtoolkit.cli.render import as_json
 from emtoolkit.cli.render_metrics import without_nan
@@ -22,13 +22,13 @@ def onset_text(result: OnsetResult, standings: Sequence[Standing] = ()) -> Rende
     event, parts = result.event, list[RenderableType]()
     for seed in result.seeds:
         parts += [*_seed(seed, event), line("")]
-    if result.across_new_questions:
+    if result.across_new_questions is not None and result.across_these_questions is not None:
         parts += [
             prose(f"Over {len(result.seeds)} seeds (Turnbull's estimator):"),
             facts(
                 [
-                    ("new questions", _masses(result.across_new_questions)),
-                    ("these questions", _masses(result.across_these_questions)),
+                    ("new questions", _distribution(result.across_new_questions)),
+                    ("these questions", _distribution(result.across_these_questions)),
                 ]
             ),
             line(""),
@@ -80,9 +80,9 @@ def onset_json(result: OnsetResult, standings: Sequence[Standing] = ()) -> str:
             value["order"] = asdict(seed.order)
         seeds.append(value)
     value = {"event": asdict(result.event), "seeds": seeds, "notes": list(result.notes)}
-    if result.across_new_questions:
-        value["across_new_questions"] = [asdict(mass) for mass in result.across_new_questions]
-        value["across_these_questions"] = [asdict(mass) for mass in result.across_these_questions]
+    for name in ("across_new_questions", "across_these_questions"):
+        if (distribution := getattr(result, name)) is not None:
+            value[name] = [asdict(mass) for mass in distribution.masses]
     value["analyses"] = standings_json(standings)
     return as_json(without_nan(_lists(value)))
 
@@ -122,9 +122,9 @@ def _order(order: Order, event: Event) -> str:
     )
 
 
-def _masses(masses: Sequence[Mass]) -> str:
-    parts = ", ".join(f"{mass.bracket} {100 * mass.probability:.0f} %" for mass in masses)
-    return f"median in {median(masses)}: {parts}"
+def _distribution(found: Distribution) -> str:
+    parts = ", ".join(f"{mass.bracket} {100 * mass.probability:.0f} %" for mass in found.masses)
+    return f"median in {found.median}: {parts}"
 
 
 def _table(seed: SeedOnset, event: Event) -> RenderableType:

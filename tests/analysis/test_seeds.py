@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from emtoolkit.analysis.onset import Bracket
-from emtoolkit.analysis.seeds import Mass, median, turnbull
+from emtoolkit.analysis.seeds import Distribution, Mass, median, turnbull
 
 
 def found(*brackets: tuple[int | None, int | None]) -> list[tuple[int | None, int | None, float]]:
@@ -59,6 +59,11 @@ def test_the_median_is_a_bracket() -> None:
     assert median(masses) == Bracket(25, 50)
     assert median([Mass(Bracket(0, 25), 0.5), Mass(Bracket(50, 75), 0.5)]) == Bracket(0, 75)
     assert median([Mass(Bracket(0, 25), 0.4), Mass(Bracket(100, None), 0.6)]) == Bracket(100, None)
+
+
+def test_a_distribution_has_its_masses_and_their_median() -> None:
+    brackets = [Bracket(0, 25), Bracket(25, 50), Bracket(25, 50)]
+    assert Distribution.of(brackets) == Distribution(turnbull(brackets), Bracket(25, 50))
 
 
 def test_an_empty_bracket_is_refused() -> None:
