@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emtoolkit.analysis.compare import Comparison, Comparisons
-from emtoolkit.analysis.schedule_costs import ScheduleCost, pareto_front, schedule_costs
+from emtoolkit.analysis.schedule_costs import ScheduleCost, ScheduleCosts
 from emtoolkit.errors import DataError, UserError
 from emtoolkit.storage.atomic import write_file
 
@@ -25,7 +25,7 @@ _PANEL_WIDTH, _PANEL_HEIGHT, _FRONT_HEIGHT = 3.0, 1.25, 3.2
 _MEGABYTE = 1e6
 
 
-def compare_figure(found: Comparisons) -> "Figure":
+def compare_figure(found: Comparisons, costs: ScheduleCosts) -> "Figure":
     """The curves as each schedule sees them, above the Pareto fronts.
 
     Raises:
@@ -36,10 +36,9 @@ def compare_figure(found: Comparisons) -> "Figure":
         from emtoolkit.analysis.notebook_figure import NotebookFigure
     except ImportError as error:
         raise UserError("figure: matplotlib is not installed; run pip install 'emtoolkit[plot]'") from error
-    costs = schedule_costs(found)
-    if not costs:
+    if not costs.schedules:
         raise DataError("figure: no schedule can be judged, because not all of their steps were evaluated")
-    names = [each.schedule for each in costs]
+    names = [each.schedule for each in costs.schedules]
     personas = list(dict.fromkeys(each.persona for each in found.trajectories))
     heights = [_PANEL_HEIGHT * len(names) + 0.6, _FRONT_HEIGHT]
     size = (max(7.2, _PANEL_WIDTH * len(personas) + 0.6), sum(heights))
@@ -59,7 +58,7 @@ def compare_figure(found: Comparisons) -> "Figure":
     )
     left, right = below.subplots(1, 2)
     _draw_width_front(left, costs)
-    _draw_front(right, costs, lambda each: (each.checkpoints, each.rmse))
+    _draw_front(right, costs.schedules, costs.error_front, lambda each: (each.checkpoints, each.rmse))
     right.set_xlabel("checkpoints", fontsize=9)
     right.set_ylabel("RMSE of the interpolated curve", fontsize=9)
     return figure
@@ -79,20 +78,18 @@ def _draw_view(axes: Any, trajectories: Sequence[Comparison], schedule: str, lim
     axes.tick_params(labelsize=7)
 
 
-def _draw_width_front(axes: Any, costs: Sequence[ScheduleCost]) -> None:
+def _draw_width_front(axes: Any, costs: ScheduleCosts) -> None:
     """Disk, or checkpoints where a size is not known, against the width of the bracket; misses above a line."""
-    known = all(each.bytes is not None for each in costs)
+    known, top = costs.sizes_known, costs.widest
 
     def values(each: ScheduleCost) -> tuple[float, float]:
         return (each.checkpoints if not known or each.bytes is None else each.bytes / _MEGABYTE), each.width
 
-    finite = [each.width for each in costs if math.isfinite(each.width)]
-    top = max(finite, default=1.0)
-    missed = [each for each in costs if not math.isfinite(each.width)]
+    missed = [each for each in costs.schedules if not math.isfinite(each.width)]
     for each in missed:
         axes.plot([values(each)[0]], [1.35 * top], "x", color=_OTHER, markersize=6)
         _name(axes, f"{each.schedule}: {each.seen} of {each.of}", values(each)[0], 1.35 * top, _OTHER)
-    _draw_front(axes, [each for each in costs if math.isfinite(each.width)], values)
+    _draw_front(axes, [each for each in costs.schedules if math.isfinite(each.width)], costs.width_front, values)
     axes.set_ylim(0, 1.6 * top)
     if missed:
         axes.axhline(1.2 * top, color=_OTHER, linewidth=0.6, linestyle=":")
@@ -102,10 +99,12 @@ def _draw_width_front(axes: Any, costs: Sequence[ScheduleCost]) -> None:
 
 
 def _draw_front(
-    axes: Any, costs: Sequence[ScheduleCost], values: Callable[[ScheduleCost], tuple[float, float]]
+    axes: Any,
+    costs: Sequence[ScheduleCost],
+    front: Sequence[ScheduleCost],
+    values: Callable[[ScheduleCost], tuple[float, float]],
 ) -> None:
     """A dot for each schedule, and a line through the Pareto front."""
-    front = pareto_front(costs, values)
     axes.step(*zip(*map(values, front), strict=True), where="post", color=_SEEN, linewidth=1.2) if front else None
     for each in costs:
         at, value = values(each)
@@ -129,7 +128,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def save_compare_figure(found: Comparisons, path: Path) -> None:
+def save_compare_figure(found: Comparisons, costs: ScheduleCosts, path: Path) -> None:
     """Write the figure in the format of the suffix of `path`: .png, .pdf or .svg.
 
     Raises:
@@ -137,6 +136,6 @@ def save_compare_figure(found: Comparisons, path: Path) -> None:
     """
     if path.suffix not in (".png", ".pdf", ".svg"):
         raise UserError(f"--figure: {path}: expected a name that ends in .png, .pdf or .svg")
-    figure, content = compare_figure(found), BytesIO()
+    figure, content = compare_figure(found, costs), BytesIO()
     figure.savefig(content, format=path.suffix[1:])
     write_file(path, content.getvalue())

@@ -15,6 +15,7 @@ from typing import Any
 from emtoolkit.analysis.compare import Comparison, Comparisons, View, verdict
 from emtoolkit.analysis.compare_figure import compare_figure
 from emtoolkit.analysis.onset_text import event_text
+from emtoolkit.analysis.schedule_costs import schedule_costs
 from emtoolkit.artifacts.run_end import finish_run
 from emtoolkit.artifacts.run_mode import Mode
 from emtoolkit.artifacts.server import client_limits, why_not_logged_in, why_unreachable
@@ -112,7 +113,7 @@ def _content(found: Comparisons) -> dict[str, Any]:
             xname="step",
         )
     try:
-        figure = compare_figure(found)
+        figure = compare_figure(found, schedule_costs(found))
     except UserError as error:
         logger.warning("%s", error)
         return content

@@ -13,6 +13,7 @@ from emtoolkit.analysis.compare import Comparisons
 from emtoolkit.analysis.compare_figure import save_compare_figure
 from emtoolkit.analysis.report import Report, charts
 from emtoolkit.analysis.report_charts import Chart
+from emtoolkit.analysis.schedule_costs import schedule_costs
 from emtoolkit.errors import UserError
 from emtoolkit.storage.atomic import write_file
 
@@ -100,9 +101,11 @@ def save_report_figures(report: Report, directory: Path) -> None:
     save_figures([chart for drawn in charts(report).values() for chart in drawn], directory)
     views = zip(*(each.views for each in report.comparisons), strict=True)
     if any(all(view.new_questions is not None for view in of_schedule) for of_schedule in views):
+        found = Comparisons(report.event, report.comparisons, ())
+        costs = schedule_costs(found)
         for form in ("png", "svg"):
             path = directory / f"schedules.{form}"
-            save_compare_figure(Comparisons(report.event, report.comparisons, ()), path)
+            save_compare_figure(found, costs, path)
 
 
 def _plain(text: str) -> str:

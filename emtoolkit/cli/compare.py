@@ -69,6 +69,7 @@ def compare(
         from emtoolkit.analysis.compare_figure import save_compare_figure
         from emtoolkit.analysis.compare_wandb import chosen_mode, log_comparison
         from emtoolkit.analysis.decided_before import standings
+        from emtoolkit.analysis.schedule_costs import persona_summaries, schedule_costs
         from emtoolkit.analysis.sources import read_sources
         from emtoolkit.cli import render_compare
         from emtoolkit.sweeps.attempts import unfinished_runs
@@ -84,14 +85,16 @@ def compare(
         found = compare_all(sources, specs, event, reference)
         standing = standings(sources.directories, event, decided, specs)
         if figure is not None:
-            save_compare_figure(found, figure)
+            save_compare_figure(found, schedule_costs(found), figure)
         run = None if mode is None else log_comparison(found, mode)
     for note in (*unfinished, *found.notes):
         typer.echo(f"emtoolkit: {note}", err=True)
     if as_csv:
         show(rows_csv(found.rows()))
+    elif as_json:
+        show(render_compare.compare_json(found, standing))
     else:
-        show(render_compare.compare_json(found, standing) if as_json else render_compare.compare_text(found, standing))
+        show(render_compare.compare_text(found, persona_summaries(found), standing))
     if run is not None:
         send = shell_command("wandb", "sync", Path(here(run.log)))
         where = f"W&B run: {run.path}" if run.sent else f"Publish on W&B: {send}"

@@ -1,9 +1,8 @@
 """What `emtoolkit compare` and `emtoolkit suggest` print."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from statistics import median
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -12,6 +11,7 @@ from emtoolkit.analysis.compare import Comparison, Comparisons, View, verdict
 from emtoolkit.analysis.decided_before import Standing
 from emtoolkit.analysis.onset import Onset
 from emtoolkit.analysis.onset_text import event_text
+from emtoolkit.analysis.schedule_costs import ScheduleSummary
 from emtoolkit.analysis.suggest import Suggestion
 from emtoolkit.byte_sizes import format_size
 from emtoolkit.cli.layout import Column, Records, facts, line, prose
@@ -31,8 +31,10 @@ _COLUMNS = (
 )
 
 
-def compare_text(found: Comparisons, standings: Sequence[Standing] = ()) -> RenderableType:
-    """For each trajectory a line for each schedule, then the schedules over all trajectories of a persona."""
+def compare_text(
+    found: Comparisons, summaries: Mapping[str, Sequence[ScheduleSummary]], standings: Sequence[Standing] = ()
+) -> RenderableType:
+    """For each trajectory a line for each schedule, then `summaries` of the schedules for each persona."""
     parts: list[RenderableType] = [facts([("event", event_text(found.event))]), line("")]
     for each in found.trajectories:
         parts += [
@@ -41,10 +43,9 @@ def compare_text(found: Comparisons, standings: Sequence[Standing] = ()) -> Rend
             Records(_COLUMNS, [_row(view, each) for view in (each.reference, *each.views)]),
             line(""),
         ]
-    for persona in dict.fromkeys(each.persona for each in found.trajectories):
-        of_persona = [each for each in found.trajectories if each.persona == persona]
-        if len(of_persona) > 1:
-            parts += [prose(f"{persona}, {len(of_persona)} trajectories:"), _over_trajectories(of_persona), line("")]
+    for persona, schedules in summaries.items():
+        count = sum(each.persona == persona for each in found.trajectories)
+        parts += [prose(f"{persona}, {count} trajectories:"), _over_trajectories(schedules), line("")]
     return Group(
         *parts,
         prose(
@@ -130,22 +131,17 @@ def _onset(view: View, reference: Onset | None, onset: Onset | None) -> str:
     return found
 
 
-def _over_trajectories(found: Sequence[Comparison]) -> RenderableType:
+def _over_trajectories(schedules: Sequence[ScheduleSummary]) -> RenderableType:
     columns = [Column("schedule", "left"), Column("mean RMSE"), Column("seen"), Column("median width")]
-    rows: list[list[RenderableType]] = []
-    for number in range(len(found[0].views)):
-        views = [(each.views[number], each.reference) for each in found]
-        known = [view.rmse for view, _ in views if not math.isnan(view.rmse)]
-        seen = [v for v, reference in views if verdict(reference.new_questions, v.new_questions) == "seen"]
-        widths = [width for v in seen if v.new_questions and (width := v.new_questions.bracket.width) is not None]
-        rows.append(
-            [
-                views[0][0].schedule,
-                _number(sum(known) / len(known)) if known else "—",
-                f"{len(seen)} of {len(views)}",
-                f"{median(widths):g}" if widths else "—",
-            ]
-        )
+    rows: list[list[RenderableType]] = [
+        [
+            each.schedule,
+            _number(each.rmse),
+            f"{each.seen} of {each.trajectories}",
+            "—" if each.width is None else f"{each.width:g}",
+        ]
+        for each in schedules
+    ]
     return Records(columns, rows)
 
 

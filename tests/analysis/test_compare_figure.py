@@ -37,13 +37,14 @@ def test_the_figure_has_a_view_and_a_dot_for_each_schedule_that_can_be_judged(tm
     found = compare_all(
         read_sources([place]), ["0,every:100", "0,25,50,75,100,200", "0,every:10", "every:200"], Event()
     )
-    costs = {each.schedule: (each.checkpoints, round(each.rmse, 3), each.width) for each in schedule_costs(found)}
+    judged = schedule_costs(found)
+    costs = {each.schedule: (each.checkpoints, round(each.rmse, 3), each.width) for each in judged.schedules}
     assert costs == {
         "0,every:100": (3, 0.112, 100),
         "0,25,50,75,100,200": (6, 0.0, 75),
         "every:200": (1, 0.288, math.inf),
     }
-    figure = compare_figure(found)
+    figure = compare_figure(found, judged)
     views, (widths, errors) = figure.axes[:-2], figure.axes[-2:]
     assert [axes.get_ylabel() for axes in views] == list(costs)
     _, reference, view = views[0].lines

@@ -13,6 +13,7 @@ from emtoolkit.analysis.dynamics import trajectory_dynamics
 from emtoolkit.analysis.figures import figure_of
 from emtoolkit.analysis.onset_results import Event, onsets
 from emtoolkit.analysis.report_charts import onset_charts
+from emtoolkit.analysis.schedule_costs import schedule_costs
 from emtoolkit.analysis.sources import read_sources
 from emtoolkit.analysis.suggest import suggest, suggest_for
 from emtoolkit.evaluation.measure_rows import summarise_measures
@@ -129,11 +130,16 @@ def test_the_table_of_dynamics_has_the_columns_of_the_csv(tmp_path: Path) -> Non
     assert found._repr_html_().count("<tr>") == 4
 
 
+def _schedules_figure(place: Path) -> object:
+    found = compare_all(read_sources([place]), ["0,every:50"], Event())
+    return compare_figure(found, schedule_costs(found))
+
+
 @pytest.mark.parametrize(
     "draw",
     [
         lambda place: figure_of(onset_charts([onsets([place], Event())])[0]),
-        lambda place: compare_figure(compare_all(read_sources([place]), ["0,every:50"], Event())),
+        _schedules_figure,
     ],
     ids=["chart", "schedules"],
 )
