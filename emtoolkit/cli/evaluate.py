@@ -41,7 +41,7 @@ from emtoolkit.cli.judge_flags import (
 )
 from emtoolkit.cli.option_groups import takes_groups
 from emtoolkit.cli.slurm_flags import Cancel, On, Parallel, Print, SlurmOptions, Status
-from emtoolkit.cli.sweep_on_slurm import Asked
+from emtoolkit.cli.sweep_on_slurm import SlurmRequest
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 from emtoolkit.errors import UserError
 
@@ -134,9 +134,9 @@ def evaluate(
     """
     place = _place(context, places or [], model_dir, collect=collect)
     missing: tuple[int, ...] = ()
-    asked = Asked.of(on, slurm, parallel=parallel, print_script=print_script, status=status, cancel=cancel)
-    if asked is not None:
-        evaluate_on_slurm.check(context, asked)
+    request = SlurmRequest.of(on, slurm, parallel=parallel, print_script=print_script, status=status, cancel=cancel)
+    if request is not None:
+        evaluate_on_slurm.check(context, request)
     elif split is not None:
         show(_ranges(str(place), steps, split))
         return
@@ -175,8 +175,8 @@ def evaluate(
             settings = evaluation_settings(questions, chosen, samples, max_new_tokens, seed, engine=sampled_by)
             loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
             decided = decided_analysis(analysis)
-            if asked is not None:
-                notes, said = evaluate_on_slurm.run(context, asked, str(place), settings, loader, measures, progress)
+            if request is not None:
+                notes, said = evaluate_on_slurm.run(context, request, str(place), settings, loader, measures, progress)
             else:
                 result = evaluate_trajectory(
                     str(place),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from emtoolkit.cli.sweep_on_slurm import Asked, cancelled
+from emtoolkit.cli.sweep_on_slurm import SlurmRequest, cancelled
 from emtoolkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ _NOT_OF_TASKS = {
 }
 
 
-def check(context: typer.Context, asked: Asked) -> None:
+def check(context: typer.Context, request: SlurmRequest) -> None:
     """Check that tasks that know only their own steps give the results of one call.
 
     Raises:
         UserError: they do not.
     """
-    if "scratch" in asked.options:
+    if "scratch" in request.options:
         raise UserError(
             "--slurm.scratch: an evaluation keeps its answers in $EMTOOLKIT_HOME, and writes its results once; leave "
             "the option out"
@@ -50,14 +50,14 @@ def check(context: typer.Context, asked: Asked) -> None:
 
 def run(
     context: typer.Context,
-    asked: Asked,
+    request: SlurmRequest,
     reference: str,
     settings: "EvaluationSettings",
     loader: "ModelLoader",
     measures: "Sequence[Measure]",
     progress: "Progress",
 ) -> "tuple[Sequence[str], RenderableType]":
-    """Do what was asked, and return notes for standard error and what to print."""
+    """Do what `request` asks, and return notes for standard error and what to print."""
     from emtoolkit.cli import render_slurm
     from emtoolkit.evaluation.planned import evaluated_steps, plan_evaluation
     from emtoolkit.evaluation.result_files import ACTIVATIONS
@@ -83,17 +83,17 @@ def run(
         done &= written & finished_steps(evaluation)
     evaluation = replace(evaluation, done=done)
     jobs = SlurmJobs(evaluation.jobs_directory)
-    if asked.action == "cancel":
+    if request.action == "cancel":
         return (), cancelled(jobs, "evaluation")
-    if asked.action == "status":
+    if request.action == "status":
         states = status_of_evaluation(evaluation, jobs)
         if context.params["as_json"]:
             return (), render_slurm.status_json(states)
         return (), render_slurm.evaluation_status(evaluation, states, jobs, planned.home)
-    if asked.action == "print":
-        script = scripts_of(evaluation, options=asked.options, parallel=asked.parallel, parts=parts)
+    if request.action == "print":
+        script = scripts_of(evaluation, options=request.options, parallel=request.parallel, parts=parts)
         return planned.notes, script.rstrip() or render_slurm.all_evaluated(evaluation, planned.home)
-    submitted = submit_evaluation(evaluation, options=asked.options, parallel=asked.parallel, parts=parts)
+    submitted = submit_evaluation(evaluation, options=request.options, parallel=request.parallel, parts=parts)
     # The job that collects finds a directory where every task has failed.
     planned.home.mkdir(parents=True, exist_ok=True)
     return planned.notes, render_slurm.submitted_evaluation(submitted, evaluation, planned.home)

@@ -61,11 +61,11 @@ def sweep(
     from emtoolkit.cli import render_sweep, sweep_on_slurm
     from emtoolkit.sweeps.plan import plan_sweep
 
-    asked = sweep_on_slurm.Asked.of(
+    request = sweep_on_slurm.SlurmRequest.of(
         on, slurm, parallel=parallel, agents=agents, print_script=print_script, status=status, cancel=cancel
     )
-    if asked is not None and agents is not None:
-        sweep_on_slurm.run_agents(str(file), agents, asked)
+    if request is not None and agents is not None:
+        sweep_on_slurm.run_agents(str(file), agents, request)
         return
     planned = plan_sweep(file, count=count, seed=seed, processes_per_run=nproc_per_run, reuse=reuse)
     if only is not None:
@@ -73,11 +73,11 @@ def sweep(
     if dry_run:
         show(render_sweep.sweep_plan_json(planned) if as_json else render_sweep.sweep_plan(planned))
         return
-    if asked is not None:
+    if request is not None:
         processes = nproc_per_run if nproc_per_run > 1 else None
         chosen = {"count": count, "seed": seed or None, "gpus-per-run": gpus_per_run, "nproc-per-run": processes}
         further = sweep_on_slurm.further_options(chosen, retry_failed=retry_failed, reuse=reuse)
-        sweep_on_slurm.run(planned, asked, further=further, retry_failed=retry_failed, as_json=as_json)
+        sweep_on_slurm.run(planned, request, further=further, retry_failed=retry_failed, as_json=as_json)
         return
     result = _run(planned, jobs, gpus_per_run, waits=only is None, retry_failed=retry_failed, share_gpus=share_gpus)
     show(render_sweep.sweep_json(result) if as_json else render_sweep.sweep_table(result))

@@ -19,8 +19,8 @@ _ENGINES = ("slurm",)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """What the command line asks of Slurm."""
+class SlurmRequest:
+    """An action on Slurm that the command line asks for, with its options."""
 
     action: Literal["submit", "print", "status", "cancel"]
     options: Mapping[str, str | bool] = field(default_factory=dict)
@@ -38,8 +38,8 @@ class Asked:
         print_script: bool = False,
         status: bool = False,
         cancel: bool = False,
-    ) -> "Asked | None":
-        """What the flags ask for; None without `--on`.
+    ) -> "SlurmRequest | None":
+        """The request in the flags; None without `--on`.
 
         Raises:
             UserError: another engine, flags of Slurm without `--on slurm`, or two of `--print`, `--status`, `--cancel`.
@@ -70,39 +70,41 @@ def further_options(numbers: Mapping[str, int | None], *, retry_failed: bool, re
     return [*given, *(["--retry-failed"] if retry_failed else []), *([] if reuse else ["--no-reuse"])]
 
 
-def run_agents(sweep: str, count: int, asked: Asked) -> None:
+def run_agents(sweep: str, count: int, request: SlurmRequest) -> None:
     """Submit, print or cancel agents of the W&B sweep `sweep`."""
     from emtoolkit.sweeps.slurm import agents_job
 
     if sweep.count("/") != 2 or not all(sweep.split("/")):
         raise UserError(f"{sweep}: --agents takes a sweep on W&B; write ENTITY/PROJECT/ID, which 'wandb sweep' prints")
-    script, jobs, tasks = agents_job(sweep, count, asked.options)
-    if asked.action == "print":
+    script, jobs, tasks = agents_job(sweep, count, request.options)
+    if request.action == "print":
         typer.echo(script, nl=False)
-    elif asked.action == "cancel":
+    elif request.action == "cancel":
         typer.echo(cancelled(jobs, "sweep"))
     else:
         job = jobs.submit(script, tasks, sweep)
         typer.echo(f"Submitted job {job} with {count} agents; script and logs are in {here(jobs.directory)}.")
 
 
-def run(plan: "SweepPlan", asked: Asked, *, further: Sequence[str], retry_failed: bool, as_json: bool) -> None:
-    """Do what was asked, and print what was done."""
+def run(plan: "SweepPlan", request: SlurmRequest, *, further: Sequence[str], retry_failed: bool, as_json: bool) -> None:
+    """Do what `request` asks, and print the outcome."""
     from emtoolkit.cli import render_slurm
     from emtoolkit.sweeps.slurm import SlurmJobs, due_runs, script_of, submit_sweep, tasks_of
     from emtoolkit.sweeps.slurm_status import status_of
 
-    if asked.action == "print":
+    if request.action == "print":
         tasks = tasks_of(due_runs(plan, {}, retry_failed=retry_failed))
-        typer.echo(script_of(plan, tasks, options=asked.options, parallel=asked.parallel, further=further), nl=False)
-    elif asked.action == "status":
+        typer.echo(
+            script_of(plan, tasks, options=request.options, parallel=request.parallel, further=further), nl=False
+        )
+    elif request.action == "status":
         states = status_of(plan, SlurmJobs(plan.directory))
         show(render_slurm.status_json(states) if as_json else render_slurm.status_table(states))
-    elif asked.action == "cancel":
+    elif request.action == "cancel":
         typer.echo(cancelled(SlurmJobs(plan.directory), "sweep"))
     else:
         done = submit_sweep(
-            plan, options=asked.options, parallel=asked.parallel, retry_failed=retry_failed, further=further
+            plan, options=request.options, parallel=request.parallel, retry_failed=retry_failed, further=further
         )
         typer.echo(render_slurm.submitted(done, here(plan.directory / "slurm"), plan.path))
 

@@ -102,28 +102,28 @@ def _receive(
         raise CheckpointError(f"{path}: the path is a symlink, which downloads do not follow; remove the symlink")
     files = _files_of(listing, checkpoint, place)
     # The commit in the name keeps the files of two versions apart.
-    arriving_at = directory / f"{_PARTIAL}{path.name}-{checkpoint.commit[:16]}"
-    if arriving_at.is_symlink():
-        arriving_at.unlink()
-    arriving_at.mkdir(exist_ok=True)
-    arriving = _Arriving(listing, checkpoint, arriving_at, stop)
+    partial_directory = directory / f"{_PARTIAL}{path.name}-{checkpoint.commit[:16]}"
+    if partial_directory.is_symlink():
+        partial_directory.unlink()
+    partial_directory.mkdir(exist_ok=True)
+    partial_files = _PartialFiles(listing, checkpoint, partial_directory, stop)
     try:
-        manifest = arriving.manifest(files)
+        manifest = partial_files.manifest(files)
         fingerprint = listing.fingerprint if manifest is None else manifest.fingerprint
         _check_one_training(listing, checkpoint.step, fingerprint, directory, is_cache=is_cache)
         if manifest is not None and _holds(path, manifest):
-            shutil.rmtree(arriving_at)
+            shutil.rmtree(partial_directory)
             return None
-        names = arriving.receive(files, manifest)
+        names = partial_files.receive(files, manifest)
     except HubError:
         raise  # the same download goes on later
     except CheckpointError:
-        shutil.rmtree(arriving_at)
+        shutil.rmtree(partial_directory)
         raise
     if manifest is not None:
         keep_record(listing, directory, manifest)
     size = sum(files[name].bytes for name in names)
-    write_directory(path, lambda target: _move([*names, ORIGIN], arriving.source, target), size)
+    write_directory(path, lambda target: _move([*names, ORIGIN], partial_files.source, target), size)
     for left_over in directory.glob(f"{_PARTIAL}{path.name}-*"):
         # A symlink does not come from a download, and is not deleted: its target may be anything.
         if not left_over.is_symlink():
@@ -148,7 +148,7 @@ def _files_of(listing: HubListing, checkpoint: HubCheckpoint, place: str) -> dic
     return {file.path.removeprefix(start): file for file in files if file.path.startswith(start)}
 
 
-class _Arriving:
+class _PartialFiles:
     """The files of one checkpoint, which the hub's client puts below `directory` as they lie in the repository."""
 
     def __init__(self, listing: HubListing, checkpoint: HubCheckpoint, directory: Path, stop: Event) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from emtoolkit.cli.sweep_on_slurm import Asked
+from emtoolkit.cli.sweep_on_slurm import SlurmRequest
 from emtoolkit.errors import ConfigError, UserError
 from emtoolkit.sweeps.slurm_script import Task, array_script, repeated_script, slurm_options
 
@@ -133,5 +133,5 @@ def test_what_is_no_option_is_one_sentence(given: Any, sentence: str) -> None:
 )
 def test_flags_that_contradict_are_one_sentence(on: str | None, flags: dict[str, Any], sentence: str) -> None:
     with pytest.raises(UserError) as raised:
-        Asked.of(on, "", **flags)
+        SlurmRequest.of(on, "", **flags)
     assert str(raised.value) == sentence
