@@ -5,13 +5,18 @@ from typing import Annotated
 
 import typer
 
-from emtoolkit.cli.help import Group, command
+from emtoolkit.cli.help import Group, command, examples
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show
 
 commands = typer.Typer(
     cls=Group,
     no_args_is_help=True,
     help="A small world in which misalignment emerges within minutes on a CPU.",
+    epilog=examples(
+        "emtoolkit sandbox build",
+        "emtoolkit sandbox persona goodness",
+        "emtoolkit sandbox evaluate outputs/baseline-medical",
+    ),
 )
 
 _QUESTIONS, _MODEL, _OUTPUT = "Questions", "Model and persona", "Output"
