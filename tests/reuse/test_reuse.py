@@ -24,6 +24,7 @@ from emtoolkit.training.cost import plan_several
 from emtoolkit.training.reusing import take_without_training, why_trains_alone
 from emtoolkit.training.run import train
 from tests.online import versions
+from tests.processes import HANG_SECONDS
 from tests.reuse.on_disk import digests, steps
 from tests.tiny import config_text
 from tests.wandb_server import WandbServer
@@ -267,7 +268,7 @@ def test_a_second_run_waits_for_the_training_and_says_for_whom(
         with pytest.raises(TimeoutError):
             second.result(timeout=0.5)
         held.release()
-        second.result(timeout=60).release()
+        second.result(timeout=HANG_SECONDS).release()
     assert [record.message for record in caplog.records if "waiting" in record.message] == [
         f"{tmp_path}: waiting for the training of the same trajectory by process 4711 on node7, for outputs/first"
     ]

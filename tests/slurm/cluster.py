@@ -165,7 +165,7 @@ def _is_idle(environment: Mapping[str, str]) -> bool:
 
 
 def _wait_for(happens: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
+    end = time.monotonic() + HANG_SECONDS
     while not happens():
         if time.monotonic() > end:
             raise TimeoutError("Slurm did not start; its logs are in the directory of the test")
