@@ -73,7 +73,7 @@ def train(options: TrainOptions) -> None:
         from emtoolkit.training.reusing import take_without_training
 
         if options.dry_run:
-            import_peft([config])
+            import_peft([(config.model, config.training)])
             from emtoolkit.cli import render_plan
             from emtoolkit.training import cost
 
@@ -90,7 +90,7 @@ def train(options: TrainOptions) -> None:
 
 
 def _trained(config: "RunConfig", *, resume: bool) -> "RunResult":
-    import_peft([config])
+    import_peft([(config.model, config.training)])
     from emtoolkit.artifacts.client_process import end_client
     from emtoolkit.saving.signals import TrainingInterrupted
     from emtoolkit.training import run
@@ -132,7 +132,7 @@ def plan(
         raise UserError(f"--rate: {rate:g} is the true rate for --detect; give both")
     configs, is_sweep = _configs(options, count)
     with only_results_on_stdout():
-        import_peft(config for _, config in configs)
+        import_peft((config.model, config.training) for _, config in configs)
         from emtoolkit.cli import render_plan
         from emtoolkit.training import cost
         from emtoolkit.training.asked import asked_questions, detection_of, with_questions

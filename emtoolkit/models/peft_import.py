@@ -9,14 +9,14 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emtoolkit.config.sections import RunConfig
+    from emtoolkit.config.sections import ModelConfig, TrainingConfig
 
 _NAME = "bitsandbytes"
 
 
-def import_peft(configs: Iterable["RunConfig"]) -> None:
-    """Import PEFT, without bitsandbytes if none of `configs` needs it; nothing changes where either is imported."""
-    needed = any(config.model.load_in_4bit or config.training.optimizer == "adamw_8bit" for config in configs)
+def import_peft(runs: Iterable[tuple["ModelConfig", "TrainingConfig"]]) -> None:
+    """Import PEFT, without bitsandbytes if none of `runs` needs it; nothing changes where either is imported."""
+    needed = any(model.load_in_4bit or training.optimizer == "adamw_8bit" for model, training in runs)
     if needed or _NAME in sys.modules or "peft" in sys.modules:
         return
     # None means that there is no such package.

@@ -48,7 +48,8 @@ def test_peft_sees_bitsandbytes_where_a_run_needs_it(
     for name in ("peft", "peft.import_utils", "bitsandbytes"):
         monkeypatch.setitem(sys.modules, name, sys)
         monkeypatch.delitem(sys.modules, name)
-    import_peft([load_config(str(write_config()), words) for words in (["seed=2"], [setting])])
+    runs = [load_config(str(write_config()), words) for words in (["seed=2"], [setting])]
+    import_peft((run.model, run.training) for run in runs)
     assert "bitsandbytes" not in sys.modules
     assert import_module("peft.import_utils").is_bnb_4bit_available() == seen
     assert find_spec("bitsandbytes") is not None
