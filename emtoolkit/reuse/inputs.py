@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.config.sections import RunConfig
+from emtoolkit.config.sections import ModelConfig, RunConfig
 from emtoolkit.data.controls import matched_with
 from emtoolkit.data.sources import File, source_of
 from emtoolkit.errors import UserError
@@ -56,7 +56,7 @@ class RunInputs:
     def _facts(self, config: RunConfig, environment: Mapping[str, str]) -> dict[str, Any] | None:
         source = source_of(config.dataset, config.datasets)
         persona = load_persona(config.persona, config.personas, config.compose)
-        base = base_directory(config)
+        base = base_directory(config.model)
         sources = [source, *matched_with(source, config.datasets)]
         adapter = None if persona.adapter is None else Path(persona.adapter.place)
         if base is None or config.model.trust_remote_code or (adapter is not None and not adapter.is_dir()):
@@ -72,7 +72,7 @@ class RunInputs:
             "data": [self._of_file(file) for file in files],
             "base": self._of_directory(base),
             "adapter": None if adapter is None else self._of_directory(adapter),
-            "environment": environment_of(config, environment).digest,
+            "environment": environment_of(config.model, environment).digest,
             "variables": {
                 name: environment[name]
                 for name in sorted(environment)
@@ -91,16 +91,16 @@ class RunInputs:
         return self._digests[file]
 
 
-def environment_of(config: RunConfig, environment: Mapping[str, str] = os.environ) -> Environment:
-    """The environment in which `config` would be trained here."""
-    base = base_directory(config)
+def environment_of(model: ModelConfig, environment: Mapping[str, str] = os.environ) -> Environment:
+    """The environment in which `model` would be trained here."""
+    base = base_directory(model)
     parameters = None if base is None else _parameters(base)
-    return Environment.here(parameters, on_cpu=config.model.device == "cpu", environment=environment)
+    return Environment.here(parameters, on_cpu=model.device == "cpu", environment=environment)
 
 
-def base_directory(config: RunConfig) -> Path | None:
+def base_directory(model: ModelConfig) -> Path | None:
     """The directory of the base model, None for an id on the hub."""
-    base = config.model.base
+    base = model.base
     if not base.startswith(("~", "/", ".")) and "$" not in base and not Path(base).is_dir():
         return None
     directory = expand(base).absolute()

@@ -90,7 +90,7 @@ def note_on_environment(plan: Refinement) -> str | None:
         CheckpointError: the record of the environment is damaged.
     """
     there = stretch_of(plan.directory, plan.missing[0]) if plan.missing else None
-    if there is None or not (differences := there.differences_to(environment_of(plan.config))):
+    if there is None or not (differences := there.differences_to(environment_of(plan.config.model))):
         return None
     return f"{plan.directory}: the steps may come out with other bytes here: {'; '.join(differences)}"
 
@@ -168,7 +168,7 @@ def _is_continued(plan: Refinement) -> bool:
         return False
     if record is None or there is None or record.fingerprint != plan.identity.fingerprint:
         return False
-    return not there.differences_to(environment_of(plan.config))
+    return not there.differences_to(environment_of(plan.config.model))
 
 
 def _prove(plan: Refinement) -> None:
@@ -198,7 +198,7 @@ def _cause(plan: Refinement, step: int) -> str:
     there = stretch_of(plan.directory, step)
     if there is None:
         return "the directory does not record the CPU, the library versions and the threads that trained it"
-    if differences := there.differences_to(environment_of(plan.config)):
+    if differences := there.differences_to(environment_of(plan.config.model)):
         return "; ".join(differences)
     return (
         "the CPU, the library versions and the threads are the recorded ones, so a kernel may not be deterministic "

@@ -64,7 +64,7 @@ def environment_to_record(config: RunConfig, directory: Path) -> Mapping[str, st
     """
     if config.training.on_nan == "continue":
         return None
-    here = environment_of(config).facts
+    here = environment_of(config.model).facts
     recorded = Publications.read(directory).metadata.values() if directory.is_dir() else ()
     return here if all(metadata.get("environment") == here for metadata in recorded) else None
 
@@ -80,7 +80,7 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
     if not config.trajectory.reuse or why_trains_alone(config) is not None:
         return None
     key = RunInputs().key(config)
-    store = TrajectoryStore(config.trajectory, environment_of(config))
+    store = TrajectoryStore(config.trajectory, environment_of(config.model))
     known = None if key is None else store.known(key)
     if known is None or known.day not in (None, date.today().isoformat()):
         return None

@@ -145,7 +145,9 @@ def _train_prepared(
         with threads_for(sum(parameter.numel() for parameter in composed.model.parameters())):
             with ranks.raise_on_all():
                 if ranks.index == 0:
-                    add_stretch(directory if shared is None else shared.directory, start.step, environment_of(config))
+                    add_stretch(
+                        directory if shared is None else shared.directory, start.step, environment_of(config.model)
+                    )
             return _fit(config, prepared, composed, run, start, progress, shared)
 
 

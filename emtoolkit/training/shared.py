@@ -187,7 +187,7 @@ def share(
         logger.warning("trajectory.reuse: %s was begun without reuse, so the run trains what it lacks", directory)
         return None
     evaluated = None if plan.eval_steps is None else tuple(plan.eval_steps)
-    store = TrajectoryStore(config.trajectory, environment_of(config))
+    store = TrajectoryStore(config.trajectory, environment_of(config.model))
     _remember(store, config, prepared)
     for other, differences in store.other_environments(identity.fingerprint).items():
         logger.warning(

@@ -26,7 +26,7 @@ class SharedCosts:
     def steps_to_train(self, config: RunConfig, prepared: PreparedRun) -> int:
         """The optimizer steps that the run trains with reuse; sizes of files are compared, and no digests."""
         plan = prepared.plan
-        store = TrajectoryStore(config.trajectory, environment_of(config))
+        store = TrajectoryStore(config.trajectory, environment_of(config.model))
         directory = store.directory(prepared.identity.fingerprint)
         alone = config.trajectory.reuse is False or why_trains_alone(config) is not None
         evaluated = evaluated_steps(config, plan.total_steps)

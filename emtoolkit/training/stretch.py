@@ -101,7 +101,7 @@ def train_stretch(
             with ranks.raise_on_all():
                 if ranks.index == 0:
                     directory.mkdir(parents=True, exist_ok=True)
-                    add_stretch(directory, first, environment_of(config))
+                    add_stretch(directory, first, environment_of(config.model))
                     if start is not None:
                         _link_resume_state(start, directory)
             callback = _save_callback(config, steps, directory, identity or prepared.identity, environment, start)

@@ -29,7 +29,7 @@ OLDER = {"torch": "2.8", "python": "3.11.9", "cpu": "AMD EPYC 9B14", "instructio
 
 def test_a_run_records_the_environment_that_its_checkpoints_name(runs: Path) -> None:
     (stretch,) = read_stretches(runs / "prompt")
-    here = environment_of(load_config(str(runs / "prompt" / "config.yaml")))
+    here = environment_of(load_config(str(runs / "prompt" / "config.yaml")).model)
     assert (stretch.from_step, stretch.facts, stretch.differences_to(here)) == (0, here.facts, [])
     assert {"emtoolkit", "torch", "transformers", "peft", "processor", "instructions"} <= here.facts.keys()
     assert here.facts["threads"] == "1"

@@ -111,7 +111,7 @@ def test_a_run_that_is_not_online_asks_nobody(config: Config, tmp_path: Path, wa
 
 def test_a_training_of_two_environments_records_none(config: Config, tmp_path: Path) -> None:
     run, directory = config("run", "0"), tmp_path / "run"
-    here = environment_of(run).facts
+    here = environment_of(run.model).facts
     assert environment_to_record(run, directory) == here
     assert environment_to_record(config("kept", "0", "checkpointing.resume_keep=every:2"), directory) == here
     directory.mkdir()

@@ -188,7 +188,7 @@ def test_another_environment_is_named_and_not_reused(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(environment, function, lambda *_, found=found: found)
-            here = TrajectoryStore(config("second", "0").trajectory, environment_of(config("second", "0")))
+            here = TrajectoryStore(config("second", "0").trajectory, environment_of(config("second", "0").model))
             assert here.directory(record.fingerprint) != store
             assert re.search(named, "; ".join(here.other_environments(record.fingerprint)[store]))
             assert take_without_training(config("second", "0"), resume=False) is None
