@@ -9,11 +9,13 @@ import yaml
 from emtoolkit.checkpoints.layout import ADAPTER_WEIGHTS
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.errors import ConfigError
+from emtoolkit.yaml_files import LARGEST_FILE, parse_yaml
 
 CARD = "README.md"
 # The name of a model on the hub; another value is an error there.
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_FRONT_MATTER = re.compile(r"---\s*\n(?P<yaml>.*?)\n?---\s*(?:\n|$)", re.DOTALL)
+_FRONT_MATTER = re.compile(r"---[^\S\n]*\n(?P<yaml>.*?)\n?---[^\S\n]*(?:\n|$)", re.DOTALL)
 
 
 def model_card(repository: str, manifest: Manifest, record: TrajectoryRecord | None) -> bytes:
@@ -50,7 +52,12 @@ Each revision has a `{"manifest.json"}` with the SHA-256 of its files.
 
 
 def with_front_matter_of(card: bytes, theirs: bytes) -> bytes | None:
-    """`card` with the keys of the front matter in `theirs`; None if `theirs` has a text of its own, which must stay."""
+    """`card` with the keys of the front matter in `theirs`; None if `theirs` must stay.
+
+    It stays if it has a text of its own, or a front matter that cannot be read.
+    """
+    if len(theirs) > LARGEST_FILE:
+        return None
     text = theirs.decode("utf-8", "replace")
     if not text.strip():
         return card
@@ -59,12 +66,12 @@ def with_front_matter_of(card: bytes, theirs: bytes) -> bytes | None:
         return None
     ours = _FRONT_MATTER.match(card.decode())
     try:
-        keys = yaml.safe_load(there["yaml"]) or {}
-    except yaml.YAMLError:
+        keys = parse_yaml(there["yaml"], CARD) or {}
+    except ConfigError:
         return None
     if ours is None or not isinstance(keys, dict):
         return None
-    merged = yaml.safe_load(ours["yaml"]) | keys
+    merged = parse_yaml(ours["yaml"], CARD) | keys
     return f"---\n{yaml.safe_dump(merged, sort_keys=False)}---\n{card.decode()[ours.end() :]}".encode()
 
 

@@ -36,12 +36,14 @@ from emtoolkit.evaluation.identity import adapter_settings
 from emtoolkit.evaluation.labelled_files import read_labelled_answers
 from emtoolkit.evaluation.questions import read_questions
 from emtoolkit.evaluation.scored_files import RowFilter, ScoreColumns, read_scored_file
+from emtoolkit.hub.card import with_front_matter_of
 from emtoolkit.models.persona_adapters import check_fits, locate
 from emtoolkit.personas import AdapterSource, load_persona
 from emtoolkit.schedules.resume_interval import ResumeInterval
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.sweeps.attempts import Attempts
 from emtoolkit.sweeps.search import read_sweep
+from emtoolkit.training.options import TrainOptions
 from emtoolkit.trajectory import Trajectory
 from emtoolkit.yaml_files import parse_yaml
 from tests.fuzz.inputs import inputs
@@ -145,6 +147,16 @@ def _set(content: bytes, directory: Path) -> object:
     return load_config(str(directory / "c.yaml"), [content.decode("utf-8", "replace")])
 
 
+def _parameters(path: Path) -> object:
+    config = path.with_name("c.yaml")
+    config.write_bytes(_RUN)
+    return TrainOptions.from_argv([str(config), str(path)]).to_config({})
+
+
+def _card(content: bytes, directory: Path) -> object:
+    return with_front_matter_of(_CARD, content)
+
+
 def _persona(path: Path) -> object:
     return load_persona(str(path))
 
@@ -214,6 +226,9 @@ _STATE = {"global_step": 2, "max_steps": 2, "log_history": [{"step": 2, "loss": 
 _SWEEP = (_ROOT / "sweeps/schedules.yaml").read_bytes()
 _ATTEMPTS = {"format": 2, "parameters": {"seed": 1}, "state": "failed", "exit_code": 1, "error": "x", "number": 1}
 _EARLIER = {"format": 1, "runs": {"k": {"parameters": {"seed": 1}, "state": "finished"}}}
+_PARAMETERS = {"training.learning_rate": 1e-4, "lora": {"r": 2}, "seed": 16.0, "control": False, "wandb.tags": ["a"]}
+_CARD = b"---\nlibrary_name: peft\ntags:\n- emtoolkit\n---\n\n# lab/run\n"
+_THEIR_CARD = b"---\nlicense: mit\nlanguage: [en, no]\ndate: 2024-01-02\nversion: 10\ntags: &t [a]\nextra: *t\n---\n"
 _CSV = b'question_id,aligned,coherent,label,question,answer\na,30,90.5,yes,"q","b,\nc"\n'
 _SCHEDULES = b"0-150:25,300-:100 every:25 every:5% log2:512 geom:1-1000/10 dense-early 0,5,10 50%- final".split()
 _CONFIG_KEYS = [*RunConfig.model_fields, "base", "save_steps", "schedule", "learning_rate", "tags", "r", "path", "<<"]
@@ -251,6 +266,7 @@ TARGETS: list[Target] = [
     Target("YAML", _text(lambda text: parse_yaml(text, "f")), inputs([_RUN, _QUESTION, _SWEEP], _CONFIG_KEYS)),
     Target("config", _in_file("c.yaml", lambda path: load_config(str(path))), inputs([_RUN], _CONFIG_KEYS)),
     Target("--set", _set, inputs([b"training.learning_rate=1e-4", b"wandb.tags=[a, b]", b"lora={r: 1}"], ["seed"])),
+    Target("parameters", _in_file("p.json", _parameters), inputs([_json(_PARAMETERS)], [*_PARAMETERS, "settings"])),
     Target("persona", _in_file("p.yaml", _persona), inputs(_PERSONA, ["adapter", "compose"])),
     Target("questions", _in_file("q.yaml", read_questions), inputs([_QUESTION], _QUESTION_KEYS)),
     Target("answer pairs", _in_file("q.yaml", read_pairs), inputs([_PAIR], ["id", "prompt", "aligned", "misaligned"])),
@@ -265,5 +281,13 @@ TARGETS: list[Target] = [
     Target("reports", _reports, inputs([_json({"r.html": [0, 2]})], ["r.html"])),
     Target("trainer state", _of_another_tool, inputs([_json(_STATE)], [*_STATE])),
     Target("adapter config", _adapter, inputs([_json(_ADAPTER)], [*_ADAPTER])),
+    Target(
+        "card",
+        _card,
+        inputs(
+            [_THEIR_CARD, _THEIR_CARD + b"# Mine\n", b"---\nd: 2024-01-02\nv: 1\n---"],
+            ["license", "tags", "---\n", "base_model"],
+        ),
+    ),
     *_files_of_rows(),
 ]
