@@ -65,7 +65,16 @@ def offline_instead(wandb: WandbConfig, reason: str, advice: str = "") -> Mode:
     Raises:
         ConfigError: `wandb.require_online` is true.
     """
-    if wandb.require_online:
-        raise ConfigError(f"wandb.require_online: true, and {reason}{advice}")
+    check_may_be_offline(wandb, reason, advice)
     logger.warning("%s, so this run is logged offline%s", reason, advice or _LATER)
     return "offline"
+
+
+def check_may_be_offline(wandb: WandbConfig, reason: str, advice: str = "") -> None:
+    """Check that a run that is to be online may be offline for `reason`.
+
+    Raises:
+        ConfigError: `wandb.require_online` is true.
+    """
+    if wandb.require_online:
+        raise ConfigError(f"wandb.require_online: true, and {reason}{advice}")

@@ -17,7 +17,7 @@ from emtoolkit.artifacts.client_process import end_client
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.names import RUN_NAME, RUN_TAG
 from emtoolkit.artifacts.run_history import PART, RunHistory, find_run, history_of
-from emtoolkit.artifacts.run_mode import Mode, offline_instead
+from emtoolkit.artifacts.run_mode import Mode, check_may_be_offline, offline_instead
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun, add_run
 from emtoolkit.config.sections import RunConfig, WandbConfig
@@ -52,6 +52,7 @@ def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Gua
     if mode == "disabled":
         return GuardedRun(None)
     arguments = _arguments(config, directory, group, mode)
+    not_online = ""
     if mode == "online":
         # The other half is for the request that asks the server what it holds.
         finish_seconds = max(1.0, seconds_for_finish(config.wandb) / 2)
@@ -60,9 +61,10 @@ def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Gua
             return _begin(mode, limits, arguments, directory)
         except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
             end_client()
-            offline_instead(config.wandb, f"W&B did not begin the run ({first_line(error)})")
+            not_online = f"W&B did not begin the run ({first_line(error)})"
+            check_may_be_offline(config.wandb, not_online)
     try:
-        return _begin("offline", {}, arguments, directory)
+        run = _begin("offline", {}, arguments, directory)
     except Exception as error:  # noqa: BLE001 - the client documents no set of exceptions
         logger.warning(
             "W&B's client cannot log this run (%s); training goes on without it, and %s publishes the checkpoints",
@@ -71,6 +73,9 @@ def start_run(config: RunConfig, directory: Path, group: str, mode: Mode) -> Gua
         )
         end_client()
         return GuardedRun(None)
+    if not_online:
+        offline_instead(config.wandb, not_online)
+    return run
 
 
 def _begin(mode: Mode, limits: Mapping[str, Any], arguments: Mapping[str, Any], directory: Path) -> GuardedRun:

@@ -24,8 +24,10 @@ from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.run import train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
+from tests.in_process import emtoolkit
 from tests.online import EVERYTHING, versions
 from tests.processes import HANG_SECONDS
+from tests.saving.trainings import saved_steps
 from tests.wandb_server import Fault, WandbServer
 
 Run = Callable[..., RunResult]
@@ -146,6 +148,30 @@ def test_an_error_of_wandbs_client_is_one_warning(
     assert "'emtoolkit sync" in told
 
 
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_training_goes_on_when_wandbs_client_cannot_start(
+    mode: str,
+    write_config: Callable[..., Path],
+    wandb_server: WandbServer,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    words = ["--output-dir", "out", "--set", "wandb.project=tests", "--set", f"wandb.mode={mode}"]
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "init", fails)
+        done = emtoolkit("train", write_config(), *words, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert saved_steps(tmp_path / "out") == [0, 2, 4, 9]
+    (told,) = warnings(caplog)
+    assert told.startswith("W&B's client cannot log this run ([Errno 28] No space left on device); training goes on wi")
+    assert told.endswith(f"'emtoolkit sync {tmp_path / 'out'}' publishes the checkpoints")
+    assert sync(tmp_path / "out", project="tests").on_wandb == (0, 2, 4, 9)
+
+
 def test_training_goes_on_where_wandb_can_write_nowhere(
     run: Run,
     wandb_server: WandbServer,
@@ -161,6 +187,28 @@ def test_training_goes_on_where_wandb_can_write_nowhere(
     assert sync(tmp_path / "out").on_wandb == (0, 2, 4, 9)
     (told,) = warnings(caplog)
     assert f"WANDB_DIR: {tmp_path / 'file'} cannot be written (File exists)" in told
+
+
+@pytest.mark.subprocess
+def test_training_goes_on_where_the_disk_of_wandb_is_full(
+    run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = tmp_path / "full"
+    write = Path.write_bytes
+
+    def write_unless_full(path: Path, content: bytes) -> int:
+        if path.parent != full or not content:
+            return write(path, content)
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(Path, "write_bytes", write_unless_full)
+    monkeypatch.setenv("WANDB_DIR", str(full))
+    assert [info.step for info in run("wandb.mode=offline").checkpoints] == [0, 2, 4, 9]
+    (told,) = warnings(caplog)
+    assert told.startswith(f"WANDB_DIR: {full} cannot be written (No space left on device), so W&B's log is written to")
+    assert list(full.iterdir()) == []
+    assert len(list((tmp_path / "out").glob("wandb/offline-run-*/run-*.wandb"))) == 1
 
 
 @pytest.mark.parametrize(
