@@ -39,6 +39,8 @@ def _clone(source: Path, target: Path) -> bool:
     try:
         with source.open("rb") as original, target.open("xb") as clone:
             fcntl.ioctl(clone.fileno(), _FICLONE, original.fileno())
+    except FileExistsError:
+        raise
     except OSError as error:
         target.unlink(missing_ok=True)
         if error.errno not in _NO_CLONES:

@@ -1,5 +1,6 @@
 """Runs of one trajectory share its checkpoints: what is trained, what is taken, and that the bytes are the same."""
 
+import errno
 import json
 import logging
 import re
@@ -8,6 +9,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +68,27 @@ def test_a_second_schedule_is_taken_without_a_training(config: Config, tmp_path:
     assert (second.trained, second.reused, steps(tmp_path / "second")) == (False, (3, 7, 9), [3, 7, 9])
     assert digests(tmp_path / "first") == of_steps(separate, 0, 2, 9)
     assert digests(tmp_path / "second") == of_steps(separate, 3, 7, 9)
+
+
+def test_what_is_taken_is_the_file_of_the_store_or_a_copy_where_no_link_can_be_made(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*arguments: Any, **options: Any) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    def files(directory: Path) -> dict[str, int]:
+        return {str(path.relative_to(directory)): path.stat().st_ino for path in directory.glob("checkpoint-2/*")}
+
+    monkeypatch.setattr("emtoolkit.storage.links._clone", lambda *_: False)
+    train(config("first", "2"))
+    (store,) = (tmp_path / "store").glob("*-*")
+    assert take_without_training(config("linked", "2"), resume=False) is not None
+    monkeypatch.setattr("os.link", refused)
+    assert take_without_training(config("copied", "2"), resume=False) is not None
+    kept = files(store)
+    assert len(kept) == 3
+    assert [files(tmp_path / name) == kept for name in ("first", "linked", "copied")] == [True, True, False]
+    assert digests(tmp_path / "copied") == digests(store)
 
 
 def test_what_a_killed_training_left_half_written_goes_with_the_next_run(config: Config, tmp_path: Path) -> None:
