@@ -81,6 +81,26 @@ def test_versions_lose_their_aliases_and_get_a_time_to_live(server: WandbServer,
     assert on_wandb(server) == {SHARED: [0, 20, 30]}
 
 
+def test_the_listing_of_a_collection_selects_by_metrics_and_by_steps(server: WandbServer, run: Path) -> None:
+    write_evaluation(
+        run.parent / home_of(NAME) / "abc",
+        {0: [0, 0], 10: [9, 9], 20: [3, 3], 30: [1, 1]},
+        fingerprint=IDENTITY.fingerprint,
+    )
+
+    def listed(*where: str) -> list[int]:
+        words = [word for each in where for word in ("--where", each)]
+        done = emtoolkit("checkpoints", NAME, *words, "--json", cwd=run.parent)
+        assert done.code == 0, done.err
+        return [entry["step"] for entry in json.loads(done.out)]
+
+    assert listed("step>=10 and step<30") == [10, 20]
+    assert listed("betley>0.05") == [10, 20]
+    assert listed("betley<0.1", "step!=0") == [20, 30]
+    unknown = emtoolkit("checkpoints", NAME, "--where", "betly>0", cwd=run.parent)
+    assert (unknown.code, "did you mean 'betley'?" in unknown.err) == (2, True)
+
+
 @pytest.mark.parametrize("argv", [["--ttl", "0"], []], ids=["at once", "a server that keeps no ttl"])
 def test_without_a_time_to_live_versions_are_deleted(server: WandbServer, run: Path, argv: list[str]) -> None:
     server.store.keeps_ttl = bool(argv)

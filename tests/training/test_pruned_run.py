@@ -62,3 +62,15 @@ def test_a_run_that_reuses_takes_what_the_other_has_pruned_from_the_store(
     assert trained(config, tmp_path / "c", *reuse).trained
     assert bytes_of(tmp_path / "c" / "checkpoint-2") == weights
     assert saved_steps(tmp_path / "c") == [0, 2, 4, 9]
+
+
+def test_a_step_that_was_pruned_is_made_again_with_the_same_bytes(write_config: WriteConfig, tmp_path: Path) -> None:
+    directory = tmp_path / "out"
+    trained(write_config(), directory)
+    weights = {step: bytes_of(directory / f"checkpoint-{step}") for step in (0, 2, 4, 9)}
+    assert emtoolkit("prune", directory, "--keep", "4", "--yes").code == 0
+    assert (saved_steps(directory), Trajectory.open(directory).pruned) == ([0, 4, 9], (2,))
+    done = emtoolkit("refine", directory, "--steps", "2")
+    assert done.code == 0, done.err
+    assert {step: bytes_of(directory / f"checkpoint-{step}") for step in saved_steps(directory)} == weights
+    assert (Trajectory.open(directory).steps, Trajectory.open(directory).pruned) == ((0, 2, 4, 9), ())
