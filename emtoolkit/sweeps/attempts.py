@@ -174,8 +174,12 @@ def unfinished_runs(directory: Path) -> str | None:
 
 def described(parameters: Mapping[str, Any]) -> str:
     """The parameters of a run on one line as a user reads them: `persona=goodness schedule=every:25`."""
-    texts = {name: str(value) for name, value in flat(parameters).items()}
-    return " ".join(f"{name}={text if text.isprintable() else repr(text)}" for name, text in texts.items())
+    return " ".join(f"{_on_a_line(name)}={_on_a_line(str(value))}" for name, value in flat(parameters).items())
+
+
+def _on_a_line(text: str) -> str:
+    """`text`, or its escaped form where it would end the line or control the terminal."""
+    return text if text.isprintable() else repr(text)
 
 
 def flat(parameters: Mapping[str, Any]) -> dict[str, Any]:

@@ -166,6 +166,21 @@ def test_a_dry_run_shows_the_combinations_and_their_commands_and_writes_nothing(
 
 
 @pytest.mark.subprocess
+def test_a_dry_run_can_be_pasted_whatever_the_names_of_its_parameters(directory: Path) -> None:
+    """A name of several lines stays in its comment, also one within a value."""
+    parameters = {"a\ntouch ran #": {"value": 1}, "b": {"value": {"c\x1b[2J\u2028": "x\ntouch ran #"}}}
+    path = write(directory, [], parameters=parameters, command=["true", "${args}"])
+    done = emtoolkit("sweep", path, "--dry-run", cwd=directory)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.startswith(
+        "# 1  'a\\ntouch ran #'=1 'b.c\\x1b[2J\\u2028'='x\\ntouch ran #'  (waiting)\n   true '--a\ntouch ran #=1' "
+    )
+    before = sorted(directory.rglob("*"))
+    subprocess.run(["/bin/sh", "-c", done.out], cwd=directory, check=True)
+    assert sorted(directory.rglob("*")) == before
+
+
+@pytest.mark.subprocess
 def test_a_random_search_runs_count_combinations(directory: Path) -> None:
     path = write(directory, [1], method="random", parameters={"a": {"min": 0.0, "max": 1.0}})
     assert emtoolkit("sweep", path, cwd=directory).code == 2
