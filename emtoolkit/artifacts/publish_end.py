@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.artifacts.publish import WandbPublisher
+from emtoolkit.checkpoints.trajectory_file import WITHHELD
 from emtoolkit.schedules.steps import elided
 from emtoolkit.shell_command import quoted_command
 
@@ -33,13 +34,15 @@ def _warn_of_unpublished(publisher: WandbPublisher, run: Any, directory: Path) -
     for _, problem in sorted(publisher.damaged.items()):
         logger.warning("%s; the checkpoint is not published", problem)
     if missing := sorted(publisher.failures.keys() - publisher.damaged):
+        why = publisher.failures[missing[0]]
+        command = quoted_command("emtoolkit", "sync", directory)
         logger.warning(
-            "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s, and %s publishes them%s",
+            "%d checkpoints are not on W&B (steps %s; %s); they are complete in %s%s%s",
             len(missing),
             elided(missing, 100),
-            publisher.failures[missing[0]],
+            why,
             directory,
-            quoted_command("emtoolkit", "sync", directory),
+            "" if why == WITHHELD else f", and {command} publishes them",
             _hint_on_unbounded_end(run),
         )
 

@@ -2,7 +2,8 @@
 
 The server's listing decides: whatever W&B holds is not sent again, even if `publications.jsonl` does not mention it.
 First `wandb sync` replays the logs of runs that were offline or interrupted, without the checkpoints in them; then the
-checkpoints that W&B lacks are compared with their manifests and logged to the run that saved them.
+checkpoints that W&B lacks are compared with their manifests and logged to the run that saved them. Those that a
+schedule may still delete wait for the end of their training.
 """
 
 import secrets
@@ -29,7 +30,7 @@ from emtoolkit.checkpoints.layout import step_of
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST
 from emtoolkit.checkpoints.publications import Publications, Published, WandbRun, add_published
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord, withheld
 from emtoolkit.errors import CheckpointError, first_line
 from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
@@ -139,7 +140,7 @@ class DirectorySync:
                 self._problems.append(str(error))
         if any(step > 0 and state == "equal" for step, state in states.items()):
             self._destination.may_add = True
-        published = self._publish([info for info in self._checkpoints if states[info.step] == "missing"])
+        published = self._publish(self._staying([info for info in self._checkpoints if states[info.step] == "missing"]))
         withdraw_passed(collection, self._publications, self._checkpoints)
         on_wandb = sorted([step for step, state in states.items() if state == "equal"] + published)
         return Synced(
@@ -179,6 +180,14 @@ class DirectorySync:
                 continue
             self._problems.append(f"{problem}; the checkpoint is not published")
         return [info for info in publishable if info.step not in self._publications.only_here]
+
+    def _staying(self, missing: list[CheckpointInfo]) -> list[CheckpointInfo]:
+        """`missing`, or nothing and a problem as long as the schedule of the training may delete some of them."""
+        record = TrajectoryRecord.read_if_any(self._directory)
+        if not missing or record is None or not record.may_thin:
+            return missing
+        self._problems.append(withheld(self._directory))
+        return []
 
     def _path(self, name: str) -> str:
         return "/".join(filter(None, (self._entity, self._project, name)))

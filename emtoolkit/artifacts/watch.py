@@ -27,7 +27,7 @@ from emtoolkit.artifacts.server import why_not_logged_in
 from emtoolkit.artifacts.sync import DirectorySync, Synced, sync
 from emtoolkit.checkpoints.listing import CheckpointInfo, damaged_records, list_checkpoints
 from emtoolkit.checkpoints.publications import PUBLICATIONS, Publications, WandbRun
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord, withheld
 from emtoolkit.errors import CheckpointError, ConfigError
 from emtoolkit.progress import silent
 from emtoolkit.storage.lock import InUseError, is_locked
@@ -210,13 +210,13 @@ class _Watched:
             self._note_failure(failed[0], now)
 
     def _may_succeed(self, problems: Sequence[str]) -> list[str]:
-        """Those of `problems` that are no damaged checkpoints, which are said once each."""
+        """Those of `problems` that another attempt may solve; damaged checkpoints are said once each."""
         damaged = [problem for problem in problems if problem.endswith(_DAMAGED)]
         for problem in damaged:
             if problem not in self._damaged:
                 self._damaged.add(problem)
                 self._say(problem)
-        return [problem for problem in problems if problem not in damaged]
+        return [problem for problem in problems if problem not in (*damaged, withheld(self._directory))]
 
     def _due_steps(self, now: float) -> frozenset[int]:
         """The steps to publish now: complete, with their metrics, and not left to the training's own publisher."""

@@ -18,6 +18,9 @@ from emtoolkit.storage.digests import canonical_json
 
 RECORD = "trajectory.json"
 
+# Why the checkpoints of a budget are not published before training has ended.
+WITHHELD = "the schedule may still delete some of them, and the resumed training publishes the others"
+
 
 class DamagedRecordError(CheckpointError):
     """`trajectory.json` exists and is no trajectory record."""
@@ -121,6 +124,14 @@ class TrajectoryRecord:
             for key in sorted(before.keys() | now.keys())
             if before.get(key) != now.get(key)
         ]
+
+
+def withheld(directory: Path) -> str:
+    """The sentence on the checkpoints in `directory` that are not published, because its record says `may_thin`."""
+    return (
+        f"{directory}: the training has not ended, so its checkpoints are not published: {WITHHELD}; resume it with "
+        "'emtoolkit train … --resume', or in a script with resume_from_checkpoint"
+    )
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

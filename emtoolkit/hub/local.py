@@ -8,7 +8,7 @@ from pathlib import Path
 from emtoolkit.checkpoints.layout import checkpoint_name
 from emtoolkit.checkpoints.listing import CheckpointInfo, list_checkpoints, why_none_is_complete
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord, withheld
 from emtoolkit.errors import CheckpointError
 from emtoolkit.progress import Progress, counting
 from emtoolkit.schedules.selection import select_steps
@@ -71,11 +71,14 @@ def read_trajectory(directory: Path, steps: str | None, progress: Progress) -> L
     Raises:
         ScheduleError: `steps` is not a schedule.
         CheckpointError: the directory or a step that is written out does not exist, a checkpoint is damaged or another
-            tool's, or the directory mixes trajectories.
+            tool's, the directory mixes trajectories, or its schedule may still delete checkpoints.
     """
     found = [info for info in list_checkpoints(directory) if info.complete and info.is_of_trajectory]
     if not found:
         raise CheckpointError(f"{directory}: no complete checkpoint was found{why_none_is_complete(directory)}")
+    record = TrajectoryRecord.read_if_any(directory)
+    if record is not None and record.may_thin:
+        raise CheckpointError(withheld(directory))
     chosen = found if steps is None else _selected(directory, found, steps)
     hashed = counting(progress, "comparing checkpoints", sum(info.bytes for info in chosen))
     checkpoints = []
@@ -95,7 +98,7 @@ def read_trajectory(directory: Path, steps: str | None, progress: Progress) -> L
         raise CheckpointError(
             f"{directory}: mixes several trajectories ({names}); push each from a directory of its own"
         )
-    return LocalTrajectory(str(directory), checkpoints, TrajectoryRecord.read_if_any(directory))
+    return LocalTrajectory(str(directory), checkpoints, record)
 
 
 def local_checkpoint(path: Path, manifest: Manifest, *, final: bool) -> LocalCheckpoint:

@@ -29,7 +29,7 @@ from emtoolkit.checkpoints.publications import (
 )
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.saved_for import SavedFor, with_reason
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import WITHHELD, TrajectoryRecord
 from emtoolkit.errors import CheckpointError
 from emtoolkit.saving.differences import RecomputedSteps
 from emtoolkit.saving.finite_weights import check_finite
@@ -60,9 +60,6 @@ logger = logging.getLogger(__name__)
 # A save of up to this many bytes is written in the time that training leaves. With larger saves at every other step
 # the disk thread fell behind at a low priority, and the third save waited for it while a core was idle.
 _SMALL = 32_000_000
-
-# Why the checkpoints of a budget are not published before training has ended.
-WITHHELD = "the schedule may still delete some of them, and the resumed training publishes the others"
 
 # The time that W&B gets after a signal for what it has begun, in seconds.
 SECONDS_AFTER_SIGNAL = 2.0

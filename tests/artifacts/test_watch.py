@@ -10,7 +10,7 @@ import pytest
 import wandb
 
 from emtoolkit.artifacts.run_directories import run_directories
-from emtoolkit.artifacts.sync import Synced
+from emtoolkit.artifacts.sync import Synced, sync
 from emtoolkit.artifacts.watch import WatchOptions, WatchTiming, watch_all
 from emtoolkit.checkpoints.publications import Publications, WandbRun, add_metrics, add_run, add_saved
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
@@ -124,6 +124,37 @@ def test_nothing_of_a_budget_is_published_before_it_is_known_what_stays(
     done = Watching(training, actions).run()
     assert seen == [[]]
     assert done.on_wandb == (0, 20, 30)
+
+
+def test_nothing_of_a_budget_that_was_interrupted_is_published_before_it_has_ended(
+    training: Training, server: WandbServer
+) -> None:
+    TrajectoryRecord(IDENTITY.fingerprint, TOTAL_STEPS, "budget:3").write(training.directory)
+    training.save_and_settle(10)
+    training.lock.release()
+    withheld = (
+        f"{training.directory}: the training has not ended, so its checkpoints are not published: the schedule may "
+        "still delete some of them, and the resumed training publishes the others; resume it with 'emtoolkit train … "
+        "--resume', or in a script with resume_from_checkpoint"
+    )
+    done = sync(training.directory, project="proj")
+    assert (done.on_wandb, done.published, done.problems) == ((), (), (withheld,))
+
+    watching = Watching(training, [], patience=60.0)
+    done = watching.run()
+    stopped = (
+        f"{training.directory}: the training stopped before its end, and gave no sign for 60 s; 'emtoolkit train … "
+        "--resume' continues it"
+    )
+    assert (done.published, done.problems) == ((), (withheld, stopped))
+    assert not any("trying again" in sentence for sentence in watching.said)
+    assert [*server.store.projects] == []
+
+    shutil.rmtree(training.directory / "checkpoint-10")
+    training.save_and_settle(20)
+    training.end(20)
+    done = sync(training.directory, project="proj")
+    assert (done.on_wandb, done.published, done.problems) == ((0, 20), (0, 20), ())
 
 
 def test_an_offline_training_has_one_run_with_its_checkpoints_and_later_its_log(

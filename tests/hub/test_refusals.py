@@ -1,11 +1,13 @@
 """What a push refuses with one sentence, before the first change on the hub."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
+from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.hub_names import repository_name
 from emtoolkit.hub import access
 from emtoolkit.hub.push import push
@@ -45,6 +47,23 @@ def test_a_repository_with_other_files_is_refused(hub_server: HubServer, runs: P
         "lab/run: holds files that emtoolkit did not push (model.safetensors); push "
         f"{runs / 'stack'} into its own repository"
     )
+
+
+def test_a_budget_that_may_still_delete_checkpoints_is_refused(
+    hub_server: HubServer, runs: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(runs / "stack", tmp_path / "run")
+    record = TrajectoryRecord.read_if_any(run)
+    assert record is not None
+    replace(record, schedule="budget:5", ended_at=None).write(run)
+    for steps in ([], ["--steps", "0,2"]):
+        assert refused(hub_server, run, "lab/run", *steps) == (
+            f"{run}: the training has not ended, so its checkpoints are not published: the schedule may still delete "
+            "some of them, and the resumed training publishes the others; resume it with 'emtoolkit train … --resume', "
+            "or in a script with resume_from_checkpoint"
+        )
+    replace(record, schedule="budget:5").write(run)
+    assert push(run, "lab/run").sent == (0, 2, 4, 9)
 
 
 @pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])

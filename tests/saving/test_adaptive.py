@@ -257,7 +257,7 @@ class RecordingPublisher:
 
 
 def test_a_budget_is_published_when_nothing_is_deleted_any_more(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     RecordingPublisher.told = []
     monkeypatch.setattr("emtoolkit.saving.session.WandbPublisher", RecordingPublisher)
@@ -268,6 +268,11 @@ def test_a_budget_is_published_when_nothing_is_deleted_any_more(
     with pytest.raises(RuntimeError, match="a fault of the training's own"):
         train(killed, "budget:5", CopyAndFail(13, tmp_path / "copy"), resume_every="10 steps")
     assert RecordingPublisher.told == []
+    assert "are not on W&B" in caplog.text
+    assert caplog.messages[-1].endswith(
+        "; the schedule may still delete some of them, and the resumed training publishes the others); they are "
+        f"complete in {killed}"
+    )
     train(killed, "budget:5", resume=True)
     kept = saved_steps(killed)
     # Those that the killed training saved are among them, and all are on disk when the first is published.
