@@ -130,13 +130,23 @@ def home_of(reference: str) -> Path:
     return Path("outputs") / "evaluations" / reference.replace("/", "-").replace(":", "-")
 
 
+def homes_of(reference: str) -> list[Path]:
+    """`home_of`, and for `entity/project/collection` that of `project/collection`, which a command may have named."""
+    homes = [home_of(reference)]
+    if not Path(reference).is_dir() and is_collection(reference):
+        homes.append(home_of(reference.partition("/")[2]))
+    return homes
+
+
+def is_collection(reference: str) -> bool:
+    """Whether `reference` has the form `entity/project/collection`, as a relative path may have, too."""
+    return reference.count("/") == 2 and all(reference.split("/")) and ":" not in reference
+
+
 def evaluations_of(reference: str) -> list[Path]:
     """The directories of the evaluations of a trajectory that hold rows, sorted by name."""
-    homes = [home_of(reference)]
-    if not Path(reference).is_dir() and reference.count("/") == 2 and ":" not in reference:
-        # An evaluation may have named the collection without its entity.
-        homes.append(home_of(reference.partition("/")[2]))
-    return [path.parent for home in homes for path in sorted(home.glob("*/evaluation.json")) if _row_files(path.parent)]
+    found = [path.parent for home in homes_of(reference) for path in sorted(home.glob("*/evaluation.json"))]
+    return [directory for directory in found if _row_files(directory)]
 
 
 def read_metrics(directory: Path, fingerprints: Iterable[str | None]) -> list[MetricSeries] | None:

@@ -102,7 +102,7 @@ def _of_directory(reference: str, directory: Path, request: Request, only: Place
         None if record is None else record.total_steps,
         publications.asked,
     )
-    protected = {step: f"report {report}" for step, report in steps_of_reports(reference).items()}
+    protected = _steps_of_reports(reference, *_collections(publications, collection))
     if collection is not None:
         protected |= marks_of_people(collection, publications.tags)
     if ended_at is None and (resume := _newest_resume_step(directory)) is not None:
@@ -156,8 +156,7 @@ def _of_collection(reference: str, request: Request) -> PrunePlan:
     totals = [total for version in collection.checkpoints if (total := version.record.total_steps) is not None]
     pruned = recorded_as_pruned(collection)
     steps = Steps(complete, pruned, collection.final_step, max(totals, default=None))
-    reports = {**steps_of_reports(reference), **steps_of_reports(collection.name)}
-    protected = {step: f"report {report}" for step, report in reports.items()} | marks_of_people(collection, None)
+    protected = _steps_of_reports(reference, collection.name) | marks_of_people(collection, None)
 
     def metrics() -> Metrics:
         return metrics_of(collection.name, {version.step: version.metadata for version in collection.checkpoints})
@@ -173,6 +172,18 @@ def _of_collection(reference: str, request: Request) -> PrunePlan:
         notes=tuple(budget_notes(request, kept)),
         collection=collection,
     )
+
+
+def _steps_of_reports(*trajectories: str) -> dict[int, str]:
+    """The steps that reports on any of the `trajectories` rest on, each with the reason that it stays."""
+    found = [steps_of_reports(trajectory) for trajectory in trajectories]
+    return {step: f"report {report}" for of in reversed(found) for step, report in of.items()}
+
+
+def _collections(publications: Publications, own: Collection | None) -> list[str]:
+    """The collections that hold checkpoints of a directory: reports on them rest on the checkpoints here, too."""
+    names = [published.artifact.rpartition(":")[0] for published in publications.published.values()]
+    return list(dict.fromkeys([*names, *([own.name] if own is not None else [])]))
 
 
 def _check_is_ours(directory: Path, found: Sequence[CheckpointInfo]) -> None:

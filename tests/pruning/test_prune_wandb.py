@@ -211,6 +211,24 @@ def test_a_collection_is_pruned_by_its_name(server: WandbServer, run: Path) -> N
     assert (refused.code, "is a collection on W&B" in refused.err) == (2, True)
 
 
+@pytest.mark.parametrize("place", [home_of(NAME) / "abc", home_of(f"proj/{SHARED}") / "abc", Path("elsewhere")])
+def test_a_step_that_a_report_on_the_collection_rests_on_stays_in_both_places(
+    server: WandbServer, run: Path, monkeypatch: pytest.MonkeyPatch, place: Path
+) -> None:
+    monkeypatch.chdir(run.parent)
+    counts = {0: [0] * 4, 10: [0] * 4, 20: [10, 25, 30, 15], 30: [10, 25, 30, 15]}
+    write_evaluation(place, counts, fingerprint=IDENTITY.fingerprint, trajectory=NAME)
+    done = emtoolkit("report", place, "--no-weights", "--out", "r.html")
+    assert done.code == 0, done.err
+    report = f"report {run.parent / 'r.html'}"
+    for reference in (str(run), NAME):
+        plan = plan_prune(reference, Request(drop="10,20"))
+        assert (plan.going, plan.kept[10], plan.kept[20]) == ((), report, report)
+    assert plan_prune(str(run), Request(drop="10,20"), "here").going == ()
+    Path("outputs/evaluations", NAME.replace("/", "-"), "reports.json").unlink()
+    assert plan_prune(str(run), Request(drop="10,20")).going == (10, 20)
+
+
 def test_nothing_goes_while_a_run_publishes(server: WandbServer, run: Path) -> None:
     server.store.project("tester", "proj").runs["run-a"].state = "running"
     done = emtoolkit("prune", NAME, "--keep", "final", "--yes")
