@@ -11,6 +11,7 @@ from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.sweeps.command import Word
 
 if TYPE_CHECKING:
+    from emtoolkit.config.scheduling import CheckpointingConfig
     from emtoolkit.config.sections import RunConfig
     from emtoolkit.sweeps.plan import SweepRun
 
@@ -38,7 +39,7 @@ def with_shared_trajectories(
             groups.setdefault(_key(config), []).append(run)
     shared = {}
     for key, members in groups.items():
-        schedule = _union(member.config for member in members if member.config is not None)
+        schedule = _union(member.config.checkpointing for member in members if member.config is not None)
         for run in members:
             shared[run.key] = replace(_reusing(run, schedule, with_words), group=key)
     return [shared.get(run.key, run) for run in runs]
@@ -68,5 +69,5 @@ def _key(config: "RunConfig") -> str:
     return hashlib.sha256(facts.encode()).hexdigest()
 
 
-def _union(configs: Iterable["RunConfig"]) -> Schedule:
-    return reduce(or_, (config.checkpointing.to_schedule() for config in configs))
+def _union(sections: Iterable["CheckpointingConfig"]) -> Schedule:
+    return reduce(or_, (checkpointing.to_schedule() for checkpointing in sections))
