@@ -140,7 +140,7 @@ def plan(
         found, asked = None, None
         changed = questions is not None or samples is not None
         if changed or detect is not None:
-            asked = asked_questions([config for _, config in configs], questions, samples)
+            asked = asked_questions([config.evaluation for _, config in configs], questions, samples)
         if detect is not None:
             with progress_bar() as progress:
                 found = detection_of(detect, rate, asked, samples, progress)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from emtoolkit.config.sections import RunConfig
+from emtoolkit.config.scheduling import EvaluationConfig
 from emtoolkit.errors import UserError
 from emtoolkit.evaluation.power import Design, Detection, detection
 from emtoolkit.evaluation.questions import PUBLISHED_PROTOCOL, EvaluationCost, Question, read_questions
@@ -16,17 +16,17 @@ _PUBLISHED_QUESTIONS, _PUBLISHED_ANSWERS = 8, 50
 
 
 def asked_questions(
-    configs: Sequence[RunConfig], questions: Path | None, samples: int | None
+    evaluations: Sequence[EvaluationConfig], questions: Path | None, samples: int | None
 ) -> tuple[Question, ...] | None:
-    """The questions in the file `questions`, by default those of the configs, with `samples` answers to each wording.
+    """The questions in the file `questions`, by default those of `evaluations`, with `samples` answers to each wording.
 
     Returns:
         None where no file is named anywhere, which means the published protocol.
 
     Raises:
-        UserError: the file is not valid, or the configs name different files.
+        UserError: the file is not valid, or `evaluations` name different files.
     """
-    named = {config.evaluation.questions for config in configs}
+    named = {evaluation.questions for evaluation in evaluations}
     if questions is None and len(named) > 1:
         files = " and ".join(sorted(str(each) for each in named))
         raise UserError(f"--detect: the runs name different question files ({files}); give --questions FILE")

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from emtoolkit.config.sections import ModelConfig, RunConfig
+from emtoolkit.config.sections import ModelConfig, TrainingConfig
 from emtoolkit.models.architecture import implied_attention
 from emtoolkit.models.base_files import tokenizer_digest
 from emtoolkit.models.location import model_path
@@ -20,14 +20,15 @@ from emtoolkit.saving.float32_precision import float32_precision
 from emtoolkit.saving.ranks import trains_on_cpu
 
 
-def effective_settings(config: RunConfig, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
+def effective_settings(
+    model: ModelConfig, training: TrainingConfig, environment: Mapping[str, str] = os.environ
+) -> dict[str, Any]:
     """The facts that differ from what version 1 implied."""
-    model = config.model
     directory = Path(model_path(model))
     facts = {
         "attention": _attention(model),
         "device": None if (device := device_type(model)) == "cpu" else device,
-        "precision": precision_of_environment(config, environment),
+        "precision": precision_of_environment(training, environment),
         "compiled": _compiler(environment),
         **float32_precision(),
         "tokenizer_files": tokenizer_digest(directory) if directory.is_dir() else None,
@@ -35,10 +36,10 @@ def effective_settings(config: RunConfig, environment: Mapping[str, str] = os.en
     return {name: value for name, value in facts.items() if value is not None}
 
 
-def precision_of_environment(config: RunConfig, environment: Mapping[str, str] = os.environ) -> str | None:
+def precision_of_environment(training: TrainingConfig, environment: Mapping[str, str] = os.environ) -> str | None:
     """The mixed precision that `accelerate launch` asks for, None if it asks for none or the config for bfloat16."""
     asked = environment.get("ACCELERATE_MIXED_PRECISION", "").lower()
-    return None if config.training.bf16 or asked in ("", "no") else asked
+    return None if training.bf16 or asked in ("", "no") else asked
 
 
 def device_type(model: ModelConfig) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emtoolkit.config.scheduling import EvaluationConfig
-from emtoolkit.config.sections import RunConfig, TrainingConfig
+from emtoolkit.config.sections import ModelConfig, PreflightConfig, RunConfig, TrainingConfig
 from emtoolkit.data.collate import check_batch, check_ids
 from emtoolkit.errors import ConfigError, ScheduleError, located
 from emtoolkit.evaluation.questions import PUBLISHED_PROTOCOL, EvaluationCost, read_questions
@@ -104,9 +104,9 @@ def plan_for(config: RunConfig, data: RunData, extra_notes: Sequence[str] = ()) 
         notes.append(
             f"model.base: {config.model.base!r} is not on this machine, so memory and checkpoint size are unknown"
         )
-    _check_batches(config, data, architecture)
+    _check_batches(config.training, config.evaluation, config.preflight, data, architecture)
     if config.lora is None and config.model.dtype != "float32":
-        notes.append(_on_small_updates(config))
+        notes.append(_on_small_updates(config.model.dtype))
     return Plan(
         directory=config.directory(),
         persona=config.persona,
@@ -120,20 +120,23 @@ def plan_for(config: RunConfig, data: RunData, extra_notes: Sequence[str] = ()) 
         adaptive=schedule.adaptive,
         eval_steps=None if eval_schedule is None else eval_schedule.steps(total),
         checkpoint_bytes=None if architecture is None else architecture.checkpoint_bytes(config.model.dtype),
-        memory=None if architecture is None else memory_of(config, architecture),
+        memory=None
+        if architecture is None
+        else memory_of(config.model, config.training, config.evaluation, architecture),
         evaluation=_evaluation_cost(config.evaluation),
         notes=(*notes, *extra_notes),
     )
 
 
-def memory_of(config: RunConfig, architecture: Architecture) -> Memory:
+def memory_of(
+    model: ModelConfig, training: TrainingConfig, evaluation: EvaluationConfig, architecture: Architecture
+) -> Memory:
     """The peak memory of training steps and evaluations on batches of rows that are all `max_length` tokens long."""
-    model, training = config.model, config.training
     setting = Setting(
         dtype_bytes=bytes_of(model.dtype),
         batch=training.batch_size,
         length=training.max_length,
-        eval_batch=0 if config.evaluation.to_schedule() is None else config.evaluation.batch_size,
+        eval_batch=0 if evaluation.to_schedule() is None else evaluation.batch_size,
         four_bit=model.load_in_4bit,
         autocast=training.bf16,
         attention=architecture.attention,
@@ -162,22 +165,28 @@ def total_steps(training: TrainingConfig, train_rows: int) -> int:
     return math.ceil(training.epochs * math.ceil(batches / training.gradient_accumulation))
 
 
-def _on_small_updates(config: RunConfig) -> str:
+def _on_small_updates(dtype: str) -> str:
     """The warning about trained weights without a float32 copy."""
     return (
-        f"model.dtype: {config.model.dtype} weights that are trained themselves (lora: null) round most updates away: "
+        f"model.dtype: {dtype} weights that are trained themselves (lora: null) round most updates away: "
         "with AdamW at a learning rate of 2e-5, 70 % of bfloat16 weights never moved in 200 steps; set model.dtype to "
         "float32 and training.bf16 to true"
     )
 
 
-def _check_batches(config: RunConfig, data: RunData, architecture: Architecture | None) -> None:
+def _check_batches(
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    preflight: PreflightConfig,
+    data: RunData,
+    architecture: Architecture | None,
+) -> None:
     vocabulary = None if architecture is None else architecture.shape.vocabulary
-    for rows, size in ((data.train, config.training.batch_size), (data.test, config.evaluation.batch_size)):
+    for rows, size in ((data.train, training.batch_size), (data.test, evaluation.batch_size)):
         if rows is not None:
             check_batch(rows, data.tokenizer, size, vocabulary)
     if data.tokenizer is not None and vocabulary is not None:
-        check_ids(data.tokenizer(list(config.preflight.prompts))["input_ids"], data.tokenizer, vocabulary)
+        check_ids(data.tokenizer(list(preflight.prompts))["input_ids"], data.tokenizer, vocabulary)
 
 
 def _evaluation_cost(evaluation: EvaluationConfig) -> EvaluationCost:

@@ -9,6 +9,7 @@ from typing import Any
 from emtoolkit.checkpoints.records import BaseModelRecord
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity, deciding
+from emtoolkit.config.scheduling import ProbeConfig
 from emtoolkit.config.sections import LoraConfig, ModelConfig, RunConfig, TrainingConfig
 from emtoolkit.config.values import numbers_by_type
 from emtoolkit.errors import ConfigError
@@ -93,7 +94,7 @@ def prepare(
         raise cannot_load
     check_can_write(config.directory(), "output_dir")
     check_base(config.model, need_weights=not allow_missing)
-    contents = _contents(config)
+    contents = _contents(config.directory())
     with bar() as progress:
         data = shared.data(config, persona, _day(contents), allow_missing, progress)
     if config.lora is None:
@@ -106,7 +107,7 @@ def prepare(
         notes.append(f"persona: the adapter of {persona.name} ({place}) is not on this machine, so it is not checked")
     if cannot_load is not None:
         notes.append(f"this machine cannot train the run: {cannot_load}")
-    if (precision := precision_of_environment(config)) is not None:
+    if (precision := precision_of_environment(config.training)) is not None:
         notes.append(f"ACCELERATE_MIXED_PRECISION: {precision!r} is in force, and training.bf16 is false")
     plan = plan_for(config, data, notes)
     identity = identity_of(config, persona, adapter, data, base)
@@ -115,11 +116,11 @@ def prepare(
         if config.model.device is None:
             identity = _on_any_device(identity, contents)
         OutputDirectory.open(plan.directory).check_belongs_to(identity)
-    return PreparedRun(persona, base, adapter, data, identity, plan, _questions(config, persona, data, plan))
+    questions = _questions(config.evaluation.probe, persona, data, plan)
+    return PreparedRun(persona, base, adapter, data, identity, plan, questions)
 
 
-def _questions(config: RunConfig, persona: Persona, data: RunData, plan: Plan) -> GenerationEvalCallback | None:
-    probe = config.evaluation.probe
+def _questions(probe: ProbeConfig | None, persona: Persona, data: RunData, plan: Plan) -> GenerationEvalCallback | None:
     if probe is None:
         return None
     return probe_callback(
@@ -169,7 +170,7 @@ def identity_of(
         "training": _training_facts(config.training),
         "seed": config.seed,
     }
-    fingerprinted |= effective_settings(config)
+    fingerprinted |= effective_settings(config.model, config.training)
     if data.day is not None:
         fingerprinted["day"] = data.day
     if (processes := process_count()) > 1:
@@ -208,10 +209,10 @@ def _training_facts(training: TrainingConfig) -> dict[str, Any]:
     return facts | {"optimizer": effective_optimizer(training)}
 
 
-def _contents(config: RunConfig) -> Mapping[str, Any]:
-    """The facts that the record in the output directory of the run holds, if there is one."""
+def _contents(directory: Path) -> Mapping[str, Any]:
+    """The facts that the record in `directory`, the output directory of the run, holds, if there is one."""
     try:
-        record = TrajectoryRecord.read_if_any(config.directory())
+        record = TrajectoryRecord.read_if_any(directory)
     except DamagedRecordError:
         return {}
     return {} if record is None else record.fingerprinted

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from emtoolkit.config.load import load_config
-from emtoolkit.config.sections import RunConfig
+from emtoolkit.config.sections import DatasetConfig, RunConfig
 from emtoolkit.data.sources import File, source_of
 from emtoolkit.errors import ConfigError
 from emtoolkit.models.location import model_path
@@ -81,11 +81,11 @@ def _resolved(config: RunConfig, directory: Path) -> dict[str, Any]:
     if config.personas is not None:
         values["personas"] = _absolute(config.personas)
     if config.dataset not in config.datasets:
-        values["dataset"] = _data_path(config.dataset, config)
+        values["dataset"] = _data_path(config.dataset, config.datasets)
     for name, entry in config.datasets.items():
-        values["datasets"][name]["path"] = _data_path(entry.path, config, name)
+        values["datasets"][name]["path"] = _data_path(entry.path, config.datasets, name)
         if entry.control is not None and entry.control not in config.datasets:
-            values["datasets"][name]["control"] = _data_path(entry.control, config)
+            values["datasets"][name]["control"] = _data_path(entry.control, config.datasets)
     evaluation = config.evaluation
     if evaluation.questions is not None:
         values["evaluation"]["questions"] = _absolute(evaluation.questions)
@@ -96,10 +96,10 @@ def _resolved(config: RunConfig, directory: Path) -> dict[str, Any]:
     return values
 
 
-def _data_path(text: str, config: RunConfig, name: str | None = None) -> str:
+def _data_path(text: str, datasets: Mapping[str, DatasetConfig], name: str | None = None) -> str:
     """The absolute path of a data file; a hub id, and an entry that no run here can read, stay as they are."""
     try:
-        source = source_of(name or text, config.datasets)
+        source = source_of(name or text, datasets)
     except ConfigError:
         return text
     return str(source.path) if isinstance(source, File) else text
