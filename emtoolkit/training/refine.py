@@ -138,7 +138,8 @@ class _Left:
 
 def _environment_to_record(plan: Refinement) -> Mapping[str, str] | None:
     """The environment for the metadata of the steps: that of this process, unless training starts from another's."""
-    return environment_to_record(plan.config, plan.scratch if plan.start is None else plan.directory)
+    directory = plan.scratch if plan.start is None else plan.directory
+    return environment_to_record(plan.config.model, plan.config.training, directory)
 
 
 def _left_to_do(plan: Refinement, bar: Bar) -> _Left:

@@ -11,7 +11,8 @@ from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.pruned import pruned_steps
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
-from emtoolkit.config.sections import RunConfig
+from emtoolkit.config.scheduling import CheckpointingConfig
+from emtoolkit.config.sections import RunConfig, TrajectoryConfig
 from emtoolkit.progress import Progress
 from emtoolkit.reuse.from_wandb import fetch
 from emtoolkit.reuse.own_directory import OwnDirectory, intact
@@ -20,10 +21,10 @@ from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.training.wandb_run import chosen_place
 
 
-def schedule_to_save(config: RunConfig) -> Schedule:
+def schedule_to_save(checkpointing: CheckpointingConfig, trajectory: TrajectoryConfig) -> Schedule:
     """The steps of the run, and those that other runs of its sweep want."""
-    schedule = config.checkpointing.to_schedule()
-    also = config.trajectory.also_save
+    schedule = checkpointing.to_schedule()
+    also = trajectory.also_save
     return schedule if also is None else schedule | Schedule.parse(also)
 
 
@@ -42,7 +43,7 @@ def fill_from_wandb(
     if intended_mode(config.wandb) != "online" or config.evaluation.to_schedule() is not None:
         return
     pruned = frozenset(pruned_steps(own.store)) - frozenset(lacking)
-    wanted = frozenset(schedule_to_save(config).steps(record.total_steps)) - pruned
+    wanted = frozenset(schedule_to_save(config.checkpointing, config.trajectory).steps(record.total_steps)) - pruned
     there, _ = intact(own.store, wanted, record.fingerprint)
     # The start of the W&B run says why W&B cannot be used.
     if wanted == there.keys() or why_not_logged_in() or why_unreachable():

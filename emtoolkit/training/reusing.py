@@ -20,7 +20,8 @@ from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.pruned import pruned_steps
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
-from emtoolkit.config.sections import RunConfig
+from emtoolkit.config.scheduling import CheckpointingConfig, EvaluationConfig
+from emtoolkit.config.sections import ModelConfig, RunConfig, TrainingConfig, TrajectoryConfig, WandbConfig
 from emtoolkit.errors import ScheduleError
 from emtoolkit.launch import process_count
 from emtoolkit.reuse.inputs import RunInputs, environment_of
@@ -39,32 +40,34 @@ from emtoolkit.training.wandb_run import seconds_for_checkpoints, seconds_for_fi
 logger = logging.getLogger(__name__)
 
 
-def why_trains_alone(config: RunConfig) -> str | None:
+def why_trains_alone(
+    training: TrainingConfig, checkpointing: CheckpointingConfig, evaluation: EvaluationConfig
+) -> str | None:
     """Why a run with reuse neither takes nor gives checkpoints; None if it may."""
-    if config.evaluation.probe is not None:
+    if evaluation.probe is not None:
         return "evaluation.probe asks the model during training"
-    if config.training.on_nan == "continue":
+    if training.on_nan == "continue":
         return "training.on_nan: continue trains through numbers that are not finite"
-    if (adaptive := config.checkpointing.to_schedule().adaptive) is not None:
+    if (adaptive := checkpointing.to_schedule().adaptive) is not None:
         return f"{adaptive} chooses its steps during training"
-    if config.checkpointing.resume_at_end:
+    if checkpointing.resume_at_end:
         return "checkpointing.resume_at_end keeps the resume state of the run's own training"
-    if config.checkpointing.resume_keep != SaveOptions.resume_keep:
+    if checkpointing.resume_keep != SaveOptions.resume_keep:
         return "checkpointing.resume_keep keeps the resume states of the run's own training"
     if process_count() > 1:
         return "several processes train it together"
     return None
 
 
-def environment_to_record(config: RunConfig, directory: Path) -> Mapping[str, str] | None:
+def environment_to_record(model: ModelConfig, training: TrainingConfig, directory: Path) -> Mapping[str, str] | None:
     """The environment of a training into `directory` for its checkpoints' metadata; None where they have no single one.
 
     The bytes of a training that is resumed elsewhere are those of two environments. A training that goes on with
     numbers that are not finite saves steps that another run of the trajectory would not reach.
     """
-    if config.training.on_nan == "continue":
+    if training.on_nan == "continue":
         return None
-    here = environment_of(config.model).facts
+    here = environment_of(model).facts
     recorded = Publications.read(directory).metadata.values() if directory.is_dir() else ()
     return here if all(metadata.get("environment") == here for metadata in recorded) else None
 
@@ -77,7 +80,9 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
     Raises:
         UserError: the directory of the run is in use or cannot be written, or W&B is required and does not answer.
     """
-    if not config.trajectory.reuse or why_trains_alone(config) is not None:
+    if not config.trajectory.reuse:
+        return None
+    if why_trains_alone(config.training, config.checkpointing, config.evaluation) is not None:
         return None
     key = RunInputs().key(config)
     store = TrajectoryStore(config.trajectory, environment_of(config.model))
@@ -88,7 +93,7 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
     try:
         if schedule.check_reachable(total, allow_unreachable=config.checkpointing.allow_unreachable):
             return None
-        evaluated = evaluated_steps(config, total)
+        evaluated = evaluated_steps(config.evaluation, total)
     except ScheduleError:
         # The preparation says what is wrong.
         return None
@@ -97,7 +102,9 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
     if lacking is None or not may_take(source, evaluated):
         return None
     manifests, _ = intact(source, lacking, known.identity.fingerprint)
-    if manifests.keys() != lacking or (lacking and trains_for_others(config, source, total)):
+    if manifests.keys() != lacking:
+        return None
+    if lacking and trains_for_others(config.checkpointing, config.trajectory, source, total):
         return None
     own = OwnDirectory(directory, source, known.identity, total, str(schedule))
     lock = lock_directory(directory)
@@ -105,24 +112,24 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
         result = take_all(config, own, manifests)
     finally:
         lock.release()
-    publish_late(config, result)
+    publish_late(config.wandb, result)
     return result
 
 
-def publish_late(config: RunConfig, result: RunResult) -> None:
+def publish_late(wandb: WandbConfig, result: RunResult) -> None:
     """Publish a run that W&B did not let begin online, if W&B answers now; its directory is not locked."""
     log = result.wandb_directory
-    if log is not None and log.name.startswith("offline-") and intended_mode(config.wandb) == "online":
-        publish_if_answered(result.directory, config.wandb.publish_timeout)
+    if log is not None and log.name.startswith("offline-") and intended_mode(wandb) == "online":
+        publish_if_answered(result.directory, wandb.publish_timeout)
 
 
-def evaluated_steps(config: RunConfig, total_steps: int) -> tuple[int, ...] | None:
+def evaluated_steps(evaluation: EvaluationConfig, total_steps: int) -> tuple[int, ...] | None:
     """The steps at which the run computes the held-out loss, None for never.
 
     Raises:
         ScheduleError: a step is past the end of training.
     """
-    schedule = config.evaluation.to_schedule()
+    schedule = evaluation.to_schedule()
     if schedule is None:
         return None
     schedule.check_reachable(total_steps)
@@ -137,14 +144,21 @@ def may_take(store: Path, evaluated: tuple[int, ...] | None) -> bool:
     return training is None or training.evaluated == evaluated
 
 
-def trains_for_others(config: RunConfig, store: Path, total_steps: int, *, locked: bool = False) -> bool:
+def trains_for_others(
+    checkpointing: CheckpointingConfig,
+    trajectory: TrajectoryConfig,
+    store: Path,
+    total_steps: int,
+    *,
+    locked: bool = False,
+) -> bool:
     """Whether the directory `store` lacks steps that other runs of the sweep want, and nobody trains them.
 
     `locked` says that this process holds the lock to train them.
     """
-    if config.trajectory.also_save is None or not store.is_dir():
+    if trajectory.also_save is None or not store.is_dir():
         return False
-    wanted = set(schedule_to_save(config).steps(total_steps)) - {*pruned_steps(store)}
+    wanted = set(schedule_to_save(checkpointing, trajectory).steps(total_steps)) - {*pruned_steps(store)}
     lack = not wanted <= {info.step for info in list_checkpoints(store) if info.complete}
     return lack and (locked or may_train(store))
 
@@ -190,7 +204,7 @@ def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manif
         own.end()
         failed = False
     finally:
-        _finish(config, run, own, publisher, failed=failed)
+        _finish(run, config.wandb, own, publisher, failed=failed)
     return RunResult(
         directory,
         tuple(list_checkpoints(directory)),
@@ -227,10 +241,10 @@ def publish_into(run: GuardedRun, own: OwnDirectory) -> WandbPublisher | None:
 
 
 def _finish(
-    config: RunConfig, run: GuardedRun, own: OwnDirectory, publisher: WandbPublisher | None, *, failed: bool
+    run: GuardedRun, wandb: WandbConfig, own: OwnDirectory, publisher: WandbPublisher | None, *, failed: bool
 ) -> None:
     if publisher is not None:
-        wait_for_publisher(publisher, run.run, own.directory, seconds_for_checkpoints(config.wandb))
+        wait_for_publisher(publisher, run.run, own.directory, seconds_for_checkpoints(wandb))
     if run.run is not None:
         found = list_checkpoints(own.directory)
         summary = {
@@ -240,7 +254,7 @@ def _finish(
             "trained_steps": 0,
         }
         run.call(lambda: run.run.summary.update(summary))
-        run.finish(seconds_for_finish(config.wandb), failed=failed)
+        run.finish(seconds_for_finish(wandb), failed=failed)
         if run.problem is not None:
             command = quoted_command("emtoolkit", "sync", own.directory)
             logger.warning("%s; %s holds all of it, and %s sends it", run.problem, own.directory, command)

@@ -88,7 +88,8 @@ def _train(scratch: Scratch, ranks: Ranks, progress: ProgressCallback, *, resume
     with ExitStack() as locks:
         shared = None
         with ranks.raise_on_all():
-            locks.enter_context(pushing_to_hub(config, prepared, is_saving=ranks.index == 0))
+            repository = config.hub_repository()
+            locks.enter_context(pushing_to_hub(config.hub, repository, prepared, is_saving=ranks.index == 0))
         if config.trajectory.reuse:
             with ranks.raise_on_all():
                 shared = share(config, prepared, locks, scratch, resume=resume, bar=bar)
@@ -98,7 +99,7 @@ def _train(scratch: Scratch, ranks: Ranks, progress: ProgressCallback, *, resume
             result = _train_prepared(config, prepared, shared, ranks, progress, resume=resume, bar=bar)
     if shared is not None:
         # A late publication locks the directory itself.
-        publish_late(config, result)
+        publish_late(config.wandb, result)
     return result
 
 
@@ -228,7 +229,7 @@ def _fit(
             trained_steps=(prepared.plan.total_steps if shared is None else shared.stop) - start.step,
         )
         if shared is None:
-            publish_late(config, result)
+            publish_late(config.wandb, result)
     return result
 
 
@@ -256,7 +257,7 @@ def _save_callback(
     if shared is not None:
         return shared.callback(options, common)
     directory = prepared.plan.directory
-    environment = environment_to_record(config, directory)
+    environment = environment_to_record(config.model, config.training, directory)
     return KnownEnvironmentCallback(
         config.checkpointing.to_schedule(), output_dir=directory, environment=environment, **common, **options
     )

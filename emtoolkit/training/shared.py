@@ -174,7 +174,7 @@ def share(
         CheckpointError: the directory of the run holds another trajectory, is in use, or holds this run and `resume` is
             false; or a directory of the store holds another trajectory.
     """
-    if (why := why_trains_alone(config)) is not None:
+    if (why := why_trains_alone(config.training, config.checkpointing, config.evaluation)) is not None:
         logger.warning("trajectory.reuse: nothing is reused, because %s", why)
         return None
     directory, identity, plan = prepared.plan.directory, prepared.identity, prepared.plan
@@ -190,9 +190,8 @@ def share(
     store = TrajectoryStore(config.trajectory, environment_of(config.model))
     _remember(store, config, prepared)
     for other, differences in store.other_environments(identity.fingerprint).items():
-        logger.warning(
-            "%s: not reused, because a training here may give other bytes: %s", other, "; ".join(differences)
-        )
+        reasons = "; ".join(differences)
+        logger.warning("%s: not reused, because a training here may give other bytes: %s", other, reasons)
     source = store.directory(identity.fingerprint)
     if not may_take(out_of_scratch(source), evaluated):
         logger.warning("trajectory.reuse: nothing is reused, because the store has no held-out losses at these steps")
@@ -222,7 +221,8 @@ def share(
     if (result := _taken(config, own, lacking, locked=True)) is not None:
         return result
     with bar() as progress:
-        return _stretch(config, prepared, own, lacking, evaluated, store.environment, progress)
+        schedule = schedule_to_save(config.checkpointing, config.trajectory)
+        return _stretch(schedule, prepared, own, lacking, evaluated, store.environment, progress)
 
 
 def _taken(config: RunConfig, own: OwnDirectory, lacking: frozenset[int], *, locked: bool = False) -> RunResult | None:
@@ -233,13 +233,15 @@ def _taken(config: RunConfig, own: OwnDirectory, lacking: frozenset[int], *, loc
     manifests, _ = intact(own.store, lacking, own.identity.fingerprint)
     if manifests.keys() != lacking:
         return None
-    if lacking and trains_for_others(config, own.store, own.total_steps, locked=locked):
+    if lacking and trains_for_others(
+        config.checkpointing, config.trajectory, own.store, own.total_steps, locked=locked
+    ):
         return None
     return take_all(config, own, manifests)
 
 
 def _stretch(
-    config: RunConfig,
+    schedule: Schedule,
     prepared: PreparedRun,
     own: OwnDirectory,
     lacking: frozenset[int],
@@ -247,12 +249,11 @@ def _stretch(
     environment: Environment,
     progress: Progress,
 ) -> SharedTraining:
-    """What is left to train, once the trajectory's lock is held."""
+    """What is left to train for the steps of `schedule`, once the trajectory's lock is held."""
     plan, identity = prepared.plan, prepared.identity
     contents = OutputDirectory.open(own.store, rehash=True, progress=progress)
     contents.check_belongs_to(identity)
     _say_damage(contents)
-    schedule = schedule_to_save(config)
     # The checkpoint of an interruption goes away once training has passed it.
     there = frozenset(info.step for info in contents.checkpoints if info.complete and info.is_of_trajectory)
     # A run that lacks a step asks for it, also if the step was pruned in the store.

@@ -28,13 +28,17 @@ class SharedCosts:
         plan = prepared.plan
         store = TrajectoryStore(config.trajectory, environment_of(config.model))
         directory = store.directory(prepared.identity.fingerprint)
-        alone = config.trajectory.reuse is False or why_trains_alone(config) is not None
-        evaluated = evaluated_steps(config, plan.total_steps)
+        alone = (
+            config.trajectory.reuse is False
+            or why_trains_alone(config.training, config.checkpointing, config.evaluation) is not None
+        )
+        evaluated = evaluated_steps(config.evaluation, plan.total_steps)
         if alone or not self._may_take(directory, evaluated):
             return plan.total_steps
         there = self._steps.setdefault(directory, _complete(directory))
         pruned = {*_pruned(directory)} - {*plan.steps}
-        wanted: set[int] = {*schedule_to_save(config).steps(plan.total_steps)} - pruned
+        schedule = schedule_to_save(config.checkpointing, config.trajectory)
+        wanted: set[int] = {*schedule.steps(plan.total_steps)} - pruned
         missing = wanted - there
         there |= wanted
         if not missing:

@@ -28,6 +28,7 @@ from emtoolkit.saving.ranks import Ranks
 from emtoolkit.saving.resume_state import RESUME_DIRECTORY
 from emtoolkit.saving.writer import Saved
 from emtoolkit.schedules.resume_keep import NEWEST
+from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.storage.atomic import write_directory
 from emtoolkit.training.composed_model import ComposedModel, PersonaCheck, composed_model
@@ -104,22 +105,22 @@ def train_stretch(
                     add_stretch(directory, first, environment_of(config.model))
                     if start is not None:
                         _link_resume_state(start, directory)
-            callback = _save_callback(config, steps, directory, identity or prepared.identity, environment, start)
+            options = config.checkpointing.to_save_options(
+                publish_timeout=0.0, on_nan=config.training.on_nan, on_cpu=device_type(config.model) == "cpu"
+            )
+            callback = _save_callback(options, steps, directory, identity or prepared.identity, environment, start)
             reached = _train(config, prepared, composed, callback, directory, start, last, step_bar)
     return Stretch(directory, tuple(callback.saved), first, reached)
 
 
 def _save_callback(
-    config: RunConfig,
+    options: SaveOptions,
     steps: Collection[int],
     directory: Path,
     identity: Identity,
     environment: Mapping[str, str] | None,
     start: Path | None,
 ) -> ScheduledCheckpointCallback:
-    options = config.checkpointing.to_save_options(
-        publish_timeout=0.0, on_nan=config.training.on_nan, on_cpu=device_type(config.model) == "cpu"
-    )
     options = replace(options, publish=False, on_error="raise", resume_keep=NEWEST, resume_at_end=False)
     return KnownEnvironmentCallback(
         Schedule.of(steps),

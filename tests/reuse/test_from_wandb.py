@@ -111,15 +111,17 @@ def test_a_run_that_is_not_online_asks_nobody(config: Config, tmp_path: Path, wa
 
 def test_a_training_of_two_environments_records_none(config: Config, tmp_path: Path) -> None:
     run, directory = config("run", "0"), tmp_path / "run"
+    kept = config("kept", "0", "checkpointing.resume_keep=every:2")
     here = environment_of(run.model).facts
-    assert environment_to_record(run, directory) == here
-    assert environment_to_record(config("kept", "0", "checkpointing.resume_keep=every:2"), directory) == here
+    assert environment_to_record(run.model, run.training, directory) == here
+    assert environment_to_record(kept.model, kept.training, directory) == here
     directory.mkdir()
     add_saved(directory, 0, {"step": 0, "environment": dict(here)}, None)
-    assert environment_to_record(run, directory) == here
+    assert environment_to_record(run.model, run.training, directory) == here
     add_saved(directory, 2, {"step": 2, "environment": {**here, "torch": "1.0"}}, None)
-    assert environment_to_record(run, directory) is None
-    assert environment_to_record(config("other", "0", "training.on_nan=continue"), tmp_path / "other") is None
+    assert environment_to_record(run.model, run.training, directory) is None
+    other = config("other", "0", "training.on_nan=continue")
+    assert environment_to_record(other.model, other.training, tmp_path / "other") is None
 
 
 def publish(

@@ -252,8 +252,9 @@ def test_a_store_that_cannot_be_written_costs_the_run_nothing(
     ],
 )
 def test_a_run_that_needs_its_own_training_says_so(config: Config, setting: str, why: str) -> None:
-    assert why_trains_alone(config("run", "0")) is None
-    assert why_trains_alone(config("run", "0", setting)) == why
+    usual, special = config("run", "0"), config("run", "0", setting)
+    assert why_trains_alone(usual.training, usual.checkpointing, usual.evaluation) is None
+    assert why_trains_alone(special.training, special.checkpointing, special.evaluation) == why
 
 
 def test_a_directory_that_was_begun_without_reuse_stays_its_own(
