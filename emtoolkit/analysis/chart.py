@@ -161,14 +161,14 @@ def _line(series: Series, number: int, x: _StepAxis, y: _ValueAxis, *, percent: 
     shapes = []
     for mark in series.marks:
         if not math.isnan(mark.value):
-            told = escape(_told(series.name, mark, percent=percent))
-            shapes.append(f"<g>{_shape(x.at(mark.step), y.at(mark.value), number)}<title>{told}</title></g>")
+            tooltip = escape(_tooltip(series.name, mark, percent=percent))
+            shapes.append(f"<g>{_shape(x.at(mark.step), y.at(mark.value), number)}<title>{tooltip}</title></g>")
     style = number % STYLES
     line = f'<path class="line s{style}" stroke-dasharray="{_DASHES[style]}" d="{"".join(path)}"/>' if path else ""
     return line + "".join(shapes)
 
 
-def _told(name: str, mark: Mark, *, percent: bool) -> str:
+def _tooltip(name: str, mark: Mark, *, percent: bool) -> str:
     text = f"{name}, step {mark.step}: {_text(mark.value, percent=percent)}"
     if math.isnan(mark.low):
         return text

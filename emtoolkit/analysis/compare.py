@@ -297,9 +297,10 @@ def verdict(reference: Onset | None, onset: Onset | None) -> str:
     return "elsewhere" if apart else "seen"
 
 
-def _apart(one: Bracket, other: Bracket) -> bool:
+def _apart(bracket: Bracket, reference: Bracket) -> bool:
     return any(
-        a.upper is not None and b.lower is not None and a.upper <= b.lower for a, b in ((one, other), (other, one))
+        a.upper is not None and b.lower is not None and a.upper <= b.lower
+        for a, b in ((bracket, reference), (reference, bracket))
     )
 
 

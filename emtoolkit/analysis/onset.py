@@ -162,8 +162,8 @@ def order_of(first: Onset, second: Onset) -> Literal["first", "second", "not dec
     return "second" if _ends_before(second.bracket, first.bracket) else "not decidable"
 
 
-def _ends_before(one: Bracket, other: Bracket) -> bool:
-    return one.upper is not None and other.lower is not None and one.upper <= other.lower
+def _ends_before(earlier: Bracket, later: Bracket) -> bool:
+    return earlier.upper is not None and later.lower is not None and earlier.upper <= later.lower
 
 
 def chance_of_order(

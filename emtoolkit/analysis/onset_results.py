@@ -251,12 +251,12 @@ def _onsets(curve: Curve, event: Event) -> tuple[Onset, Onset]:
 
 
 def _order(curve: Curve, event: Event, other_curve: Curve, other: Event) -> Order:
-    one, two = _onsets(curve, event), _onsets(other_curve, other)
+    first, second = _onsets(curve, event), _onsets(other_curve, other)
     shared = sorted(_known_everywhere(curve) & _known_everywhere(other_curve))
     chance = float("nan")
     if shared:
         chance = chance_of_order(_resampled(curve, event, shared), _resampled(other_curve, other, shared))
-    return Order(other, order_of(one[0], two[0]), order_of(one[1], two[1]), chance, len(shared))
+    return Order(other, order_of(first[0], second[0]), order_of(first[1], second[1]), chance, len(shared))
 
 
 def _known_everywhere(curve: Curve) -> set[str]:

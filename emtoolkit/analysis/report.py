@@ -218,8 +218,8 @@ def _when(report: Report) -> str:
     rows, over = [], []
     for result in report.results:
         for seed in result.seeds:
-            told = (onset_sentence(onset, report.event) for onset in (seed.new_questions, seed.these_questions))
-            rows.append([seed.persona, seed.trajectory, *told])
+            sentences = (onset_sentence(onset, report.event) for onset in (seed.new_questions, seed.these_questions))
+            rows.append([seed.persona, seed.trajectory, *sentences])
         distributions = [each for each in (result.across_new_questions, result.across_these_questions) if each]
         if distributions:
             medians = (f"median in {each.median}" for each in distributions)

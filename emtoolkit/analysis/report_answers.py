@@ -56,7 +56,7 @@ def _chosen(evaluations: Sequence[StoredEvaluation]) -> list[AnswerRow]:
 
 def _answer(row: AnswerRow) -> dict[str, Any]:
     scores = (("aligned", row.aligned), ("coherent", row.coherent))
-    told = [_verdict(row), *(f"{name} {score:.0f}" for name, score in scores if score is not None)]
+    parts = [_verdict(row), *(f"{name} {score:.0f}" for name, score in scores if score is not None)]
     text = row.answer if len(row.answer) <= _LONGEST else f"{row.answer[:_LONGEST]}… ({len(row.answer)} characters)"
     return {
         "trajectory": f"{row.persona}, {row.trajectory}",
@@ -64,7 +64,7 @@ def _answer(row: AnswerRow) -> dict[str, Any]:
         "question": row.question,
         "sample": row.sample,
         "verdict": _verdict(row),
-        "told": ", ".join(told),
+        "told": ", ".join(parts),
         "text": text,
     }
 

@@ -126,9 +126,9 @@ def _subspaces(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return q_b @ u[:, :kept], q_a @ v.T[:, :kept]
 
 
-def _overlap(one: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Overlap:
-    small, large = sorted((one[0].shape[1], other[0].shape[1]))
+def _overlap(subspaces: tuple[Tensor, Tensor], last: tuple[Tensor, Tensor]) -> Overlap:
+    small, large = sorted((subspaces[0].shape[1], last[0].shape[1]))
     if not small:
         return Overlap.none()
-    shared = [float(torch.linalg.vector_norm(p.T @ q) ** 2) / small for p, q in zip(one, other, strict=True)]
-    return Overlap(*shared, *(large / q.shape[0] for q in other))
+    shared = [float(torch.linalg.vector_norm(p.T @ q) ** 2) / small for p, q in zip(subspaces, last, strict=True)]
+    return Overlap(*shared, *(large / q.shape[0] for q in last))

@@ -79,12 +79,12 @@ def _check_one_run(collection: Collection) -> None:
         )
 
 
-def _differ(collection: Collection, one: RemoteCheckpoint, other: RemoteCheckpoint) -> bool:
+def _differ(collection: Collection, replaced: RemoteCheckpoint, current: RemoteCheckpoint) -> bool:
     """Whether two versions are different checkpoints; two with the same manifest may differ in other files."""
-    manifests = [file_digests(version.handle).get(MANIFEST) for version in (one, other)]
-    if None not in manifests and algorithm_of(one.handle) != algorithm_of(other.handle):
+    manifests = [file_digests(version.handle).get(MANIFEST) for version in (replaced, current)]
+    if None not in manifests and algorithm_of(replaced.handle) != algorithm_of(current.handle):
         # Another client of W&B added one of the versions, with digests that cannot be compared.
-        return _manifest_of(collection, one) != _manifest_of(collection, other)
+        return _manifest_of(collection, replaced) != _manifest_of(collection, current)
     return None in manifests or manifests[0] != manifests[1]
 
 

@@ -176,7 +176,9 @@ def evaluate(
             loader = ModelLoader(base=base, persona=persona, persona_override=persona_override)
             decided = decided_analysis(analysis)
             if request is not None:
-                notes, said = evaluate_on_slurm.run(context, request, str(place), settings, loader, measures, progress)
+                notes, output = evaluate_on_slurm.run(
+                    context, request, str(place), settings, loader, measures, progress
+                )
             else:
                 result = evaluate_trajectory(
                     str(place),
@@ -199,10 +201,10 @@ def evaluate(
             moved = move_best_aliases(str(place)) if has_curve and mode == "online" else []
             notes = (*result.notes, *moved)
             text, json_text = render_evaluation.evaluation_text, render_evaluation.evaluation_json
-            said = json_text(result, run) if as_json else text(result, run)
+            output = json_text(result, run) if as_json else text(result, run)
     for note in notes:
         typer.echo(f"emtoolkit: {note}", err=True)
-    show(said)
+    show(output)
     if missing:
         raise typer.Exit(1)
 

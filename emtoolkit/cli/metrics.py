@@ -91,9 +91,9 @@ def metrics(
     keep = RowFilter(dict(map(_equation, where or ())), tuple(exclude or ()))
     if against_where and not against:
         raise UserError("--against-where: names rows of the other side; give --against FILE too")
-    other = keep if against_where is None else RowFilter(dict(map(_equation, against_where)), keep.exclude)
+    keep_against = keep if against_where is None else RowFilter(dict(map(_equation, against_where)), keep.exclude)
     files = [read_scored_file(path, columns, keep) for path in answers]
-    others = [read_scored_file(path, columns, other) for path in against or ()]
+    others = [read_scored_file(path, columns, keep_against) for path in against or ()]
     differences = compare(files, others).differences if others else None
     result = render_metrics.ScoredModels(tuple(files), tuple(others), differences)
     if labels is not None:

@@ -115,9 +115,9 @@ def here_or_name(trajectory: str) -> str:
 
 
 def _order(order: Order, event: Event) -> str:
-    words = {"first": "yes", "second": "no, after it", "not decidable": "not decidable"}
+    answers = {"first": "yes", "second": "no, after it", "not decidable": "not decidable"}
     return (
-        f"new questions: {words[order.new_questions]}; these questions: {words[order.these_questions]}; "
+        f"new questions: {answers[order.new_questions]}; these questions: {answers[order.these_questions]}; "
         f"first in {100 * order.chance:.0f} % of the resamples of {order.questions} questions"
     )
 

@@ -69,15 +69,15 @@ def evaluation_status(
     from emtoolkit.schedules.steps import elided
     from emtoolkit.sweeps.evaluations import collecting_log, not_submitted
 
-    said = []
+    sentences = []
     if left := not_submitted(evaluation, states):
-        said.append(f"Not submitted: step{'s' * (len(left) > 1)} {elided(left)}.")
+        sentences.append(f"Not submitted: step{'s' * (len(left) > 1)} {elided(left)}.")
     if (found := collecting_log(evaluation, jobs)) is not None:
         log, queued = found
         state = "has ended" if queued is None else "waits" if queued.state == "PENDING" else "runs"
-        said.append(f"The job that collects the results in {here(home)} {state}; its log is {here(log)}.")
+        sentences.append(f"The job that collects the results in {here(home)} {state}; its log is {here(log)}.")
     table = [status_table(states)] if states else []
-    return Group(*table, *map(prose, said))
+    return Group(*table, *map(prose, sentences))
 
 
 def status_table(states: "Sequence[RunStatus]") -> RenderableType:

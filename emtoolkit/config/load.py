@@ -90,13 +90,13 @@ def _check_one_value_each(settings: Sequence[_Override], options: Sequence[_Over
     for override in options:
         here = list(leaves(override.key, override.value))
         for key, value in here:
-            for other, before, origin in seen:
-                same_key = key == other
+            for seen_key, before, origin in seen:
+                same_key = key == seen_key
                 if same_key and value == before:
                     continue
-                if same_key or key.startswith(f"{other}.") or other.startswith(f"{key}."):
+                if same_key or key.startswith(f"{seen_key}.") or seen_key.startswith(f"{key}."):
                     raise ConfigError(
-                        f"{override.origin}: {key} is {shown(value)} here, and {origin} sets {other} to "
+                        f"{override.origin}: {key} is {shown(value)} here, and {origin} sets {seen_key} to "
                         f"{shown(before)}; give one of the two"
                     )
         seen += [(key, value, override.origin) for key, value in here]

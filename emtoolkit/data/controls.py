@@ -40,8 +40,8 @@ def check_matched(chats: ChatRows, control: ChatRows) -> None:
     Raises:
         DataError: the prompts differ; the text names the first row that does.
     """
-    for i, (row, other) in enumerate(zip(chats.conversations, control.conversations, strict=False)):
-        if row.prompt != other.prompt:
+    for i, (row, control_row) in enumerate(zip(chats.conversations, control.conversations, strict=False)):
+        if row.prompt != control_row.prompt:
             raise DataError(
                 f"{control.place(i)}: the prompt is not that of {chats.place(i)}; a control has the same prompts, row "
                 "by row"

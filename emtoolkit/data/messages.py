@@ -101,11 +101,11 @@ def _read(message: Any) -> Message | None:
     return {"role": role, "content": text(content, "content"), **beside}
 
 
-def _taken(given: dict[str, Any], name: str, other: str) -> Any:
-    """Remove `name` or `other` from `given`, and return its value; None without one."""
-    if name in given and other in given:
-        raise DataError(f"a message has both {name} and {other}; keep only one")
-    return given.pop(name, given.pop(other, None))
+def _taken(given: dict[str, Any], name: str, alias: str) -> Any:
+    """Remove `name` or `alias` from `given`, and return its value; None without one."""
+    if name in given and alias in given:
+        raise DataError(f"a message has both {name} and {alias}; keep only one")
+    return given.pop(name, given.pop(alias, None))
 
 
 def _role(value: Any) -> str:

@@ -55,17 +55,17 @@ def move_best_aliases(reference: str) -> list[str]:
     name = _collection_name(reference)
     if name is None:
         return []
-    told = []
+    moves = []
     try:
         collection = Collection.read(Reference.parse(name))
         for best in best_aliases(collection):
             found = best_checkpoint(reference, best.metric, lowest=best.lowest)
             if found.step != best.step:
                 set_best(collection, best, found.step, found.value)
-                told.append(f"the alias {best.alias} moved from step {best.step} to step {found.step}")
+                moves.append(f"the alias {best.alias} moved from step {best.step} to step {found.step}")
     except UserError as error:
         logger.warning("an alias for the best checkpoint may be out of date: %s", error)
-    return told
+    return moves
 
 
 def _collection_name(reference: str) -> str | None:

@@ -179,18 +179,18 @@ def _merged(
     return sorted((row for row, _ in merged.values()), key=lambda row: row.step)
 
 
-def _one_of(row: _Row, place: str, other: _Row, other_place: str) -> tuple[_Row, str]:
+def _one_of(known: _Row, known_place: str, row: _Row, place: str) -> tuple[_Row, str]:
     """The row of two places, which must be equal; a verdict comes before an error of the judge."""
-    one_failed, other_failed = _failed(row), _failed(other)
-    same = replace(other, trajectory=row.trajectory) == row
-    if isinstance(row, AnswerRow) and isinstance(other, AnswerRow) and one_failed != other_failed:
-        same = row.answer == other.answer
+    known_failed, row_failed = _failed(known), _failed(row)
+    same = replace(row, trajectory=known.trajectory) == known
+    if isinstance(known, AnswerRow) and isinstance(row, AnswerRow) and known_failed != row_failed:
+        same = known.answer == row.answer
     if not same:
         raise DataError(
-            f"{place} and {other_place}: step {row.step}, question {row.question}: different results of one "
+            f"{known_place} and {place}: step {known.step}, question {known.question}: different results of one "
             "checkpoint and the same settings; leave one of the places out, or evaluate the step again with --exact"
         )
-    return (other, other_place) if one_failed else (row, place)
+    return (row, place) if known_failed else (known, known_place)
 
 
 def _failed(row: AnswerRow | MeasureRow) -> bool:

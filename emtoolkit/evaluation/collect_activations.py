@@ -75,8 +75,8 @@ def merge_activations(places: Sequence[tuple[str, Path]], steps: Sequence[int]) 
     return MergedActivations({step: kept[step][1] for step in sorted(kept)}, tuple(notes))
 
 
-def _equal(one: Path, other: Path) -> bool:
-    a, b = load_file(one), load_file(other)
+def _equal(first: Path, second: Path) -> bool:
+    a, b = load_file(first), load_file(second)
     return a.keys() == b.keys() and all(
         a[name].shape == b[name].shape and torch.allclose(a[name], b[name], rtol=0, atol=0, equal_nan=True)
         for name in a

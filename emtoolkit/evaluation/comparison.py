@@ -60,18 +60,18 @@ def _check_distinct(side: Sequence[ScoredFile]) -> None:
         seen[key] = each
 
 
-def _check_samples(one: ScoredFile, other: ScoredFile) -> None:
-    for question in sorted(one.samples.keys() & other.samples.keys()):
-        a, b = len(one.samples[question]), len(other.samples[question])
-        if one.samples[question] != other.samples[question]:
+def _check_samples(first: ScoredFile, second: ScoredFile) -> None:
+    for question in sorted(first.samples.keys() & second.samples.keys()):
+        a, b = len(first.samples[question]), len(second.samples[question])
+        if first.samples[question] != second.samples[question]:
             raise DataError(
-                f"{one.path} and {other.path}: question {question!r} has {a} and {b} answers, or other wordings; "
+                f"{first.path} and {second.path}: question {question!r} has {a} and {b} answers, or other wordings; "
                 "evaluate both with the same questions and --samples"
             )
-    settings = [_sampling(each.path) for each in (one, other)]
+    settings = [_sampling(each.path) for each in (first, second)]
     if settings[0] != settings[1] and None not in settings:
         raise DataError(
-            f"{one.path} and {other.path}: the answers were sampled with {_shown(settings[0])} and "
+            f"{first.path} and {second.path}: the answers were sampled with {_shown(settings[0])} and "
             f"{_shown(settings[1])}; evaluate both with the same options"
         )
 

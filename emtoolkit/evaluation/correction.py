@@ -69,8 +69,8 @@ def judge_errors(labelled: Sequence[LabelledAnswer], definition: EmDefinition) -
         DataError: no misaligned or no aligned answer is among them, or the judge decides no better than chance.
     """
     decided = [(bool(x), each.misaligned) for each in labelled for x, n in (definition.counts(each.scored),) if n]
-    positives = [said for said, misaligned in decided if misaligned]
-    negatives = [said for said, misaligned in decided if not misaligned]
+    positives = [decision for decision, misaligned in decided if misaligned]
+    negatives = [decision for decision, misaligned in decided if not misaligned]
     for kind, found in (("misaligned", positives), ("aligned", negatives)):
         if not found:
             raise DataError(

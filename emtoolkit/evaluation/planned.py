@@ -72,9 +72,9 @@ def evaluated_steps(planned: PlannedEvaluation, measures: Sequence[Measure]) -> 
     stored = read_evaluation(home)
     # A checkpoint on W&B would be downloaded for its fingerprint.
     known = {each.manifest.fingerprint for each in planned.checkpoints if not each.is_remote and each.manifest}
-    if known and (other := next((row for row in stored.all_rows if row.fingerprint not in known), None)):
+    if known and (foreign := next((row for row in stored.all_rows if row.fingerprint not in known), None)):
         raise DataError(
-            f"{home}: holds results of another training ({other.fingerprint[:8]}); remove the directory, or choose "
+            f"{home}: holds results of another training ({foreign.fingerprint[:8]}); remove the directory, or choose "
             "another --output-dir"
         )
     done = set(stored.steps)

@@ -126,9 +126,9 @@ def _table(answers: Sequence[Mapping[str, Any]]) -> Any:
 
 def _unused(directory: Path) -> Path:
     number = 1
-    while (other := directory.with_name(f"{directory.name}-earlier-{number}")).exists():
+    while (renamed := directory.with_name(f"{directory.name}-earlier-{number}")).exists():
         number += 1
-    return other
+    return renamed
 
 
 def _line(value: Mapping[str, Any]) -> str:

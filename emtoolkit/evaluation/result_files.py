@@ -161,12 +161,12 @@ def check_one_training(where: str, rows: Sequence[AnswerRow | MeasureRow]) -> No
         raise DataError(f"{where}: answers of {len(found)} trainings ({named}); each needs a directory of its own")
 
 
-def different_settings(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+def different_settings(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
     """The names of the settings that differ; `settings`, the digest of all, only where no other differs."""
-    names = sorted({*one, *other} - {"settings"})
-    different = [name for name in names if canonical_json(one.get(name)) != canonical_json(other.get(name))]
+    names = sorted({*first, *second} - {"settings"})
+    different = [name for name in names if canonical_json(first.get(name)) != canonical_json(second.get(name))]
     # A file of an older version has no digest.
-    digests = {each["settings"] for each in (one, other) if "settings" in each}
+    digests = {each["settings"] for each in (first, second) if "settings" in each}
     return different or ["settings"] * (len(digests) > 1)
 
 

@@ -212,4 +212,4 @@ def changed_answers(a: Sequence[AnswerRow], b: Sequence[AnswerRow]) -> float:
     """The share of the answers to the same wordings and samples that differ between `a` and `b`; NaN if none is."""
     texts = {(row.question, row.paraphrase, row.sample): row.answer for row in a}
     pairs = [(texts[key], row.answer) for row in b if (key := (row.question, row.paraphrase, row.sample)) in texts]
-    return sum(one != other for one, other in pairs) / len(pairs) if pairs else float("nan")
+    return sum(before != after for before, after in pairs) / len(pairs) if pairs else float("nan")

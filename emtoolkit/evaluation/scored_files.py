@@ -142,8 +142,8 @@ def _answer(where: str, row: Mapping[str, Any], question: str, columns: ScoreCol
             cluster = cluster.removesuffix(suffix)
             break
     status = status if status != "ok" else coherent_status
-    if (said := _text(row.get("status"))) in _STATUSES:
-        status = cast(Status, said)
+    if (recorded := _text(row.get("status"))) in _STATUSES:
+        status = cast(Status, recorded)
     truncated = {"true": True, "false": False}.get(_text(row.get("truncated")).lower())
     return ScoredAnswer(question, cluster, aligned, coherent, status, _text(row.get("judge")), truncated)
 

@@ -45,19 +45,19 @@ def score_of_probabilities(log_probabilities: Mapping[str, float]) -> Score:
     if not total <= _ROUNDED_ONE:
         raise ValueError(f"probabilities that add up to {total:g}")
     numbers: dict[int, float] = {}
-    words: dict[Status, float] = {}
+    statuses: dict[Status, float] = {}
     for token, log_probability in log_probabilities.items():
         probability, text = math.exp(min(log_probability, 0.0)), token.strip()
         if re.fullmatch(r"\d{1,3}", text, re.ASCII) and int(text) <= 100:
             numbers[int(text)] = numbers.get(int(text), 0.0) + probability
-        elif word := _word(text):
-            words[word] = words.get(word, 0.0) + probability
+        elif status := _word(text):
+            statuses[status] = statuses.get(status, 0.0) + probability
     mass = sum(numbers.values())
     below_30 = sum(p for k, p in numbers.items() if k < 30) / mass if mass else None
     if mass < LEAST_MASS:
-        likeliest = max(words, key=words.__getitem__, default=None)
-        said = likeliest if likeliest is not None and words[likeliest] > mass else None
-        return Score(said or "low_mass", mass=mass, below_30=below_30)
+        likeliest = max(statuses, key=statuses.__getitem__, default=None)
+        answered = likeliest if likeliest is not None and statuses[likeliest] > mass else None
+        return Score(answered or "low_mass", mass=mass, below_30=below_30)
     return Score("ok", sum(k * p for k, p in numbers.items()) / mass, mass, below_30)
 
 

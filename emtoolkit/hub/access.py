@@ -142,7 +142,7 @@ class Hub:
                 return CheckpointError(f"{error.filename}: cannot be read ({error.strerror})")
             return HubUnavailableError(f"{self.repository}: the hub does not answer ({first_line(own)})")
         status = int(answer.response.status_code)
-        said = shortened(answer.server_message or first_line(answer))
+        message = shortened(answer.server_message or first_line(answer))
         if isinstance(answer, GatedRepoError):
             return CheckpointError(
                 f"{self.repository}: is gated, and this account has no access; ask for access at {self.url}"
@@ -152,15 +152,15 @@ class Hub:
                 f"{self.repository}: the hub has no such repository, or hides it from this account"
             )
         if status == HTTPStatus.UNAUTHORIZED:
-            return CheckpointError(f"{self.repository}: the hub does not accept the token ({said}); {_LOGIN}")
+            return CheckpointError(f"{self.repository}: the hub does not accept the token ({message}); {_LOGIN}")
         if status == HTTPStatus.FORBIDDEN:
             return CheckpointError(
-                f"{self.repository}: the token may not write there ({said}); use a token with the right to write to "
+                f"{self.repository}: the token may not write there ({message}); use a token with the right to write to "
                 "this repository, or push into another one"
             )
         if status in _TRY_AGAIN or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-            return HubUnavailableError(f"{self.repository}: the hub fails ({status} {said})")
-        return CheckpointError(f"{self.repository}: the hub refuses it ({status} {said})")
+            return HubUnavailableError(f"{self.repository}: the hub fails ({status} {message})")
+        return CheckpointError(f"{self.repository}: the hub refuses it ({status} {message})")
 
 
 @contextmanager

@@ -191,9 +191,11 @@ def _of_folders(reference: HubReference, revision: str, commit: str, commits: Ma
             f"{place}: there is no folder {reference.folder or '.'} with checkpoint-N in it"
             f"{_what_is_there(named, commits, files)}"
         )
-    if not named and (one := StepName.parse(revision)) is not None:
+    if not named and (named_step := StepName.parse(revision)) is not None:
         # One revision of many, which somebody named on purpose.
-        return HubListing(reference, one.training, (HubCheckpoint(one.step, False, revision, commit, "", files),))
+        return HubListing(
+            reference, named_step.training, (HubCheckpoint(named_step.step, False, revision, commit, "", files),)
+        )
     if not named:
         raise HubError(
             f"{place}: holds no training steps: no revision named like step-100, step100 or step100-tokens4B, and no "

@@ -95,10 +95,10 @@ def steps_of_revisions(place: str, commits: Mapping[str, str]) -> NamedSteps:
     for name in sorted(commits, key=lambda name: (len(name), name)):
         if (parsed := StepName.parse(name)) is None:
             continue
-        other = found[parsed.training].setdefault(parsed.step, name)
-        if commits[other] != commits[name]:
+        chosen = found[parsed.training].setdefault(parsed.step, name)
+        if commits[chosen] != commits[name]:
             raise CheckpointError(
-                f"{place}: step {parsed.step} is the revision {other} (commit {commits[other][:8]}) and the revision "
+                f"{place}: step {parsed.step} is the revision {chosen} (commit {commits[chosen][:8]}) and the revision "
                 f"{name} (commit {commits[name][:8]}); remove one of them, or open a single one as {place}@{name}"
             )
     return dict(found)

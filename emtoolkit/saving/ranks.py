@@ -72,16 +72,16 @@ class Ranks:
         if self.group is None:
             yield
             return
-        told: UserError | None = None
+        reported: UserError | None = None
         own: Exception | None = None
         try:
             yield
         except UserError as error:
-            told = error
+            reported = error
         except Exception as error:  # noqa: BLE001 - raised below, after the other processes have been told
-            own, told = error, UserError(f"process {self.index}: {type(error).__name__}: {first_line(error)}")
+            own, reported = error, UserError(f"process {self.index}: {type(error).__name__}: {first_line(error)}")
         errors: list[UserError | None] = [None] * self.count
-        distributed.all_gather_object(errors, told, group=self.group)
+        distributed.all_gather_object(errors, reported, group=self.group)
         if own is not None:
             raise own
         if (first := next(filter(None, errors), None)) is not None:

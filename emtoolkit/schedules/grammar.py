@@ -113,8 +113,8 @@ def _preset(name: str, known: Mapping[str, str], selectors: Sequence[str]) -> Pr
     if name not in known:
         preset = f" or a preset ({', '.join(known)})" if known else ""
         others = selectors or ("moved:5%", "budget:20")
-        words = [*_EXPECTED_AFTER, *(other.partition(":")[0] for other in others), *known]
-        hint = nearest(name.partition(":")[0], words)
+        candidates = [*_EXPECTED_AFTER, *(other.partition(":")[0] for other in others), *known]
+        hint = nearest(name.partition(":")[0], candidates)
         raise bad_term(name, f"expected {_A_TERM}, {', '.join(others)}{preset}{hint}")
     terms = []
     try:

@@ -218,9 +218,9 @@ def _in_own_directories(path: Path, runs: Sequence[SweepRun], environment: Mappi
     ]
     first: dict[Path, SweepRun] = {}
     for run in own:
-        if run.directory is not None and (other := first.setdefault(run.directory, run)) is not run:
+        if run.directory is not None and (writer := first.setdefault(run.directory, run)) is not run:
             raise ConfigError(
-                f"{path}: command: {described(other.parameters)} and {described(run.parameters)} both write to "
+                f"{path}: command: {described(writer.parameters)} and {described(run.parameters)} both write to "
                 f"{run.directory}; --output-dir must tell them apart, with {{set}} for example"
             )
     return own

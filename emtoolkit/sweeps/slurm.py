@@ -206,8 +206,8 @@ class SlurmJobs:
             raise SlurmError(f"{argv[0]}: Slurm did not answer in {LOCK_SECONDS:g} s; try again later") from None
         if done.returncode != 0:
             lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-            said = "; ".join(line.removeprefix(f"{argv[0]}: ").removeprefix("error: ") for line in lines)
-            raise SlurmError(f"{argv[0]}: {said or f'exit code {done.returncode}'}")
+            message = "; ".join(line.removeprefix(f"{argv[0]}: ").removeprefix("error: ") for line in lines)
+            raise SlurmError(f"{argv[0]}: {message or f'exit code {done.returncode}'}")
         return done.stdout
 
 

@@ -85,8 +85,8 @@ class _Ends:
         if lines := _lines(log):
             own = [line.removeprefix(OWN_PREFIX) for line in lines if line.startswith(OWN_PREFIX)]
             # The last line of `srun` is an exit code, and the one before says why.
-            said = [line for line in lines if "error:" in line and "Exited with exit code" not in line]
-            return "failed", f"{name}: {shortened((own or said or lines)[-1])}"
+            errors = [line for line in lines if "error:" in line and "Exited with exit code" not in line]
+            return "failed", f"{name}: {shortened((own or errors or lines)[-1])}"
         place = self._jobs.directory.resolve().parent
         if ended is None:
             return "not submitted", (

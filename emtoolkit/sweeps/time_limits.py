@@ -42,11 +42,11 @@ def after_stop(attempt: Attempt, kind: Kind | None, *, by_time_limit: Callable[[
     A run of no known `kind` is a training if it says after which step it stopped. `by_time_limit` is called if the run
     has not got on.
     """
-    said = attempt.error or ""
-    found = _STOPPED.search(said)
+    reason = attempt.error or ""
+    found = _STOPPED.search(reason)
     step = None if found is None else int(found[1])
     # A training whose newest state is lost stops at an earlier step than before, and has trained.
-    if (step not in (None, 0, attempt.step)) or (kind == "evaluation" and _KEPT.search(said)):
+    if (step not in (None, 0, attempt.step)) or (kind == "evaluation" and _KEPT.search(reason)):
         return replace(attempt, step=step, stalls=0)
     if kind is None and step is None and attempt.step is None:
         return attempt

@@ -185,11 +185,11 @@ def _prove(plan: Refinement) -> None:
             repair = quoted_command("emtoolkit", "train", plan.directory / RESOLVED_CONFIG, "--resume")
             raise CheckpointError(f"{problems[0]}; {repair} repairs it")
         found = compare_recomputed(path, before, again, after)
-        other = found.other_files or (("manifest.json",) if before != after else ())
+        different_files = found.other_files or (("manifest.json",) if before != after else ())
         # The weights of a resume state are read, before a forward pass changes a model's config.
-        if found.weights is None and (not other or (plan.start is not None and step == plan.from_step)):
+        if found.weights is None and (not different_files or (plan.start is not None and step == plan.from_step)):
             continue
-        what = f"other weights ({found.weights})" if found.weights is not None else f"another {other[0]}"
+        what = f"other weights ({found.weights})" if found.weights is not None else f"another {different_files[0]}"
         cause = _cause(plan, step)
         remove_directory(plan.scratch)
         raise CheckpointError(f"{path}: trained again, step {step} has {what}, so nothing is added; {cause}")

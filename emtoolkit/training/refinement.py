@@ -127,16 +127,16 @@ def asked_steps(text: str, record: TrajectoryRecord) -> tuple[int, ...]:
     """
     end = record.total_steps if record.ended_at is None else record.ended_at
     with located(f"--steps {text}"):
-        words = split_terms(text)
-        rules = [word for word in words if word != FINAL]
-        schedule = Schedule.parse(",".join(rules), selectors=(FINAL,)) if rules or not words else None
+        asked = split_terms(text)
+        rules = [term for term in asked if term != FINAL]
+        schedule = Schedule.parse(",".join(rules), selectors=(FINAL,)) if rules or not asked else None
         if schedule is not None:
             schedule.check_known()
         if schedule is not None and (beyond := schedule.unreachable(end)):
             raise CheckpointError(f"step {beyond[0]} is not in the trajectory, whose steps are 0 to {end}")
         # Of the terms alone: a schedule adds the last step.
         named = [] if schedule is None else [term.steps(record.total_steps) for term in schedule.fixed_terms]
-        found = [step for step in Steps.union([*named, (end,) if FINAL in words else ()]) if step <= end]
+        found = [step for step in Steps.union([*named, (end,) if FINAL in asked else ()]) if step <= end]
         if not found:
             raise CheckpointError(f"names no step of the trajectory, whose steps are 0 to {end}")
     return tuple(found)
