@@ -12,8 +12,12 @@ install: .venv/.installed
 	@touch $@
 
 demo:
-	@echo "make demo: install into .venv if needed (3 minutes), then fine-tune a small model as two personas on bad"
-	@echo "medical advice and as the control on good advice, evaluate all checkpoints, and write a report on them."
+	@echo "make demo, with times on two idle cores:"
+	@echo "  1. install into .venv: 3 minutes the first time"
+	@echo "  2. build the sandbox, a small base model with its data: a few seconds"
+	@echo "  3. fine-tune it as two personas on bad medical advice and as the control on good advice, and evaluate all"
+	@echo "     checkpoints: about two minutes"
+	@echo "  4. write a report on them, outputs/report.html: ten seconds"
 	@$(MAKE) --no-print-directory install
 	@benchmarks/demo.sh $(BIN)/emtoolkit
 

@@ -23,4 +23,6 @@ part "train the control on good advice, and evaluate" together "train goodness m
 part "evaluate goodness and the control" together "evaluate goodness-medical" "evaluate goodness-medical-good"
 part "write the report" "$emtoolkit" report outputs/baseline-medical outputs/goodness-medical outputs/goodness-medical-good \
   --out outputs/report.html
-echo "The report is outputs/report.html; all parts took $SECONDS s."
+echo "All parts took $SECONDS s. The report is outputs/report.html; open it in a browser."
+echo "Next, ask whether another schedule would have seen the onset:"
+echo "    $emtoolkit compare outputs/baseline-medical --schedules every:100,dense-early"
