@@ -55,7 +55,7 @@ class Zoomed:
 
 
 class Work(Protocol):
-    """What a zoom can do with a trajectory; what has been done is not done again.
+    """The evaluations and trainings of a zoom on one trajectory; finished ones are not repeated.
 
     Each method raises a `UserError` if a step cannot be evaluated or made.
     """

@@ -1,4 +1,4 @@
-"""What each schedule would have seen of a curve that was evaluated at more steps than any of them saves.
+"""The views that schedules have of a curve that was evaluated at more steps than any of them saves.
 
 A schedule sees the points of the reference at its own steps. The baseline of a rise is step 0 for every schedule, since
 the model before training needs no checkpoint; step 0 is a point of the curve only where the schedule saves it. Between
@@ -34,7 +34,7 @@ _STEPS = re.compile(r"\d+|\d+-\d*:\d+")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What one schedule sees of the reference.
+    """One schedule's view of the reference.
 
     `missing` are steps of the schedule that the reference lacks; then nothing else is known. `bytes` is the size of the
     schedule's checkpoints, None where they are not on this machine. `rmse` and `largest_error` are those of the
@@ -146,7 +146,7 @@ def compare(
     *,
     resample: bool = False,
 ) -> Comparison:
-    """What each of `schedules` would have seen in `evaluation` at the steps that `reference` selects.
+    """The views of `schedules` in `evaluation`, at the steps that `reference` selects.
 
     The `chance` of the views is NaN without `resample`, which takes seconds.
 
@@ -288,7 +288,7 @@ class _Redrawn:
 
 
 def verdict(reference: Onset | None, onset: Onset | None) -> str:
-    """What the schedule says of the onset: `seen`, `before first`, `not seen`, or `elsewhere` than the reference."""
+    """The schedule's verdict on the onset: `seen`, `before first`, `not seen`, or `elsewhere` than the reference."""
     if onset is None:
         return "not known"
     if onset.status != "seen":

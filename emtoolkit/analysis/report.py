@@ -51,7 +51,7 @@ _LONGEST_TABLE = 400
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the report shows, before it is a page."""
+    """The content of the report, before it is a page."""
 
     event: Event
     evaluations: tuple[StoredEvaluation, ...]

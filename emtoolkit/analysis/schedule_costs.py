@@ -1,4 +1,4 @@
-"""What a schedule costs and what it shows, over several trajectories, and which schedules no other one beats."""
+"""The costs of schedules and their views of the onset, over several trajectories, and the Pareto fronts."""
 
 import math
 from collections.abc import Callable, Sequence

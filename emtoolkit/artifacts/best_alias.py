@@ -19,7 +19,7 @@ _BEST = "best"
 
 @dataclass(frozen=True, slots=True)
 class Best:
-    """What `alias` stands for: the lowest or the highest value of `metric`; `step` is where the alias is now."""
+    """The meaning of `alias`: the lowest or the highest value of `metric`; `step` is where the alias is now."""
 
     metric: str
     lowest: bool
@@ -32,7 +32,7 @@ class Best:
 
 
 def best_aliases(collection: Collection) -> list[Best]:
-    """What the aliases of the collection stand for."""
+    """The meanings of the aliases of the collection."""
     return [
         Best(str(entry.get("metric")), entry.get("mode") == "min", version.step)
         for version in collection.checkpoints

@@ -18,7 +18,7 @@ _OWN = "_"
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What W&B holds of a run: its history, and its summary and exit code if a later part has set them."""
+    """W&B's copy of a run: its history, and its summary and exit code if a later part has set them."""
 
     history: RunHistory
     summary: Mapping[str, Any] | None = None
@@ -26,7 +26,7 @@ class Held:
 
     @classmethod
     def of(cls, path: str, *, is_later_there: bool) -> "Held | None":
-        """What W&B holds of the run `entity/project/id`; None if it does not have the run.
+        """W&B's copy of the run `entity/project/id`; None if it does not have the run.
 
         Raises:
             Exception: whatever W&B's client raises if the server does not answer.

@@ -1,4 +1,4 @@
-"""What an interrupted part of a W&B run has not published: the resumed part publishes it first.
+"""Checkpoints that an interrupted part of a W&B run has not published: the resumed part publishes them first.
 
 After a signal W&B gets two seconds, and a killed process none, so the last checkpoints of a part may only be on disk.
 """

@@ -9,7 +9,7 @@ _UNNAMED = "unnamed"
 
 @dataclass(frozen=True, slots=True)
 class NameRule:
-    """What W&B accepts as one kind of name: at most `limit` characters, of which `forbidden` become `instead`."""
+    """W&B's rule for one kind of name: at most `limit` characters, of which `forbidden` become `instead`."""
 
     limit: int
     forbidden: re.Pattern[str]

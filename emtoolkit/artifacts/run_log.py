@@ -37,7 +37,7 @@ _WHOLE, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """What `wandb sync` did with a log.
+    """The result of `wandb sync` for a log.
 
     `is_sent` is true if it read the log to its end, whatever the server did with it. `is_torn` is true if the log ends
     in the middle of a record, as that of a run that was killed or is still writing. `is_empty` is true if the log holds

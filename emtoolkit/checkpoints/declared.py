@@ -78,7 +78,7 @@ class DeclaredManifest(Manifest):
 
     @classmethod
     def of(cls, directory: Path, origin: Origin) -> "DeclaredManifest":
-        """What is known of the checkpoint in `directory`. `total_steps` is 0 if no Trainer tells it.
+        """The declared facts about the checkpoint in `directory`. `total_steps` is 0 if no Trainer tells it.
 
         Raises:
             CheckpointError: the adapter's config cannot be read.
@@ -101,7 +101,7 @@ class DeclaredManifest(Manifest):
 
 
 def fingerprint_of(repository: str, training: str) -> str:
-    """What stands for the fingerprint of a training that another tool has published."""
+    """The substitute for the fingerprint of a training that another tool has published."""
     return hashlib.sha256(canonical_json([repository, training])).hexdigest()
 
 

@@ -67,7 +67,7 @@ class MeasuredCheckpoints(AsTable, Sequence[C]):
     pruned: tuple[int, ...]
 
     def metrics(self) -> Metrics:
-        """What the training logged and what the evaluations of the trajectory found, at every step.
+        """The metrics that the training logged and those of the trajectory's evaluations, at every step.
 
         Evaluations are those in `evaluations/` of the directory, or in `outputs/evaluations/` for a collection on W&B.
 

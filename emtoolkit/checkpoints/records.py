@@ -1,4 +1,4 @@
-"""What a checkpoint records about its base model, its persona and its run, with the keys of each JSON object.
+"""A checkpoint's records of its base model, its persona and its run, with the keys of each JSON object.
 
 `manifest.json` holds a `BaseModelRecord` and a `PersonaRecord`; `publications.jsonl` and the metadata of a W&B artifact
 hold a `CheckpointMetadata`. Every key is declared here and nowhere else. `from_json` followed by `to_json` returns
@@ -86,13 +86,13 @@ class PersonaRecord(_Record):
         return self.composition in _ADAPTER_COMPOSITIONS
 
     def fingerprinted(self) -> dict[str, Any]:
-        """What decides the weights; the place where the adapter was found does not."""
+        """The values that decide the weights; the place where the adapter was found does not."""
         decides = {"name": self.name, "composition": self.composition, "system_prompt": self.system_prompt}
         return decides | ({"content": self.content} if self.has_adapter else {})
 
 
 class CheckpointMetadata(_Record):
-    """What one run records about a checkpoint; none of it is in the checkpoint's own files.
+    """One run's record of a checkpoint; none of it is in the checkpoint's own files.
 
     The metrics that the Trainer logged at this very step (`loss`, `eval_loss`, `grad_norm`, `learning_rate`, …) and the
     step's `epoch` follow the declared keys under their own names. A metric that was not logged at the step is absent.

@@ -49,7 +49,7 @@ _JudgeReadings = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class JudgeFlags:
-    """What a user can say of the judge on the command line."""
+    """The options of the judge on the command line."""
 
     judge: _JudgeName = None
     judge_url: _JudgeUrl = None

@@ -24,7 +24,7 @@ _CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]"
 
 @dataclass(frozen=True, slots=True)
 class ElidedSteps:
-    """Steps on one line of the width at hand: the middle is left out where it does not fit."""
+    """Steps on one line of the console's width: the middle is left out where the line does not fit."""
 
     steps: Sequence[int]
 

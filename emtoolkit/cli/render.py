@@ -1,4 +1,4 @@
-"""What the commands print: results as tables and lines of text, or as JSON."""
+"""The output of the commands: results as tables and lines of text, or as JSON."""
 
 import json
 from collections.abc import Sequence
@@ -139,7 +139,7 @@ def result_text(result: "RunResult") -> RenderableType:
 
 
 def synced_text(done: "Sequence[Synced]", evaluations: "Sequence[SyncedEvaluation]" = ()) -> RenderableType:
-    """What `sync` did, a line for each run's directory and for each evaluation that had something to send."""
+    """The result of `sync`, a line for each run's directory and for each evaluation that had something to send."""
     lines = []
     for synced in done:
         if synced.collection is None:

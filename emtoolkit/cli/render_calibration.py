@@ -1,4 +1,4 @@
-"""What a command that judges prints of its calibration session."""
+"""The calibration session in the output of a command that judges."""
 
 from emtoolkit.evaluation.calibration import CalibrationSession, points
 

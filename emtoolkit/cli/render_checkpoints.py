@@ -1,4 +1,4 @@
-"""What `emtoolkit checkpoints` prints."""
+"""The output of `emtoolkit checkpoints`."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""What `emtoolkit compare` and `emtoolkit suggest` print."""
+"""The output of `emtoolkit compare` and `emtoolkit suggest`."""
 
 import math
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What `emtoolkit direction` prints: the length of the direction and the separation of both sets, by layer."""
+"""The output of `emtoolkit direction`: the length of the direction and the separation of both sets, by layer."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What `emtoolkit dynamics` prints: a line for each checkpoint, or for each module of each checkpoint."""
+"""The output of `emtoolkit dynamics`: a line for each checkpoint, or for each module of each checkpoint."""
 
 import math
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What `emtoolkit evaluate` prints: the EM rate of each checkpoint, with both intervals."""
+"""The output of `emtoolkit evaluate`: the EM rate of each checkpoint, with both intervals."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

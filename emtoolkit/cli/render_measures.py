@@ -1,4 +1,4 @@
-"""What `emtoolkit evaluate` prints of measures: each metric at each checkpoint, with its interval."""
+"""The measures in the output of `emtoolkit evaluate`: each metric at each checkpoint, with its interval."""
 
 import math
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What `emtoolkit metrics` prints: the EM rates of scored answers and their paired differences."""
+"""The output of `emtoolkit metrics`: the EM rates of scored answers and their paired differences."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -278,7 +278,7 @@ def difference_json(difference: RateDifference, a: Summary, b: Summary) -> dict[
 
 
 def _no_number(*summaries: Summary) -> str | None:
-    """What stands in place of a rate that says nothing."""
+    """The text in place of a rate that says nothing."""
     return "broken" if any(summary.broken for summary in summaries) else None
 
 

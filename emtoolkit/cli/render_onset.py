@@ -1,4 +1,4 @@
-"""What `emtoolkit onset` prints: brackets, the events after them, and the curves that they were read from."""
+"""The output of `emtoolkit onset`: brackets, the events after them, and the curves that they were read from."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What `plan` and `train --dry-run` print: the plan of a run, and the plans of a sweep with their totals."""
+"""The output of `plan` and `train --dry-run`: the plan of a run, and the plans of a sweep with their totals."""
 
 from collections.abc import Sequence
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""What `emtoolkit plan --detect` prints: the width of the intervals, and the chance of no onset, by design."""
+"""The output of `emtoolkit plan --detect`: the width of the intervals, and the chance of no onset, by design."""
 
 from dataclasses import asdict
 from typing import Any

@@ -1,4 +1,4 @@
-"""What `emtoolkit prune` prints."""
+"""The output of `emtoolkit prune`."""
 
 from collections.abc import Set
 

@@ -1,4 +1,4 @@
-"""What `emtoolkit refine` prints: the price beforehand, and the steps that were added."""
+"""The output of `emtoolkit refine`: the price beforehand, and the steps that were added."""
 
 from typing import TYPE_CHECKING
 
@@ -46,7 +46,7 @@ def plan_json(plan: "Refinement") -> str:
 
 
 def refined_text(done: "Refined") -> str:
-    """What was added, as text."""
+    """The added steps, as text."""
     if not done.added:
         return f"{here(done.directory)}: every step that is asked for is there already"
     added = f"step {done.added[0]} is added" if len(done.added) == 1 else f"{len(done.added)} steps are added"
@@ -60,7 +60,7 @@ def refined_text(done: "Refined") -> str:
 
 
 def refined_json(done: "Refined") -> str:
-    """What was added, as JSON."""
+    """The added steps, as JSON."""
     return as_json(
         {
             "directory": str(done.directory),

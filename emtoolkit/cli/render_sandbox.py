@@ -1,4 +1,4 @@
-"""What `sandbox evaluate` prints: the harmful shares of each run, by step and domain."""
+"""The output of `sandbox evaluate`: the harmful shares of each run, by step and domain."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict

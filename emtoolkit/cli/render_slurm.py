@@ -1,4 +1,4 @@
-"""What `sweep --on slurm` prints."""
+"""The output of `sweep --on slurm`."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _COLOURS = {"finished": "green", "failed": "red", "interrupted": "yellow", "runn
 
 
 def submitted(done: "Submitted", directory: str, file: Path) -> str:
-    """What was submitted, and how to go on."""
+    """The submitted job, and the commands that go on from it."""
     others = [
         *([f"{done.queued} are in the queue already"] if done.queued else []),
         *([f"{done.settled} have finished or failed"] if done.settled else []),
@@ -36,7 +36,7 @@ def submitted(done: "Submitted", directory: str, file: Path) -> str:
 
 
 def submitted_evaluation(done: "SubmittedEvaluation", evaluation: "SlurmEvaluation", home: Path) -> str:
-    """What was submitted, and how to go on."""
+    """The submitted job, and the commands that go on from it."""
     if done.job is None:
         if not done.queued:
             return all_evaluated(evaluation, home)

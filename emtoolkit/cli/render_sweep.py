@@ -1,4 +1,4 @@
-"""What `sweep` prints: the planned combinations, and the outcome of each."""
+"""The output of `sweep`: the planned combinations, and the outcome of each."""
 
 import shlex
 from collections import Counter

@@ -1,4 +1,4 @@
-"""What `emtoolkit zoom` prints: how the bracket became narrow, and why it is not narrower."""
+"""The output of `emtoolkit zoom`: how the bracket became narrow, and why it is not narrower."""
 
 from dataclasses import asdict
 from typing import TYPE_CHECKING

@@ -62,7 +62,7 @@ class Conversation:
 
     @property
     def content(self) -> bytes:
-        """The bytes of the row in the digest: what is learnt from what, in the form that the oldest rows have."""
+        """The row's bytes in the digest: the row's turns and tools, in the form of the oldest rows."""
         turns: object = [digested(message) for message in self.messages]
         if any(message["role"] == "assistant" for message in self.messages[: self.read_only]):
             turns = [self.read_only, turns]

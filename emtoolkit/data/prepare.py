@@ -134,7 +134,7 @@ def _on_template(chats: ChatRows, persona: Persona, template: ChatTemplate) -> S
 
 
 def _on_rendering(chats: ChatRows, rows: Sequence[TokenRow]) -> Sequence[str]:
-    """What the chat template does to the rows, each observation once with the number of its rows."""
+    """The chat template's changes to the rows, each observation once with the number of its rows."""
     remarks = Counter(remark for row in rows for remark in sorted(row.remarks))
     written = Counter(key for row in rows for key in sorted({key for _, key, _ in row.written}))
     unwritten = Counter(key for row in rows for key in sorted(row.unwritten))

@@ -136,7 +136,7 @@ class ChatTemplate:
         return Span(len(opening), end, stop)
 
     def written(self, messages: Sequence[Message], text: str, i: int, key: str, tools: Tools = ()) -> str | None:
-        """What `text`, the rendered `messages`, has for the value of `key`, a text, in turn `i`.
+        """The part of `text`, the rendered `messages`, that stands for the value of `key`, a text, in turn `i`.
 
         None if the value is not in the text once, or if the text around it depends on the value.
 

@@ -100,7 +100,7 @@ class TokenCache:
 
 
 def tokenize_once(day: date) -> Tokenize:
-    """`tokenize` by way of `tokens/` in emtoolkit's cache directory, if there is one."""
+    """`tokenize` with the cache `tokens/` in emtoolkit's cache directory, if there is one."""
     try:
         directory = cache_dir() / "tokens"
     except RuntimeError:

@@ -58,7 +58,7 @@ class Shift:
 
 @dataclass(frozen=True, slots=True)
 class CalibrationSession:
-    """What a session found; without a `reference`, in the first session of a judge, `shifts` is empty.
+    """The result of one session; without a `reference`, in the first session of a judge, `shifts` is empty.
 
     `shifts` has the mean scores `aligned` and `coherent` in points, the share of answers with a score as `scored`, and
     the EM rate of each definition. `flipped` has the share of answers that each definition counts otherwise than

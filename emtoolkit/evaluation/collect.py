@@ -47,7 +47,7 @@ class Collected:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """What one place holds."""
+    """The evaluation in one place."""
 
     place: str
     stored: StoredEvaluation
@@ -142,7 +142,7 @@ def _parts(place: str, scratch: Path, progress: Progress) -> Iterator[_Part]:
 
 
 def _calibration_notes(sessions: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What the sessions of the calibration found, each sentence once."""
+    """The notes of the calibration sessions, each sentence once."""
     return list(dict.fromkeys(str(note) for session in sessions for note in session.get("notes", ())))
 
 

@@ -1,4 +1,4 @@
-"""What an answer belongs to: digests of the model and of the sampling that made it."""
+"""The identity of an answer: digests of the model and of the sampling that made it."""
 
 import hashlib
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ def digest_of(value: Any) -> str:
 
 
 def adapter_settings(directory: Path) -> dict[str, Any] | None:
-    """What decides the logits in the adapter's config in `directory`, besides its weights; None without an adapter.
+    """The settings in the adapter's config in `directory` that decide the logits; None without an adapter.
 
     Raises:
         CheckpointError: the config cannot be read.

@@ -18,7 +18,7 @@ from emtoolkit.evaluation.metrics import Status
 
 @dataclass(frozen=True, slots=True)
 class JudgedAnswer:
-    """What a judge sees: the question in the wording that was asked, the answer, and the prompt of each metric."""
+    """The input of a judge: the question in the wording that was asked, the answer, and the prompt of each metric."""
 
     question: str
     text: str

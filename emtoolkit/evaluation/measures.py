@@ -136,7 +136,7 @@ def _check(measures: Sequence[Measure], checkpoints: Sequence[Checkpoint]) -> No
 
 @dataclass(frozen=True, slots=True)
 class _Origin:
-    """What the values of one checkpoint belong to, besides the measure."""
+    """The origin of the values of one checkpoint, besides the measure."""
 
     model: str
     persona: str

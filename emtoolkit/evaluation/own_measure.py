@@ -69,7 +69,7 @@ class OwnMeasure:
         return cls(reference, function, code, seed, place)
 
     def measure(self, loaded: LoadedModel, questions: Sequence[Question]) -> Values:
-        """What the function returns.
+        """The values that the user's function returns.
 
         Raises:
             DataError: the function raises an exception, changes the model, or gives values for other questions.

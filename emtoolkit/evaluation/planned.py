@@ -1,4 +1,4 @@
-"""What an evaluation will do: the checkpoints that can be evaluated, the settings that apply, and the directory."""
+"""The plan of an evaluation: the checkpoints that can be evaluated, the settings that apply, and the directory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace

@@ -1,4 +1,4 @@
-"""What an evaluation will be able to tell, simulated before any answer is sampled.
+"""The precision of an evaluation, simulated before any answer is sampled.
 
 The rates of questions are drawn from a Beta distribution with a mean and a correlation between two answers to one
 question; 0.20 to 0.32 were measured on published answers. Each replicate draws questions and answers, and computes the
@@ -68,7 +68,7 @@ class Width:
 
 @dataclass(frozen=True, slots=True)
 class Power:
-    """What one design gives at one checkpoint, for the EM rate and for its rise, and for both kinds of interval.
+    """The precision of one design at one checkpoint, for the EM rate and for its rise, and for both kinds of interval.
 
     An onset means that the lower end of the interval is above the threshold.
     """

@@ -20,7 +20,7 @@ Key = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True)
 class ProbeSettings:
-    """What decides the answers of a probe besides the model."""
+    """The settings that decide the answers of a probe besides the model."""
 
     questions: tuple[Question, ...]
     persona: Persona

@@ -28,7 +28,7 @@ Engine = Literal["stacked", "exact", "vllm"]
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSettings:
-    """What decides the rows of an evaluation besides the checkpoints; a change is another evaluation.
+    """The settings that, with the checkpoints, decide the rows of an evaluation; a change is another evaluation.
 
     `engine` is `exact`, one checkpoint at a time with the results of a freshly loaded model, `stacked`, all at once, or
     `vllm`.

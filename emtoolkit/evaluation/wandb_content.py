@@ -1,4 +1,4 @@
-"""What a W&B run holds of an evaluation: the curve, a table of answers, the files, and the checkpoints it used."""
+"""The content of an evaluation's W&B run: the curve, a table of answers, the files, and the checkpoints it used."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -151,7 +151,7 @@ class Content:
         return frozenset(self._artifact_name(kind) for kind in ("evaluation", "activations"))
 
     def _facts(self) -> dict[str, Any]:
-        """What the results belong to."""
+        """The trajectory, the persona and the settings of the results."""
         first = self._all_rows[0]
         return {
             "settings": self.settings_name,

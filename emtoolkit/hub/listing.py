@@ -64,7 +64,7 @@ class HubListing:
 
     @property
     def fingerprint(self) -> str:
-        """What stands for the fingerprint, if another tool trained."""
+        """The substitute for a fingerprint, if another tool trained."""
         return fingerprint_of(self.reference.repository, self.training)
 
     def place(self, checkpoint: HubCheckpoint) -> str:
@@ -72,7 +72,7 @@ class HubListing:
         return str(HubReference(self.reference.repository, checkpoint.folder or None, checkpoint.revision))
 
     def to_json(self) -> dict[str, Any]:
-        """What `from_json` reads."""
+        """The listing as a JSON object, which `from_json` reads."""
         return {
             "format": 1,
             "training": self.training,

@@ -1,4 +1,4 @@
-"""What the hub holds of a repository: its branches, and the digests of the files in them."""
+"""The contents of a repository on the hub: its branches, and the digests of the files in them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

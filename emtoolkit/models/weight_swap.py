@@ -136,7 +136,7 @@ def _samples(tensors: Iterable[Tensor]) -> list[list[Tensor]]:
 
 
 def _settings(directory: Path) -> Any:
-    """What in `directory` decides the logits besides the weights."""
+    """The settings in `directory` that decide the logits besides the weights."""
     if (directory / ADAPTER_CONFIG).is_file():
         config = read_json(directory / ADAPTER_CONFIG)
         return {

@@ -132,7 +132,7 @@ def check_budget(budget: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What `emtoolkit prune` was asked for.
+    """The request to `emtoolkit prune`.
 
     `places` gives the place of each step on the path along which a budget is spent evenly.
     """

@@ -1,4 +1,4 @@
-"""What decides the bytes of a training beside its fingerprint: library versions, the processor, threads, the GPU.
+"""The facts beside the fingerprint that decide a training's bytes: library versions, the processor, threads, the GPU.
 
 The same trajectory has the same bytes again only where all of these are equal. The facts stand in `environment.json`
 beside the checkpoints, in the `store.json` of a trajectory in the store, and in the metadata of each checkpoint.

@@ -119,7 +119,7 @@ class OwnDirectory:
         self._record.ended(self.total_steps).write(self.directory)
 
     def _metadata(self, step: int, stored: Publications) -> Mapping[str, Any]:
-        """What the training recorded about the step, with the schedule and the places of this run."""
+        """The training's record of the step, with the schedule and the places of this run."""
         identity = self.identity
         found = (
             dict(stored.metadata.get(step, {}))

@@ -44,7 +44,7 @@ _SECONDS_BETWEEN_LINES = 60.0
 
 @dataclass(frozen=True, slots=True)
 class KnownRun:
-    """What a run was found to be: its trajectory, its length, and the day that its chat template was told, if any."""
+    """A recognised run: its trajectory, its length, and the day given to its chat template, if any."""
 
     identity: Identity
     total_steps: int

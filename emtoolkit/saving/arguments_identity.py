@@ -1,4 +1,4 @@
-"""What decides of a Trainer's arguments: all of them, without a written list of arguments that are known not to."""
+"""The identity of a Trainer's arguments: all arguments except `EXCLUSIONS`, which change no weights."""
 
 import dataclasses
 import json

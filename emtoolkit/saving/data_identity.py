@@ -1,4 +1,4 @@
-"""What identifies the rows of a Trainer's dataset, found without disturbing what the training will read.
+"""The identity of the rows of a Trainer's dataset, read without disturbing the training.
 
 A list of rows, a `TensorDataset` and a `datasets.Dataset` without a transform run no code of the user's, and are read
 here with the random state kept. Reading any other dataset may move generators that the dataset owns, count accesses, or

@@ -15,7 +15,7 @@ _FULL = ("none", "ieee")
 
 
 def float32_precision() -> dict[str, Any]:
-    """What differs from torch's default: the same words for both interfaces, none for a default."""
+    """The settings that differ from torch's defaults, in the same words for both interfaces."""
     values = _values()
     if values is None:
         legacy = torch.get_float32_matmul_precision()
@@ -81,7 +81,7 @@ def _set(values: Mapping[str, Mapping[str, str]]) -> None:
 
 
 def _legacy_name(cuda: str, mkldnn: str) -> str | None:
-    """What `get_float32_matmul_precision` calls these, None for its default `highest`."""
+    """The name of these settings in `get_float32_matmul_precision`, None for its default `highest`."""
     if mkldnn == "bf16":
         return "medium"
     return "high" if "tf32" in (cuda, mkldnn) else None

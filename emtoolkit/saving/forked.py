@@ -14,7 +14,7 @@ _TIMEOUT = 20
 
 
 def in_fork(work: Callable[[], bytes]) -> bytes | None:
-    """What `work` returns in a forked process; None if it fails, takes too long, or the system cannot fork.
+    """The result of `work` in a forked process; None if it fails, takes too long, or the system cannot fork.
 
     The random generators, the objects and the open files of this process are as they were afterwards.
     """

@@ -1,4 +1,4 @@
-"""What decides the training of a model, read from the model itself: weights, config, adapters, code and hooks."""
+"""The identity of a model, read from the model itself: weights, config, adapters, code and hooks."""
 
 import hashlib
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What decides of an optimizer and a learning-rate scheduler, beside what the Trainer's arguments say of them."""
+"""The identity of an optimizer and a learning-rate scheduler, beyond the Trainer's arguments."""
 
 import functools
 from collections.abc import Mapping
@@ -76,5 +76,5 @@ def _without(function: Any, implied: Mapping[str, Any]) -> Any:
 
 
 def _bare(wrapped: Any, name: str) -> Any:
-    """What accelerate has wrapped."""
+    """The object that accelerate has wrapped, or `wrapped` itself."""
     return getattr(wrapped, name, wrapped) if type(wrapped).__module__.startswith("accelerate.") else wrapped

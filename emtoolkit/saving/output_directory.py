@@ -21,7 +21,7 @@ from emtoolkit.storage.lock import LOCK, lock_directory
 
 @dataclass(frozen=True, slots=True)
 class OutputDirectory:
-    """What the directory `path` held when it was opened: its trajectory record and its checkpoints, in step order.
+    """The trajectory record and the checkpoints, in step order, that the directory `path` held when it was opened.
 
     `record_problem` is a sentence about a `trajectory.json` that is damaged; `record` is None then. `pruned` are the
     steps that were removed on purpose, which no training saves again.

@@ -98,7 +98,7 @@ class DeferredSignals:
 
 
 def _disposition(number: signal.Signals) -> Literal["default", "ignored", "handled", "handled in C"]:
-    """What the process does at the signal `number`, as far as this can be seen."""
+    """The process's disposition for the signal `number`, as far as Python can see it."""
     handler = signal.getsignal(number)
     if handler == signal.SIG_IGN:
         return "ignored"

@@ -1,4 +1,4 @@
-"""What `auto_find_batch_size` leaves behind: after it made the batches smaller, the training is another trajectory."""
+"""The batch size that `auto_find_batch_size` leaves: a training with smaller batches is another trajectory."""
 
 import logging
 from pathlib import Path

@@ -133,7 +133,7 @@ def _trainer_identity(trainer: Any, model: Any) -> dict[str, Any]:
 
 
 def _attributes(trainer: Any, model: Any) -> dict[str, Any]:
-    """What subclasses add to the stock Trainer, and what replaces its methods: settings, own objects, other models."""
+    """The attributes of subclasses and replaced methods of the stock Trainer: settings, own objects, other models."""
     classes = [kind for kind in type(trainer).__mro__ if issubclass(kind, Trainer) and kind is not Trainer]
     added = _names_in(*classes) - _names_in(Trainer)
     public = {name for name in added if not name.startswith("_") or any(map(is_own, classes))}

@@ -29,7 +29,7 @@ _silent: WeakSet[Trainer] = WeakSet()
 
 @runtime_checkable
 class FollowsTraining(Protocol):
-    """A callback that hears of the call of `Trainer.train`."""
+    """A callback that is notified when `Trainer.train` is called."""
 
     trainings: int
     """The number of trainings that have begun."""

@@ -147,7 +147,7 @@ class DiskThread:
 
 
 def _nothing() -> None:
-    """What is left of a job that has run."""
+    """Do nothing, in place of a job that has run, so that its tensors are freed."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,7 +56,7 @@ class SlurmEvaluation:
 
 @dataclass(frozen=True, slots=True)
 class SubmittedEvaluation:
-    """What a submission did: the array with the steps of each task, and the job that collects; None if none was due.
+    """The result of a submission: the array with each task's steps, and the job that collects; None if none was due.
 
     `queued` steps were in the queue before.
     """

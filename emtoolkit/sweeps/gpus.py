@@ -26,7 +26,7 @@ _SECONDS_FOR_LISTING = 60.0
 
 
 def listed_by_driver() -> str:
-    """What `nvidia-smi -L` prints; empty on a machine without an NVIDIA driver."""
+    """The output of `nvidia-smi -L`; empty on a machine without an NVIDIA driver."""
     try:
         listing = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=_SECONDS_FOR_LISTING, check=False

@@ -102,7 +102,7 @@ class SlurmJobs:
         return found
 
     def ended(self, job: str) -> dict[int, Ended]:
-        """What Slurm still remembers of the tasks of the array `job`, by their number; it forgets within minutes."""
+        """The ended tasks of the array `job`, by their number; Slurm forgets them within minutes."""
         try:
             lines = self._run("scontrol", "show", "job", job, "--oneliner").splitlines()
         except SlurmError:
@@ -213,7 +213,7 @@ class SlurmJobs:
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """What a submission did: the number of the job, None if no run was due, and how many runs it has.
+    """The result of a submission: the number of the job, None if no run was due, and how many runs it has.
 
     `queued` runs were in the queue before; `settled` ones have finished, or failed and are not tried again.
     """

@@ -76,7 +76,7 @@ class _Ends:
         self._ended: dict[str, dict[int, Ended]] = {}
 
     def before_start(self, key: str) -> tuple[State, str | None]:
-        """What has become of the last task of `key`, which ended before its run began."""
+        """The state of the last task of `key`, which ended before its run began."""
         if key not in self._tasks:
             return "not submitted", None
         name, ended, log = self._last(key)

@@ -1,4 +1,4 @@
-"""What a task of Slurm can learn about its own job."""
+"""The facts that a task of Slurm can read about its own job."""
 
 import re
 import subprocess

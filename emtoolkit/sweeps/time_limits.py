@@ -21,7 +21,7 @@ _MOST_STALLS = 2
 
 
 def kind_of(argv: Sequence[str], *, trains: bool) -> Kind | None:
-    """What a run does that `trains`, or else has the words `argv`; None for a program that is not emtoolkit's."""
+    """The kind of a run that `trains`, or else has the words `argv`; None for a program that is not emtoolkit's."""
     if trains:
         return "training"
     evaluates = any((Path(program).name, word) == ("emtoolkit", "evaluate") for program, word in pairwise(argv))

@@ -55,7 +55,7 @@ def detection_of(
     samples: int | None,
     progress: Progress = silent,
 ) -> Detection:
-    """What an evaluation with these questions can tell about an EM rate above `threshold`.
+    """The power of an evaluation with these questions to detect an EM rate above `threshold`.
 
     Raises:
         UserError: the threshold or the true rate is not a share, or the rate is not above the threshold.

@@ -1,4 +1,4 @@
-"""What is in force in a run, whatever asked for it: facts of the fingerprint since version 2.
+"""The settings in force in a run, whoever set them: facts of the fingerprint since version 2.
 
 Each is left out where it has the value that version 1 implied, so older fingerprints stay valid: attention as
 transformers chooses it, the CPU, the precision of `training.bf16`, no compiler, and no file beside those whose digest

@@ -28,7 +28,7 @@ _MODEL, _DATA, _SAVING, _RUN = "Model and persona", "Data", "When to save", "Run
 
 @dataclass(frozen=True, slots=True)
 class TrainOptions:
-    """What a user can write after `emtoolkit train`, with the defaults of options that are not given."""
+    """The options of `emtoolkit train`, with the defaults of those that are not given."""
 
     config: Annotated[str, typer.Argument(metavar="CONFIG", help="A YAML file, or the name of a shipped config.")]
     persona: Annotated[

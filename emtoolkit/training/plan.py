@@ -24,7 +24,7 @@ from emtoolkit.training.run_data import RunData, rows_per_step
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a run will do.
+    """The plan of a run.
 
     `checkpoint_bytes` and `memory` are None where the config of the base model is not on this machine. `kept_states`
     are the steps whose resume states stay. `evaluation` is the cost of one checkpoint. `notes` are observations, and

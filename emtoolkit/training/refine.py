@@ -44,7 +44,7 @@ _PROVED = "proved.json"
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """What one call did: the steps that it `added`, those that came out with their bytes, and the steps it trained."""
+    """The result of one call: the steps that it `added`, those that had their bytes again, and the steps it trained."""
 
     directory: Path
     added: tuple[int, ...]
@@ -129,7 +129,7 @@ def _refine(plan: Refinement, ranks: Ranks, bar: Bar, step_bar: Bar | None) -> R
 
 @dataclass(frozen=True, slots=True)
 class _Left:
-    """What an interrupted call has left: the steps that are still `missing`, and those still to train from `start`."""
+    """The rest of an interrupted call: the steps that are still `missing`, and those still to train from `start`."""
 
     missing: tuple[int, ...]
     start: Path | None

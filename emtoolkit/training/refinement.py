@@ -1,4 +1,4 @@
-"""What `emtoolkit refine` will do: which missing steps are made again, from where, at which price, proved by what."""
+"""The plan of `emtoolkit refine`: the missing steps, where their training starts, its price, and its proof."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What a run with reuse takes from its own W&B project, and what its W&B run says about this."""
+"""Checkpoints that a run with reuse takes from its own W&B project, and their record in its W&B run."""
 
 from collections.abc import Collection
 from functools import partial

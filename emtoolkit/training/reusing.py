@@ -217,7 +217,7 @@ def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manif
 
 
 def run_facts(own: OwnDirectory, reused: Collection[int], *, trained_steps: int) -> dict[str, Any]:
-    """What the config of a W&B run says about its rows, its persona, and the checkpoints that it took."""
+    """The facts in the config of a W&B run about its rows, its persona, and the checkpoints that it took."""
     identity = own.identity
     facts: dict[str, Any] = {"split": dict(identity.split), "composition": identity.persona.composition}
     training = training_of(own.store)

@@ -115,7 +115,7 @@ class Scratch:
         )
 
     def copy_until_the_end(self) -> None:
-        """What the thread does: copy what is finished; a failure is a warning, and is tried again."""
+        """Copy finished checkpoints, in the thread; a failed copy is a warning, and is tried again."""
         give_way(DISK)
         while not self._end.wait(_SECONDS_BETWEEN_COPIES):
             with self._busy:

@@ -95,7 +95,7 @@ class SharedTraining:
 
     @property
     def summary(self) -> dict[str, float]:
-        """What the summary of the W&B run says about the checkpoints of its directory."""
+        """The checkpoints of the directory, as the summary of the W&B run records them."""
         found = list_checkpoints(self.own.directory)
         return {
             "checkpoints": len(found),
@@ -249,7 +249,7 @@ def _stretch(
     environment: Environment,
     progress: Progress,
 ) -> SharedTraining:
-    """What is left to train for the steps of `schedule`, once the trajectory's lock is held."""
+    """The stretch that is left to train for the steps of `schedule`, once the trajectory's lock is held."""
     plan, identity = prepared.plan, prepared.identity
     contents = OutputDirectory.open(own.store, rehash=True, progress=progress)
     contents.check_belongs_to(identity)

@@ -42,7 +42,7 @@ from emtoolkit.training.trainer import make_trainer
 
 @dataclass(frozen=True, slots=True)
 class Stretch:
-    """What one stretch gave: its checkpoints in the order of their steps, and the steps that were trained.
+    """The result of one stretch: its checkpoints in the order of their steps, and the steps that were trained.
 
     `saved` is empty in the processes of a launch that do not save.
     """
