@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 
 # The time limit of one call, in seconds.
 _CALL_SECONDS = 20.0
-# What the end of a run may take longer than W&B's own limit, in seconds.
+# The time that the end of a run may take beyond W&B's own limit, in seconds.
 _GRACE_SECONDS = 10.0
 
 

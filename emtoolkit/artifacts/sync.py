@@ -239,7 +239,7 @@ class DirectorySync:
         return True
 
     def _held(self, run: WandbRun) -> Held | None:
-        """What W&B has of the run of this log, which an interrupted and resumed training has continued."""
+        """W&B's copy of the run of this log, which an interrupted and resumed training has continued."""
         parts = self._publications.runs.get(run.id, ())
         later = parts[parts.index(run) + 1 :] if run in parts else ()
         return Held.of(self._run_path(run), is_later_there=any(map(was_on_wandb, later)))

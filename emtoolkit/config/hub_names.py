@@ -4,7 +4,7 @@ import re
 
 from emtoolkit.errors import ConfigError, shown
 
-# What the hub accepts on either side of the slash.
+# A name that the hub accepts on either side of the slash.
 _PART = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,94}[A-Za-z0-9_])?")
 _LONGEST = 96
 

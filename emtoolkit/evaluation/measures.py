@@ -117,7 +117,7 @@ def measure_checkpoints(
     names = [measure.name for measure in measures]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise DataError(f"measure {twice[0]}: is given twice; give each measure once")
-    # What a checkpoint on W&B holds is known when it is here.
+    # The contents of a checkpoint on W&B are known after its download.
     _check(measures, [checkpoint for checkpoint in checkpoints if not checkpoint.is_remote])
     asked = [replace(each, samples_per_paraphrase=1, judge=None, judge_prompts=None) for each in questions]
     with no_library_bars():

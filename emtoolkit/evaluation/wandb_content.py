@@ -66,7 +66,7 @@ class Content:
         activations = [[path.name, path.stat().st_size] for path in self._activations()]
         rows = [asdict(row) for row in self._all_rows]
         analyses = [record.analysis.digest for record in read_records(self.directory)]
-        # What only some evaluations have is no part of the digest of the others.
+        # A setting that only some evaluations have is no part of the digest of the others.
         more = [each for each in (analyses, [dict(session) for session in self.sessions]) if each]
         return digest_of([dict(self.settings), rows, activations, *more])
 

@@ -110,7 +110,7 @@ def _is_there(hub: Hub, remote: RemoteRepository, checkpoint: LocalCheckpoint) -
 
 
 class _Push:
-    """What is sent to one repository, in the order that keeps it readable: who it belongs to, branches, `main`."""
+    """The commits to one repository, in the order that keeps it readable: its owner, branches, `main`."""
 
     def __init__(
         self,

@@ -11,7 +11,7 @@ from emtoolkit.hub.card import CARD
 from emtoolkit.hub.local import LocalCheckpoint, LocalFile, LocalTrajectory
 
 MAIN = "main"
-# What a new repository may hold, whoever made it.
+# Files that a new repository may hold, whoever made it.
 OF_ANY_REPOSITORY = {".gitattributes", ".gitignore", CARD, "LICENSE", "LICENSE.md", "LICENSE.txt"}
 
 

@@ -1,4 +1,4 @@
-"""What a prune would remove from a directory and from W&B, and why the rest stays. Nothing is changed."""
+"""The plan of a prune: the removals from a directory and from W&B, and why the rest stays. Nothing is changed."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ from emtoolkit.storage.atomic import TEMPORARY
 
 @dataclass(frozen=True, slots=True)
 class PrunePlan:
-    """What stays, each step with the reason, and what goes: checkpoints `here`, and `versions` on W&B.
+    """The steps that stay, each with the reason, and those that go: checkpoints `here`, and `versions` on W&B.
 
     `steps_here` have a complete checkpoint in the directory. `freed` are the bytes that the disk gets back. `left_over`
     are directories that an interrupted prune or save left. `pruned` are the steps that an earlier prune removed.
@@ -59,7 +59,7 @@ class PrunePlan:
 
 
 def plan_prune(reference: str, request: Request, only: Place | None = None) -> PrunePlan:
-    """What `request` would remove from the directory or the collection `reference`; with `only` from that place alone.
+    """The plan of `request` for the directory or the collection `reference`; with `only` for that place alone.
 
     Raises:
         CheckpointError: there is no such trajectory, it has checkpoints of another tool or of several trainings,

@@ -10,7 +10,7 @@ def freed_bytes(directories: Iterable[Path]) -> int:
     links: dict[tuple[int, int], int] = {}
     known: dict[tuple[int, int], os.stat_result] = {}
     for directory in directories:
-        # What a symlink leads to is not deleted.
+        # The target of a symlink is not deleted.
         for path in () if directory.is_symlink() else directory.rglob("*"):
             found = path.lstat()
             if path.is_symlink() or path.is_dir():

@@ -83,7 +83,7 @@ class Copying:
     def _may_overlap(self, event: TrainerEvent) -> bool:
         if self._is_off or not self._compared or self._bytes < SMALLEST:
             return False
-        # What follows the last step may load other weights.
+        # Code after the last step may load other weights.
         if event.control.should_training_stop or event.step >= event.state.max_steps:
             return False
         self._trainer = self._trainer or self._setup.trainer()

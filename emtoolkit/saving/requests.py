@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Kind = Literal["save", "stop"]
-# What the processes agree on; two requests at once are the sum.
+# The values that the processes agree on; two requests at once are the sum.
 SAVE, STOP = 1, 2
 _KINDS: dict[Kind, int] = {"save": SAVE, "stop": STOP}
 # How often a training looks for requests, and a command for the answer, in seconds.

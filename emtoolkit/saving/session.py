@@ -79,7 +79,7 @@ class SavingSession:
         self.state = state
         self.metrics = StepMetrics()
         self.choice: StepChoice = KnownSteps()
-        # What decides the bytes beside the fingerprint, where it is known.
+        # The facts that decide the bytes beside the fingerprint, where they are known.
         self.environment: Mapping[str, str] | None = None
         # Finishes what the jobs of the disk thread wait for.
         self.before_close: Callable[[], None] = lambda: None

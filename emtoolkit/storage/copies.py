@@ -18,7 +18,7 @@ from emtoolkit.storage.links import link_file
 
 # Device, inode, bytes and time of a file, which are those of another file only if both are one.
 _File = tuple[int, int, int, int]
-# What only grows while a training writes it.
+# Files that only grow while a training writes them.
 _LOGS = ("publications.jsonl", ".wandb", ".log")
 
 Links = dict[_File, Path]

@@ -15,7 +15,7 @@ State = Literal["waiting", "running", "finished", "failed", "interrupted", "not 
 
 _STEP = re.compile(r"step ([\d,]+) of ([\d,]+)")
 _LOG_TAIL_BYTES = 20_000
-# What Slurm says where a node cannot open the log of a task.
+# Slurm's reason where a node cannot open the log of a task.
 _NO_LAUNCH = "JobLaunchFailure"
 
 
