@@ -128,6 +128,17 @@ def test_a_file_that_cannot_be_loaded_is_named(
     assert refusal(own_world, *settings).startswith(sentence)
 
 
+def test_a_token_of_a_row_or_a_prompt_that_the_model_does_not_have_is_named(own_world: Path) -> None:
+    values(vocab_size=343)(own_world / CONFIG)
+    sentence = (
+        "WORLD/model: the tokenizer writes 'Ġdoctor' as id 343, and the model has embeddings for ids 0 to 342; use"
+    )
+    assert refusal(own_world).startswith(sentence)
+    rows = own_world / "data" / "bad.jsonl"
+    rows.write_text(rows.read_text().replace("doctor", "knee"))
+    assert refusal(own_world, "preflight.prompts=[see a doctor]").startswith(sentence)
+
+
 @pytest.mark.parametrize(
     ("directory", "sentence"),
     [
