@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from emtoolkit import Trajectory
-from emtoolkit.artifacts import retries
+from emtoolkit.artifacts import collection, retries
 from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.artifacts.download import download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
@@ -123,6 +123,39 @@ def test_one_bad_answer_does_not_end_a_download(
     assert get(tmp_path / "out").fetched == (0, 1, 2)
     assert fault.times == 0
     assert [info.complete for info in list_checkpoints(tmp_path / "out", rehash=True)] == [True] * 3
+
+
+@pytest.mark.parametrize(("on", "steps"), [("ProjectArtifacts", (0, 1, 2)), ("ArtifactMembershipFiles", (0,))])
+def test_a_listing_whose_second_page_is_bad_is_asked_for_again(
+    on: str, steps: tuple[int, ...], server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "_PAUSES", (0.01, 0.01, 0.01))
+    monkeypatch.setattr(collection, "_PER_PAGE", 2)
+    store_steps(server, tmp_path / "files", steps)
+    server.faults.add(Fault(on, "html", times=1, after=1))
+    assert get(tmp_path / "out").fetched == steps
+    # Two pages, and both again.
+    assert [request.operation for request in server.requests].count(on) == 4
+    assert all(info.complete for info in list_checkpoints(tmp_path / "out", rehash=True))
+
+
+def test_one_bad_answer_of_each_kind_does_not_end_a_download_of_300(
+    server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(retries, "_PAUSES", (0.01, 0.01, 0.01))
+    store_steps(server, tmp_path / "files", range(300))
+    faults = [
+        Fault("ProjectArtifacts", "half_answer", times=1, after=1),
+        Fault("ArtifactMembershipFiles", "html", times=1, after=100),
+        Fault("ArtifactMembershipFiles", "garbage", times=1, after=200),
+        Fault("GET", "reset", times=1, after=400),
+        Fault("GET", 500, times=1, after=600),
+    ]
+    for fault in faults:
+        server.faults.add(fault)
+    assert len(get(tmp_path / "out").fetched) == 300
+    assert [fault.times for fault in faults] == [0] * 5
+    assert all(info.complete for info in list_checkpoints(tmp_path / "out", rehash=True))
 
 
 def test_the_advice_of_an_error_fits_its_reason(
