@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.personas import load_persona
 from emtoolkit.yaml_files import parse_yaml, read_yaml
+from tests.in_process import emtoolkit
 
 CONFIG = "model: {base: /nowhere}\ndataset: d.jsonl\ncheckpointing: {save_steps: 5}\n"
 
@@ -160,6 +162,32 @@ def test_a_pipe_a_device_and_a_directory_are_refused_at_once(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (os.mkfifo, "cannot be read (expected a file, found a pipe)"),
+        (lambda path: path.write_bytes(b"#" * 4_000_001), "cannot be read (a size of 4,000,001 bytes; such a file has"),
+        (lambda path: path.write_text(bomb(9)), "more than 200,000 values, those that aliases repeat included"),
+    ],
+    ids=["pipe", "large", "bomb"],
+)
+@pytest.mark.parametrize("words", [("train", "f.yaml"), ("sweep", "f.yaml", "--dry-run"), ("plan", "run.yaml")])
+def test_a_command_refuses_a_config_a_sweep_and_a_question_file_alike(
+    words: tuple[str, ...],
+    make: Callable[[Path], object],
+    sentence: str,
+    write_config: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    write_config(rest="evaluation: {questions: f.yaml}")
+    make(tmp_path / "f.yaml")
+    done = emtoolkit(*words, cwd=tmp_path)
+    (told,) = done.err.splitlines()
+    assert (done.code, done.out) == (2, "")
+    assert "f.yaml" in told
+    assert sentence in told
+
+
+@pytest.mark.parametrize(
     ("setting", "value"),
     [
         ("training.max_steps=1_000", 1000),
@@ -214,6 +242,17 @@ def test_a_config_says_the_line_of_the_key(tmp_path: Path, line: str, sentence: 
     assert str(raised.value).startswith(f"{path}, line 4: {line.partition(':')[0]}")
     assert sentence in str(raised.value)
     assert len(str(raised.value)) < 700
+
+
+def test_a_number_as_schedule_says_both_ways_to_write_what_is_meant(tmp_path: Path) -> None:
+    path = tmp_path / "f.yaml"
+    path.write_text(CONFIG.replace("save_steps: 5", "schedule: 100"))
+    with pytest.raises(ConfigError) as raised:
+        load_config(str(path))
+    assert str(raised.value) == (
+        f"{path}, line 3: checkpointing.schedule: 100 is not valid: expected a schedule such as dense-early or "
+        "'0-150:25,300-:100'; write every:100 for every 100 steps, or '100' in quotes for that step"
+    )
 
 
 @pytest.mark.parametrize(
