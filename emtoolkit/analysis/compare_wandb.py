@@ -16,6 +16,7 @@ from emtoolkit.analysis.compare import Comparison, Comparisons, View, verdict
 from emtoolkit.analysis.compare_figure import compare_figure
 from emtoolkit.analysis.onset_text import event_text
 from emtoolkit.analysis.schedule_costs import schedule_costs
+from emtoolkit.artifacts.names import RUN_NAME
 from emtoolkit.artifacts.run_end import finish_run
 from emtoolkit.artifacts.run_mode import Mode
 from emtoolkit.artifacts.server import client_limits, why_not_logged_in, why_unreachable
@@ -73,7 +74,7 @@ def _logged(found: Comparisons, mode: Mode) -> LoggedRun:
         mode=mode,
         project=os.environ.get("WANDB_PROJECT") or _PROJECT,
         job_type="comparison",
-        name=f"compare-{found.event.metric}",
+        name=RUN_NAME.fit(f"compare-{found.event.metric}"),
         config={
             "event": asdict(found.event),
             "schedules": [view.schedule for view in found.trajectories[0].views],

@@ -1,10 +1,15 @@
 """A comparison of schedules on W&B: the table, the plots and the figure, offline as online."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from emtoolkit.analysis.compare import compare_all
+from emtoolkit.analysis.compare_wandb import log_comparison
+from emtoolkit.analysis.onset_results import Event
+from emtoolkit.analysis.sources import read_sources
 from tests.analysis.evaluations import write_evaluation
 from tests.in_process import emtoolkit
 from tests.wandb_server import WandbServer
@@ -54,3 +59,14 @@ def test_the_run_has_the_table_the_plots_and_the_figure(
     else:
         assert last.startswith("W&B run: tester/emtoolkit/")
     check_is_complete(wandb_server)
+
+
+def test_a_metric_of_any_name_becomes_a_name_that_wandb_accepts(
+    wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = compare_all(read_sources([str(write_evaluation(tmp_path / "e", CURVE))]), ["0,every:100"], Event())
+    logged = log_comparison(replace(found, event=Event("two\nlines " + "m" * 200)), "online")
+    assert logged is not None
+    (run,) = wandb_server.store.project("tester", "emtoolkit").runs.values()
+    assert run.display_name == "compare-two lines " + "m" * 110
