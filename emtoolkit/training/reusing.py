@@ -35,7 +35,7 @@ from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.reused_from_wandb import schedule_to_save, use_versions
-from emtoolkit.training.wandb_run import seconds_for_checkpoints, seconds_for_finish, start_run
+from emtoolkit.training.wandb_run import check_variables, seconds_for_checkpoints, seconds_for_finish, start_run
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +78,14 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
     With `resume` the run's directory may hold some of them already.
 
     Raises:
-        UserError: the directory of the run is in use or cannot be written, or W&B is required and does not answer.
+        UserError: the directory of the run is in use or cannot be written, or W&B is required and does not answer, or
+            would refuse the run.
     """
     if not config.trajectory.reuse:
         return None
     if why_trains_alone(config.training, config.checkpointing, config.evaluation) is not None:
         return None
+    check_variables(config.wandb)
     key = RunInputs().key(config)
     store = TrajectoryStore(config.trajectory, environment_of(config.model))
     known = None if key is None else store.known(key)

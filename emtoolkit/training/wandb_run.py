@@ -7,7 +7,7 @@ start and `publish_timeout` at the end.
 import logging
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ from emtoolkit.artifacts.client_process import end_client
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.names import RUN_NAME, RUN_TAG
 from emtoolkit.artifacts.run_history import PART, RunHistory, find_run, history_of
-from emtoolkit.artifacts.run_mode import Mode, check_may_be_offline, offline_instead
+from emtoolkit.artifacts.run_mode import Mode, check_may_be_offline, intended_mode, offline_instead
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun, add_run
 from emtoolkit.config.sections import RunConfig, WandbConfig
-from emtoolkit.errors import first_line
+from emtoolkit.config.wandb_names import check_project, check_tags
+from emtoolkit.errors import ConfigError, first_line, shown
 from emtoolkit.launch import SWEEP_VARIABLES
 from emtoolkit.paths import SCRATCH, out_of_scratch
 from emtoolkit.shell_command import quoted_command
@@ -103,11 +104,8 @@ def _arguments(config: RunConfig, directory: Path, group: str, mode: Mode) -> di
         "dataset": config.dataset_name,
         "schedule": str(config.checkpointing.to_schedule()),
     }
-    # A W&B sweep determines the project of its runs.
-    in_sweep = mode == "online" and bool(os.environ.get("WANDB_SWEEP_ID"))
-    place = {} if in_sweep else chosen_place(config.wandb)
-    tags = _chosen(config.wandb, "tags")
-    tags = tags.split(",") if isinstance(tags, str) else tags
+    place = {} if _is_placed(mode) else chosen_place(config.wandb)
+    tags = _tags(config.wandb)
     return place | {
         "name": RUN_NAME.fit(os.environ.get("WANDB_NAME") or directory.name),
         "group": RUN_NAME.fit(_chosen(config.wandb, "group") or group),
@@ -151,9 +149,42 @@ def _log_directory(directory: Path) -> str:
     return chosen
 
 
+def check_variables(wandb: WandbConfig) -> None:
+    """Check the project and the tags of W&B's variables as those of a config are checked; its other names are fitted.
+
+    Raises:
+        ConfigError: W&B refuses one of them, or `$WANDB_MODE` is not a W&B mode.
+    """
+    mode = intended_mode(wandb)
+    if mode == "disabled":
+        return
+    project = None if _is_placed(mode) else _chosen(wandb, "project")
+    tags = [tag for tag in _tags(wandb) if tag.strip()]
+    checks: dict[str, Callable[[], None]] = {
+        "project": lambda: None if project is None else check_project(project),
+        "tags": lambda: check_tags(tags),
+    }
+    for key, check in checks.items():
+        try:
+            check()
+        except ValueError as error:
+            name = _VARIABLES[key]
+            raise ConfigError(f"{name}: {shown(os.environ.get(name))} is not valid: {error}") from None
+
+
+def _is_placed(mode: Mode) -> bool:
+    """Whether a W&B sweep determines the project of its runs."""
+    return mode == "online" and bool(os.environ.get("WANDB_SWEEP_ID"))
+
+
 def chosen_place(wandb: WandbConfig) -> dict[str, Any]:
     """The project and the entity of the run; None as entity means the default entity of the account."""
     return {"project": _chosen(wandb, "project"), "entity": _chosen(wandb, "entity")}
+
+
+def _tags(wandb: WandbConfig) -> list[str]:
+    tags = _chosen(wandb, "tags")
+    return tags.split(",") if isinstance(tags, str) else list(tags)
 
 
 def _chosen(wandb: WandbConfig, key: str) -> Any:

@@ -15,6 +15,8 @@ from emtoolkit.config.wandb_names import check_project, check_tags
 from emtoolkit.errors import UserError
 from emtoolkit.paths import expand
 from emtoolkit.training.prepare import prepare
+from emtoolkit.training.reusing import take_without_training
+from tests.in_process import emtoolkit
 from tests.tiny import config_text
 
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'a' * 64}\nsize 988097824\n"
@@ -209,6 +211,49 @@ def test_no_number_of_an_architecture_may_be_infinite(world: Path, tmp_path: Pat
     (tmp_path / "link").symlink_to(world)
     setting = "model.architecture={model_type: qwen2, rope_parameters: {rope_theta: .nan}}"
     assert "model.architecture: " in refusal(tmp_path / "link", setting)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "problem"),
+    [
+        ("WANDB_PROJECT", "a/b", "'a/b' is not valid: W&B accepts none of / \\ # ? % : in a project, found /"),
+        ("WANDB_PROJECT", " ", "' ' is not valid: W&B needs a project with a name"),
+        (
+            "WANDB_TAGS",
+            "a, ," + "b" * 65,
+            f"'a, ,{'b' * 65}' is not valid: W&B accepts at most 64 characters in a tag, found 65 in '{'b' * 65}'",
+        ),
+    ],
+)
+def test_what_wandbs_variables_say_is_refused_like_the_same_value_in_a_config(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, problem: str
+) -> None:
+    (tmp_path / "link").symlink_to(world)
+    monkeypatch.setenv(name, value)
+    assert refusal(tmp_path / "link") == f"{name}: {problem}"
+    config = load_config(str(tmp_path / "run.yaml"), [f"output_dir={tmp_path / 'out'}", "trajectory.reuse=true"])
+    with pytest.raises(UserError, match=rf"^{name}: "):
+        take_without_training(config, resume=False)
+    done = emtoolkit("train", tmp_path / "run.yaml", cwd=tmp_path)
+    assert (done.code, done.out, done.err.splitlines()[-1]) == (2, "", f"emtoolkit: {name}: {problem}")
+
+
+@pytest.mark.parametrize(
+    ("settings", "environment"),
+    [
+        (["wandb.project=mine", "wandb.tags=[]"], {"WANDB_PROJECT": "a/b", "WANDB_TAGS": "b" * 65}),
+        (["wandb.mode=disabled"], {"WANDB_PROJECT": "a/b", "WANDB_TAGS": "b" * 65}),
+        ([], {"WANDB_NAME": "a\n" * 200, "WANDB_RUN_GROUP": "b\n" * 200, "WANDB_TAGS": "a,, ,b"}),
+        ([], {"WANDB_PROJECT": "a/b", "WANDB_SWEEP_ID": "s", "WANDB_MODE": "online"}),
+    ],
+)
+def test_a_variable_that_the_run_does_not_use_or_that_becomes_a_name_is_not_refused(
+    world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: list[str], environment: dict[str, str]
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "run.yaml").write_text(config_text(world))
+    prepare(load_config(str(tmp_path / "run.yaml"), [f"output_dir={tmp_path / 'out'}", *settings]))
 
 
 NAMES = ["", " ", "a", "a/b", "a\\b", "a#b", "a?b", "a%b", "a:b", "ä b-c_d.e", "x" * 64, "x" * 65, "x" * 128, "x" * 129]
