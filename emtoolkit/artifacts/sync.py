@@ -228,9 +228,8 @@ class DirectorySync:
         self._check_goes_on()
         self._progress(f"log of {run.log.parent.name}", 1, 1)
         if done.is_empty:
-            # The run was killed before W&B's client wrote a record, or has just begun.
-            if not is_live(run.log):
-                run.mark_synced()
+            # The run was killed before W&B's client wrote a record, or has just begun. Without a mark, since W&B does
+            # not have the run: a mark would stand for a run that was deleted there.
             return False
         if reason := self._why_incomplete(run, done):
             self._problems.append(f"{run.log}: {reason}")

@@ -135,6 +135,23 @@ def test_a_log_that_a_kill_left_at_the_end_of_a_record_is_sent_at_once(
     assert versions(wandb_server) == EVERYTHING
 
 
+@pytest.mark.parametrize("length", [0, 7, 20])
+def test_the_run_of_an_empty_log_that_a_kill_left_gets_its_checkpoints_and_is_not_finished(
+    directory: Path, wandb_server: WandbServer, length: int
+) -> None:
+    (log,) = directory.glob("wandb/offline-run-*/*.wandb")
+    log.write_bytes(log.read_bytes()[:length])
+    done = sync(directory)
+    assert (done.on_wandb, done.logs, done.problems) == ((0, 2, 4, 9), (), ())
+    assert versions(wandb_server) == EVERYTHING
+    runs = wandb_server.store.project("tester", "tests").runs
+    assert {id: run.state for id, run in runs.items()} == {log.stem.removeprefix("run-"): "failed"}
+    assert list(log.parent.glob("*.synced")) == []
+    again = sync(directory)
+    assert (again.on_wandb, again.published, again.logs, again.problems) == ((0, 2, 4, 9), (), (), ())
+    assert [run.state for run in runs.values()] == ["failed"]
+
+
 def test_a_log_whose_history_is_refused_is_not_taken_for_sent(directory: Path, wandb_server: WandbServer) -> None:
     """`wandb sync` says that it finished, and leaves its mark."""
     wandb_server.faults.add(Fault("file_stream", 404))
