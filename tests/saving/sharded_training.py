@@ -7,20 +7,27 @@ trainings share the processes, because starting a process takes longer than any 
 import itertools
 import json
 import logging
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.errors import UserError
 from emtoolkit.saving.signals import TrainingInterrupted
 from tests.saving import trainings
 from tests.saving.callbacks import Die, StopAt
 
-FSDP = {"version": 2, "transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"], "cpu_ram_efficient_loading": False}
+FSDP = {
+    "transformer_layer_cls_to_wrap": ["Qwen2DecoderLayer"],
+    "cpu_ram_efficient_loading": False,
+    "sync_module_states": False,  # which version 1 does on GPUs only
+}
 DEEPSPEED = {
     "train_micro_batch_size_per_gpu": "auto",
     "gradient_accumulation_steps": "auto",
@@ -34,6 +41,7 @@ class GpuTrainer(Trainer):
     def __init__(self, *, args: TrainingArguments, **kwargs: Any) -> None:
         args.device  # noqa: B018 - reading it creates the state that the next line changes
         PartialState().distributed_type = DistributedType.MULTI_GPU
+        PartialState().device = torch.device("cpu")  # without the number that a GPU has
         super().__init__(args=args, **kwargs)
 
 
@@ -75,7 +83,8 @@ def train(engine: str, directory: Path, schedule: str, options: dict[str, Any]) 
     resume_from = options.pop("resume_from", None)
     if engine == "fsdp":
         trainings.Trainer = GpuTrainer  # type: ignore[misc]
-        options |= {"fsdp": True, "fsdp_config": FSDP | {"state_dict_type": options.pop("kind")}}
+        own = {"version": options.pop("version", 2), "state_dict_type": options.pop("kind")}
+        options |= {"fsdp": True, "fsdp_config": FSDP | own}
     else:
         zero = {"stage": options.pop("stage"), "stage3_gather_16bit_weights_on_model_save": True}
         options |= {"deepspeed": DEEPSPEED | {"zero_optimization": zero}}
@@ -84,6 +93,8 @@ def train(engine: str, directory: Path, schedule: str, options: dict[str, Any]) 
         trainer.train(resume_from_checkpoint=resume_from)
     except TrainingInterrupted as interruption:
         print("stopped:", interruption.step, interruption, flush=True)
+    except UserError as error:
+        os.write(1, f"refused: {error}\n".encode())  # in one write: the other process writes to the same pipe
 
 
 if __name__ == "__main__":

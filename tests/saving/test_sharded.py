@@ -126,6 +126,13 @@ def test_a_sharded_training_resumes_exactly(trained: Path, tmp_path: Path, kind:
     assert not (tmp_path / "resume").exists()
 
 
+def test_the_first_version_of_fsdp_is_refused_in_both_processes_before_the_first_step(tmp_path: Path) -> None:
+    done = torchrun("fsdp", (str(tmp_path / "out"), "0,2", {"kind": "FULL_STATE_DICT", "version": 1}))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("refused: fsdp: version 1 does not give process 0 the weights of a step between") == 2
+    assert saved_steps(tmp_path / "out") == []
+
+
 @pytest.mark.parametrize("stage", [2, 3])
 def test_deepspeed(trained: Path, tmp_path: Path, stage: int) -> None:
     pytest.importorskip("deepspeed", reason="deepspeed is not installed")
