@@ -45,7 +45,7 @@ def attached_run(
     """
     import wandb
 
-    is_failed = state in ("failed", "crashed") if failed is None else failed
+    is_failed = state in ("failed", "crashed", "killed", "preempted") if failed is None else failed
     with tempfile.TemporaryDirectory(prefix="emtoolkit-sync-") as scratch:
         try:
             run = wandb.init(

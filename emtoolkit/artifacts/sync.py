@@ -36,7 +36,7 @@ from emtoolkit.progress import Progress, silent
 from emtoolkit.storage.lock import InUseError, lock_directory
 
 _State = Literal["equal", "missing", "different", "damaged"]
-_ENDED = ("finished", "failed", "crashed", "killed")
+_ENDED = ("finished", "failed", "crashed", "killed", "preempted")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from emtoolkit.evaluation.wandb_content import Content, define_axis, place_of
 from emtoolkit.evaluation.wandb_record import EvaluationRun, keep_run, read_runs
 from emtoolkit.progress import Progress, silent
 
-_ENDED = ("finished", "failed", "crashed", "killed")
+_ENDED = ("finished", "failed", "crashed", "killed", "preempted")
 
 
 class IncompleteError(Exception):

@@ -359,6 +359,18 @@ def test_the_curve_in_the_run_of_the_training_leaves_its_history_as_it_is(
     assert own == {name: value for name, value in summary.items() if name.startswith("train/")}
 
 
+@pytest.mark.parametrize("state", ["failed", "preempted"])
+def test_the_run_of_a_training_that_stopped_stays_failed_with_the_curve(
+    state: str, evaluate: Evaluate, published: Path, server: WandbServer
+) -> None:
+    training = server.store.project("tester", "proj").runs["training"]
+    training.state = state
+    evaluate(4, mode="disabled")
+    done = emtoolkit(*COLLECT, "--into-run", "--steps", "4")
+    assert done.code == 0, done.err
+    assert (training.state, training.exit_code) == ("failed", 1)
+
+
 COLLECT = ("evaluate", "--collect", "out/evaluations/1a2b3c4d", "--model-dir", "out", "--wandb", "online")
 
 

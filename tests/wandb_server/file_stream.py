@@ -19,12 +19,13 @@ def take(run: Run, message: dict[str, Any]) -> dict[str, Any]:
     if HISTORY in (message.get("files") or {}):
         run.history = _one_row_per_step(run.streams[HISTORY])
     run.heartbeat_at = now()
+    run.preempting |= bool(message.get("preempting"))
     if message.get("complete"):
         run.exit_code = message.get("exitcode") or 0
-        run.state = "failed" if run.exit_code else "finished"
+        run.state = ("preempted" if run.preempting else "failed") if run.exit_code else "finished"
         if run.sweep:
             run.sweep.end_if_done()
-    elif message.get("preempting"):
+    elif run.preempting:
         run.state = "preempting"
     return {"exitcode": None, "limits": {}} | ({"stopped": True} if run.stop_requested else {})
 

@@ -47,6 +47,8 @@ class Run:
     sweep_name: str | None = None
     exit_code: int | None = None
     stop_requested: bool = False
+    preempting: bool = False
+    """Whether the program has said that somebody else will continue the run."""
     streams: dict[str, list[str]] = field(default_factory=dict)
     files: dict[str, RunFile] = field(default_factory=dict)
     output_artifacts: list["Artifact"] = field(default_factory=list)

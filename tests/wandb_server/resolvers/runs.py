@@ -70,6 +70,8 @@ def upsert_run(_source: Any, info: Info, input: Answer) -> Answer:
             project.runs[name] = store.keep(Run(store.new_id("Run"), name, project, input.get("display_name") or name))
         run = project.runs[name]
         # The client leaves the state to the server, also where it resumes a finished run.
+        # The client sends this during a run, too.
+        run.preempting &= run.exit_code is None
         run.state, run.exit_code = input.get("state") or "running", None
     _change(run, input)
     return {"bucket": run, "inserted": inserted}
