@@ -20,7 +20,8 @@ def main() -> None:
         signal.signal(number, lambda received, frame: connection.sendall(bytes([received])))
     status = int.from_bytes(connection.recv(4), "big")
     if os.WIFSIGNALED(status):
-        signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
+        if os.WTERMSIG(status) != signal.SIGKILL:
+            signal.signal(os.WTERMSIG(status), signal.SIG_DFL)
         os.kill(os.getpid(), os.WTERMSIG(status))
     os._exit(os.waitstatus_to_exitcode(status))
 

@@ -171,7 +171,7 @@ class LoopbackHandler(BaseHTTPRequestHandler):
         self._skip_body(self.unread)
         if self._loses_answer:
             raise HangUp
-        self.request_record.status = status
+        self.loopback.note_answer(self.request_record, status)
         self.send_response(status)
         for name, value in ({"Access-Control-Allow-Origin": "*", "Content-Length": str(length)} | headers).items():
             self.send_header(name, value)

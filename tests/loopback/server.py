@@ -31,10 +31,19 @@ class LoopbackServer(Generic[AnyRequest]):
             self.requests.append(request)
             self._arrival.notify_all()
 
+    def note_answer(self, request: AnyRequest, status: int) -> None:
+        with self._arrival:
+            request.status = status
+            self._arrival.notify_all()
+
     def wait_for_requests(self, count: int, of: Callable[[AnyRequest], bool], within: float = HANG_SECONDS) -> None:
         """Wait until `count` requests that fulfil `of` have arrived."""
+        self.wait_until(lambda: sum(map(of, self.requests)) >= count, within)
+
+    def wait_until(self, happens: Callable[[], bool], within: float = HANG_SECONDS) -> None:
+        """Wait until `happens`, which is looked at when a request has arrived and when its answer is ready."""
         with self._arrival:
-            assert self._arrival.wait_for(lambda: sum(map(of, self.requests)) >= count, within)
+            assert self._arrival.wait_for(happens, within)
 
     def clear_requests(self) -> None:
         self.requests.clear()

@@ -1,6 +1,8 @@
 """A training that is interrupted and resumed is one W&B run with one history."""
 
+import os
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.training.run import RunResult, train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
+from tests import preloaded
 from tests.online import versions
 from tests.processes import HANG_SECONDS
 from tests.wandb_server import Fault, WandbServer
@@ -21,6 +24,7 @@ from tests.wandb_server import Fault, WandbServer
 pytestmark = pytest.mark.usefixtures("preloaded_python")
 
 Part = Callable[..., RunResult]
+ONLINE = ["wandb.project=tests", "wandb.mode=online", "checkpointing.resume_every=3 steps"]
 
 
 class Killed(BaseException):
@@ -37,8 +41,7 @@ def part(write_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.
         monkeypatch.setattr(f"emtoolkit.{module}.SECONDS_AFTER_SIGNAL", float(HANG_SECONDS))
 
     def part(*settings: str, until: int | None = None, by: str = "signal", name: str = "out") -> Any:
-        words = ["wandb.project=tests", "wandb.mode=online", "checkpointing.resume_every=3 steps", *settings]
-        config = load_config(str(write_config()), words, {"output_dir": str(tmp_path / name)})
+        config = load_config(str(write_config()), [*ONLINE, *settings], {"output_dir": str(tmp_path / name)})
         if until is None:
             return train(config, resume=True)
         with pytest.MonkeyPatch.context() as patch:
@@ -83,6 +86,57 @@ def test_an_interrupted_training_is_one_run_with_one_history(by: str, part: Part
     assert logged_steps(run, "eval/loss") == [0, 2, 5, 9]
     assert [row["_step"] for row in run.history] == list(range(len(run.history)))
     assert run.summary["train/loss"] == next(row["train/loss"] for row in run.history if row["train/global_step"] == 9)
+
+
+def test_wandb_shows_a_training_that_a_signal_stopped_as_preempted(part: Part, wandb_server: WandbServer) -> None:
+    part(until=1)
+    (run,) = runs(wandb_server).values()
+    assert (run.preempting, run.state) == (True, "preempted")
+
+
+# `emtoolkit`, which stops in the middle of step 6, with everything on disk, and says its number.
+HALTED = """
+import os, signal
+from emtoolkit import ScheduledCheckpointCallback
+from emtoolkit.cli.app import main
+from emtoolkit.training.trainer import _RandomStateKeepingTrainer as Trainer
+from tests.saving.callbacks import wait_for_disk
+
+def training_step(self, *args, step=Trainer.training_step, **kwargs):
+    if self.state.global_step == 5:
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, ScheduledCheckpointCallback):
+                wait_for_disk(callback)
+        os.write(1, b"%d\\n" % os.getpid())
+        signal.pause()
+    return step(self, *args, **kwargs)
+
+Trainer.training_step = training_step
+main()
+"""
+
+
+def test_a_training_that_was_killed_and_resumed_is_one_run_with_one_history(
+    part: Part, write_config: Callable[..., Path], wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    (tmp_path / "halted.py").write_text(HALTED)
+    words = [f"--set={word}" for word in ONLINE]
+    command = preloaded.command("halted", "train", write_config(), *words, "--output-dir", tmp_path / "out")
+    environment = os.environ | {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.01"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        training = int(process.stdout.readline())
+        (run,) = runs(wandb_server).values()
+        wandb_server.wait_until(lambda: logged_steps(run) == [1, 2, 3, 4, 5])
+        os.kill(training, signal.SIGKILL)
+        assert process.wait(HANG_SECONDS) == -signal.SIGKILL
+    # The steps after the resume state of step 3 are computed again.
+    assert part().trained_steps == 6
+    (again,) = runs(wandb_server).values()
+    assert (again is run, run.state, run.exit_code) == (True, "finished", 0)
+    assert logged_steps(run) == list(range(1, 10))
+    assert [row["_step"] for row in run.history] == list(range(len(run.history)))
+    assert aliases(wandb_server) == [["step-0"], ["step-2"], ["step-4"], ["final", "latest", "step-9"]]
 
 
 @pytest.mark.parametrize("modes", [("offline", "online"), ("online", "offline"), ("offline", "offline")])
