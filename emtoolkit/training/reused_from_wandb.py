@@ -1,22 +1,25 @@
 """Checkpoints that a run with reuse takes from its own W&B project, and their record in its W&B run."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import partial
+from pathlib import Path
+from typing import Any
 
-from emtoolkit.artifacts.collection import Reference
+from emtoolkit.artifacts.collection import Reference, find_version
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.publication import collection_name
 from emtoolkit.artifacts.run_mode import intended_mode
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.pruned import pruned_steps
-from emtoolkit.checkpoints.publications import Publications
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.publications import Publications, Published
+from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.config.scheduling import CheckpointingConfig
 from emtoolkit.config.sections import RunConfig, TrajectoryConfig
+from emtoolkit.paths import out_of_scratch
 from emtoolkit.progress import Progress
 from emtoolkit.reuse.from_wandb import fetch
 from emtoolkit.reuse.own_directory import OwnDirectory, intact
-from emtoolkit.reuse.store import TrajectoryStore
+from emtoolkit.reuse.store import TrajectoryStore, training_of
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.training.wandb_run import chosen_place
 
@@ -61,11 +64,38 @@ def fill_from_wandb(
     )
 
 
-def use_versions(run: GuardedRun, own: OwnDirectory, steps: Collection[int]) -> None:
-    """Make the versions from which `steps` were downloaded inputs of the online `run`, for the lineage on W&B."""
+def versions_of(own: OwnDirectory) -> Mapping[int, Published]:
+    """The versions on W&B of the steps in the store: those that were downloaded, or the latest training published.
+
+    A training publishes from its output directory, which may be gone or hold something else by now.
+    """
+    downloaded = Publications.read(own.store).published
+    training = training_of(own.store)
+    if training is None or (directory := Path(training.directory)) == out_of_scratch(own.directory):
+        return downloaded
+    try:
+        record = TrajectoryRecord.read_if_any(directory)
+    except DamagedRecordError:
+        return downloaded
+    if record is None or record.fingerprint != own.identity.fingerprint:
+        return downloaded
+    return {**Publications.read(directory).published, **downloaded}
+
+
+def use_versions(run: GuardedRun, versions: Mapping[int, Published], steps: Collection[int]) -> None:
+    """Make those of `versions` that have `steps` inputs of the online `run`, for the lineage on W&B.
+
+    A version that W&B no longer has is none.
+    """
     if run.run is None or run.run.disabled or run.run.offline:
         return
-    published = Publications.read(own.store).published
     for step in sorted(steps):
-        if step in published:
-            run.call(partial(run.run.use_artifact, published[step].artifact))
+        if step in versions:
+            run.call(partial(_use, run.run, versions[step].artifact))
+
+
+def _use(run: Any, version: str) -> None:
+    import wandb
+
+    if (found := find_version(wandb.Api(), version)) is not None:
+        run.use_artifact(found)

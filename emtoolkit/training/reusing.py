@@ -34,7 +34,7 @@ from emtoolkit.training.history import log_history
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.result import RunResult
-from emtoolkit.training.reused_from_wandb import schedule_to_save, use_versions
+from emtoolkit.training.reused_from_wandb import schedule_to_save, use_versions, versions_of
 from emtoolkit.training.wandb_run import check_variables, seconds_for_checkpoints, seconds_for_finish, start_run
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manif
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
     run = start_run(config, directory, collection_name(identity), wandb_mode(config.wandb))
     run.call(lambda: run.run.config.update(run_facts(own, steps, trained_steps=0)))
-    use_versions(run, own, steps)
+    use_versions(run, versions_of(own), steps)
     publisher = publish_into(run, own)
     failed = True
     try:

@@ -38,7 +38,7 @@ from emtoolkit.training.history import log_history
 from emtoolkit.training.prepare import PreparedRun
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.resume_point import ResumePoint, find_resume_point
-from emtoolkit.training.reused_from_wandb import fill_from_wandb, schedule_to_save, use_versions
+from emtoolkit.training.reused_from_wandb import fill_from_wandb, schedule_to_save, use_versions, versions_of
 from emtoolkit.training.reusing import may_take, publish_into, run_facts, take_all, trains_for_others, why_trains_alone
 from emtoolkit.training.scratch import Scratch
 
@@ -126,9 +126,11 @@ class SharedTraining:
         self.publisher = publish_into(run, self.own)
         run_id = None if run.run is None else str(run.run.id)
         facts = run_facts(self.own, self.reused, trained_steps=self.trained_steps)
+        # The note names this run from now on, and not who trained what is taken.
+        versions = versions_of(self.own)
         note_training(self.directory, Training(str(out_of_scratch(self.own.directory)), run_id, self.evaluated))
         run.call(lambda: run.run.config.update(facts))
-        use_versions(run, self.own, self.reused)
+        use_versions(run, versions, self.reused)
         for step in self.reused:
             self.own.take(step, self.taken[step], reused=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from emtoolkit.artifacts.collection import Reference
 from emtoolkit.checkpoints.publications import Publications, add_saved
@@ -102,6 +103,34 @@ def test_a_run_takes_from_its_project_what_is_no_longer_on_this_machine(
         f"tester/tests/{collection.name}: 2 of 2 wanted checkpoints are not reused, because a training here may give "
         "other bytes: MKL_CBWR was not set there and is COMPATIBLE here"
     ) in caplog.text
+
+
+def test_what_a_run_takes_from_the_store_of_this_machine_are_inputs_of_its_run_on_wandb(
+    config: Config, tmp_path: Path, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config("first", "0,2"))
+    assert train(config("second", "2")).trained is False
+    assert train(config("third", "0,3,9")).trained_steps == 3
+    project = wandb_server.store.project("tester", "tests")
+    (collection,) = project.collections.values()
+    first, second, third = project.runs.values()
+    assert {version.index: version.used_by for version in collection.versions} == {
+        0: [third],
+        1: [second],
+        2: [second, third],
+        3: [],
+    }
+    assert [version.created_by for version in collection.versions] == [first, first, first, third]
+
+    # A version that is gone is no input, and the run publishes its step anew.
+    wandb.Api().artifact(f"tester/tests/{collection.name}:step-3").delete(delete_aliases=True)
+    assert train(config("fourth", "3")).reused == (3, 9)
+    assert [version.index for version in collection.versions] == [0, 1, 2, 4]
+    *_, fourth = project.runs.values()
+    assert [version.index for version in collection.versions if fourth in version.used_by] == [2]
+    assert not [
+        each for each in caplog.records if each.levelno >= logging.WARNING and each.name.startswith("emtoolkit")
+    ]
 
 
 def test_a_run_that_is_not_online_asks_nobody(config: Config, tmp_path: Path, wandb_server: WandbServer) -> None:
