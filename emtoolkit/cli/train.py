@@ -70,7 +70,6 @@ def train(options: TrainOptions) -> None:
     others = notices(config.checkpointing.signals)
     with ends_on_signal("run the same command again", others), only_results_on_stdout():
         from emtoolkit.cli import render
-        from emtoolkit.training.reusing import take_without_training
 
         if options.dry_run:
             import_peft([(config.model, config.training)])
@@ -80,22 +79,25 @@ def train(options: TrainOptions) -> None:
             planned = cost.plan_one(config, bar=progress_bar)
             text = render_plan.plan_json(planned.plan) if options.as_json else render_plan.plan_table(planned)
         else:
-            # A run that trains nothing does not import torch, which takes seconds.
             # Slurm runs the same command again, in the same directory.
-            resume = options.resume or is_requeued()
-            result = take_without_training(config, resume=resume) or _trained(config, resume=resume)
+            result = _trained(config, resume=options.resume or is_requeued())
             text = render.checkpoints_json(result.checkpoints) if options.as_json else render.result_text(result)
     if is_local_main_process():
         show(text)
 
 
 def _trained(config: "RunConfig", *, resume: bool) -> "RunResult":
-    import_peft([(config.model, config.training)])
     from emtoolkit.artifacts.client_process import end_client
     from emtoolkit.saving.signals import TrainingInterrupted
-    from emtoolkit.training import run
+    from emtoolkit.training.reusing import take_without_training
 
     try:
+        # A run that trains nothing does not import torch, which takes seconds.
+        if (taken := take_without_training(config, resume=resume)) is not None:
+            return taken
+        import_peft([(config.model, config.training)])
+        from emtoolkit.training import run
+
         return run.train(config, resume=resume, bar=progress_bar, step_bar=training_bar())
     except TrainingInterrupted as interruption:
         end_client()

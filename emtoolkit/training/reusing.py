@@ -31,6 +31,7 @@ from emtoolkit.schedules.save_options import SaveOptions
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.storage.lock import lock_directory
 from emtoolkit.training.history import log_history
+from emtoolkit.training.interrupted import as_training_interrupted
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.result import RunResult
@@ -80,6 +81,7 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
     Raises:
         UserError: the directory of the run is in use or cannot be written, or W&B is required and does not answer, or
             would refuse the run.
+        TrainingInterrupted: a signal came while W&B was waited for; everything is saved.
     """
     if not config.trajectory.reuse:
         return None
@@ -119,10 +121,15 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
 
 
 def publish_late(wandb: WandbConfig, result: RunResult) -> None:
-    """Publish a run that W&B did not let begin online, if W&B answers now; its directory is not locked."""
+    """Publish a run that W&B did not let begin online, if W&B answers now; its directory is not locked.
+
+    Raises:
+        TrainingInterrupted: a signal came, which ends the wait for W&B.
+    """
     log = result.wandb_directory
     if log is not None and log.name.startswith("offline-") and intended_mode(wandb) == "online":
-        publish_if_answered(result.directory, wandb.publish_timeout)
+        with as_training_interrupted(lambda: max((info.step for info in result.checkpoints), default=None)):
+            publish_if_answered(result.directory, wandb.publish_timeout)
 
 
 def evaluated_steps(evaluation: EvaluationConfig, total_steps: int) -> tuple[int, ...] | None:
@@ -206,7 +213,8 @@ def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manif
         own.end()
         failed = False
     finally:
-        _finish(run, config.wandb, own, publisher, failed=failed)
+        with as_training_interrupted(lambda: None if failed else steps[-1]):
+            _finish(run, config.wandb, own, publisher, failed=failed)
     return RunResult(
         directory,
         tuple(list_checkpoints(directory)),

@@ -2,8 +2,8 @@
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.sections import RunConfig, WandbConfig
 from emtoolkit.cpu_threads import threads_for
-from emtoolkit.launch import ignore_signals, signal_of
+from emtoolkit.launch import ignore_signals
 from emtoolkit.models.preflight import PersonaEffect
 from emtoolkit.progress import Bar, no_bar
 from emtoolkit.reuse.environment_file import add_stretch
@@ -32,6 +32,7 @@ from emtoolkit.training.determinism import deterministic_algorithms
 from emtoolkit.training.divergence import StopWhereDiverged, named_as_divergence
 from emtoolkit.training.effective_settings import device_type
 from emtoolkit.training.hub_push import pushing_to_hub
+from emtoolkit.training.interrupted import as_training_interrupted
 from emtoolkit.training.prepare import PreparedRun, prepare
 from emtoolkit.training.progress_callback import ProgressCallback
 from emtoolkit.training.resolved_config import write_resolved_config
@@ -185,7 +186,7 @@ def _fit(
     callback = _save_callback(config, prepared, start, shared)
     stops = config.training.on_nan == "stop"
     effects = [composed.before]
-    with _as_training_interrupted(callback):
+    with as_training_interrupted(lambda: callback.ended_at):
         failed = True
         try:
             with no_model_uploads():
@@ -318,16 +319,3 @@ def _end_run(
         SECONDS_AFTER_SIGNAL if isinstance(interruption, TrainingInterrupted) else seconds_for_finish(wandb),
         failed=failed,
     )
-
-
-@contextmanager
-def _as_training_interrupted(callback: ScheduledCheckpointCallback) -> Iterator[None]:
-    """A signal that came after the last step is one sentence like a signal in training: everything is saved."""
-    try:
-        yield
-    except TrainingInterrupted:
-        raise
-    except KeyboardInterrupt as interruption:
-        if callback.ended_at is None:
-            raise
-        raise TrainingInterrupted(callback.ended_at, signal_of(interruption)) from None

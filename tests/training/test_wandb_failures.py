@@ -21,6 +21,7 @@ from emtoolkit.artifacts.sync import sync
 from emtoolkit.config.load import load_config
 from emtoolkit.saving.callback import ScheduledCheckpointCallback
 from emtoolkit.saving.signals import TrainingInterrupted
+from emtoolkit.training import reusing
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.run import train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
@@ -244,3 +245,37 @@ def test_a_signal_ends_the_wait_for_wandb_as_it_ends_training(
     assert time.monotonic() - sent[0] < HANG_SECONDS
     wandb_server.faults.clear()
     assert sync(tmp_path / "out").on_wandb == (0, 2, 4, 9)
+
+
+@pytest.mark.parametrize("reuse", ["false", "true"])
+def test_a_signal_during_the_late_publication_ends_as_one_in_training(
+    reuse: str,
+    run: Run,
+    write_config: Callable[..., Path],
+    wandb_server: WandbServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Also that of a run that takes every checkpoint from the store, whose directory exists now: it needs --resume."""
+    wandb_server.refuse_connections()
+    monkeypatch.setattr(reusing, "publish_if_answered", lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    settings = ["wandb.mode=online", f"trajectory.store={tmp_path / 'store'}", f"trajectory.reuse={reuse}"]
+    with pytest.raises(TrainingInterrupted, match="interrupted by SIGINT after step 9"):
+        run(*settings)
+    assert saved_steps(tmp_path / "out") == [0, 2, 4, 9]
+    if reuse == "true":
+        words = [
+            "train",
+            write_config(),
+            *(f"--{setting}" for setting in settings),
+            "--output-dir",
+            tmp_path / "second",
+        ]
+        done = emtoolkit(*words)
+        assert (done.code, done.out) == (130, "")
+        sentence = (
+            "interrupted by SIGINT after step 9; the state is saved, and the same command with --resume continues"
+        )
+        assert done.err.splitlines()[-1] == f"emtoolkit: {sentence}"
+        assert saved_steps(tmp_path / "second") == [0, 2, 4, 9]
+        assert emtoolkit(*words, "--resume").code == 0
