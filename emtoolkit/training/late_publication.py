@@ -8,7 +8,6 @@ from emtoolkit.artifacts.client_process import end_client
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.artifacts.sync import Synced, sync
 from emtoolkit.errors import first_line
-from emtoolkit.shell_command import quoted_command
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +17,8 @@ _SECONDS_TO_STOP = 5.0
 def publish_if_answered(directory: Path, timeout: float) -> None:
     """Send the log and the checkpoints in `directory` if W&B answers now, in at most `timeout` seconds.
 
-    What W&B does not take stays for `emtoolkit sync`, which the warning at the start of the run has named.
+    What W&B does not take stays for `emtoolkit sync`, which the warning at the start of the run has named and the
+    summary at its end names.
 
     Raises:
         KeyboardInterrupt: a signal came, which ends the wait for W&B.
@@ -36,7 +36,7 @@ def publish_if_answered(directory: Path, timeout: float) -> None:
         logger.info("%s: everything is on W&B", directory)
         return
     problem = sending.result.problems[0] if sending.result is not None else sending.problem
-    logger.info("%s; %s publishes the rest", problem, quoted_command("emtoolkit", "sync", directory))
+    logger.info("%s; the rest of %s is not on W&B", problem, directory)
 
 
 class _Sending(threading.Thread):

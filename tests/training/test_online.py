@@ -136,6 +136,8 @@ def test_a_failing_server_costs_neither_the_run_nor_a_checkpoint(
     assert [(info.step, info.complete) for info in result.checkpoints] == [(0, True), (2, True), (4, True), (9, True)]
     assert len(told := warnings(caplog)) == 1, told
     assert "emtoolkit sync" in told[0]
+    # The attempt to publish at the end does not repeat the command.
+    assert [text for record in caplog.records if "'emtoolkit sync" in (text := record.getMessage())] == told
     assert result.wandb_directory is not None
     assert result.wandb_directory.name.startswith("run-") == online
     assert sum(info.published is not None for info in result.checkpoints) == taken
