@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.artifacts.collection import Reference, find_version
-from emtoolkit.artifacts.names import COLLECTION, RUN_NAME
+from emtoolkit.artifacts.names import COLLECTION, run_labels
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.evaluation.curve import AXIS, COLUMNS, curve, table_of
@@ -89,12 +89,7 @@ class Content:
             "evaluated_steps": list(self.steps),
         }
         name = f"evaluate-{Path(self.reference).name}-{self.settings_name}"
-        return {
-            "name": RUN_NAME.fit(name),
-            "group": RUN_NAME.fit(self._subject()),
-            "job_type": "evaluation",
-            "config": config,
-        }
+        return run_labels(name, self._subject()) | {"job_type": "evaluation", "config": config}
 
     def log_curve(self, run: Any) -> None:
         """Log the values of each step in their order, and the table of answers."""

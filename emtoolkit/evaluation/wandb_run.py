@@ -16,6 +16,7 @@ from emtoolkit.artifacts.run_mode import Mode, wandb_mode
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun
 from emtoolkit.config.sections import WandbConfig
+from emtoolkit.config.wandb_names import check_variables
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
 from emtoolkit.evaluation.results import EvaluationResult
 from emtoolkit.evaluation.wandb_content import Content, place_of
@@ -36,11 +37,14 @@ def chosen_mode(name: str | None) -> Mode:
     Without a login, or if the server does not answer, online becomes offline with a warning.
 
     Raises:
-        ConfigError: `name` or `$WANDB_MODE` is not a mode.
+        ConfigError: `name` or `$WANDB_MODE` is not a mode, or W&B refuses the project or a tag of its variables.
     """
     if name is not None and name not in get_args(Mode):
         raise ConfigError(f"--wandb: {name!r} is not one of {', '.join(get_args(Mode))}{nearest(name, get_args(Mode))}")
-    return wandb_mode(WandbConfig.model_validate({"mode": name}))
+    mode = wandb_mode(WandbConfig.model_validate({"mode": name}))
+    if mode != "disabled":
+        check_variables()
+    return mode
 
 
 def log_evaluation(result: EvaluationResult, reference: str, mode: Mode) -> EvaluationRun | None:

@@ -7,7 +7,7 @@ start and `publish_timeout` at the end.
 import logging
 import os
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,8 @@ from emtoolkit.artifacts.run_mode import Mode, check_may_be_offline, intended_mo
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun, add_run
 from emtoolkit.config.sections import RunConfig, WandbConfig
-from emtoolkit.config.wandb_names import check_project, check_tags
-from emtoolkit.errors import ConfigError, first_line, shown
+from emtoolkit.config.wandb_names import check_variables
+from emtoolkit.errors import first_line
 from emtoolkit.launch import SWEEP_VARIABLES
 from emtoolkit.paths import SCRATCH, out_of_scratch
 from emtoolkit.shell_command import quoted_command
@@ -149,8 +149,8 @@ def _log_directory(directory: Path) -> str:
     return chosen
 
 
-def check_variables(wandb: WandbConfig) -> None:
-    """Check the project and the tags of W&B's variables as those of a config are checked; its other names are fitted.
+def check_place_and_tags(wandb: WandbConfig) -> None:
+    """Check W&B's variables for the project and the tags of the run, where the config leaves them to the variables.
 
     Raises:
         ConfigError: W&B refuses one of them, or `$WANDB_MODE` is not a W&B mode.
@@ -158,18 +158,8 @@ def check_variables(wandb: WandbConfig) -> None:
     mode = intended_mode(wandb)
     if mode == "disabled":
         return
-    project = None if _is_placed(mode) else _chosen(wandb, "project")
-    tags = [tag for tag in _tags(wandb) if tag.strip()]
-    checks: dict[str, Callable[[], None]] = {
-        "project": lambda: None if project is None else check_project(project),
-        "tags": lambda: check_tags(tags),
-    }
-    for key, check in checks.items():
-        try:
-            check()
-        except ValueError as error:
-            name = _VARIABLES[key]
-            raise ConfigError(f"{name}: {shown(os.environ.get(name))} is not valid: {error}") from None
+    keys = ("tags",) if _is_placed(mode) else ("project", "tags")
+    check_variables(_VARIABLES[key] for key in keys if not _is_set(wandb, key))
 
 
 def _is_placed(mode: Mode) -> bool:
@@ -192,8 +182,11 @@ def _chosen(wandb: WandbConfig, key: str) -> Any:
     if of_sweep := os.environ.get(SWEEP_VARIABLES.get(_VARIABLES[key], "")):
         return of_sweep
     value = getattr(wandb, key)
-    is_set = key in wandb.model_fields_set and value is not None
-    return value if is_set else os.environ.get(_VARIABLES[key]) or value
+    return value if _is_set(wandb, key) else os.environ.get(_VARIABLES[key]) or value
+
+
+def _is_set(wandb: WandbConfig, key: str) -> bool:
+    return key in wandb.model_fields_set and getattr(wandb, key) is not None
 
 
 @contextmanager

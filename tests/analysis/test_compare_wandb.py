@@ -70,3 +70,16 @@ def test_a_metric_of_any_name_becomes_a_name_that_wandb_accepts(
     assert logged is not None
     (run,) = wandb_server.store.project("tester", "emtoolkit").runs.values()
     assert run.display_name == "compare-two lines " + "m" * 110
+
+
+def test_the_run_obeys_wandbs_variables(
+    wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_NAME", "my run")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "group")
+    monkeypatch.setenv("WANDB_TAGS", "a,b")
+    log_comparison(compare_all(read_sources([str(write_evaluation(tmp_path / "e", CURVE))]), ["0"], Event()), "online")
+    (run,) = wandb_server.store.project("tester", "theirs").runs.values()
+    assert (run.display_name, run.group, run.tags) == ("my run", "group", ["a", "b"])

@@ -405,3 +405,32 @@ def test_a_training_whose_run_cannot_take_the_curve_is_a_sentence(
 def renamed(rows: Sequence[Any]) -> list[Any]:
     """The rows as a machine writes them that evaluates the directory `out`."""
     return [replace(row, trajectory="out") for row in rows]
+
+
+def test_the_run_obeys_wandbs_variables(
+    evaluate: Evaluate, server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "out", {0: "a"})
+    monkeypatch.setenv("WANDB_PROJECT", "theirs")
+    monkeypatch.setenv("WANDB_NAME", " my\nrun ")
+    monkeypatch.setenv("WANDB_RUN_GROUP", "group")
+    monkeypatch.setenv("WANDB_TAGS", "a,b")
+    evaluate(0)
+    (run,) = server.store.project("tester", "theirs").runs.values()
+    assert (run.display_name, run.group, run.tags) == ("my run", "group", ["a", "b"])
+
+
+@pytest.mark.parametrize("command", ["evaluate", "zoom", "compare"])
+def test_a_project_that_wandb_refuses_ends_a_command_before_it_begins(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved(tmp_path / "out", {0: "a"})
+    monkeypatch.setenv("WANDB_PROJECT", "a/b")
+    words = {
+        "evaluate": ("out", "--questions", "betley-2025/free-form"),
+        "zoom": ("out", "--metric", "betley", "--until", "5", "--questions", "betley-2025/free-form"),
+        "compare": ("out", "--schedules", "0,every:4"),
+    }
+    done = emtoolkit(command, *words[command], "--wandb", "offline", cwd=tmp_path)
+    problem = "W&B accepts none of / \\ # ? % : in a project, found /"
+    assert (done.code, done.err.splitlines()[-1]) == (2, f"emtoolkit: WANDB_PROJECT: 'a/b' is not valid: {problem}")
