@@ -9,6 +9,7 @@ import pytest
 
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.publications import Publications
+from emtoolkit.storage.lock import lock_directory
 from tests.launched import ACCELERATE, TORCHRUN, launched
 from tests.saving.trainings import bytes_of, saved_steps
 
@@ -80,3 +81,22 @@ def test_what_process_0_refuses_at_the_beginning_ends_the_other_too(whole: Path)
     sentence = f"refused: {whole}: holds another trajectory (arguments.learning_rate is 0.01 there and 0.02 here)"
     assert done.stdout.count(sentence) == 2, done.stderr[-3000:]
     assert bytes_of(whole) == before
+
+
+def test_an_error_of_no_known_kind_at_the_beginning_of_process_0_is_told_to_the_other(tmp_path: Path) -> None:
+    done = train(tmp_path, "0", no_memory=True)
+    assert done.returncode != 0
+    lines = sorted(line for line in done.stdout.splitlines() if not line.startswith("process"))
+    assert lines == [
+        "raised: no memory for the copy",
+        "refused: process 0: RuntimeError: no memory for the copy",
+    ], done.stderr[-3000:]
+
+
+def test_an_error_of_process_1_in_mid_training_saves_the_last_whole_step_and_ends_both(tmp_path: Path) -> None:
+    done = train(tmp_path, "0,every:100", fail_in_1_at=3)
+    assert done.returncode != 0
+    assert done.stderr.count("a fault of the training's own") >= 1, done.stderr[-3000:]
+    assert saved_steps(tmp_path) == [0, 3]
+    assert all(info.complete for info in list_checkpoints(tmp_path, rehash=True))
+    lock_directory(tmp_path).release()
