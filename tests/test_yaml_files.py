@@ -229,6 +229,7 @@ def test_a_config_may_keep_what_it_merges_under_a_key_of_its_own(tmp_path: Path)
         ("training: {learning_rate: .inf}", "training.learning_rate: inf is not valid: input should be a finite numb"),
         ("training: {bf16: 1}", "training.bf16: 1 is not valid: input should be a valid boolean"),
         ("persona: 2024", "persona: 2024 is not valid: input should be a valid string; put a text that looks like"),
+        ('output_dir: " "', "output_dir: ' ' names nothing; write a name, or leave the key out"),
         ("evaluation: {eval_schedule: 100}", "write every:100 for every 100 steps, or '100' in quotes for that step"),
         ("seed: [" + "1," * 100_000 + "]", "seed: [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, ...] is not valid"),
         ("seed: " + "x" * 100_000, "seed: 'xxx"),
@@ -244,15 +245,27 @@ def test_a_config_says_the_line_of_the_key(tmp_path: Path, line: str, sentence: 
     assert len(str(raised.value)) < 700
 
 
-def test_a_number_as_schedule_says_both_ways_to_write_what_is_meant(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("value", "advice"),
+    [
+        ("100", "; write every:100 for every 100 steps, or '100' in quotes for that step"),
+        ("0", "; write '0' in quotes for that step"),
+        ("[0, every:5, 10-20:2]", "; write '0,every:5,10-20:2', a text and not a list"),
+        ("[0, true]", ""),
+        ("[dense-erly]", ""),
+        ("-5", ""),
+    ],
+)
+def test_another_value_than_a_text_as_schedule_says_how_to_write_what_is_meant(
+    tmp_path: Path, value: str, advice: str
+) -> None:
     path = tmp_path / "f.yaml"
-    path.write_text(CONFIG.replace("save_steps: 5", "schedule: 100"))
+    path.write_text(CONFIG.replace("save_steps: 5", f"schedule: {value}"))
     with pytest.raises(ConfigError) as raised:
         load_config(str(path))
-    assert str(raised.value) == (
-        f"{path}, line 3: checkpointing.schedule: 100 is not valid: expected a schedule such as dense-early or "
-        "'0-150:25,300-:100'; write every:100 for every 100 steps, or '100' in quotes for that step"
-    )
+    place, _, sentence = str(raised.value).partition(" is not valid: ")
+    assert place.startswith(f"{path}, line 3: checkpointing.schedule: ")
+    assert sentence == f"expected a schedule such as dense-early or '0-150:25,300-:100'{advice}"
 
 
 @pytest.mark.parametrize(

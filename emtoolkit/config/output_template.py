@@ -17,8 +17,10 @@ def check_template(template: str) -> None:
     """Check the placeholders of `template`.
 
     Raises:
-        ConfigError: a placeholder is none of `PLACEHOLDERS`, or a brace has no partner.
+        ConfigError: a placeholder is none of `PLACEHOLDERS`, a brace has no partner, or all characters are blanks.
     """
+    if not template.strip():
+        raise ConfigError(f"{template!r} names nothing; write a name, or leave the key out")
     for name in _names(_with_variables(template)):
         if name not in PLACEHOLDERS:
             known = [f"{{{placeholder}}}" for placeholder in PLACEHOLDERS]

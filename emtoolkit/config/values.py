@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 
+from emtoolkit.errors import ScheduleError, shown
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.yaml_scalars import boolean_meant, number_meant
 
@@ -86,11 +88,22 @@ def _step_list(value: object) -> object:
 
 def _grammar(value: object) -> object:
     if not isinstance(value, str):
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-        advice = f"; write every:{value} for every {value} steps, or '{value}' in quotes for that step" if whole else ""
-        raise ValueError(f"expected a schedule such as dense-early or '0-150:25,300-:100'{advice}")
+        raise ValueError(f"expected a schedule such as dense-early or '0-150:25,300-:100'{_as_schedule(value)}")
     Schedule.parse(value)
     return value
+
+
+def _as_schedule(value: object) -> str:
+    """The advice for `value` in place of a schedule; empty if it means none."""
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        every = f"write every:{value} for every {value} steps, or " if value else "write "
+        return f"; {every}'{value}' in quotes for that step"
+    if isinstance(value, list) and value and all(isinstance(term, str | int) for term in value):
+        terms = ",".join(str(term) for term in value)
+        with suppress(ScheduleError):
+            Schedule.parse(terms)
+            return f"; write {shown(terms)}, a text and not a list"
+    return ""
 
 
 def _known_grammar(value: object) -> object:
