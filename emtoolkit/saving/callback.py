@@ -66,8 +66,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         on_nan: what weights that are not finite do: `"stop"` with a `DivergedError`, or `"continue"`.
         overlap: copy the weights while the next step computes, where nothing else may change them.
         also_save: steps to save besides those of the schedule, such as damaged checkpoints.
-        resume_state_is_intact: the resume checkpoint was compared with its digests already; otherwise a resume
-            compares it when training begins.
+        resume_state_is_intact: the resume checkpoint was compared with its digests already, so a resume does not.
         clock: the current time in seconds; tests replace it.
 
     Raises:
@@ -77,6 +76,8 @@ class ScheduledCheckpointCallback(TrainerCallback):
         CheckpointError: the output directory holds another trajectory (when training begins), or a save failed.
         TrainingInterrupted: a signal came; the state is saved.
     """
+
+    _running_in: Path | None = None  # absolute: a program may change its working directory during a training
 
     def __init__(
         self,
@@ -162,6 +163,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         if warning := self.schedule.check_reachable(state.max_steps, allow_unreachable=allow_unreachable):
             logger.warning("%s", warning)
         self._end_earlier_attempt(event)
+        self._running_in = self._directory(args)
         if self._trainer is None:
             warn_of_stateful_callbacks(state)
         self._ranks = Ranks.of_this_training()
@@ -260,8 +262,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
     def save_after_failure(self) -> None:
         """Save the last complete step of a training that an exception ended, and wait for the disk.
 
-        For programs with a training loop of their own. `Trainer.train` has done this before it raises its exception;
-        then this method does nothing.
+        For training loops of one's own: `Trainer.train` has done this before it raises its exception.
         """
         self._save_and_close(None)
 
@@ -318,16 +319,15 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     def _end_earlier_attempt(self, event: TrainerEvent) -> None:
         """Close a training that did not end. After `auto_find_batch_size` the new attempt is another trajectory."""
-        batch_size = event.state.train_batch_size
-        earlier, self._batch_size = self._batch_size, batch_size
-        was_open, updated = self._session is not None, self._updated
-        self._updated = False
+        earlier, self._batch_size = self._batch_size, event.state.train_batch_size
+        directory, was_open = self._directory(event.args), self._session is not None
+        updated, self._updated = self._updated, False
         self._close()
-        if was_open and event.args.auto_find_batch_size and earlier != batch_size:
-            set_attempt_aside(self._directory(event.args), batch_size, updated=updated)
+        if was_open and event.args.auto_find_batch_size and earlier != self._batch_size:
+            set_attempt_aside(directory, event.state.train_batch_size, updated=updated)
 
     def _directory(self, args: TrainingArguments) -> Path:
-        return (self._output_dir or Path(str(args.output_dir))).absolute()
+        return self._running_in or (self._output_dir or Path(str(args.output_dir))).absolute()
 
     def _close(self) -> None:
         # Other processes may have had the signal first. In this one it may arrive while the session is closed, where
@@ -338,7 +338,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         self._ranks.close()
         self._ranks = Ranks()
         session, strategy = self._session, self._strategy
-        self._session = self._strategy = None
+        self._session = self._strategy = self._running_in = None
         try:
             if strategy is not None:
                 self.waited_seconds += strategy.waited_seconds

@@ -41,8 +41,9 @@ class StepCount:
         """
         if state.max_steps < 1:
             raise ConfigError(
-                f"trainer.state.max_steps: {state.max_steps} when training begins; a training loop of your own sets "
-                "it to the number of optimizer steps before on_train_begin"
+                f"trainer.state.max_steps: {state.max_steps} when training begins, so there is no step to train; raise "
+                "num_train_epochs or max_steps; a training loop of your own sets it to the number of optimizer steps "
+                "before on_train_begin"
             )
         self.first = self._last = state.global_step
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -44,30 +44,35 @@ class DeferredSignals:
         self._names = names
         self._process = 0
         self._earlier_handlers: dict[signal.Signals, Any] = {}
+        # The handlers before the newest training, which stay known after it.
+        self._before: Mapping[Any, Any] = {}
+        self._training = False
 
     def defer(self) -> None:
         """Install the handlers; does nothing outside the main thread, where Python allows no handlers."""
         if threading.current_thread() is threading.main_thread() and not self._earlier_handlers:
-            self.received, self._process = None, os.getpid()
+            self.received, self._process, self._training = None, os.getpid(), True
             caught = (*ENDING, *self._notices())
             for number in caught:
-                if signal.getsignal(number) not in _NOT_OF_A_PROGRAM and is_local_main_process():
+                if _is_of_a_program(signal.getsignal(number)) and is_local_main_process():
                     logger.warning(
                         "%s: during the training it saves the state and stops; the handler that this program "
                         "installed is restored afterwards",
                         number.name,
                     )
             self._earlier_handlers = {number: signal.signal(number, self._store) for number in caught}
+            self._before = {**self._earlier_handlers}
 
     def restore(self) -> None:
-        """Put the earlier handlers back.
+        """Put the earlier handlers back, but for signals that got a handler since, which stays.
 
         After a signal, a program that ends now ignores the notices that are still to come.
         """
-        earlier, self._earlier_handlers = self._earlier_handlers, {}
+        earlier, self._earlier_handlers, self._training = self._earlier_handlers, {}, False
         for number, handler in earlier.items():
-            ends = self.received is not None and number not in ENDING and handler is terminate
-            signal.signal(number, signal.SIG_IGN if ends else handler)
+            if signal.getsignal(number) == self._store:
+                ends = self.received is not None and number not in ENDING and handler is terminate
+                signal.signal(number, signal.SIG_IGN if ends else _of_no_ended_training(handler, number))
 
     def _notices(self) -> Iterator[signal.Signals]:
         """The notices that this training may catch: those that the process neither ignores nor handles by itself."""
@@ -83,6 +88,11 @@ class DeferredSignals:
                     logger.log(level, "%s %s in this process, and does not stop the training", number.name, how)
 
     def _store(self, number: int, frame: FrameType | None) -> None:
+        if not self._training:
+            # Who installed a handler over this one during the training has put this one back.
+            signal.signal(number, _of_no_ended_training(self._store, number))
+            signal.raise_signal(number)
+            return
         is_first = self.received is None
         if is_first:
             self.received = number
@@ -95,6 +105,18 @@ class DeferredSignals:
         if is_told and (is_first or number in ENDING):
             second = "; a second signal stops at once" if number in ENDING else ""
             _tell(f"\nSaving the state after this training step{second}.\n")
+
+
+def _is_of_a_program(handler: Any) -> bool:
+    of_a_training = isinstance(getattr(handler, "__self__", None), DeferredSignals)
+    return handler not in _NOT_OF_A_PROGRAM and not of_a_training
+
+
+def _of_no_ended_training(handler: Any, number: int) -> Any:
+    """`handler`, or the one before the training that installed `handler` if that training has ended."""
+    while isinstance(owner := getattr(handler, "__self__", None), DeferredSignals) and not owner._training:
+        handler = owner._before[number]
+    return handler
 
 
 def _disposition(number: signal.Signals) -> Literal["default", "ignored", "handled", "handled in C"]:

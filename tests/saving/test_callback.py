@@ -1,6 +1,7 @@
 """The callback under the real Trainer: which steps are saved, when, and with which files."""
 
 import json
+import os
 import signal
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from emtoolkit import ScheduledCheckpointCallback
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.errors import CheckpointError, ConfigError, ScheduleError
 from emtoolkit.saving.snapshot import SnapshotBuffers
+from emtoolkit.stop_signals import ENDING, NOTICES
 from emtoolkit.storage.lock import lock_directory
 from tests.saving.callbacks import FailAt, StopAt, callback, wait_for_disk
 from tests.saving.trainings import base_model, bytes_of, lora_model, make_trainer, saved_steps
@@ -405,3 +407,26 @@ def test_any_exception_at_the_beginning_restores_the_signal_handlers_and_release
             make_trainer(tmp_path, [callback("0")]).train()
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     lock_directory(tmp_path).release()
+
+
+def test_a_training_may_change_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+
+    class Move(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            os.chdir(tmp_path / "elsewhere")
+
+    make_trainer(Path("out"), [callback("0,every:4", resume_every="2 steps", resume_at_end=True), Move()]).train()
+    assert saved_steps(tmp_path / "out") == [0, 4, 8]
+    assert (tmp_path / "out" / "trainer_state.json").exists()
+    assert [path.name for path in (tmp_path / "out" / "resume").iterdir()] == ["checkpoint-8"]
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+def test_two_callbacks_of_a_training_leave_the_signal_handlers_as_they_were(tmp_path: Path) -> None:
+    before = [signal.getsignal(number) for number in (*ENDING, *NOTICES)]
+    two = [callback("0,every:4", output_dir=tmp_path / "a"), callback("0,every:3", output_dir=tmp_path / "b")]
+    make_trainer(tmp_path, list(two)).train()
+    assert [saved_steps(tmp_path / name) for name in ("a", "b")] == [[0, 4, 8], [0, 3, 6, 8]]
+    assert [signal.getsignal(number) for number in (*ENDING, *NOTICES)] == before

@@ -118,7 +118,11 @@ def test_a_loop_that_fails_leaves_nothing_behind_and_its_last_step_is_saved(tmp_
     ("attributes", "sentence", "saved"),
     [
         ({"events": ALL - {"train_begin"}}, "an event of a training came before on_train_begin; add the callback", []),
-        ({"counts_beforehand": False}, "max_steps: 0 when training begins; a training loop of your own sets it to", []),
+        (
+            {"counts_beforehand": False},
+            "max_steps: 0 when training begins, so there is no step to train; raise num_train",
+            [],
+        ),
         (
             {"counts_steps": False},
             "global_step: 0 at the end of the step after step 0; a training loop of your",

@@ -201,3 +201,23 @@ def test_a_bad_list_of_signals_is_one_sentence_in_a_script_and_in_a_config(
 def test_a_config_passes_its_signals_on(write_config: Callable[..., Path]) -> None:
     config = load_config(str(write_config('schedule: "0"')), ["checkpointing.signals=[SIGXCPU]"])
     assert config.checkpointing.to_save_options(publish_timeout=1.0, on_nan="stop", on_cpu=True).signals == ["SIGXCPU"]
+
+
+def test_a_handler_that_outlives_its_training_passes_the_signal_on() -> None:
+    """A program that installs a handler during the training puts back the one that it found."""
+    received: list[str] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append("the program's"))
+    try:
+        ours = DeferredSignals(["SIGTERM"])
+        ours.defer()
+        found = signal.signal(signal.SIGTERM, lambda number, frame: received.append("the newer one"))
+        ours.restore()
+        signal.raise_signal(signal.SIGTERM)
+        assert received == ["the newer one"]
+
+        signal.signal(signal.SIGTERM, found)
+        signal.raise_signal(signal.SIGTERM)
+        assert received == ["the newer one", "the program's"]
+        assert ours.received is None
+    finally:
+        signal.signal(signal.SIGTERM, before)
