@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,13 +11,12 @@ from urllib.parse import urlsplit
 
 from emtoolkit.artifacts.retries import is_key_refused, retried
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
+from emtoolkit.artifacts.versions import PER_PAGE, all_of, all_versions
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.remote import RefusedError
 from emtoolkit.errors import CheckpointError, first_line, nearest
 from emtoolkit.storage.safe_paths import why_unsafe
 
-# W&B's client asks for 50; the server allows more, so that 300 checkpoints take three requests.
-_PER_PAGE = 100
 _STEP_ALIAS = re.compile(r"step-(0|[1-9][0-9]{0,18})")
 # The key in the metadata of a version whose run has published the checkpoint again, in a collection of its own.
 PUBLISHED_AGAIN = "published_again_as"
@@ -178,7 +177,7 @@ class Collection:
             CheckpointError: W&B could not list the files.
         """
         with _explained(f"{checkpoint.artifact}: its files could not be listed"):
-            nodes = retried(lambda: _all(checkpoint.handle.files(per_page=_PER_PAGE)))
+            nodes = retried(lambda: all_of(checkpoint.handle.files(per_page=PER_PAGE)))
             files = [self._file(checkpoint.artifact, node) for node in nodes]
         _check_names(files)
         return files
@@ -199,45 +198,9 @@ class Collection:
         return urlsplit(url)[:2] == urlsplit(self._base_url)[:2]
 
 
-def _all(paginator: Iterable[Any]) -> list[Any]:
-    """Every item of a paginator of W&B's client.
-
-    `list` would ask the paginator for its length, which raises an error unless the server counts files
-    (`TOTAL_COUNT_IN_FILE_CONNECTION`).
-    """
-    return [item for item in paginator]  # noqa: C416 - `list` asks for the length
-
-
-def all_versions(api: Any, name: str) -> list[Any]:
-    """Every version of the collection `entity/project/collection`, the newest first.
-
-    Raises:
-        ValueError: there is no such collection.
-        Exception: whatever W&B's client raises if the server does not answer.
-    """
-    return retried(lambda: _all(api.artifacts(type_name="model", name=name, per_page=_PER_PAGE)))
-
-
-def find_version(api: Any, name: str) -> Any:
-    """The version `entity/project/collection:alias`; None if the server answers that there is none.
-
-    Raises:
-        Exception: whatever W&B's client raises if the server does not answer.
-    """
-    import wandb
-
-    try:
-        return retried(lambda: api.artifact(name))
-    except (wandb.errors.CommError, ValueError) as error:
-        # The client reports a null in the answer as a plain ValueError, and most times wraps it.
-        if type(getattr(error, "exc", error)) is ValueError:
-            return None
-        raise
-
-
 def file_digests(version: Any) -> dict[str, str | None]:
     """The digest of each file of a version as W&B declares it: an MD5 or an XXH128 in hexadecimal, else None."""
-    attributes = [node._attrs for node in retried(lambda: _all(version.files(per_page=_PER_PAGE)))]
+    attributes = [node._attrs for node in retried(lambda: all_of(version.files(per_page=PER_PAGE)))]
     return {str(file["name"]): _in_hex(file.get("md5") or file.get("digest")) for file in attributes}
 
 
@@ -314,8 +277,8 @@ def _nearest_collection(api: Any, project: str, collection: str) -> str:
     import wandb
 
     try:
-        collections = api.artifact_type("model", project).collections(per_page=_PER_PAGE)
-        return nearest(collection, [found.name for found in _all(collections)])
+        collections = api.artifact_type("model", project).collections(per_page=PER_PAGE)
+        return nearest(collection, [found.name for found in all_of(collections)])
     except (wandb.errors.Error, TimeoutError, ValueError):
         # The project may not exist either; the error message is complete without a suggestion.
         return ""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from emtoolkit.artifacts.collection import PUBLISHED_AGAIN, all_versions, file_digests, find_version, step_of_version
+from emtoolkit.artifacts.collection import PUBLISHED_AGAIN, file_digests, step_of_version
 from emtoolkit.artifacts.digest_algorithm import Algorithm, algorithm_for, algorithm_of
 from emtoolkit.artifacts.names import ARTIFACT_TAG
 from emtoolkit.artifacts.publication import (
@@ -30,6 +30,7 @@ from emtoolkit.artifacts.publication import (
     own_collection_name,
 )
 from emtoolkit.artifacts.version_removal import revive
+from emtoolkit.artifacts.versions import all_versions, find_version
 from emtoolkit.artifacts.withdrawal import keep_as_step, withdraw
 from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.manifest import MANIFEST

@@ -8,7 +8,8 @@ from collections.abc import Collection as AnyCollection
 from collections.abc import Sequence
 from typing import Any
 
-from emtoolkit.artifacts.collection import Collection, find_version
+from emtoolkit.artifacts.collection import Collection
+from emtoolkit.artifacts.versions import find_version
 from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.saved_for import with_reason

@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.artifacts.collection import Reference, find_version
+from emtoolkit.artifacts.collection import Reference
 from emtoolkit.artifacts.names import COLLECTION, run_labels
+from emtoolkit.artifacts.versions import find_version, find_versions
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import RECORD
 from emtoolkit.evaluation.curve import AXIS, COLUMNS, curve, table_of
@@ -122,13 +123,15 @@ class Content:
         import wandb
 
         api = wandb.Api(overrides={"entity": run.entity, "base_url": run.settings.base_url})
-        for checkpoint in Trajectory.open(self.reference):
-            if checkpoint.step not in self.steps or checkpoint.artifact is None:
-                continue
-            if (version := find_version(api, checkpoint.artifact)) is None:
-                logger.warning("%s is not on W&B any more, so the lineage lacks it", checkpoint.artifact)
+        trajectory = Trajectory.open(self.reference)
+        evaluated = [checkpoint.artifact for checkpoint in trajectory if checkpoint.step in self.steps]
+        names = [name for name in evaluated if name is not None]
+        found = find_versions(api, names)
+        for name in names:
+            if name in found:
+                run.use_artifact(found[name])
             else:
-                run.use_artifact(version)
+                logger.warning("%s is not on W&B any more, so the lineage lacks it", name)
 
     def log_files(self, run: Any) -> None:
         """Log the results, and the activations if there are any, and wait until W&B has committed them."""

@@ -5,11 +5,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from emtoolkit.artifacts.collection import Reference, find_version
+from emtoolkit.artifacts.collection import Reference
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.publication import collection_name
 from emtoolkit.artifacts.run_mode import intended_mode
 from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
+from emtoolkit.artifacts.versions import find_versions
 from emtoolkit.checkpoints.pruned import pruned_steps
 from emtoolkit.checkpoints.publications import Publications, Published
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
@@ -89,13 +90,15 @@ def use_versions(run: GuardedRun, versions: Mapping[int, Published], steps: Coll
     """
     if run.run is None or run.run.disabled or run.run.offline:
         return
-    for step in sorted(steps):
-        if step in versions:
-            run.call(partial(_use, run.run, versions[step].artifact))
+    names = [versions[step].artifact for step in sorted(steps) if step in versions]
+    found: dict[str, Any] = {}
+    if names:
+        run.call(lambda: found.update(_found(names)))
+    for version in [found[name] for name in names if name in found]:
+        run.call(partial(run.run.use_artifact, version))
 
 
-def _use(run: Any, version: str) -> None:
+def _found(names: Collection[str]) -> Mapping[str, Any]:
     import wandb
 
-    if (found := find_version(wandb.Api(), version)) is not None:
-        run.use_artifact(found)
+    return find_versions(wandb.Api(), names)

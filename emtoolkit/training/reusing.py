@@ -203,7 +203,6 @@ def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manif
         return RunResult(directory, tuple(list_checkpoints(directory)), None, 0.0, trained=False)
     run = start_run(config, directory, collection_name(identity), wandb_mode(config.wandb))
     run.call(lambda: run.run.config.update(run_facts(own, steps, trained_steps=0)))
-    use_versions(run, versions_of(own), steps)
     publisher = publish_into(run, own)
     failed = True
     try:
@@ -212,6 +211,8 @@ def take_all(config: RunConfig, own: OwnDirectory, manifests: Mapping[int, Manif
             own.take(step, manifests[step], reused=True)
         own.end()
         failed = False
+        # The steps are published meanwhile.
+        use_versions(run, versions_of(own), steps)
     finally:
         with as_training_interrupted(lambda: None if failed else steps[-1]):
             _finish(run, config.wandb, own, publisher, failed=failed)

@@ -130,9 +130,10 @@ class SharedTraining:
         versions = versions_of(self.own)
         note_training(self.directory, Training(str(out_of_scratch(self.own.directory)), run_id, self.evaluated))
         run.call(lambda: run.run.config.update(facts))
-        use_versions(run, versions, self.reused)
         for step in self.reused:
             self.own.take(step, self.taken[step], reused=True)
+        # The steps are published meanwhile.
+        use_versions(run, versions, self.reused)
 
     def on_saved(self, step: int) -> None:
         """Give the run a step that was trained, if its schedule has the step or somebody asked this run for it."""

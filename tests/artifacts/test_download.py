@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from emtoolkit import Trajectory
-from emtoolkit.artifacts import collection, retries
+from emtoolkit.artifacts import collection, retries, versions
 from emtoolkit.artifacts.collection import Collection, Reference
 from emtoolkit.artifacts.download import download
 from emtoolkit.artifacts.file_transfer import RetryPolicy, TransferError
@@ -130,7 +130,8 @@ def test_a_listing_whose_second_page_is_bad_is_asked_for_again(
     on: str, steps: tuple[int, ...], server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "_PAUSES", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(collection, "_PER_PAGE", 2)
+    for module in (collection, versions):
+        monkeypatch.setattr(module, "PER_PAGE", 2)
     store_steps(server, tmp_path / "files", steps)
     server.faults.add(Fault(on, "html", times=1, after=1))
     assert get(tmp_path / "out").fetched == steps

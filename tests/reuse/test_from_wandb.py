@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,7 +110,11 @@ def test_what_a_run_takes_from_the_store_of_this_machine_are_inputs_of_its_run_o
     config: Config, tmp_path: Path, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     train(config("first", "0,2"))
+    wandb_server.clear_requests()
     assert train(config("second", "2")).trained is False
+    asked = Counter(request.operation for request in wandb_server.requests)
+    # One listing, however many the steps are. The publication looks for each step, and for the last one twice.
+    assert [asked[name] for name in ("ProjectArtifacts", "UseArtifact", "ArtifactMembershipByName")] == [1, 2, 3]
     assert train(config("third", "0,3,9")).trained_steps == 3
     project = wandb_server.store.project("tester", "tests")
     (collection,) = project.collections.values()
