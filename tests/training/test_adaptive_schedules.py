@@ -12,6 +12,7 @@ from emtoolkit.config.load import load_config
 from emtoolkit.errors import ConfigError
 from emtoolkit.training.run import train
 from tests.in_process import emtoolkit
+from tests.reuse.on_disk import digests
 from tests.tiny import config_text
 
 
@@ -44,6 +45,27 @@ def test_a_budget_trains_alone_ends_once_and_is_chosen_anew_for_another_one(
     assert (record.schedule, record.ended_at, record.may_thin) == ("budget:5", 9, False)
     assert TrajectoryRecord("f", 9, "budget:5").may_thin
     assert not TrajectoryRecord("f", 9, "moved:5%").may_thin
+
+
+@pytest.mark.parametrize("schedule", ["moved:40%", "budget:3"])
+def test_a_finished_run_is_refined_and_stays_ended(schedule: str, world: Path, tmp_path: Path) -> None:
+    for name, words in (("whole", "0-:1"), ("run", schedule)):
+        (tmp_path / f"{name}.yaml").write_text(config_text(world, f"schedule: '{words}'"))
+        options = {"output_dir": str(tmp_path / name)}
+        train(load_config(str(tmp_path / f"{name}.yaml"), ["wandb.mode=disabled"], options))
+    run = tmp_path / "run"
+    # Training ends with step 8, so the checkpoint of step 9 is not computed again.
+    passed = len(steps(run)) - 1
+    done = emtoolkit("refine", run, "--steps", "0-:1")
+    assert done.code == 0, done.err
+    assert f"; {passed} existing steps came out with the same bytes" in " ".join(done.out.split())
+    assert digests(run) == digests(tmp_path / "whole")
+    # The budget bounds what the training chose, and no later call deletes what was asked for.
+    again = emtoolkit("train", run / "config.yaml", "--resume")
+    assert (again.code, "nothing was trained" in again.out, steps(run)) == (0, True, [*range(10)])
+    record = TrajectoryRecord.read_if_any(run)
+    assert record is not None
+    assert (record.schedule, record.ended_at) == (schedule, 9)
 
 
 def test_the_plan_says_what_is_known_beforehand(write_config: Callable[..., Path]) -> None:
