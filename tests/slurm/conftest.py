@@ -34,8 +34,8 @@ def directory(slurm: Cluster, tmp_path: Path) -> Path:
 def training(directory: Path, write_config: Callable[..., Path], preloaded_python: None) -> Callable[..., None]:
     """Write a sweep of one training, of 9 steps, which waits for a signal before some steps."""
 
-    def write_training(holds: str, **more: Any) -> None:
-        write_config("schedule: '0-9:2'")
+    def write_training(holds: str, wandb: str = "", **more: Any) -> None:
+        write_config("schedule: '0-9:2'", wandb)
         command = ["${interpreter}", "-m", "tests.slurm.held_training", holds, "train", "run.yaml", "--resume"]
         write(directory, [], command=[*command, "${args}"], parameters={"output_dir": {"value": "out"}}, **more)
 

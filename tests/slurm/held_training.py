@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.cli.app import main
+from emtoolkit.saving import session
 from emtoolkit.saving.signals import DeferredSignals
+from emtoolkit.training import run as training_run
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
 from tests.processes import HANG_SECONDS
 
@@ -22,13 +24,17 @@ def hold(step: int) -> None:
     marker = Path(f"held-{step}")
     if marker.exists():
         return
-    marker.write_text(str(os.getpid()))
+    # The name appears with the number in it.
+    (started := Path(f"{marker}.new")).write_text(str(os.getpid()))
+    started.rename(marker)
     end = time.monotonic() + HANG_SECONDS
     while not _received and time.monotonic() < end:
         time.sleep(0.01)
 
 
 def run(holds: set[int]) -> None:
+    # On a busy machine W&B's client takes more than the two seconds that it gets after a signal.
+    session.SECONDS_AFTER_SIGNAL = training_run.SECONDS_AFTER_SIGNAL = float(HANG_SECONDS)
     training_step, store = _RandomStateKeepingTrainer.training_step, DeferredSignals._store
 
     def held_step(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -65,7 +65,7 @@ def log_of(directory: Path) -> str:
 
 def of_whole_training(directory: Path) -> dict[str, bytes]:
     """The checkpoints of the same training without an interruption, run here."""
-    done = emtoolkit("train", "run.yaml", "--output-dir", "whole", cwd=directory)
+    done = emtoolkit("train", "run.yaml", "--output-dir", "whole", "--wandb.mode=disabled", cwd=directory)
     assert done.code == 0, done.err
     return checkpoints(directory / "whole")
 

@@ -16,6 +16,7 @@ from tests.in_process import emtoolkit
 from tests.processes import HANG_SECONDS
 from tests.slurm.cluster import Cluster, why_no_cluster
 from tests.slurm.sweeps import checkpoints, log_of, of_whole_training, on_slurm, states, wait_for, write
+from tests.wandb_server import WandbServer
 
 pytestmark = [
     pytest.mark.subprocess,
@@ -66,14 +67,19 @@ def test_an_array_shares_a_sweep_with_a_sweep_on_this_machine(slurm: Cluster, di
     assert {state for _, state, _ in states(directory)} == {"finished"}
 
 
-def test_a_preempted_run_saves_and_continues_with_the_same_bytes(
-    slurm: Cluster, directory: Path, training: Callable[..., None]
+def test_a_preempted_run_saves_and_continues_with_the_same_bytes_as_one_run_on_wandb(
+    slurm: Cluster, directory: Path, training: Callable[..., None], wandb_server: WandbServer
 ) -> None:
-    training("5")
+    training("5", "wandb: {mode: online, project: tests}")
     assert on_slurm(directory).code == 0
     wait_for(directory / "held-5")
     slurm.run("sbatch", "--partition=high", "--exclusive", "--output=/dev/null", "--wrap=true")
+    (run,) = wandb_server.store.project("tester", "tests").runs.values()
+    wandb_server.wait_until(lambda: run.state == "preempted")
     slurm.wait_until_empty()
+    (again,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert (again is run, run.state, run.exit_code) == (True, "finished", 0)
+    assert [row["train/global_step"] for row in run.history if "train/loss" in row] == list(range(1, 10))
 
     assert states(directory) == [(None, "finished", 2)]
     assert "interrupted by SIGTERM after step 6" in log_of(directory)

@@ -196,6 +196,8 @@ class Sweep:
     agents: dict[str, Agent] = field(default_factory=dict)
     given: int = 0
     """The number of combinations that agents have been given."""
+    arguments: dict[str, Any] = field(default_factory=dict)
+    """The arguments of each run that an agent was given."""
     created_at: str = field(default_factory=now)
     updated_at: str = field(default_factory=now)
 
@@ -205,7 +207,7 @@ class Sweep:
 
     def end_if_done(self) -> None:
         """Finish the sweep when all runs have ended: an agent with a limited number of runs sends no last request."""
-        ended = [run for run in self.runs if run.exit_code is not None]
+        ended = [run for run in self.runs if run.exit_code is not None and run.state != "preempted"]
         if self.state == "RUNNING" and len(ended) == len(self.combinations):
             self.state = "FINISHED"
 

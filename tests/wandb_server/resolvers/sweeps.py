@@ -165,6 +165,8 @@ def _commands(agent: Agent) -> list[Answer]:
         return [{"type": "stop", "run_id": name} for name in sorted(agent.live)]
     if agent.live or sweep.state == "PAUSED":
         return []
+    if sweep.state not in OVER and (preempted := [run for run in sweep.runs if run.state == "preempted"]):
+        return [_give_again(agent, preempted[0])]
     if sweep.state not in OVER and sweep.given < len(sweep.combinations):
         return [_give(agent)]
     if not any(other.live for other in sweep.agents.values()) and sweep.state not in OVER:
@@ -179,7 +181,17 @@ def _give(agent: Agent) -> Answer:
     sweep.given += 1
     name = secrets.token_hex(4)
     agent.runs.append(name)
-    return {"type": "run", "run_id": name, "program": sweep.config.get("program"), "args": _arguments(combination)}
+    sweep.arguments[name] = _arguments(combination)
+    return {"type": "run", "run_id": name, "program": sweep.config.get("program"), "args": sweep.arguments[name]}
+
+
+def _give_again(agent: Agent, run: Run) -> Answer:
+    """A run that was marked as preempted and ended with an error is continued under its id."""
+    sweep = agent.sweep
+    run.state = "pending"
+    agent.runs.append(run.name)
+    program, arguments = sweep.config.get("program"), sweep.arguments[run.name]
+    return {"type": "resume", "run_id": run.name, "program": program, "args": arguments}
 
 
 def _arguments(combination: dict[tuple[str, ...], Any]) -> Answer:
