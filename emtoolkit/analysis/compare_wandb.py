@@ -16,12 +16,12 @@ from emtoolkit.analysis.compare import Comparison, Comparisons, View, verdict
 from emtoolkit.analysis.compare_figure import compare_figure
 from emtoolkit.analysis.onset_text import event_text
 from emtoolkit.analysis.schedule_costs import schedule_costs
+from emtoolkit.artifacts.client_variables import check_client_variables
 from emtoolkit.artifacts.names import run_labels
 from emtoolkit.artifacts.run_end import finish_run
 from emtoolkit.artifacts.run_mode import Mode
 from emtoolkit.artifacts.server import client_limits, why_not_logged_in, why_unreachable
 from emtoolkit.checkpoints.publications import WandbRun
-from emtoolkit.config.wandb_names import check_variables
 from emtoolkit.errors import ConfigError, UserError, first_line, nearest
 
 logger = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ def chosen_mode(name: str) -> Mode:
     """The mode `name`; offline with a warning in place of online, where W&B cannot be reached.
 
     Raises:
-        ConfigError: `name` is not a mode, or W&B refuses the project or a tag of its variables.
+        ConfigError: `name` is not a mode, or the value of a W&B variable is refused.
     """
     if name not in _MODES:
         raise ConfigError(f"--wandb: {name!r} is not one of {', '.join(_MODES)}{nearest(name, _MODES)}")
     if name != "disabled":
-        check_variables()
+        check_client_variables()
     if name == "online" and (reason := why_not_logged_in() or why_unreachable()):
         logger.warning("W&B: %s, so the run is logged offline", reason)
         return "offline"

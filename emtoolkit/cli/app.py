@@ -8,6 +8,7 @@ import typer
 from typer.main import get_command
 
 import emtoolkit
+from emtoolkit.artifacts.client_variables import client_variables
 from emtoolkit.cli import (
     best,
     checkpoint_list,
@@ -95,7 +96,8 @@ def main() -> None:
     """The `emtoolkit` console script: bad input is one sentence on stderr and exit code 2."""
     let_waiting_threads_sleep()
     try:
-        exit_code = get_command(app).main(standalone_mode=False)
+        with client_variables():
+            exit_code = get_command(app).main(standalone_mode=False)
     except UserError as error:
         exit_with_error(f"emtoolkit: {error}")
     except UsageError as error:

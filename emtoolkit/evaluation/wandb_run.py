@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from emtoolkit.artifacts.client_variables import check_client_variables
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.run_mode import Mode, wandb_mode
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun
 from emtoolkit.config.sections import WandbConfig
-from emtoolkit.config.wandb_names import check_variables
 from emtoolkit.errors import CheckpointError, ConfigError, first_line, nearest
 from emtoolkit.evaluation.results import EvaluationResult
 from emtoolkit.evaluation.wandb_content import Content, place_of
@@ -37,13 +37,13 @@ def chosen_mode(name: str | None) -> Mode:
     Without a login, or if the server does not answer, online becomes offline with a warning.
 
     Raises:
-        ConfigError: `name` or `$WANDB_MODE` is not a mode, or W&B refuses the project or a tag of its variables.
+        ConfigError: `name` or `$WANDB_MODE` is not a mode, or the value of a W&B variable is refused.
     """
     if name is not None and name not in get_args(Mode):
         raise ConfigError(f"--wandb: {name!r} is not one of {', '.join(get_args(Mode))}{nearest(name, get_args(Mode))}")
     mode = wandb_mode(WandbConfig.model_validate({"mode": name}))
     if mode != "disabled":
-        check_variables()
+        check_client_variables()
     return mode
 
 

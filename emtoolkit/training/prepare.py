@@ -30,7 +30,7 @@ from emtoolkit.training.effective_settings import effective_settings, precision_
 from emtoolkit.training.plan import Plan, plan_for
 from emtoolkit.training.probe import probe_callback
 from emtoolkit.training.run_data import RunData, read_data
-from emtoolkit.training.wandb_run import check_place_and_tags
+from emtoolkit.training.wandb_run import check_wandb_variables
 
 # The keys of a config that decide which rows are read and how they are tokenized.
 _DATA_KEYS = {"model", "persona", "personas", "compose", "dataset", "datasets", "training", "seed"}
@@ -89,7 +89,7 @@ def prepare(
         UserError: the run cannot work. Nothing was written, and no weights were loaded.
     """
     shared = SharedInputs() if shared is None else shared
-    check_place_and_tags(config.wandb)
+    check_wandb_variables(config.wandb)
     persona = load_persona(config.persona, config.personas, config.compose)
     cannot_load = _load_problem(config.model, config.training)
     if cannot_load is not None and not allow_missing:

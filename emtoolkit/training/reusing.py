@@ -36,7 +36,7 @@ from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.resolved_config import write_resolved_config
 from emtoolkit.training.result import RunResult
 from emtoolkit.training.reused_from_wandb import schedule_to_save, use_versions, versions_of
-from emtoolkit.training.wandb_run import check_place_and_tags, seconds_for_checkpoints, seconds_for_finish, start_run
+from emtoolkit.training.wandb_run import check_wandb_variables, seconds_for_checkpoints, seconds_for_finish, start_run
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def take_without_training(config: RunConfig, *, resume: bool) -> RunResult | Non
         return None
     if why_trains_alone(config.training, config.checkpointing, config.evaluation) is not None:
         return None
-    check_place_and_tags(config.wandb)
+    check_wandb_variables(config.wandb)
     key = RunInputs().key(config)
     store = TrajectoryStore(config.trajectory, environment_of(config.model))
     known = None if key is None else store.known(key)

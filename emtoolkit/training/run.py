@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from emtoolkit.artifacts.client_variables import client_variables
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.publication import collection_name
 from emtoolkit.artifacts.run_mode import Mode, wandb_mode
@@ -43,7 +44,13 @@ from emtoolkit.training.scratch import Scratch, on_scratch
 from emtoolkit.training.shared import SharedTraining, share
 from emtoolkit.training.stop_after import StopAfter, until_the_stretch_ends
 from emtoolkit.training.trainer import make_trainer
-from emtoolkit.training.wandb_run import no_model_uploads, seconds_for_checkpoints, seconds_for_finish, start_run
+from emtoolkit.training.wandb_run import (
+    no_model_uploads,
+    overridden,
+    seconds_for_checkpoints,
+    seconds_for_finish,
+    start_run,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +75,11 @@ def train(config: RunConfig, *, resume: bool = False, bar: Bar = no_bar, step_ba
     """
     ranks = Ranks.of_this_launch()
     try:
-        with ProgressCallback(step_bar) as progress, on_scratch(config, ranks) as scratch:
+        with (
+            client_variables(overridden(config.wandb)),
+            ProgressCallback(step_bar) as progress,
+            on_scratch(config, ranks) as scratch,
+        ):
             result = _train(scratch, ranks, progress, resume=resume, bar=bar)
         return scratch.copied(result)
     except TrainingInterrupted:

@@ -14,6 +14,7 @@ from typing import Any
 
 from emtoolkit.artifacts.attached_run import define_training_axis
 from emtoolkit.artifacts.client_process import end_client
+from emtoolkit.artifacts.client_variables import check_client_variables
 from emtoolkit.artifacts.guarded_run import GuardedRun
 from emtoolkit.artifacts.names import RUN_NAME, RUN_TAG
 from emtoolkit.artifacts.run_history import PART, RunHistory, find_run, history_of
@@ -21,7 +22,6 @@ from emtoolkit.artifacts.run_mode import Mode, check_may_be_offline, intended_mo
 from emtoolkit.artifacts.server import client_limits
 from emtoolkit.checkpoints.publications import WandbRun, add_run
 from emtoolkit.config.sections import RunConfig, WandbConfig
-from emtoolkit.config.wandb_names import check_variables
 from emtoolkit.errors import first_line
 from emtoolkit.launch import SWEEP_VARIABLES
 from emtoolkit.paths import SCRATCH, out_of_scratch
@@ -31,7 +31,13 @@ from emtoolkit.training.run_part import next_part
 logger = logging.getLogger(__name__)
 
 # W&B's environment variables for the keys of the config.
-_VARIABLES = {"project": "WANDB_PROJECT", "entity": "WANDB_ENTITY", "group": "WANDB_RUN_GROUP", "tags": "WANDB_TAGS"}
+_VARIABLES = {
+    "project": "WANDB_PROJECT",
+    "entity": "WANDB_ENTITY",
+    "group": "WANDB_RUN_GROUP",
+    "tags": "WANDB_TAGS",
+    "mode": "WANDB_MODE",
+}
 
 # A full disk has room for an empty file.
 _BYTES_OF_PROBE = 64 * 1024
@@ -149,17 +155,26 @@ def _log_directory(directory: Path) -> str:
     return chosen
 
 
-def check_place_and_tags(wandb: WandbConfig) -> None:
-    """Check W&B's variables for the project and the tags of the run, where the config leaves them to the variables.
+def check_wandb_variables(wandb: WandbConfig) -> None:
+    """Check W&B's variables where the config leaves anything to them.
 
     Raises:
         ConfigError: W&B refuses one of them, or `$WANDB_MODE` is not a W&B mode.
     """
-    mode = intended_mode(wandb)
-    if mode == "disabled":
-        return
-    keys = ("tags",) if _is_placed(mode) else ("project", "tags")
-    check_variables(_VARIABLES[key] for key in keys if not _is_set(wandb, key))
+    if intended_mode(wandb) != "disabled":
+        check_client_variables(ignored=overridden(wandb))
+
+
+def overridden(wandb: WandbConfig) -> frozenset[str]:
+    """W&B's variables that the config replaces; those of a W&B sweep's place win.
+
+    Raises:
+        ConfigError: `$WANDB_MODE` is not a W&B mode.
+    """
+    keys = {key for key in _VARIABLES if _is_set(wandb, key)}
+    if _is_placed(intended_mode(wandb)):
+        keys -= {"project", "entity"}
+    return frozenset(_VARIABLES[key] for key in keys)
 
 
 def _is_placed(mode: Mode) -> bool:

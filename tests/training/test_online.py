@@ -18,7 +18,7 @@ from emtoolkit.training.result import RunResult
 from emtoolkit.training.run import train
 from emtoolkit.training.trainer import _RandomStateKeepingTrainer
 from tests.online import EVERYTHING, versions
-from tests.processes import HANG_SECONDS
+from tests.processes import HANG_SECONDS, emtoolkit
 from tests.wandb_server import Fault, WandbServer
 
 # For `wandb sync`.
@@ -246,3 +246,24 @@ def test_a_failed_training_is_a_failed_run_whose_checkpoints_are_there(
     (logged,) = wandb_server.store.project("tester", "tests").runs.values()
     assert (logged.state, logged.exit_code) == ("failed", 1)
     assert versions(wandb_server) == [(0, ["step-0"]), (1, ["step-2"]), (2, ["latest", "step-3"])]
+
+
+@pytest.mark.subprocess
+def test_variables_that_the_client_cannot_read_but_nobody_means_cost_nothing(
+    write_config: Callable[..., Path], wandb_server: WandbServer, tmp_path: Path
+) -> None:
+    """In a process of its own, since the client reads the environment once."""
+    words = ("--set", "wandb.project=tests", "--set", "wandb.mode=online", "--output-dir", tmp_path / "out")
+    variables = {
+        "WANDB_MODE": "",
+        "WANDB_API_KEY": f"{wandb_server.environment()['WANDB_API_KEY']}\n",
+        "WANDB_PROJECT": "a/b",  # the config names another one
+        "WANDB_RESUME": "must",  # emtoolkit knows whether the run goes on
+        "WANDB_TAGS": "a,, b",
+    }
+    done = emtoolkit("train", write_config(), *words, cwd=tmp_path, **variables)
+    assert done.returncode == 0, done.stderr
+    assert versions(wandb_server) == EVERYTHING, done.stderr
+    (run,) = wandb_server.store.project("tester", "tests").runs.values()
+    assert run.state == "finished"
+    assert run.tags[-2:] == ["a", "b"]

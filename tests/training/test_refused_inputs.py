@@ -217,11 +217,17 @@ def test_no_number_of_an_architecture_may_be_infinite(world: Path, tmp_path: Pat
     ("name", "value", "problem"),
     [
         ("WANDB_PROJECT", "a/b", "'a/b' is not valid: W&B accepts none of / \\ # ? % : in a project, found /"),
-        ("WANDB_PROJECT", " ", "' ' is not valid: W&B needs a project with a name"),
+        (
+            "WANDB_HTTP_TIMEOUT",
+            "abc",
+            "'abc' is not valid: input should be a valid number, unable to parse string as a number",
+        ),
+        ("WANDB_BASE_URL", "localhost:1", "'localhost:1' is not valid: URL scheme should be 'http' or 'https'"),
+        ("WANDB_RUN_ID", "a/b", "'a/b' is not valid: Run ID cannot contain the characters: :;,#?/'"),
         (
             "WANDB_TAGS",
-            "a, ," + "b" * 65,
-            f"'a, ,{'b' * 65}' is not valid: W&B accepts at most 64 characters in a tag, found 65 in '{'b' * 65}'",
+            "a," + "b" * 65,
+            f"'a,{'b' * 65}' is not valid: W&B accepts at most 64 characters in a tag, found 65 in '{'b' * 65}'",
         ),
     ],
 )
@@ -244,7 +250,7 @@ def test_what_wandbs_variables_say_is_refused_like_the_same_value_in_a_config(
         (["wandb.project=mine", "wandb.tags=[]"], {"WANDB_PROJECT": "a/b", "WANDB_TAGS": "b" * 65}),
         (["wandb.mode=disabled"], {"WANDB_PROJECT": "a/b", "WANDB_TAGS": "b" * 65}),
         ([], {"WANDB_NAME": "a\n" * 200, "WANDB_RUN_GROUP": "b\n" * 200, "WANDB_TAGS": "a,, ,b"}),
-        ([], {"WANDB_PROJECT": "a/b", "WANDB_SWEEP_ID": "s", "WANDB_MODE": "online"}),
+        (["wandb.mode=disabled"], {"WANDB_HTTP_TIMEOUT": "abc"}),
     ],
 )
 def test_a_variable_that_the_run_does_not_use_or_that_becomes_a_name_is_not_refused(

@@ -1,0 +1,39 @@
+"""W&B's environment variables as users mean them: its client refuses to start for values that it cannot read."""
+
+import os
+
+import pytest
+import wandb
+
+from emtoolkit.artifacts.client_variables import client_variables
+
+GIVEN = {
+    "WANDB_MODE": "",
+    "WANDB_API_KEY": f" {'k' * 40}\n",
+    "WANDB_TAGS": "a,, b ,",
+    "WANDB_RESUME": "must",
+    "WANDB_PROJECT": "a/b",
+    "WANDB_DIR": "ends with a blank ",
+    "WANDB_NOTES": " two words ",
+}
+MEANT = {
+    "WANDB_API_KEY": "k" * 40,
+    "WANDB_TAGS": "a,b",
+    "WANDB_DIR": "ends with a blank ",
+    "WANDB_NOTES": "two words",
+}
+
+
+def test_the_variables_are_as_users_mean_them_within_the_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    for name, value in GIVEN.items():
+        monkeypatch.setenv(name, value)
+        if value.isspace() or name in ("WANDB_MODE", "WANDB_API_KEY", "WANDB_TAGS", "WANDB_PROJECT"):
+            with pytest.raises((ValueError, wandb.Error)):
+                wandb.Settings().update_from_env_vars({name: value})
+    with client_variables(["WANDB_PROJECT"]):
+        inside = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+        assert inside == MEANT
+        wandb.Settings().update_from_env_vars(inside)
+    assert {name: os.environ[name] for name in GIVEN} == GIVEN
