@@ -39,6 +39,8 @@ def started(home: Path) -> "subprocess.Popen[str]":
     argv = preloaded.command("program", "wait")
     process = subprocess.Popen(argv, cwd=home, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
+    # Without a buffer the first line comes before the program waits.
+    process.stdout.readline()
     process.stdout.readline()
     return process
 
@@ -75,7 +77,6 @@ def test_it_ends_by_the_signal_that_ends_it(home: Path) -> None:
 def test_it_is_killed_with_its_process(home: Path) -> None:
     with started(home) as process:
         assert process.stdout is not None
-        process.stdout.readline()
         process.kill()
         # The pipe has an end once nobody can write into it.
         assert process.stdout.read() == ""
