@@ -37,6 +37,13 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
+def pytest_collectstart() -> None:
+    """Import W&B's client before the first module of tests: only here does that take a second less."""
+    from tests.preloaded import import_wandb
+
+    import_wandb()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the tests on Slurm: one worker waits for Slurm for minutes while the others take its other tests."""
     items.sort(key=lambda item: not item.nodeid.startswith("tests/slurm/"))
