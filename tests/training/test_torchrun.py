@@ -184,6 +184,8 @@ def test_missing_steps_are_refined_in_as_many_processes_as_the_training_had(whol
 @pytest.mark.subprocess
 def test_a_signal_to_torchrun_saves_the_state_and_resume_ends_with_the_same_bytes(config: Path, tmp_path: Path) -> None:
     words = ("train", config, "--schedule", "0,every:40", "--set", "training.max_steps=120", *SETTINGS)
+    # An evaluation every 4 steps would take half of the time.
+    words = (*words, "--set", "evaluation.eval_steps=40")
     stopped = tmp_path / "stopped"
     assert 0 < stop(signal.SIGTERM, stopped, *words) < 120
     resumed = launched("emtoolkit", *words, "--output-dir", stopped, "--resume", cwd=tmp_path)
