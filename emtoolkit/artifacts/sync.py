@@ -158,7 +158,7 @@ class DirectorySync:
 
     def _publishable(self) -> list[CheckpointInfo]:
         """The complete checkpoints that W&B is to have; each that is damaged or of another trajectory is a problem."""
-        record = TrajectoryRecord.read_if_any(self._directory)
+        record = TrajectoryRecord.needed(self._directory)
         found = list_checkpoints(self._directory)
         listed = {info.path for info in found}
         self._problems += [

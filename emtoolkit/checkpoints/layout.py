@@ -7,6 +7,8 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 MODEL_WEIGHTS = "model.safetensors"
 MODEL_INDEX = "model.safetensors.index.json"
 TRAINER_STATE = "trainer_state.json"
+# In the directory of a run: the config of its training. The directories of the store have none.
+RESOLVED_CONFIG = "config.yaml"
 # Inside a trajectory's directory: where `emtoolkit refine` trains missing steps, before they become checkpoints.
 REFINING = ".refining"
 # The directory of the resume checkpoints, in the output directory.

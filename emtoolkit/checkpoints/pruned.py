@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from emtoolkit.checkpoints.layout import checkpoint_name
+from emtoolkit.checkpoints.layout import RESOLVED_CONFIG, checkpoint_name
 from emtoolkit.checkpoints.listing import CheckpointInfo
 from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
@@ -67,4 +67,6 @@ def _refine(name: str, steps: Sequence[int]) -> tuple[str | Path, ...]:
     """`emtoolkit refine` needs the directory of the run, which a collection on W&B does not name."""
     listed = ",".join(map(str, steps))
     place = Path(name) if Path(name).is_dir() else "DIR"
-    return "emtoolkit", "refine", place, "--steps", listed if len(listed) <= _MOST_CHARACTERS else "STEPS"
+    # A directory of the store, and that of a script, has no config of its own.
+    config = ("--config", "FILE") if isinstance(place, Path) and not (place / RESOLVED_CONFIG).is_file() else ()
+    return "emtoolkit", "refine", place, "--steps", listed if len(listed) <= _MOST_CHARACTERS else "STEPS", *config

@@ -21,6 +21,9 @@ RECORD = "trajectory.json"
 # Why the checkpoints of a budget are not published before training has ended.
 WITHHELD = "the schedule may still delete some of them, and the resumed training publishes the others"
 
+# What to do where a command cannot go on without a record that is damaged.
+WRITTEN_AGAIN = "the command of its training with --resume writes the file again"
+
 
 class DamagedRecordError(CheckpointError):
     """`trajectory.json` exists and is no trajectory record."""
@@ -80,6 +83,14 @@ class TrajectoryRecord:
             raise DamagedRecordError(
                 f"{path}: is not a trajectory record of emtoolkit ({first_line(error)})"
             ) from error
+
+    @classmethod
+    def needed(cls, directory: Path) -> "TrajectoryRecord | None":
+        """As `read_if_any`, for a command that cannot go on without a record: the error says what to do."""
+        try:
+            return cls.read_if_any(directory)
+        except DamagedRecordError as error:
+            raise DamagedRecordError(f"{error}; {WRITTEN_AGAIN}") from error
 
     def to_json(self) -> bytes:
         """The content of the file."""

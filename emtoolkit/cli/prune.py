@@ -15,6 +15,8 @@ from emtoolkit.progress import Progress
 
 commands = typer.Typer()
 
+# Ten years, in days.
+_LONGEST_TTL = 3650
 _ONLY, _ALONG = ("here", "wandb"), ("path", "steps")
 
 _Trajectory = Annotated[
@@ -32,7 +34,10 @@ _Along = Annotated[
 ]
 _Only = Annotated[str | None, typer.Option(metavar="here|wandb", help="The one place to prune. Default: both.")]
 _Ttl = Annotated[
-    float, typer.Option(min=0, metavar="DAYS", help="Time that W&B keeps the versions; 0 deletes them at once.")
+    float,
+    typer.Option(
+        min=0, max=_LONGEST_TTL, metavar="DAYS", help="Time that W&B keeps the versions; 0 deletes them at once."
+    ),
 ]
 _Yes = Annotated[bool, typer.Option("--yes", help="Remove them; without this option nothing is changed.")]
 

@@ -84,7 +84,7 @@ def _of_directory(reference: str, directory: Path, request: Request, only: Place
     found = list_checkpoints(directory)
     _check_is_ours(directory, found)
     publications = Publications.read(directory)
-    record = TrajectoryRecord.read_if_any(directory)
+    record = TrajectoryRecord.needed(directory)
     complete = _complete(directory, found)
     notes = [f"step {info.step} is damaged and left alone: {info.problems[0]}" for info in found if not info.complete]
     collection, versions = None, list[RemoteCheckpoint]()

@@ -50,7 +50,10 @@ def read_stretches(directory: Path) -> tuple[TrainedStretch, ...]:
     except FileNotFoundError:
         return ()
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: is not a record of environments ({first_line(error)})") from error
+        raise CheckpointError(
+            f"{path}: is not a record of environments ({first_line(error)}); delete the file, which only says where "
+            "the steps were trained"
+        ) from error
 
 
 def stretch_of(directory: Path, step: int) -> TrainedStretch | None:

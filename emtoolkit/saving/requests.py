@@ -176,7 +176,7 @@ def ask(directory: Path, kind: Kind, timeout: float, pause: Callable[[float], No
 def _check_trains(directory: Path, kind: Kind) -> None:
     if not directory.is_dir():
         raise CheckpointError(f"{directory}: there is no such directory")
-    record = TrajectoryRecord.read_if_any(directory)
+    record = TrajectoryRecord.needed(directory)
     if record is None:
         raise CheckpointError(
             f"{directory}: is not the output directory of a run (no {RECORD}); name the directory that holds the "

@@ -5,11 +5,12 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from emtoolkit.checkpoints.declared import DeclaredManifest
+from emtoolkit.checkpoints.layout import RESOLVED_CONFIG
 from emtoolkit.config.sections import RunConfig
 from emtoolkit.errors import CheckpointError, ConfigError, UserError, first_line
 from emtoolkit.hub.names import is_hub
 from emtoolkit.progress import Bar, no_bar
-from emtoolkit.training.resolved_config import RESOLVED_CONFIG, in_directory, write_resolved_config
+from emtoolkit.training.resolved_config import in_directory, write_resolved_config
 from emtoolkit.trajectory import Trajectory
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from emtoolkit.artifacts.run_mode import intended_mode
-from emtoolkit.checkpoints.layout import checkpoint_name, step_of
+from emtoolkit.checkpoints.layout import RESOLVED_CONFIG, checkpoint_name, step_of
 from emtoolkit.checkpoints.manifest import Manifest
 from emtoolkit.checkpoints.publications import Publications, add_saved
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
@@ -32,7 +32,6 @@ from emtoolkit.storage.atomic import remove_directory, remove_temporaries, sync_
 from emtoolkit.storage.lock import InUseError, lock_directory
 from emtoolkit.training.late_publication import publish_if_answered
 from emtoolkit.training.refinement import Refinement
-from emtoolkit.training.resolved_config import RESOLVED_CONFIG
 from emtoolkit.training.reusing import environment_to_record
 from emtoolkit.training.stretch import train_stretch
 

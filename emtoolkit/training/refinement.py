@@ -7,9 +7,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from emtoolkit.checkpoints.layout import REFINING, step_of
+from emtoolkit.checkpoints.layout import REFINING, RESOLVED_CONFIG, step_of
 from emtoolkit.checkpoints.publications import Publications
-from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
+from emtoolkit.checkpoints.trajectory_file import WRITTEN_AGAIN, TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.config.scheduling import EvaluationConfig
 from emtoolkit.config.sections import RunConfig
@@ -23,7 +23,7 @@ from emtoolkit.schedules.selection import FINAL
 from emtoolkit.schedules.steps import Steps
 from emtoolkit.shell_command import quoted_command
 from emtoolkit.training.prepare import PreparedRun, prepare
-from emtoolkit.training.resolved_config import RESOLVED_CONFIG, read_resolved_config
+from emtoolkit.training.resolved_config import read_resolved_config
 
 # The keys of a config that take fractions, so that a whole number can be written in two ways.
 _WITH_NUMBERS = {
@@ -126,7 +126,7 @@ def asked_steps(text: str, record: TrajectoryRecord) -> tuple[int, ...]:
         ScheduleError: `text` is no schedule.
     """
     end = record.total_steps if record.ended_at is None else record.ended_at
-    with located(f"--steps {text}"):
+    with located(f'--steps "{text}"'):
         asked = split_terms(text)
         rules = [term for term in asked if term != FINAL]
         schedule = Schedule.parse(",".join(rules), selectors=(FINAL,)) if rules or not asked else None
@@ -162,9 +162,13 @@ def _finished(directory: Path) -> tuple[OutputDirectory, TrajectoryRecord]:
         raise CheckpointError(f"{directory}: there is no such directory")
     contents = OutputDirectory.open(directory.absolute())
     contents.check_not_in_use()
+    if contents.record_problem is not None:
+        raise CheckpointError(f"{contents.record_problem}; {WRITTEN_AGAIN}")
     if contents.record is None:
-        reason = contents.record_problem or f"{directory}: holds no trajectory of emtoolkit (no trajectory.json)"
-        raise CheckpointError(f"{reason}; name the output directory of an 'emtoolkit train'")
+        raise CheckpointError(
+            f"{directory}: holds no trajectory of emtoolkit (no trajectory.json); name the output directory of an "
+            "'emtoolkit train'"
+        )
     if contents.record.ended_at is None:
         last = max(contents.complete_steps, default=0)
         raise CheckpointError(

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from emtoolkit.checkpoints.layout import RESOLVED_CONFIG
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import DatasetConfig, RunConfig
 from emtoolkit.data.sources import File, source_of
@@ -14,8 +15,6 @@ from emtoolkit.models.location import model_path
 from emtoolkit.paths import expand, out_of_scratch
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.yaml_scalars import scalar
-
-RESOLVED_CONFIG = "config.yaml"
 
 
 class _Dumper(yaml.SafeDumper):
@@ -55,8 +54,8 @@ def read_resolved_config(directory: Path, file: Path | None = None) -> RunConfig
     path = directory / RESOLVED_CONFIG if file is None else file
     if file is None and not path.exists():
         raise ConfigError(
-            f"{directory}: holds no {RESOLVED_CONFIG}, because an older version of emtoolkit or a script of one's own "
-            "trained it; pass --config FILE with the config of its training"
+            f"{directory}: holds no {RESOLVED_CONFIG}, as a directory of the store, of an older version of emtoolkit "
+            "or of a script of one's own; pass --config FILE with the config of its training"
         )
     return in_directory(load_config(str(path)), directory)
 

@@ -11,6 +11,7 @@ import torch
 
 from emtoolkit import Trajectory
 from emtoolkit.analysis.onset_results import Event, onsets
+from emtoolkit.checkpoints.pruned import how_to_make_again
 from emtoolkit.checkpoints.publications import PUBLICATIONS, Publications
 from emtoolkit.checkpoints.report_uses import record_report
 from emtoolkit.pruning.keep import Request
@@ -68,7 +69,10 @@ def test_with_yes_the_steps_go_and_the_rest_keeps_its_bytes(run: Path) -> None:
     kept = {step: bytes_of(run / f"checkpoint-{step}") for step in (0, 20, 40)}
     done = emtoolkit("prune", run, "--keep", "20", "--yes")
     assert done.code == 0
-    assert f"emtoolkit refine {run} --steps 10,30" in done.out
+    # Of the store, or of a script: no config says how the steps are made.
+    assert f"emtoolkit refine {run} --steps 10,30 --config FILE" in done.out
+    (run / "config.yaml").touch()
+    assert how_to_make_again(str(run), [10, 30]) == f"emtoolkit refine {run} --steps 10,30"
     trajectory = Trajectory.open(run)
     assert (trajectory.steps, trajectory.pruned) == ((0, 20, 40), (10, 30))
     assert {step: bytes_of(run / f"checkpoint-{step}") for step in kept} == kept
@@ -190,6 +194,7 @@ def test_nothing_goes_while_a_training_saves_there(run: Path) -> None:
         (["--keep", "0", "--only", "her"], "--only: 'her' is not one of here, wandb; did you mean 'here'?"),
         (["--budget", "3", "--along", "time"], "--along: 'time' is not one of path, steps"),
         (["--keep", "0", "--only", "wandb"], "no run of the directory published its checkpoints"),
+        (["--keep", "0", "--ttl", "inf"], "--ttl: 'inf' is not valid: input should be less than or equal to 3650"),
         (["--keep", "best:harm"], "there is no metric 'harm'"),
         (["--keep", "budget:3"], '--keep "budget:3": a budget is an option of its own; give --budget 3'),
     ],

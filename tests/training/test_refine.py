@@ -162,11 +162,12 @@ def test_another_environment_is_named(sparse: Path) -> None:
         ("5,400", "step 400 is not in the trajectory"),
         ("every:20", "names no step of the trajectory, whose steps are 0 to 9"),
         ("evry:2", "evry:2"),
+        ("", "expected at least one term"),
         ("-3", "-3"),
     ],
 )
 def test_steps_that_the_trajectory_has_not_are_refused(home: Path, steps: str, problem: str) -> None:
-    with pytest.raises(UserError, match=f"--steps {steps}: .*{problem}"):
+    with pytest.raises(UserError, match=f'--steps "{steps}": .*{problem}'):
         plan_refinement(home / "sparse", steps)
 
 
@@ -182,6 +183,21 @@ def test_a_directory_without_a_trajectory_is_refused(tmp_path: Path) -> None:
         plan_refinement(tmp_path / "none", "5")
     with pytest.raises(CheckpointError, match="holds no trajectory of emtoolkit"):
         plan_refinement(tmp_path, "5")
+
+
+@pytest.mark.parametrize(
+    ("record", "advice"),
+    [
+        ("trajectory.json", "the command of its training with --resume writes the file again"),
+        ("environment.json", "delete the file, which only says where the steps were trained"),
+    ],
+)
+def test_a_damaged_record_is_refused_with_what_helps(sparse: Path, record: str, advice: str) -> None:
+    (sparse / record).write_text("{")
+    done = emtoolkit("refine", sparse, "--steps", "5")
+    told = " ".join(done.err.splitlines()[-1].split())
+    assert (done.code, told.startswith(f"emtoolkit: {sparse}/{record}: is not a ")) == (2, True), done.err
+    assert told.endswith(f"; {advice}")
 
 
 def test_a_directory_in_use_is_refused(sparse: Path) -> None:
