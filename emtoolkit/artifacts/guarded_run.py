@@ -49,6 +49,17 @@ class GuardedRun:
         if why is not None or isinstance(call.error, ConnectionError):
             self.abandon()
 
+    def attempt(self, action: Callable[[], object], seconds: float = _CALL_SECONDS) -> str | None:
+        """Call `action`, wait at most `seconds` for it, and return why it failed: `problem` stays as it is."""
+        if self._is_over:
+            return None
+        call = _Call(action)
+        call.start()
+        call.join(seconds)
+        if call.is_alive():
+            return f"W&B did not answer in {seconds:g} s"
+        return None if call.error is None else call.why
+
     def finish(self, timeout: float, *, failed: bool) -> None:
         """End the run; `problem` says afterwards if W&B does not hold its log, which is asked for in `timeout` seconds.
 

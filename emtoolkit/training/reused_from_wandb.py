@@ -1,5 +1,6 @@
 """Checkpoints that a run with reuse takes from its own W&B project, and their record in its W&B run."""
 
+import logging
 from collections.abc import Collection, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,11 @@ from emtoolkit.reuse.own_directory import OwnDirectory, intact
 from emtoolkit.reuse.store import TrajectoryStore, training_of
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.training.wandb_run import chosen_place
+
+logger = logging.getLogger(__name__)
+
+_SECONDS_FOR_LINEAGE = 20.0
+_SECONDS_FOR_EACH_INPUT = 0.5
 
 
 def schedule_to_save(checkpointing: CheckpointingConfig, trajectory: TrajectoryConfig) -> Schedule:
@@ -86,19 +92,21 @@ def versions_of(own: OwnDirectory) -> Mapping[int, Published]:
 def use_versions(run: GuardedRun, versions: Mapping[int, Published], steps: Collection[int]) -> None:
     """Make those of `versions` that have `steps` inputs of the online `run`, for the lineage on W&B.
 
-    A version that W&B no longer has is none.
+    A version that W&B no longer has is none. The first failure ends the attempt, with a warning.
     """
     if run.run is None or run.run.disabled or run.run.offline:
         return
     names = [versions[step].artifact for step in sorted(steps) if step in versions]
-    found: dict[str, Any] = {}
-    if names:
-        run.call(lambda: found.update(_found(names)))
-    for version in [found[name] for name in names if name in found]:
-        run.call(partial(run.run.use_artifact, version))
+    seconds = _SECONDS_FOR_LINEAGE + _SECONDS_FOR_EACH_INPUT * len(names)
+    problem = run.attempt(partial(_use, run.run, names), seconds) if names else None
+    if problem is not None:
+        logger.warning("W&B did not take the inputs of the run, so its lineage lacks checkpoints (%s)", problem)
 
 
-def _found(names: Collection[str]) -> Mapping[str, Any]:
+def _use(run: Any, names: Collection[str]) -> None:
     import wandb
 
-    return find_versions(wandb.Api(), names)
+    found = find_versions(wandb.Api(), names)
+    for name in names:
+        if name in found:
+            run.use_artifact(found[name])

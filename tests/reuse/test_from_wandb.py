@@ -138,6 +138,24 @@ def test_what_a_run_takes_from_the_store_of_this_machine_are_inputs_of_its_run_o
     ]
 
 
+def test_a_lineage_that_fails_is_one_warning_and_costs_no_publication(
+    config: Config, wandb_server: WandbServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config("first", "0,2"))
+    for name, operation in (("second", "ProjectArtifacts"), ("third", "UseArtifact")):
+        caplog.clear()
+        wandb_server.clear_requests()
+        wandb_server.faults.add(Fault(operation, 403))
+        result = train(config(name, "0,2"))
+        wandb_server.faults.clear()
+        assert (result.reused, result.unpublished) == ((0, 2, 9), ())
+        (warning,) = (text for text in warnings(caplog) if "W&B" in text)
+        assert warning.startswith("W&B did not take the inputs of the run, so its lineage lacks checkpoints (")
+        assert [request.operation for request in wandb_server.requests].count(operation) == 1
+        *_, run = wandb_server.store.project("tester", "tests").runs.values()
+        assert run.state == "finished"
+
+
 def test_a_run_that_is_not_online_asks_nobody(config: Config, tmp_path: Path, wandb_server: WandbServer) -> None:
     train(config("run", "0", "wandb.mode=offline"))
     assert [request.path for request in wandb_server.requests] == []
