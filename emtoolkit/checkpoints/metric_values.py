@@ -21,6 +21,8 @@ FORMAT = 1
 TRAINING = "training"
 _ENDS = ("low", "high", "these_low", "these_high")
 _MOST_NAMES = 400
+# In Python, and on the command line, where 'prune --keep' then takes the step by its number.
+_AMONG_OTHERS = "choose among the others with missing='skip' or 'emtoolkit best --skip-missing'"
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +222,7 @@ def best_step(
     if lacking and not skip_missing:
         raise CheckpointError(
             f"{metrics.place}: {len(lacking)} of {len(steps)} checkpoints have no value of {name} (steps "
-            f"{elided(lacking, 60)}); evaluate them, or choose among the others with missing='skip'"
+            f"{elided(lacking, 60)}); evaluate them, or {_AMONG_OTHERS}"
         )
     sign = -1 if lowest else 1
     best = min(known, key=lambda step: (-sign * known[step], step))
@@ -230,8 +232,7 @@ def best_step(
         what = "was pruned" if better in {*pruned} else "is not here"
         raise CheckpointError(
             f"{metrics.place}: step {better} has a better value of {name} ({gone[better]:.4g}) than step {best} "
-            f"({known[best]:.4g}), and its checkpoint {what}; make it again with 'emtoolkit refine', or choose among "
-            "the others with missing='skip'"
+            f"({known[best]:.4g}), and its checkpoint {what}; make it again with 'emtoolkit refine', or {_AMONG_OTHERS}"
         )
     return best
 

@@ -218,6 +218,13 @@ class TrajectoryConfig(Section):
     """Steps that other runs of the trajectory want: a training saves them into `store`, and not into `output_dir`.
     `emtoolkit sweep` sets the key."""
 
+    @field_validator("store")
+    @classmethod
+    def _check_store(cls, value: str) -> str:
+        if not value.strip():
+            raise ValueError("expected a directory, such as outputs/.trajectories")
+        return value
+
 
 class RunConfig(Section):
     """One run, completely described."""

@@ -22,7 +22,7 @@ from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_file import DamagedRecordError, TrajectoryRecord
 from emtoolkit.checkpoints.trajectory_identity import VERSION, Identity
 from emtoolkit.config.sections import TrajectoryConfig
-from emtoolkit.errors import CheckpointError
+from emtoolkit.errors import CheckpointError, located
 from emtoolkit.json_files import count_in, object_in, read_json, text_in
 from emtoolkit.paths import expand, out_of_scratch
 from emtoolkit.reuse.environment import Environment
@@ -119,7 +119,8 @@ class TrajectoryStore:
     """
 
     def __init__(self, config: TrajectoryConfig, environment: Environment) -> None:
-        self.root = expand(config.store).absolute()
+        with located("trajectory.store"):
+            self.root = expand(config.store).absolute()
         self.environment = environment
 
     def directory(self, fingerprint: str) -> Path:

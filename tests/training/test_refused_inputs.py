@@ -283,3 +283,17 @@ def test_a_project_or_tag_that_wandb_refuses_is_refused(name: str) -> None:
         else:
             with pytest.raises(ValueError, match="W&B "):
                 check()
+
+
+@pytest.mark.parametrize(
+    ("store", "problem"),
+    [
+        ("''", "'' is not valid: expected a directory, such as outputs/.trajectories"),
+        ("$EMT_UNSET/x", "$EMT_UNSET/x: the environment variable EMT_UNSET is not set; set it, or write the path out"),
+    ],
+)
+def test_a_store_that_is_no_directory_is_refused(tmp_path: Path, world: Path, store: str, problem: str) -> None:
+    (tmp_path / "run.yaml").write_text(config_text(world))
+    done = emtoolkit("train", "run.yaml", "--reuse", "--set", f"trajectory.store={store}", cwd=tmp_path)
+    assert (done.code, f"trajectory.store: {problem}" in done.err.splitlines()[-1]) == (2, True), done.err
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
