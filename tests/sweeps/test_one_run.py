@@ -22,9 +22,9 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @pytest.fixture
 def sweep(write_config: Callable[..., Path], tmp_path: Path) -> Path:
-    """A sweep of one training of 9 steps, which waits once for a signal before step 6."""
+    """A sweep of one training of 9 steps with reuse, as the shipped ones; it waits once for a signal before step 6."""
     write_config("schedule: '0-9:4'", "wandb: {mode: online}")
-    words = ["tests.slurm.held_training", "5", "train", "run.yaml", "--resume", "${args}"]
+    words = ["tests.slurm.held_training", "5", "train", "run.yaml", "--resume", "--reuse", "${args}"]
     content = {
         "method": "grid",
         "program": "emtoolkit",
