@@ -76,7 +76,7 @@ def clear_left_overs(plan: Refinement) -> None:
     """Delete what a call that was killed at its very end has left, unless another process uses the directory."""
     try:
         with lock_directory(plan.directory):
-            remove_directory(plan.scratch)
+            _remove(plan.scratch)
             remove_temporaries([plan.directory])
     except InUseError:
         logger.info("%s: another process uses it, and left-over files stay", plan.directory)
@@ -147,7 +147,7 @@ def _left_to_do(plan: Refinement, bar: Bar) -> _Left:
     if not missing:
         return _Left((), None, ())
     if not _is_continued(plan):
-        remove_directory(plan.scratch)
+        _remove(plan.scratch)
     with bar() as progress:
         done = OutputDirectory.open(plan.scratch, rehash=True, progress=progress).complete_steps
     todo = tuple(sorted({*missing, *plan.proofs} - done))
@@ -190,7 +190,7 @@ def _prove(plan: Refinement) -> None:
             continue
         what = f"other weights ({found.weights})" if found.weights is not None else f"another {different_files[0]}"
         cause = _cause(plan, step)
-        remove_directory(plan.scratch)
+        _remove(plan.scratch)
         raise CheckpointError(f"{path}: trained again, step {step} has {what}, so nothing is added; {cause}")
 
 
@@ -234,11 +234,25 @@ def _add(plan: Refinement, steps: Sequence[int]) -> tuple[int, ...]:
         add_saved(directory, step, metadata, run)
         if target.exists():
             keep_other_files(target, Manifest.read(source))
-            remove_directory(target)
+            _remove(target)
         try:
             source.rename(target)
             sync_directory(directory)
         except OSError as error:
             raise CheckpointError(f"{target}: could not be written ({error.strerror or error})") from error
-    remove_directory(scratch)
+    _remove(scratch)
     return tuple(steps)
+
+
+def _remove(directory: Path) -> None:
+    """Delete `directory`, if it exists.
+
+    Raises:
+        CheckpointError: it cannot be deleted, such as a file of this name.
+    """
+    try:
+        remove_directory(directory)
+    except OSError as error:
+        raise CheckpointError(
+            f"{directory}: could not be deleted ({error.strerror or error}); remove it, and run the same command again"
+        ) from error

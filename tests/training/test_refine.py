@@ -200,6 +200,20 @@ def test_a_damaged_record_is_refused_with_what_helps(sparse: Path, record: str, 
     assert told.endswith(f"; {advice}")
 
 
+def test_a_file_in_the_way_is_named_and_costs_no_second_training(sparse: Path, home: Path) -> None:
+    for name in (".refining", "checkpoint-5"):
+        (sparse / name).write_text("mine")
+        with pytest.raises(
+            CheckpointError, match=rf"/{name}: could not be deleted \(a file is in the way\); remove it"
+        ):
+            _refined(sparse, "5")
+        assert (sparse / name).read_text() == "mine"
+        (sparse / name).unlink()
+    done = _refined(sparse, "5")
+    assert (done.added, done.trained_steps) == ((5,), 0)
+    _same(sparse, home, [4, 5, 8, 9])
+
+
 def test_a_directory_in_use_is_refused(sparse: Path) -> None:
     plan = plan_refinement(sparse, "5")
     with FileLock(sparse / ".lock"), pytest.raises(CheckpointError, match="another process is saving into it"):
