@@ -43,12 +43,12 @@ def client_variables(overridden: Collection[str] = ()) -> Iterator[None]:
     Blanks around a value do not belong to it, and an empty variable is none: the client would refuse both.
     `WANDB_RESUME` is not set, because emtoolkit knows which runs go on.
     """
-    before = _ours()
-    meant = {name: _meant(name, value) for name, value in before.items()}
+    # Only these are restored: the client keeps variables of its own, which may change within the block.
+    before = {name: value for name, value in _ours().items() if not value or _meant(name, value, overridden) != value}
     try:
-        for name, value in meant.items():
-            if value and name not in overridden and name != "WANDB_RESUME":
-                os.environ[name] = value
+        for name, value in before.items():
+            if meant := _meant(name, value, overridden):
+                os.environ[name] = meant
             else:
                 del os.environ[name]
         yield
@@ -60,7 +60,10 @@ def _ours() -> Mapping[str, str]:
     return {name: value for name, value in os.environ.items() if name.startswith(_PREFIX)}
 
 
-def _meant(name: str, value: str) -> str:
+def _meant(name: str, value: str, overridden: Collection[str]) -> str:
+    """What the user means by the `value` of a variable; empty for a variable that is not to be set."""
+    if name in overridden or name == "WANDB_RESUME":
+        return ""
     if name == "WANDB_TAGS":
         return ",".join(tag.strip() for tag in value.split(",") if tag.strip())
     return value if name.endswith("_DIR") else value.strip()

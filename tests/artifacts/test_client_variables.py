@@ -15,12 +15,14 @@ GIVEN = {
     "WANDB_PROJECT": "a/b",
     "WANDB_DIR": "ends with a blank ",
     "WANDB_NOTES": " two words ",
+    "WANDB_SERVICE": "the older one",
 }
 MEANT = {
     "WANDB_API_KEY": "k" * 40,
     "WANDB_TAGS": "a,b",
     "WANDB_DIR": "ends with a blank ",
     "WANDB_NOTES": "two words",
+    "WANDB_SERVICE": "the older one",
 }
 
 
@@ -36,4 +38,6 @@ def test_the_variables_are_as_users_mean_them_within_the_block_only(monkeypatch:
         inside = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
         assert inside == MEANT
         wandb.Settings().update_from_env_vars(inside)
-    assert {name: os.environ[name] for name in GIVEN} == GIVEN
+        # The client ends its process, and has another one.
+        monkeypatch.setenv("WANDB_SERVICE", "the newer one")
+    assert {name: os.environ[name] for name in GIVEN} == GIVEN | {"WANDB_SERVICE": "the newer one"}
