@@ -144,7 +144,7 @@ def test_one_bad_answer_of_each_kind_does_not_end_a_download_of_100(
     server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "_PAUSES", (0.01, 0.01, 0.01))
-    monkeypatch.setattr(collection, "_PER_PAGE", 40)
+    monkeypatch.setattr(versions, "PER_PAGE", 40)
     store_steps(server, tmp_path / "files", range(100))
     faults = [
         Fault("ProjectArtifacts", "half_answer", times=1, after=1),
