@@ -39,6 +39,7 @@ def test_a_command_with_quotes_stands_in_backticks() -> None:
 
 def test_prune_and_checkpoints_print_commands_for_a_directory_of_any_name(tmp_path: Path) -> None:
     run = saved(tmp_path / HOSTILE, dict.fromkeys([0, 10, 20], "a"), ended_at=20)
+    (run / "config.yaml").write_text("seed: 1\n")  # so that `refine` needs no --config
     wanted = ["emtoolkit", "refine", str(run), "--steps", "10"]
     pruned = emtoolkit("prune", run, "--keep", "final", "--yes")
     assert shlex.split(pruned.out.partition("Made again by: ")[2]) == wanted

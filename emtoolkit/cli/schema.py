@@ -16,18 +16,21 @@ class _Kind(StrEnum):
     SWEEP = "sweep"
     PERSONA = "persona"
     ANALYSIS = "analysis"
+    PRESET = "preset"
 
 
 @command(commands, "emtoolkit schema config", "emtoolkit schema sweep", "emtoolkit schema persona")
 def schema(
-    kind: Annotated[_Kind, typer.Argument(metavar="config|sweep|persona|analysis", help="The kind of YAML file.")],
+    kind: Annotated[
+        _Kind, typer.Argument(metavar="config|sweep|persona|analysis|preset", help="The kind of YAML file.")
+    ],
 ) -> None:
-    """Print the JSON schema of a config, a sweep, a persona or an analysis, for editors.
+    """Print the JSON schema of a config, a sweep, a persona, an analysis or a preset of a schedule, for editors.
 
     An editor with a YAML language server reads the schema that the first line of a file names:
     `# yaml-language-server: $schema=config.schema.json`.
     """
-    from emtoolkit.config.schema import config_schema, persona_schema
+    from emtoolkit.config.schema import config_schema, persona_schema, preset_schema
     from emtoolkit.evaluation.decided_schema import analysis_schema
     from emtoolkit.sweeps.schema import sweep_schema
 
@@ -36,5 +39,6 @@ def schema(
         _Kind.SWEEP: sweep_schema,
         _Kind.PERSONA: persona_schema,
         _Kind.ANALYSIS: analysis_schema,
+        _Kind.PRESET: preset_schema,
     }
     typer.echo(json.dumps(schemas[kind](), indent=2))

@@ -1,4 +1,4 @@
-"""The JSON schemas of a config and of a persona file, for editors that check YAML while it is written."""
+"""The JSON schemas of configs, personas and presets of schedules, for editors that check YAML while it is written."""
 
 from typing import Any
 
@@ -45,4 +45,21 @@ def persona_schema() -> dict[str, Any]:
                 "dependentRequired": {key: ["adapter"] for key in ("subfolder", "revision", "compose")},
             },
         ],
+    }
+
+
+def preset_schema() -> dict[str, Any]:
+    """The JSON schema of a file in `configs/schedules/`."""
+    keys = {
+        "description": _TEXT | {"description": "One sentence: for which trainings the schedule is meant."},
+        "schedule": _TEXT | {"description": "The steps in the grammar, such as `0-150:25,150-300:50`."},
+    }
+    return {
+        "$schema": DIALECT,
+        "title": "emtoolkit preset",
+        "description": "A named schedule; the name of the file is its name in the grammar.",
+        "type": "object",
+        "properties": keys,
+        "required": list(keys),
+        "additionalProperties": False,
     }

@@ -118,7 +118,8 @@ def test_a_terminal_of_80_columns_shows_the_help_page_in_colour_unless_no_color_
         (["sweep", "a.yaml", "--jobs", "0"], "--jobs: '0' is not valid: input should be greater than or equal to 1"),
         (
             ["schema", "confg"],
-            "config|sweep|persona|analysis: 'confg' is not one of 'config', 'sweep', 'persona', 'analysis'; see",
+            "config|sweep|persona|analysis|preset: 'confg' is not one of 'config', 'sweep', 'persona', "
+            "'analysis', 'preset'; see",
         ),
         (["checkpoints", "a", "--json=3"], "--json: does not take a value; see '"),
         (["checkpoints", "a", "b"], "emtoolkit checkpoints: got unexpected extra argument"),

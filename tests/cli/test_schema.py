@@ -7,7 +7,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from emtoolkit.config.schema import config_schema, persona_schema
+from emtoolkit.config.schema import config_schema, persona_schema, preset_schema
 from emtoolkit.errors import ConfigError
 from emtoolkit.evaluation.decided_schema import analysis_schema
 from emtoolkit.paths import shipped
@@ -22,6 +22,7 @@ EXAMPLES = {
     "config": shipped("training") / "sandbox.yaml",
     "sweep": ROOT / "sweeps" / "seeds.yaml",
     "persona": shipped("personas") / "sarcasm-adapter.yaml",
+    "preset": shipped("schedules") / "dense-early.yaml",
 }
 FILES = sorted(file for example in EXAMPLES.values() for file in example.parent.glob("*.yaml"))
 SCHEMAS = {
@@ -29,6 +30,7 @@ SCHEMAS = {
     "sweep": sweep_schema,
     "persona": persona_schema,
     "analysis": analysis_schema,
+    "preset": preset_schema,
 }
 
 
@@ -66,6 +68,8 @@ def test_a_shipped_file_names_its_schema_and_is_valid(file: Path) -> None:
         ("persona", {"system_prompt": "a"}),
         ("persona", {"compose": "merged"}),
         ("persona", {"description": " "}),
+        ("preset", {"schedul": "0,every:5"}),
+        ("preset", {"schedule": 100}),
     ],
 )
 def test_a_schema_refuses_a_misspelt_key_and_a_bad_value(kind: str, change: dict[str, Any]) -> None:
