@@ -9,11 +9,13 @@ UserError
 └── CheckpointError
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from reprlib import Repr
 
+_COUNTS = re.compile(r"\d+ validation errors? for ")
 _LONGEST_QUOTE = 300
 _LONGEST_SENTENCE = 3000
 _REPR = Repr()
@@ -83,8 +85,18 @@ def renamed(place: str, name: str) -> Iterator[None]:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of a library's `error` without its full stop, to quote inside a sentence."""
-    return shortened((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
+    """The first line of a library's `error` that says something, without its full stop, to quote inside a sentence.
+
+    The first line of pydantic's errors only counts, and one that ends with a colon announces the next.
+    """
+    first, *others = (str(error).strip() or type(error).__name__).splitlines()
+    others = [line.strip() for line in others if line.strip()]
+    if _COUNTS.match(first):
+        # The line of the field, if there is one, and the line of the problem, which ends with its type.
+        first = ": ".join(line.partition(" [type=")[0] for line in others[: 1 if " [type=" in others[0] else 2])
+    elif first.endswith(":") and others:
+        first = f"{first} {others[0]}"
+    return shortened(first.rstrip("."))
 
 
 def shown(value: object) -> str:

@@ -14,7 +14,7 @@ from emtoolkit.artifacts.server import why_not_logged_in, why_unreachable
 from emtoolkit.artifacts.versions import PER_PAGE, all_of, all_versions
 from emtoolkit.checkpoints.records import CheckpointMetadata
 from emtoolkit.checkpoints.remote import RefusedError
-from emtoolkit.errors import CheckpointError, first_line, nearest
+from emtoolkit.errors import CheckpointError, UserError, first_line, nearest
 from emtoolkit.storage.safe_paths import why_unsafe
 
 _STEP_ALIAS = re.compile(r"step-(0|[1-9][0-9]{0,18})")
@@ -289,7 +289,7 @@ def _explained(what: str, kind: type[CheckpointError] = CheckpointError) -> Iter
     """Convert every exception of W&B's client into a `kind` with a message that begins with `what`."""
     try:
         yield
-    except CheckpointError:
+    except UserError:
         raise
     except Exception as error:  # W&B's client documents no set of exceptions, and raises private ones
         raise kind(f"{what} ({first_line(error)}); {_advice_on(error)}") from error

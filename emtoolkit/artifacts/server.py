@@ -4,6 +4,7 @@ import os
 import time
 from typing import Any
 
+from emtoolkit.artifacts.client_variables import check_client_variables
 from emtoolkit.errors import first_line
 
 # The time limit for the server's first answer, in seconds.
@@ -41,7 +42,12 @@ def address() -> str:
 
 
 def why_not_logged_in() -> str | None:
-    """The reason why there is no API key for the server, None if there is one; never asks at the terminal."""
+    """The reason why there is no API key for the server, None if there is one; never asks at the terminal.
+
+    Raises:
+        ConfigError: W&B's client cannot read one of its environment variables.
+    """
+    check_client_variables()
     from wandb.sdk.lib import wbauth
 
     try:
