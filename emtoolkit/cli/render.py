@@ -130,7 +130,8 @@ def result_text(result: "RunResult") -> RenderableType:
         parts.append(prose(f"Training waited {result.waited_seconds:.2f} s for earlier saves to reach the disk."))
     parts += [prose(f"{str(found)[0].upper()}{str(found)[1:]}.") for found in result.persona_effects]
     if result.failures:
-        parts += [prose(f"{len(result.failures)} saves failed:"), *(line(f"  {each}") for each in result.failures)]
+        saves = "1 save" if len(result.failures) == 1 else f"{len(result.failures)} saves"
+        parts += [prose(f"{saves} failed:"), *(line(f"  {each}") for each in result.failures)]
     if result.wandb_directory is not None:
         parts.append(line(f"W&B run: {here(result.wandb_directory)}"))
         if result.unpublished or result.wandb_directory.name.startswith("offline-"):

@@ -220,6 +220,9 @@ def _fit(
                 callback.follow(trainer)
                 with until_the_stretch_ends(), named_as_divergence(trainer) if stops else nullcontext():
                     trainer.train(resume_from_checkpoint=_resumed_from(start, trainer.args))
+                # A training that reaches its end has raised the error of a failed save; one that stops before has not.
+                if callback.failures and config.checkpointing.on_error == "raise":
+                    raise callback.failures[0]
             when = "at the end" if shared is None else shared.when_trained
             effects.append(composed.probe.in_training(trainer.model, when, may_be_nan=not stops))
             logger.info("%s", effects[-1])

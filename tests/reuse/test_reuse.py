@@ -17,6 +17,7 @@ from emtoolkit.checkpoints.listing import list_checkpoints
 from emtoolkit.checkpoints.trajectory_file import TrajectoryRecord
 from emtoolkit.config.load import load_config
 from emtoolkit.config.sections import RunConfig
+from emtoolkit.errors import CheckpointError
 from emtoolkit.reuse import environment
 from emtoolkit.reuse.inputs import environment_of
 from emtoolkit.reuse.store import Training, TrajectoryStore, may_train, note_training, wait_to_train
@@ -196,6 +197,19 @@ def test_a_damaged_checkpoint_of_the_store_is_made_again(
     assert (
         "its content does not match the digest in the manifest; the checkpoint of step 3 is made again" in caplog.text
     )
+
+
+def test_a_stretch_whose_checkpoint_cannot_be_saved_is_an_error(config: Config, tmp_path: Path) -> None:
+    """A training that reaches its end raises the error there; a stretch stops before."""
+    train(config("first", "0"))
+    (store,) = (path.parent for path in (tmp_path / "store").glob("*/trajectory.json"))
+    (store / "checkpoint-3").write_text("in the way")
+    with pytest.raises(CheckpointError, match=r"checkpoint-3: could not be written \(a file is in the way\)"):
+        train(config("second", "3"))
+    assert steps(tmp_path / "second") == [9]
+
+    result = train(config("third", "3", "checkpointing.on_error=warn"))
+    assert (steps(tmp_path / "third"), len(result.failures)) == ([9], 1)
 
 
 def test_another_environment_is_named_and_not_reused(
