@@ -61,7 +61,7 @@ def _line_of_problem(text: str) -> int:
             at += 1
         try:
             _, at = decoder.raw_decode(text, at)
-        except ValueError:
+        except (ValueError, RecursionError):
             return text.count("\n", 0, at) + 1
 
 

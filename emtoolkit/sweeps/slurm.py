@@ -15,6 +15,7 @@ from pathlib import Path
 
 from emtoolkit.config.output_template import as_file_name
 from emtoolkit.errors import ConfigError, UserError, first_line
+from emtoolkit.json_files import parse_json
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.lock import lock_file
 from emtoolkit.sweeps.attempts import described
@@ -178,7 +179,7 @@ class SlurmJobs:
 
     def _submissions(self) -> list[Submission]:
         try:
-            lines = self._record.read_text().splitlines()
+            lines = self._record.read_bytes().splitlines()
         except FileNotFoundError:
             return []
         except OSError as error:
@@ -186,7 +187,7 @@ class SlurmJobs:
         found = []
         for number, line in enumerate(lines, start=1):
             try:
-                content = json.loads(line)
+                content = parse_json(line)
                 found.append(Submission(str(content["job"]), tuple(tuple(map(str, keys)) for keys in content["tasks"])))
             except (ValueError, KeyError, TypeError) as error:
                 raise ConfigError(f"{self._record}: line {number} names no job ({first_line(error)})") from error

@@ -159,6 +159,7 @@ def test_how_many_answers_are_empty_is_told_at_once(tmp_path: Path) -> None:
         ("rows.jsonl", GOOD_LINE + b'{"a": [-Infinity]}\n', ", line 2: not valid JSON (-Infinity is no JSON number"),
         ("rows.jsonl", GOOD_LINE + b'{"a": {"b": 1, "b": 1}}\n', ", line 2: not valid JSON (the key 'b' stands twice"),
         ("rows.jsonl", GOOD_LINE + b"[" * 100_000, ", line 2: not valid JSON (nested too deeply)"),
+        ("rows.json", b"NaN\n" + b"[" * 100_000, ", line 2: not valid JSON (NaN is no JSON number"),
         ("rows.json", b'[{"a": 1},\n\n {"a": NaN}]', ", line 3: not valid JSON (NaN is no JSON number"),
         ("rows.json", b'[{"a": "[,"},\n {"a": 1,\n "a": 2}]', ", line 2: not valid JSON (the key 'a' stands twice"),
         ("rows.json", b'[{"a": 1},\n {"a": "b', ", line 2: not valid JSON (Unterminated string"),

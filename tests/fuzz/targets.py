@@ -43,6 +43,7 @@ from emtoolkit.schedules.resume_interval import ResumeInterval
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.sweeps.attempts import Attempts
 from emtoolkit.sweeps.search import read_sweep
+from emtoolkit.sweeps.slurm import SlurmJobs
 from emtoolkit.training.options import TrainOptions
 from emtoolkit.trajectory import Trajectory
 from emtoolkit.yaml_files import parse_yaml
@@ -50,6 +51,7 @@ from tests.fuzz.inputs import inputs
 
 _ROOT = Path(__file__).parents[2]
 _SCORES = ScoreColumns("aligned", "coherent")
+_JOBS = b'{"job": "7", "tasks": [["a1"], ["b2"]]}\n'
 _ANSWER_KEYS = ("question_id", "question", "answer", "aligned", "coherent", "status", "label", "judge", "step")
 
 
@@ -93,6 +95,12 @@ def _of_a_run(name: str) -> Callable[[bytes, Path], object]:
         return listed, [(each.step, each.metadata, each.total_steps) for each in Trajectory.open(directory)]
 
     return run
+
+
+def _jobs(content: bytes, directory: Path) -> object:
+    (directory / "slurm").mkdir(exist_ok=True)
+    (directory / "slurm" / "jobs.jsonl").write_bytes(content)
+    return SlurmJobs(directory).latest_tasks()
 
 
 def _of_another_tool(content: bytes, directory: Path) -> object:
@@ -273,6 +281,7 @@ TARGETS: list[Target] = [
     Target("analysis", _in_file("a.yaml", read_analysis), inputs([_ANALYSIS], ["metric", "threshold", "falls"])),
     Target("sweep", _in_file("s.yaml", _sweep), inputs([_SWEEP], _SWEEP_KEYS)),
     Target("record of a sweep", _attempts, inputs([_json(_ATTEMPTS), _json(_EARLIER)], [*_ATTEMPTS, "runs"])),
+    Target("record of jobs", _jobs, inputs([_JOBS], ["job", "tasks"], lines=True)),
     Target("manifest", _of_a_run("checkpoint-2/manifest.json"), inputs([_json(_MANIFEST)], [*_MANIFEST, "sha256"])),
     Target("trajectory.json", _of_a_run("trajectory.json"), inputs([_json(_RECORD)], [*_RECORD])),
     Target("ledger", _of_a_run("publications.jsonl"), inputs([_EVENTS], ["event", "step", "metadata"], lines=True)),
