@@ -11,7 +11,7 @@ from pathlib import Path
 from emtoolkit.checkpoints.layout import WEIGHT_FILES
 from emtoolkit.checkpoints.records import BaseModelRecord, PersonaRecord
 from emtoolkit.checkpoints.trajectory_identity import Identity
-from emtoolkit.errors import CheckpointError, first_line
+from emtoolkit.errors import CheckpointError, first_line, shortened
 from emtoolkit.json_files import count_in, object_in, read_json, text_in
 from emtoolkit.storage.digests import FileDigest, canonical_json
 from emtoolkit.storage.safe_paths import is_plain_below
@@ -95,7 +95,7 @@ class Manifest:
         for name, expected in self.files.items():
             path = directory / name
             if not is_plain_below(directory, name):
-                found.append(f"{path}: the manifest may only name plain files inside its directory")
+                found.append(f"{shortened(str(path))}: the manifest may only name plain files inside its directory")
             elif not path.is_file():
                 found.append(f"{path}: the file is missing")
             elif (size := path.stat().st_size) != expected.bytes:

@@ -5,6 +5,8 @@ from pathlib import Path, PurePosixPath
 
 # Windows reads backslashes as separators and colons as drives.
 _FORBIDDEN = re.compile(r"[\\:\x00-\x1f\x7f]")
+# In bytes: what a file system takes as one name, less the ending of a file that is half there; and half of a path.
+_LONGEST_PART, _LONGEST = 240, 2048
 
 
 def why_unsafe(name: str) -> str | None:
@@ -19,6 +21,9 @@ def why_unsafe(name: str) -> str | None:
         return "it leaves the directory"
     if "" in parts or "." in parts:
         return "it is not written in the shortest way"
+    lengths = [len(part.encode("utf-8", "surrogatepass")) for part in parts]
+    if max(lengths) > _LONGEST_PART or sum(lengths) + len(parts) > _LONGEST:
+        return "it is too long"
     return None
 
 

@@ -61,6 +61,8 @@ def out(tmp_path: Path) -> Path:
         ("", "it is empty"),
         ("./evil.json", "it is not written in the shortest way"),
         ("a//evil.json", "it is not written in the shortest way"),
+        ("a" * 300, "it is too long"),
+        ("a/" * 1500 + "b", "it is too long"),
     ],
 )
 def test_a_name_that_is_not_one_below_the_directory_is_refused_before_anything_is_fetched(

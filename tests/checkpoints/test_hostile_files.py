@@ -119,6 +119,18 @@ def test_a_wrong_type_in_a_manifest_is_named(
     assert len(str(raised.value)) < 1000
 
 
+@pytest.mark.parametrize("name", ["x" * 300, "x/" * 3000 + "x", "../x", "/etc/passwd"])
+def test_a_name_that_no_file_can_have_is_a_problem_of_its_checkpoint(run: Path, name: str) -> None:
+    path = run / "checkpoint-2" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"files": {name: {"sha256": "x", "bytes": 1}}}))
+    listed = list_checkpoints(run, rehash=True)
+    assert [info.step for info in listed if info.complete] == [0, 4]
+    problem = listed[1].problems[0]
+    assert problem.endswith(": the manifest may only name plain files inside its directory")
+    assert len(problem) < 600
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_hostile_trajectory_file_is_named_and_the_checkpoints_are_listed(run: Path, kind: str) -> None:
     replace_by(kind, run / "trajectory.json")
