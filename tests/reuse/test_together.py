@@ -18,33 +18,12 @@ from tests.reuse.on_disk import digests, steps
 pytestmark = pytest.mark.subprocess
 
 Start = Callable[..., "subprocess.Popen[str]"]
-# `emtoolkit`, which says its number and stops in the middle of step 6.
-HALTED = """
-import os, signal
-from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.cli.app import main
-from emtoolkit.training.trainer import _RandomStateKeepingTrainer as Trainer
-from tests.saving.callbacks import wait_for_disk
-
-def training_step(self, *args, step=Trainer.training_step, **kwargs):
-    if self.state.global_step == 5:
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, ScheduledCheckpointCallback):
-                wait_for_disk(callback)
-        os.write(1, b"%d\\n" % os.getpid())
-        signal.pause()
-    return step(self, *args, **kwargs)
-
-Trainer.training_step = training_step
-main()
-"""
 
 
 @pytest.fixture
 def start(write_config: Callable[..., Path], tmp_path: Path) -> Iterator[Start]:
     """Start `emtoolkit train` into `tmp_path/NAME` with the store `tmp_path/store`."""
     write_config("schedule: '0,2,7'")
-    (tmp_path / "halted.py").write_text(HALTED)
     with ExitStack() as stack:
 
         def start(name: str, module: str = "emtoolkit") -> "subprocess.Popen[str]":
@@ -85,7 +64,7 @@ def test_of_two_that_start_together_one_trains_and_the_other_takes_its_checkpoin
 
 
 def test_the_second_waits_for_the_first_and_trains_if_the_first_is_killed(start: Start, tmp_path: Path) -> None:
-    first = start("first", "halted")
+    first = start("first", "tests.halted")
     assert first.stdout is not None
     training = int(first.stdout.readline())
     second = start("second")

@@ -94,34 +94,11 @@ def test_wandb_shows_a_training_that_a_signal_stopped_as_preempted(part: Part, w
     assert (run.preempting, run.state) == (True, "preempted")
 
 
-# `emtoolkit`, which stops in the middle of step 6, with everything on disk, and says its number.
-HALTED = """
-import os, signal
-from emtoolkit import ScheduledCheckpointCallback
-from emtoolkit.cli.app import main
-from emtoolkit.training.trainer import _RandomStateKeepingTrainer as Trainer
-from tests.saving.callbacks import wait_for_disk
-
-def training_step(self, *args, step=Trainer.training_step, **kwargs):
-    if self.state.global_step == 5:
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, ScheduledCheckpointCallback):
-                wait_for_disk(callback)
-        os.write(1, b"%d\\n" % os.getpid())
-        signal.pause()
-    return step(self, *args, **kwargs)
-
-Trainer.training_step = training_step
-main()
-"""
-
-
 def test_a_training_that_was_killed_and_resumed_is_one_run_with_one_history(
     part: Part, write_config: Callable[..., Path], wandb_server: WandbServer, tmp_path: Path
 ) -> None:
-    (tmp_path / "halted.py").write_text(HALTED)
     words = [f"--set={word}" for word in ONLINE]
-    command = preloaded.command("halted", "train", write_config(), *words, "--output-dir", tmp_path / "out")
+    command = preloaded.command("tests.halted", "train", write_config(), *words, "--output-dir", tmp_path / "out")
     environment = os.environ | {"WANDB__FILE_STREAM_TRANSMIT_INTERVAL": "0.01"}
     with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
