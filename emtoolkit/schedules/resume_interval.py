@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from emtoolkit.errors import ConfigError, shown
 
 _INTERVAL = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?(s|min|h|steps?)")
+# In digits: Python refuses to read 4,300, and as seconds 309 are infinite.
+_LONGEST = 18
 _SECONDS = {"s": 1.0, "min": 60.0, "h": 3600.0}
 
 
@@ -26,7 +28,7 @@ class ResumeInterval:
         if text == "never":
             return cls()
         match = _INTERVAL.fullmatch(text)
-        if match and float(match[1]) > 0:
+        if match and len(match[1]) <= _LONGEST and float(match[1]) > 0:
             if match[2] in _SECONDS:
                 return cls(seconds=float(match[1]) * _SECONDS[match[2]])
             if match[1].isdigit():

@@ -42,7 +42,7 @@ from emtoolkit.training.resume_point import ResumePoint, find_resume_point
 from emtoolkit.training.reusing import environment_to_record, publish_late
 from emtoolkit.training.scratch import Scratch, on_scratch
 from emtoolkit.training.shared import SharedTraining, share
-from emtoolkit.training.stop_after import StopAfter, until_the_stretch_ends
+from emtoolkit.training.stop_after import StopAfter, until_stretch_ends
 from emtoolkit.training.trainer import make_trainer
 from emtoolkit.training.wandb_run import (
     no_model_uploads,
@@ -195,7 +195,7 @@ def _fit(
     """Train and save the model, log to the W&B `run` unless it is None, and measure the persona again at the end."""
     directory = prepared.plan.directory
     callback = _save_callback(config, prepared, start, shared)
-    stops = config.training.on_nan == "stop"
+    stops, on_error = config.training.on_nan == "stop", config.checkpointing.on_error
     effects = [composed.before]
     with as_training_interrupted(lambda: callback.ended_at):
         failed = True
@@ -218,11 +218,8 @@ def _fit(
                     wandb_run=run,
                 )
                 callback.follow(trainer)
-                with until_the_stretch_ends(), named_as_divergence(trainer) if stops else nullcontext():
+                with until_stretch_ends(callback, on_error), named_as_divergence(trainer) if stops else nullcontext():
                     trainer.train(resume_from_checkpoint=_resumed_from(start, trainer.args))
-                # A training that reaches its end has raised the error of a failed save; one that stops before has not.
-                if callback.failures and config.checkpointing.on_error == "raise":
-                    raise callback.failures[0]
             when = "at the end" if shared is None else shared.when_trained
             effects.append(composed.probe.in_training(trainer.model, when, may_be_nan=not stops))
             logger.info("%s", effects[-1])

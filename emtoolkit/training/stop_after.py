@@ -6,6 +6,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from emtoolkit.saving.callback import ScheduledCheckpointCallback
+from emtoolkit.schedules.save_options import OnError
+
 
 class _StretchTrained(Exception):
     """The last step of the stretch is saved."""
@@ -29,9 +32,14 @@ class StopAfter(TrainerCallback):
 
 
 @contextmanager
-def until_the_stretch_ends() -> Iterator[None]:
-    """Where `StopAfter` ends a training, go on after the block."""
+def until_stretch_ends(callback: ScheduledCheckpointCallback, on_error: OnError) -> Iterator[None]:
+    """Where `StopAfter` ends a training, go on after the block.
+
+    Raises:
+        Exception: the first error of a save of `callback`, as at the end of a whole training, if `on_error` is `raise`.
+    """
     try:
         yield
     except _StretchTrained:
-        return
+        if callback.failures and on_error == "raise":
+            raise callback.failures[0] from None

@@ -140,6 +140,9 @@ def test_an_interval_that_cannot_be_read_is_refused(write_config: WriteConfig) -
         "--set checkpointing.resume_every=10 minutes: checkpointing.resume_every: '10 minutes' is not an interval "
         "such as 10min, 30s, 2h, '50 steps' or never"
     )
+    for digits in ("9" * 19, "9" * 400, "9" * 5000):
+        for unit in ("s", " steps"):
+            assert "is not an interval" in refused(path, f"checkpointing.resume_every={digits}{unit}")
 
 
 @pytest.mark.parametrize("setting", ["training.learning_rate", "=3", "a..b=3"])
