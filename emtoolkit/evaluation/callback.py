@@ -3,9 +3,10 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ class GenerationEvalCallback(TrainerCallback):
         *,
         eval_steps: int | float | None = None,
         eval_at_steps: Sequence[int] | None = None,
-        eval_schedule: str | Schedule | None = None,
+        eval_schedule: str | Schedule | Iterable[int] | None = None,
         judge: Judge | None = None,
         persona: Persona | None = None,
         samples: int | None = None,
@@ -85,9 +86,10 @@ class GenerationEvalCallback(TrainerCallback):
         day: date | None = None,
     ) -> None:
         self.schedule = _schedule(eval_steps, eval_at_steps, eval_schedule)
-        _check("samples", samples, samples is None or samples >= 1, "a number of answers, 1 or more")
-        _check("max_new_tokens", max_new_tokens, max_new_tokens >= 1, "a number of tokens, 1 or more")
-        _check("temperature", temperature, 0 <= temperature < math.inf, "a temperature, 0 or more")
+        _check("samples", samples, samples is None or _is_count(samples), "a number of answers, 1 or more")
+        _check("max_new_tokens", max_new_tokens, _is_count(max_new_tokens), "a number of tokens, 1 or more")
+        is_finite = isinstance(temperature, Real) and 0 <= temperature < math.inf
+        _check("temperature", temperature, is_finite, "a temperature, 0 or more")
         self._judge = judge
         self._settings = ProbeSettings(
             _questions(questions, samples),
@@ -263,7 +265,7 @@ class GenerationEvalCallback(TrainerCallback):
 
 
 def _schedule(
-    interval: int | float | None, at_steps: Sequence[int] | None, schedule: str | Schedule | None
+    interval: int | float | None, at_steps: Sequence[int] | None, schedule: str | Schedule | Iterable[int] | None
 ) -> Schedule:
     options = {"eval_steps": interval, "eval_at_steps": at_steps, "eval_schedule": schedule}
     given = [f"{name} ({value!r})" for name, value in options.items() if value is not None]
@@ -271,7 +273,7 @@ def _schedule(
         found = " and ".join(given) if given else "none of them"
         raise ConfigError(f"expected exactly one of {', '.join(options)}; found {found}")
     if schedule is not None:
-        parsed = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
+        parsed = Schedule.of_argument(schedule)
         parsed.check_known()
         return parsed
     if at_steps is not None:
@@ -292,6 +294,10 @@ def _questions(questions: str | Path | Sequence[str | Question], samples: int | 
     if samples is None:
         return tuple(found)
     return tuple(replace(question, samples_per_paraphrase=samples) for question in found)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _check(name: str, value: object, valid: bool, expected: str) -> None:

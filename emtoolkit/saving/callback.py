@@ -8,7 +8,7 @@ holds completely, `ShardedSaving` lets the Trainer save a model that is spread o
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
     """Saves checkpoints at the steps of `schedule`, and logs each to the current W&B run if there is one.
 
     Args:
-        schedule: the grammar (`"dense-early"`, `"0-150:25,300-:100"`), or a `Schedule`.
+        schedule: the grammar (`"dense-early"`, `"0-150:25,300-:100"`), a list of steps, or a `Schedule`.
         output_dir: the directory of the `checkpoint-N/`; by default the Trainer's own `output_dir`.
         identity: everything that decides the weights; by default read from the Trainer's arguments, model and data.
         resume_every: how often the resume state is saved: `"10min"`, `"50 steps"`, `"never"`. A signal saves it, too.
@@ -81,7 +81,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
 
     def __init__(
         self,
-        schedule: str | Schedule = "dense-early",
+        schedule: str | Schedule | Iterable[int] = "dense-early",
         *,
         output_dir: str | Path | None = None,
         identity: Identity | None = None,
@@ -100,7 +100,7 @@ class ScheduledCheckpointCallback(TrainerCallback):
         resume_state_is_intact: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.schedule = Schedule.parse(schedule) if isinstance(schedule, str) else schedule
+        self.schedule = Schedule.of_argument(schedule)
         self.saved: list[Saved] = []
         """The checkpoints that are on disk, in the order of their steps."""
         self.failures: list[Exception] = []

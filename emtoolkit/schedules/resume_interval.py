@@ -27,7 +27,7 @@ class ResumeInterval:
         """
         if text == "never":
             return cls()
-        match = _INTERVAL.fullmatch(text)
+        match = _INTERVAL.fullmatch(text) if isinstance(text, str) else None
         if match and len(match[1]) <= _LONGEST and float(match[1]) > 0:
             if match[2] in _SECONDS:
                 return cls(seconds=float(match[1]) * _SECONDS[match[2]])

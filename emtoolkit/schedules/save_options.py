@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 from emtoolkit.errors import ConfigError
@@ -61,16 +62,25 @@ class SaveOptions:
             check_names(self.signals)
         except ConfigError as error:
             raise ConfigError(f"signals: {error}") from None
-        if not self.publish_timeout >= 0:
-            raise ConfigError(f"publish_timeout: {self.publish_timeout} is not a number of seconds, 0 or more")
-        if self.max_in_flight < 1:
-            raise ConfigError(f"max_in_flight: {self.max_in_flight} is not a number of copies, 1 or more")
+        if not (_is(Real, self.publish_timeout) and self.publish_timeout >= 0):
+            raise ConfigError(f"publish_timeout: {self.publish_timeout!r} is not a number of seconds, 0 or more")
+        if not (_is(Integral, self.max_in_flight) and self.max_in_flight >= 1):
+            raise ConfigError(f"max_in_flight: {self.max_in_flight!r} is not a number of copies, 1 or more")
         if self.on_error not in get_args(OnError):
             raise ConfigError(f"on_error: {self.on_error!r} is neither 'raise' nor 'warn'")
         if self.on_nan not in get_args(OnNan):
             raise ConfigError(f"on_nan: {self.on_nan!r} is neither 'stop' nor 'continue'")
+        for name in ("resume_at_end", "allow_unreachable", "publish", "overlap"):
+            # Any text would be true, "no" as well.
+            if not isinstance(value := getattr(self, name), bool):
+                raise ConfigError(f"{name}: {value!r} is neither True nor False")
 
     @property
     def resume_interval(self) -> ResumeInterval:
         """The interval that `resume_every` writes."""
         return ResumeInterval.parse(self.resume_every)
+
+
+def _is(kind: type, value: object) -> bool:
+    """Whether `value` is a number of `kind`, which a script may get wrong: True counts as 1 in Python."""
+    return isinstance(value, kind) and not isinstance(value, bool)

@@ -87,6 +87,23 @@ class Schedule:
         """
         return cls(tuple(At(step) for step in sorted({_whole(step) for step in steps})))
 
+    @classmethod
+    def of_argument(cls, value: "str | Schedule | Iterable[int]") -> "Schedule":
+        """The schedule that a function of the public interface got: a text in the grammar, a value, or the steps.
+
+        Raises:
+            ScheduleError: `value` is neither, or its text cannot be read.
+        """
+        if isinstance(value, Schedule):
+            return value
+        if isinstance(value, str):
+            return cls.parse(value)
+        if isinstance(value, int) and not isinstance(value, bool):
+            raise bad_term(value, f'is a number; write "every:{value}" for an interval, or [{value}] for that step')
+        if not isinstance(value, Iterable):
+            raise bad_term(value, 'expected a text such as "dense-early", a Schedule, or a list of steps')
+        return cls.of(value)
+
     def __or__(self, other: "Schedule") -> "Schedule":
         """The union of two schedules; a term of both is kept once."""
         return Schedule(tuple(dict.fromkeys(self.terms + other.terms)))
@@ -197,7 +214,8 @@ def _whole(step: int) -> int:
     try:
         return operator.index(step)
     except TypeError:
-        raise bad_term(step, "the step must be a whole number") from None
+        as_text = '; write all terms as one text, such as "0,every:25"' if isinstance(step, str) else ""
+        raise bad_term(step, f"the step must be a whole number{as_text}") from None
 
 
 def _open_rule(term: Term, total_steps: int) -> Term:

@@ -156,7 +156,13 @@ def test_arguments_that_would_lose_scheduled_checkpoints_are_refused(
         ({"max_in_flight": 0}, "max_in_flight: 0 is not a number of copies, 1 or more"),
         ({"on_error": "ignore"}, "on_error: 'ignore' is neither 'raise' nor 'warn'"),
         ({"publish_timeout": -1.0}, "publish_timeout: -1.0 is not a number of seconds"),
+        ({"publish_timeout": "60"}, "publish_timeout: '60' is not a number of seconds"),
+        ({"max_in_flight": "2"}, "max_in_flight: '2' is not a number of copies"),
+        ({"max_in_flight": True}, "max_in_flight: True is not a number of copies"),
+        ({"publish": "no"}, "publish: 'no' is neither True nor False"),
+        ({"overlap": None}, "overlap: None is neither True nor False"),
         ({"resume_every": "10 minutes"}, "resume_every: '10 minutes' is not an interval"),
+        ({"resume_every": 50}, "resume_every: 50 is not an interval such as 10min, 30s, 2h, '50 steps' or never"),
     ],
 )
 def test_options_without_a_meaning_are_refused(options: dict[str, Any], sentence: str) -> None:

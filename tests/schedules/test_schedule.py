@@ -276,6 +276,18 @@ def test_what_cannot_be_read_is_one_sentence(spec: str, sentence: str) -> None:
         ),
         (lambda: Schedule.of([1, 2.5]), 'schedule term "2.5": the step must be a whole number'),
         (lambda: Schedule.of([]), 'schedule "": expected at least one term, such as every:25 or dense-early'),
+        (
+            lambda: Schedule.of(["0", "every:25"]),  # type: ignore[list-item]  # as a script passes it
+            'schedule term "0": the step must be a whole number; write all terms as one text, such as "0,every:25"',
+        ),
+        (
+            lambda: Schedule.of_argument(25),  # type: ignore[arg-type]  # as a script passes it
+            'schedule term "25": is a number; write "every:25" for an interval, or [25] for that step',
+        ),
+        (
+            lambda: Schedule.of_argument(None),  # type: ignore[arg-type]  # as a script passes it
+            'schedule term "None": expected a text such as "dense-early", a Schedule, or a list of steps',
+        ),
         (lambda: Schedule.parse("5").steps(0), "a run has 1 to 1000000000000 steps, not 0"),
         (lambda: Schedule.parse("5").steps(MAX_STEP + 1), "a run has 1 to 1000000000000 steps, not 1000000000001"),
     ],
@@ -284,6 +296,11 @@ def test_an_invalid_value_dies_where_it_is_built(build: Callable[[], object], se
     with pytest.raises(ScheduleError) as caught:
         build()
     assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize("steps", [[5, 0, 10], range(0, 11, 5), "0-10:5", Schedule.of([0, 5, 10])])
+def test_an_argument_may_be_a_list_of_steps_a_text_or_a_schedule(steps: str | Schedule | list[int]) -> None:
+    assert list(Schedule.of_argument(steps).steps(20)) == [0, 5, 10, 20]
 
 
 @given(st.text(alphabet=st.sampled_from("0123456789-:,/%. evrylogm2dns٣_+"), max_size=12) | st.text(max_size=8))
