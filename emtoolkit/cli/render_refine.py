@@ -18,10 +18,9 @@ def price(plan: "Refinement") -> str:
     origin = "step 0" if plan.start is None else f"the resume state of step {plan.from_step}"
     seconds = "" if plan.seconds is None else f", about {_time(plan.seconds)}"
     proofs = [step for step in plan.proofs if step > plan.from_step]
-    proof = f"; {_proved(proofs)}" if proofs else ""
-    return (
-        f"{here(plan.directory)}: {steps} to make from {origin}: {plan.steps_to_train} optimizer steps{seconds}{proof}"
-    )
+    proof = _proved(proofs) if proofs else _unproved(plan.from_step)
+    cost = f"{plan.steps_to_train} optimizer steps{seconds}"
+    return f"{here(plan.directory)}: {steps} to make from {origin}: {cost}; {proof}"
 
 
 def plan_text(plan: "Refinement") -> str:
@@ -52,10 +51,12 @@ def refined_text(done: "Refined") -> str:
     added = f"step {done.added[0]} is added" if len(done.added) == 1 else f"{len(done.added)} steps are added"
     listed = "" if len(done.added) == 1 else f" ({elided(done.added, 60)})"
     proof = ""
-    if done.proved_by:
+    if any(step > done.from_step for step in done.proved_by):
         listed_proofs = elided(done.proved_by, 40)
         count = len(done.proved_by)
         proof = f"; {count} existing {'step' if count == 1 else 'steps'} came out with the same bytes ({listed_proofs})"
+    elif done.trained_steps:
+        proof = f"; {_unproved(done.from_step)}"
     return f"{here(done.directory)}: {added}{listed}, for {done.trained_steps} optimizer steps{proof}"
 
 
@@ -66,9 +67,14 @@ def refined_json(done: "Refined") -> str:
             "directory": str(done.directory),
             "added": list(done.added),
             "proved_by": list(done.proved_by),
+            "from_step": done.from_step,
             "trained_steps": done.trained_steps,
         }
     )
+
+
+def _unproved(from_step: int) -> str:
+    return f"no checkpoint after step {from_step} is there to prove them"
 
 
 def _proved(steps: list[int]) -> str:

@@ -43,12 +43,16 @@ _PROVED = "proved.json"
 
 @dataclass(frozen=True, slots=True)
 class Refined:
-    """The result of one call: the steps that it `added`, those that had their bytes again, and the steps it trained."""
+    """The result of one call: the steps that it `added`, those that had their bytes again, and the steps it trained.
+
+    `from_step` is where the training began, whose weights were read and prove nothing.
+    """
 
     directory: Path
     added: tuple[int, ...]
     proved_by: tuple[int, ...]
     trained_steps: int
+    from_step: int
 
 
 def refine(plan: Refinement, *, bar: Bar = no_bar, step_bar: Bar | None = None) -> Refined:
@@ -123,7 +127,7 @@ def _refine(plan: Refinement, ranks: Ranks, bar: Bar, step_bar: Bar | None) -> R
             _prove(plan)
             write_file(plan.scratch / _PROVED, json.dumps(left.missing).encode())
             added += _add(plan, left.missing)
-    return Refined(plan.directory, tuple(sorted(added)), plan.proofs if left.missing else (), trained)
+    return Refined(plan.directory, tuple(sorted(added)), plan.proofs if left.missing else (), trained, plan.from_step)
 
 
 @dataclass(frozen=True, slots=True)

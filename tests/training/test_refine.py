@@ -314,6 +314,21 @@ def test_what_a_kill_before_the_proof_left_is_trained_no_more(
     _same(sparse, home, [5, 6, 7])
 
 
+def test_the_command_says_that_nothing_proves_steps_after_the_last_checkpoint_that_is_left(
+    sparse: Path, home: Path
+) -> None:
+    for step in (4, 8, 9):
+        shutil.rmtree(sparse / f"checkpoint-{step}")
+    shutil.rmtree(sparse / "resume")
+    sentence = "no checkpoint after step 0 is there to prove them"
+    dry = emtoolkit("refine", sparse, "--steps", "2,3", "--dry-run")
+    assert "2 steps (2, 3) to make from step 0: 3 optimizer steps" in dry.out
+    assert dry.out.endswith(f"; {sentence}\n")
+    done = emtoolkit("refine", sparse, "--steps", "2,3")
+    assert done.out.rstrip().endswith(f"2 steps are added (2, 3), for 3 optimizer steps; {sentence}")
+    _same(sparse, home, [2, 3])
+
+
 def test_the_command_says_the_price_before_and_the_steps_after(sparse: Path) -> None:
     dry = emtoolkit("refine", sparse, "--steps", "5-7:1", "--dry-run")
     assert (dry.code, saved_steps(sparse)) == (0, [0, 4, 8, 9])
