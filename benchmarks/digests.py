@@ -2,7 +2,8 @@
 
     python -m benchmarks.digests [--megabytes 9.6] [--repeats 15] [--json FILE]
 
-The files of a checkpoint get W&B's digest, and are compared with the SHA-256 in their manifest. Both kinds alternate.
+The files of a checkpoint that this process wrote get W&B's digest, and are compared with their manifest. Both kinds
+alternate.
 """
 
 import argparse
@@ -30,8 +31,8 @@ def publication_of(directory: Path, megabytes: float) -> Publication:
     """A sealed checkpoint of that size."""
     (checkpoint := directory / "checkpoint-7").mkdir()
     (checkpoint / "adapter_model.safetensors").write_bytes(bytes(int(megabytes * 1e6)))
-    TrajectorySeal(Identity(fingerprinted={"seed": 7}), 8).seal(checkpoint, 7)
-    return Publication(7, checkpoint, False, {"step": 7})
+    sealed = TrajectorySeal(Identity(fingerprinted={"seed": 7}), 8).seal(checkpoint, 7)
+    return Publication(7, checkpoint, False, {"step": 7}, sealed)
 
 
 def main() -> None:

@@ -9,11 +9,15 @@ import pytest
 import wandb
 
 from emtoolkit import Trajectory
-from emtoolkit.artifacts.digest_algorithm import new_artifact
+from emtoolkit.artifacts.digest_algorithm import Algorithm, new_artifact
+from emtoolkit.artifacts.publication import CheckedArtifact, DamagedError, Publication
 from emtoolkit.artifacts.sync import sync
+from emtoolkit.checkpoints.layout import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from emtoolkit.checkpoints.manifest import MANIFEST, TrajectorySeal
 from emtoolkit.checkpoints.remote import RefusedError
 from emtoolkit.errors import CheckpointError
-from tests.artifacts.stored import IDENTITY, checkpoint_files, store_version
+from emtoolkit.storage.digests import FileDigest
+from tests.artifacts.stored import IDENTITY, TOTAL_STEPS, checkpoint_files, store_version
 from tests.artifacts.trainings import SHARED, on_wandb, publish, saved
 from tests.saving.trainings import bytes_of
 from tests.wandb_log import artifacts
@@ -135,6 +139,23 @@ def test_a_file_that_differs_from_its_xxh128_is_refused(server: WandbServer, tmp
     (checkpoint,) = Trajectory.open(f"proj/{SHARED}", cache=tmp_path / "cache")
     with pytest.raises(RefusedError, match="does not match the digest declared by W&B"):
         _ = checkpoint.path
+
+
+@pytest.mark.parametrize("algorithm", ["XXH128", "MD5"])
+def test_a_checkpoint_of_this_process_is_compared_by_the_digests_of_the_client(
+    algorithm: Algorithm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compared = list[str]()
+    is_of = FileDigest.is_of
+    monkeypatch.setattr(FileDigest, "is_of", lambda self, path, *more: compared.append(path.name) or is_of(self, path))
+    path = saved(tmp_path / "a", {0: "a"}) / "checkpoint-0"
+    (path / MANIFEST).unlink()
+    publication = Publication(0, path, False, {}, TrajectorySeal(IDENTITY, TOTAL_STEPS).seal(path, 0))
+    assert MANIFEST in CheckedArtifact.of(publication, "name", algorithm).names
+    assert sorted(compared) == ([] if algorithm == "XXH128" else [ADAPTER_CONFIG, ADAPTER_WEIGHTS])
+    (path / ADAPTER_WEIGHTS).write_bytes(bytes((path / ADAPTER_WEIGHTS).stat().st_size))
+    with pytest.raises(DamagedError, match=f"{ADAPTER_WEIGHTS}: its content does not match the digest in the manifest"):
+        CheckedArtifact.of(publication, "name", algorithm)
 
 
 def test_a_question_that_fails_is_asked_again(server: WandbServer, tmp_path: Path) -> None:
