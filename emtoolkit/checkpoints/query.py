@@ -9,6 +9,7 @@ import operator
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import Any
 
 from emtoolkit.byte_sizes import parse_size
@@ -204,7 +205,7 @@ def check_columns(query: Query, known: Collection[str]) -> None:
     for column in query.columns:
         if column not in known:
             option = "--where" if any(each.column == column for each in query.conditions) else "--sort"
-            listed = ", ".join(known)[:_MOST_COLUMNS]
+            listed = shorten(", ".join(known), _MOST_COLUMNS, placeholder=" …")
             raise UserError(
                 f"{option}: there is no column {shortened(column)!r}; the columns are {listed}{nearest(column, known)}"
             )

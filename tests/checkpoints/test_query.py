@@ -122,6 +122,16 @@ def test_an_unknown_column_is_refused_with_the_nearest() -> None:
         check_columns(Query.parse(sort="-stpe"), ["step", "harmful"])
 
 
+def test_a_long_list_of_columns_ends_between_two_names() -> None:
+    columns = [f"column_{number:03}" for number in range(100)]
+    with pytest.raises(UserError) as caught:
+        check_columns(Query.parse(sort="column"), columns)
+    listed = str(caught.value).partition("the columns are ")[2].partition("; did you mean")[0]
+    assert listed.startswith("column_000, column_001, ")
+    assert listed.endswith(", …")
+    assert set(listed.removesuffix(", …").split(", ")) < set(columns)
+
+
 def test_the_notes_say_how_many_lack_a_value() -> None:
     assert Query.parse(["harmful>0.5"], "-loss").notes(ROWS) == [
         "2 of 4 checkpoints have no value of harmful: no condition on the column fits",
