@@ -6,7 +6,7 @@ for checkpoint in trajectory.between(0, 150):
     model = checkpoint.load_adapter(model)
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from emtoolkit.checkpoints.remote import Downloaded, Source
 from emtoolkit.errors import CheckpointError
 from emtoolkit.hub.names import is_hub
 from emtoolkit.progress import Progress, silent
+from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.schedules.selection import nearest_step, select_steps
 from emtoolkit.schedules.steps import elided
 
@@ -131,8 +132,8 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
         """The checkpoints from step `first` to step `last`, both included."""
         return tuple(checkpoint for checkpoint in self._checkpoints if first <= checkpoint.step <= last)
 
-    def select(self, steps: str) -> tuple[Checkpoint, ...]:
-        """The checkpoints that a schedule names, such as `0-150:25,final`.
+    def select(self, steps: str | Schedule | Iterable[int]) -> tuple[Checkpoint, ...]:
+        """The checkpoints that a schedule names, such as `0-150:25,final`, or those of a list of steps.
 
         Ranges and rules select whichever checkpoints exist; a step written out by hand must exist. `every:5%` is 5 % of
         the whole run, also of a run that has not ended or is here only in part.
@@ -143,8 +144,9 @@ class Trajectory(MeasuredCheckpoints[Checkpoint]):
                 fraction and the length of the run is not known.
         """
         newest = self._checkpoints[-1]
+        named = steps if isinstance(steps, str) else str(Schedule.of_argument(steps))
         try:
-            selected = set(select_steps(steps, self.steps, lambda: self.final.step, lambda: newest.total_steps))
+            selected = set(select_steps(named, self.steps, lambda: self.final.step, lambda: newest.total_steps))
         except CheckpointError as error:
             pruned = f"; steps {elided(self.pruned, 60)} were pruned" if self.pruned else ""
             raise CheckpointError(f"{error}{pruned}") from None

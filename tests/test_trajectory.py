@@ -97,6 +97,7 @@ def test_a_schedule_selects_of_the_checkpoints_that_are_there(open_ours: Open) -
     trajectory = open_ours()
     assert [checkpoint.step for checkpoint in trajectory.select("0-3:1,final")] == [0, 1, 3, 5]
     assert [checkpoint.step for checkpoint in trajectory.select("log2:512")] == [1]
+    assert [checkpoint.step for checkpoint in trajectory.select([5, 0])] == [0, 5]
     # Training was stopped at step 5 of 8: 12.5 % of the run is every step, 37.5 % is every third.
     assert [checkpoint.step for checkpoint in trajectory.select("every:12.5%")] == [1, 3, 5]
     assert [checkpoint.step for checkpoint in trajectory.select("every:37.5%")] == [3]
