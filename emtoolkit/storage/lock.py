@@ -3,6 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from filelock import FileLock, Timeout
 
@@ -13,6 +14,8 @@ LOCK = ".lock"
 FOREVER = -1.0
 # A process that only looks whether the lock is held has it for less than a millisecond.
 _SECONDS_OF_A_LOOK = 0.1
+# The locks of directories that a process has taken and not dropped, for the message only; a fork holds none of them.
+_HELD: WeakValueDictionary[tuple[int, Path], FileLock] = WeakValueDictionary()
 
 
 class InUseError(CheckpointError):
@@ -87,11 +90,18 @@ def lock_directory(directory: Path, *, timeout: float = _SECONDS_OF_A_LOOK) -> F
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        return lock_file(directory / LOCK, timeout=timeout)
+        lock = lock_file(directory / LOCK, timeout=timeout)
     except InUseError:
+        if (own := _HELD.get((os.getpid(), directory.resolve()))) is not None and own.is_locked:
+            raise InUseError(
+                f"{directory}: this process is saving into it already, such as in another callback; choose another "
+                "output directory"
+            ) from None
         raise InUseError(
             f"{directory}: another process is saving into it or publishing from it; wait for that process, or choose "
             "another output directory"
         ) from None
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be written to ({error.strerror or error})") from error
+    _HELD[os.getpid(), directory.resolve()] = lock
+    return lock

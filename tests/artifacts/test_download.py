@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from emtoolkit import Trajectory
 from emtoolkit.artifacts import collection, retries, versions
@@ -20,7 +21,7 @@ from emtoolkit.checkpoints.publications import Publications
 from emtoolkit.checkpoints.remote import Downloaded
 from emtoolkit.checkpoints.trajectory_identity import Identity
 from emtoolkit.errors import CheckpointError
-from emtoolkit.storage.lock import lock_directory
+from emtoolkit.storage.lock import LOCK
 from tests import preloaded
 from tests.artifacts.stored import COLLECTION, IDENTITY, REFERENCE, checkpoint_files, gets, store_steps, store_version
 from tests.processes import HANG_SECONDS
@@ -268,10 +269,12 @@ def test_a_directory_of_something_else_is_refused(server: WandbServer, tmp_path:
 
 def test_two_downloads_into_one_directory_do_not_meet(server: WandbServer, tmp_path: Path) -> None:
     store_steps(server, tmp_path / "files", [0])
-    lock = lock_directory(tmp_path / "out")
-    with pytest.raises(CheckpointError, match="another process is saving into it"):
+    (tmp_path / "out").mkdir()
+    with (
+        FileLock(tmp_path / "out" / LOCK),
+        pytest.raises(CheckpointError, match="another process is saving into it"),
+    ):
         get(tmp_path / "out")
-    lock.release()
     assert get(tmp_path / "out").fetched == (0,)
 
 

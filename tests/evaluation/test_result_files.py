@@ -5,10 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from emtoolkit.errors import CheckpointError, DataError
 from emtoolkit.evaluation.result_files import add_to_evaluation, read_evaluation
-from emtoolkit.storage.lock import lock_directory
+from emtoolkit.storage.lock import LOCK
 from tests.evaluation.evaluations import SETTINGS, answer_rows, measure_rows
 
 
@@ -24,7 +25,7 @@ def test_steps_are_added_to_those_that_are_there(tmp_path: Path) -> None:
 
 def test_a_writer_waits_for_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("emtoolkit.evaluation.result_files._LOCK_SECONDS", 0.0)
-    with lock_directory(tmp_path), pytest.raises(CheckpointError, match="another process"):
+    with FileLock(tmp_path / LOCK), pytest.raises(CheckpointError, match="another process"):
         add_to_evaluation(tmp_path, SETTINGS, answer_rows(0))
     add_to_evaluation(tmp_path, SETTINGS, answer_rows(0))
 

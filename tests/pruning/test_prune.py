@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 
 from emtoolkit import Trajectory
 from emtoolkit.analysis.onset_results import Event, onsets
@@ -18,7 +19,7 @@ from emtoolkit.pruning.keep import Request
 from emtoolkit.pruning.plan import plan_prune
 from emtoolkit.pruning.prune import prune
 from emtoolkit.saving.output_directory import OutputDirectory
-from emtoolkit.storage.lock import lock_directory
+from emtoolkit.storage.lock import LOCK
 from emtoolkit.training.resume_point import find_resume_point
 from tests.analysis.evaluations import write_evaluation
 from tests.analysis.lora_paths import vector_path
@@ -177,7 +178,7 @@ def test_an_unfinished_training_keeps_its_newest_step_and_that_of_its_resume_sta
 
 def test_nothing_goes_while_a_training_saves_there(run: Path) -> None:
     before = everything(run)
-    with lock_directory(run):
+    with FileLock(run / LOCK):
         done = emtoolkit("prune", run, "--keep", "20", "--yes")
     assert done.code == 2
     assert "another process is saving into it" in done.err

@@ -319,11 +319,11 @@ def test_a_failed_save_stops_training_at_the_next_step_with_its_cause(tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_processes_cannot_save_into_one_directory(tmp_path: Path) -> None:
+def test_two_trainings_of_a_process_cannot_save_into_one_directory(tmp_path: Path) -> None:
     class StartAnother(TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
             if state.global_step == 1:
-                with pytest.raises(CheckpointError, match="another process is saving into it"):
+                with pytest.raises(CheckpointError, match="this process is saving into it already"):
                     make_trainer(tmp_path, [callback("0")]).train()
 
     make_trainer(tmp_path, [callback("0"), StartAnother()]).train()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from filelock import FileLock
 from transformers import TrainerCallback
 
 from emtoolkit.checkpoints.listing import list_checkpoints
@@ -18,7 +19,7 @@ from emtoolkit.errors import CheckpointError, ConfigError, UserError
 from emtoolkit.saving import requests
 from emtoolkit.saving.signals import TrainingInterrupted
 from emtoolkit.storage import copies
-from emtoolkit.storage.lock import InUseError, is_locked, lock_directory
+from emtoolkit.storage.lock import LOCK, InUseError, is_locked
 from emtoolkit.training import run, scratch
 from tests.processes import HANG_SECONDS
 from tests.saving.trainings import bytes_of, saved_steps
@@ -241,8 +242,7 @@ def test_a_run_that_is_refused_leaves_no_directory(disk: Path, config: Config) -
 
 
 def test_an_output_directory_in_use_is_refused(disk: Path, config: Config) -> None:
-    lock = lock_directory(Path("out"))
-    with pytest.raises(InUseError, match=r"out: another process is saving into it"):
+    Path("out").mkdir()
+    with FileLock(Path("out") / LOCK), pytest.raises(InUseError, match=r"out: another process is saving into it"):
         run.train(config())
-    lock.release()
     assert list(disk.iterdir()) == []
