@@ -79,7 +79,8 @@ def test_a_damaged_record_is_named(tmp_path: Path) -> None:
 def test_on_a_gpu_the_libraries_of_nvidia_are_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = ["filelock", 'nvidia-cudnn-cu12==9.1; platform_system == "Linux"', "nvidia-cublas-cu12 (==12)"]
     monkeypatch.setattr(environment, "requires", lambda name: asked)
-    monkeypatch.setattr(environment, "version", lambda name: "9.1.0" if "cudnn" in name else "12.4")
+    # Not `version`, whose answers `_version` keeps for the tests that follow.
+    monkeypatch.setattr(environment, "_version", lambda name: "9.1.0" if "cudnn" in name else "12.4")
     monkeypatch.setattr(environment, "_accelerator", lambda variables: "NVIDIA H100")
     assert Environment.here(10, on_cpu=False).facts["cuda"] == "nvidia-cublas-cu12 12.4, nvidia-cudnn-cu12 9.1.0"
     assert "cuda" not in Environment.here(10, on_cpu=True).facts
