@@ -16,6 +16,7 @@ from emtoolkit.artifacts.publish import WandbPublisher
 from emtoolkit.checkpoints.layout import TRAINER_STATE, checkpoint_name
 from emtoolkit.checkpoints.manifest import MANIFEST, Manifest
 from emtoolkit.checkpoints.publications import (
+    PUBLICATIONS,
     Publications,
     add_collection,
     add_difference,
@@ -50,6 +51,8 @@ class OwnDirectory:
         self._record = TrajectoryRecord.of(identity, total_steps, schedule)
         self._publisher: WandbPublisher | None = None
         self._run: str | None = None
+        # Whether a step was taken of which the store has no record, which is said once.
+        self._lacks_records = False
 
     @property
     def on_cpu(self) -> bool:
@@ -84,6 +87,14 @@ class OwnDirectory:
         """
         source, target = self.store / checkpoint_name(step), self.directory / checkpoint_name(step)
         stored = Publications.read(self.store)
+        if step not in stored.metadata and not self._lacks_records:
+            self._lacks_records = True
+            logger.warning(
+                "%s: has no record of step %d, so the metadata of such steps lack their losses and their environment; "
+                "the checkpoints themselves are intact",
+                self.store / PUBLICATIONS,
+                step,
+            )
         metadata = self._metadata(step, stored)
         add_saved(self.directory, step, metadata, self._run)
         if reused:

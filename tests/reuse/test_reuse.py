@@ -71,6 +71,25 @@ def test_a_second_schedule_is_taken_without_a_training(config: Config, tmp_path:
     assert digests(tmp_path / "second") == of_steps(separate, 3, 7, 9)
 
 
+def test_a_step_of_which_the_store_lost_its_record_is_taken_with_a_warning(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(config("first", "0,2,3"))
+    (store,) = (tmp_path / "store").glob("*-*")
+    lines = (store / "publications.jsonl").read_text().splitlines(keepends=True)
+    torn = [line[:20] + "\n" if '"step": 2' in line or '"step": 3' in line else line for line in lines]
+    assert torn != lines
+    (store / "publications.jsonl").write_text("".join(torn))
+    second = take_without_training(config("second", "0,2,3"), resume=False)
+    assert second is not None
+    assert digests(tmp_path / "second") == digests(tmp_path / "first")
+    told = [message for message in caplog.messages if "has no record of step" in message]
+    assert told == [
+        f"{store / 'publications.jsonl'}: has no record of step 2, so the metadata of such steps lack their losses and "
+        "their environment; the checkpoints themselves are intact"
+    ]
+
+
 def test_what_is_taken_is_the_file_of_the_store_or_a_copy_where_no_link_can_be_made(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
