@@ -22,6 +22,7 @@ ORDER = [
         "usage_errors",
         "cpu_threads",
         "notebook_tables",
+        "number_checks",
     ],
     ["schedules", "storage"],
     ["personas", "checkpoints"],

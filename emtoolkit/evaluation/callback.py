@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import date
-from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from emtoolkit.evaluation.questions import Question, read_questions
 from emtoolkit.evaluation.store import Store
 from emtoolkit.evaluation.undisturbed import undisturbed
 from emtoolkit.evaluation.virtual_tokens import virtual_tokens
+from emtoolkit.number_checks import is_count, is_number
 from emtoolkit.paths import cache_dir
 from emtoolkit.personas import Persona
 from emtoolkit.saving.random_states import random_state_kept
@@ -86,9 +86,9 @@ class GenerationEvalCallback(TrainerCallback):
         day: date | None = None,
     ) -> None:
         self.schedule = _schedule(eval_steps, eval_at_steps, eval_schedule)
-        _check("samples", samples, samples is None or _is_count(samples), "a number of answers, 1 or more")
-        _check("max_new_tokens", max_new_tokens, _is_count(max_new_tokens), "a number of tokens, 1 or more")
-        is_finite = isinstance(temperature, Real) and 0 <= temperature < math.inf
+        _check("samples", samples, samples is None or is_count(samples), "a number of answers, 1 or more")
+        _check("max_new_tokens", max_new_tokens, is_count(max_new_tokens), "a number of tokens, 1 or more")
+        is_finite = is_number(temperature) and 0 <= temperature < math.inf
         _check("temperature", temperature, is_finite, "a temperature, 0 or more")
         self._judge = judge
         self._settings = ProbeSettings(
@@ -294,10 +294,6 @@ def _questions(questions: str | Path | Sequence[str | Question], samples: int | 
     if samples is None:
         return tuple(found)
     return tuple(replace(question, samples_per_paraphrase=samples) for question in found)
-
-
-def _is_count(value: object) -> bool:
-    return isinstance(value, Integral) and not isinstance(value, bool) and int(value) >= 1
 
 
 def _check(name: str, value: object, valid: bool, expected: str) -> None:

@@ -12,6 +12,7 @@ from emtoolkit.errors import ConfigError, DataError, located, nearest, shown
 from emtoolkit.evaluation.identity import digest_of
 from emtoolkit.evaluation.questions import Question
 from emtoolkit.json_files import read_json
+from emtoolkit.number_checks import is_number
 from emtoolkit.schedules.schedule import Schedule
 from emtoolkit.storage.atomic import write_file
 from emtoolkit.storage.digests import canonical_json
@@ -89,8 +90,8 @@ def _analysis_of(content: Any, place: str) -> DecidedAnalysis:
             raise ConfigError(f"{place}: the key {key!r} is missing; an analysis decides metric and threshold")
     for key, value in content.items():
         kind, expected = _TYPES[key]
-        is_number = not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value)
-        if not isinstance(value, kind) or (key == "threshold" and not is_number):
+        is_finite = is_number(value) and math.isfinite(value)
+        if not isinstance(value, kind) or (key == "threshold" and not is_finite):
             raise ConfigError(f"{place}: {key}: expected {expected}, found {shown(value)}")
     for key, choices in (("curve", get_args(CurveKind)), ("inference", get_args(Inference))):
         if key in content and content[key] not in choices:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from emtoolkit.errors import ConfigError, DataError, nearest, shortened, shown
+from emtoolkit.number_checks import is_count
 from emtoolkit.yaml_files import parse_yaml, place_of, read_text
 from emtoolkit.yaml_scalars import number_meant
 
@@ -149,8 +150,7 @@ def _problem(key: str, value: Any) -> str | None:
     if key == "paraphrases":
         return None if _texts(value) else "a list of strings"
     if key == "samples_per_paraphrase":
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        return None if whole else "a whole number from 1 on"
+        return None if is_count(value) else "a whole number from 1 on"
     if key == "judge_prompts":
         metrics = isinstance(value, dict) and value and _texts([*value, *value.values()])
         return None if metrics else "a mapping of metrics to prompts, such as {aligned: ..., coherent: ...}"

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Literal, get_args
 
 from emtoolkit.errors import ConfigError
+from emtoolkit.number_checks import is_count, is_number
 from emtoolkit.schedules.resume_interval import ResumeInterval
 from emtoolkit.schedules.resume_keep import kept_schedule
 from emtoolkit.stop_signals import check_names
@@ -62,9 +62,9 @@ class SaveOptions:
             check_names(self.signals)
         except ConfigError as error:
             raise ConfigError(f"signals: {error}") from None
-        if not (_is(Real, self.publish_timeout) and self.publish_timeout >= 0):
+        if not (is_number(self.publish_timeout) and self.publish_timeout >= 0):
             raise ConfigError(f"publish_timeout: {self.publish_timeout!r} is not a number of seconds, 0 or more")
-        if not (_is(Integral, self.max_in_flight) and self.max_in_flight >= 1):
+        if not is_count(self.max_in_flight):
             raise ConfigError(f"max_in_flight: {self.max_in_flight!r} is not a number of copies, 1 or more")
         if self.on_error not in get_args(OnError):
             raise ConfigError(f"on_error: {self.on_error!r} is neither 'raise' nor 'warn'")
@@ -79,8 +79,3 @@ class SaveOptions:
     def resume_interval(self) -> ResumeInterval:
         """The interval that `resume_every` writes."""
         return ResumeInterval.parse(self.resume_every)
-
-
-def _is(kind: type, value: object) -> bool:
-    """Whether `value` is a number of `kind`, which a script may get wrong: True counts as 1 in Python."""
-    return isinstance(value, kind) and not isinstance(value, bool)

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from emtoolkit.errors import ScheduleError
+from emtoolkit.number_checks import is_whole
 from emtoolkit.schedules.adaptive import AdaptiveTerm, Budget, Moved
 from emtoolkit.schedules.grammar import parse_terms
 from emtoolkit.schedules.presets import shipped_presets
@@ -98,7 +99,7 @@ class Schedule:
             return value
         if isinstance(value, str):
             return cls.parse(value)
-        if isinstance(value, int) and not isinstance(value, bool):
+        if is_whole(value):
             raise bad_term(value, f'is a number; write "every:{value}" for an interval, or [{value}] for that step')
         if not isinstance(value, Iterable):
             raise bad_term(value, 'expected a text such as "dense-early", a Schedule, or a list of steps')

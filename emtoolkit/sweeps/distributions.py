@@ -11,6 +11,7 @@ from random import Random
 from typing import Any, Protocol
 
 from emtoolkit.errors import ConfigError, nearest, shown
+from emtoolkit.number_checks import is_number
 from emtoolkit.yaml_scalars import number_meant
 
 
@@ -196,4 +197,4 @@ def _required(content: Mapping[str, Any], key: str, where: str) -> Any:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
