@@ -191,6 +191,17 @@ def test_the_command_zooms_and_continues(place: Path) -> None:
     assert again["rounds"][0]["evaluated"] == [0, 4, 8, 9]
 
 
+def test_a_metric_that_does_not_exist_is_refused_before_anything_is_sampled(place: Path) -> None:
+    words = ("zoom", "run", "--questions", "q.yaml", "--judge", "sandbox", "--metric", "betly", "--until", "1")
+    done = in_process.emtoolkit(*words, cwd=place)
+    assert (done.code, done.err) == (
+        2,
+        "emtoolkit: zoom: there is no metric 'betly' without a measure; answers have betley, organisms, all, changed; "
+        "did you mean 'betley'?\n",
+    )
+    assert not (place / "run" / "evaluations").exists()
+
+
 def test_the_command_is_refused_in_several_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOCAL_RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")

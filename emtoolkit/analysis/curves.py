@@ -30,6 +30,8 @@ from emtoolkit.notebook_tables import AsTable
 
 Kind = Literal["rise", "level"]
 CHANGED = "changed"
+# The metrics that answers have; the others are those of measures.
+OF_ANSWERS = (*DEFINITIONS, CHANGED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ def curve_of(evaluation: StoredEvaluation, metric: str, kind: Kind) -> Curve:
 
 def metrics_of(evaluation: StoredEvaluation) -> list[str]:
     """The metrics that an evaluation has curves of."""
-    of_answers = [*DEFINITIONS, CHANGED] if evaluation.rows else []
+    of_answers = OF_ANSWERS if evaluation.rows else ()
     return [*of_answers, *dict.fromkeys(row.metric for row in evaluation.measured)]
 
 

@@ -38,7 +38,7 @@ from emtoolkit.cli.option_groups import takes_groups
 from emtoolkit.cli.output_formats import Json
 from emtoolkit.cli.refine import Config, Yes, announce, ask
 from emtoolkit.cli.terminal import only_results_on_stdout, progress_bar, show, training_bar
-from emtoolkit.errors import CheckpointError, UserError
+from emtoolkit.errors import CheckpointError, UserError, nearest, shown
 from emtoolkit.launch import process_count
 
 if TYPE_CHECKING:
@@ -131,6 +131,7 @@ def zoom(
             base,
             yes,
         )
+        _check_metric(event.metric, work)
         found = run_zoom(event, until, coarse, inference=inference, work=work)
         # Every answer is there already: this only reads.
         result = work.results([*coarse, *found.evaluated])
@@ -138,6 +139,22 @@ def zoom(
     for note in work.notes:
         typer.echo(f"emtoolkit: {note}", err=True)
     show(render_zoom.zoom_json(found, result, run) if as_json else render_zoom.zoom_text(found, result, run))
+
+
+def _check_metric(metric: str, work: "_Work") -> None:
+    """Refuse an unknown metric before anything is sampled; what a measure gives is known after its first value only.
+
+    Raises:
+        UserError: the evaluation has no such metric.
+    """
+    from emtoolkit.analysis.curves import OF_ANSWERS
+
+    samples = any(question.samples_per_paraphrase for question in work.settings.questions)
+    if samples and not work.measures and metric not in OF_ANSWERS:
+        raise UserError(
+            f"zoom: there is no metric {shown(metric)} without a measure; answers have {', '.join(OF_ANSWERS)}"
+            f"{nearest(metric, OF_ANSWERS)}"
+        )
 
 
 @dataclass(frozen=True)
