@@ -19,6 +19,7 @@ training (`emtoolkit.schedules.adaptive`): `Schedule.steps` refuses them.
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from emtoolkit.errors import ScheduleError
@@ -101,9 +102,10 @@ class Schedule:
             return cls.parse(value)
         if is_whole(value):
             raise bad_term(value, f'is a number; write "every:{value}" for an interval, or [{value}] for that step')
-        if not isinstance(value, Iterable):
-            raise bad_term(value, 'expected a text such as "dense-early", a Schedule, or a list of steps')
-        return cls.of(value)
+        if not isinstance(value, bytes):  # whose items are numbers, too
+            with suppress(TypeError):  # no list, or an array without a dimension
+                return cls.of(iter(value))
+        raise bad_term(value, 'expected a text such as "dense-early", a Schedule, or a list of steps')
 
     def __or__(self, other: "Schedule") -> "Schedule":
         """The union of two schedules; a term of both is kept once."""
@@ -212,11 +214,11 @@ class Schedule:
 
 
 def _whole(step: int) -> int:
-    try:
-        return operator.index(step)
-    except TypeError:
-        as_text = '; write all terms as one text, such as "0,every:25"' if isinstance(step, str) else ""
-        raise bad_term(step, f"the step must be a whole number{as_text}") from None
+    if not isinstance(step, bool):
+        with suppress(TypeError):
+            return operator.index(step)
+    as_text = '; write all terms as one text, such as "0,every:25"' if isinstance(step, str) else ""
+    raise bad_term(step, f"the step must be a whole number{as_text}")
 
 
 def _open_rule(term: Term, total_steps: int) -> Term:

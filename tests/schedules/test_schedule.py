@@ -285,6 +285,15 @@ def test_what_cannot_be_read_is_one_sentence(spec: str, sentence: str) -> None:
             'schedule term "25": is a number; write "every:25" for an interval, or [25] for that step',
         ),
         (
+            lambda: Schedule.of_argument(b"5"),
+            'schedule term "b\'5\'": expected a text such as "dense-early", a Schedule, or a list of steps',
+        ),
+        (
+            lambda: Schedule.of_argument(np.array(5)),
+            'schedule term "5": expected a text such as "dense-early", a Schedule, or a list of steps',
+        ),
+        (lambda: Schedule.of([True]), 'schedule term "True": the step must be a whole number'),
+        (
             lambda: Schedule.of_argument(None),  # type: ignore[arg-type]  # as a script passes it
             'schedule term "None": expected a text such as "dense-early", a Schedule, or a list of steps',
         ),
@@ -298,7 +307,9 @@ def test_an_invalid_value_dies_where_it_is_built(build: Callable[[], object], se
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize("steps", [[5, 0, 10], range(0, 11, 5), "0-10:5", Schedule.of([0, 5, 10])])
+@pytest.mark.parametrize(
+    "steps", [[5, 0, 10], range(0, 11, 5), np.array([0, 5, 10]), "0-10:5", Schedule.of([5, 0, 10])]
+)
 def test_an_argument_may_be_a_list_of_steps_a_text_or_a_schedule(steps: str | Schedule | list[int]) -> None:
     assert list(Schedule.of_argument(steps).steps(20)) == [0, 5, 10, 20]
 
